@@ -1,0 +1,3 @@
+//! Placeholder while the workspace is being laid out.
+
+fn main() {}
