@@ -1,1 +1,34 @@
-//! TODO
+//! How every component talks to the API server.
+//!
+//! Owns: building a [`kube::Client`] (in process or from a kubeconfig), shared typed informers, the rate-limited
+//! work queue, the worker loop of controllers, leader election, and the events recorder.
+//!
+//! Invariants: one informer per type, scope and process ([`Informers`]); cached objects are immutable
+//! (`Arc<K>`); a work queue never hands the same key to two workers at once; every task ends with its
+//! `CancellationToken`.
+//!
+//! Deliberately absent: anything that knows a concrete controller, and any fake API server for tests.
+
+mod connect;
+mod controller;
+mod events;
+mod events_correlator;
+mod informer;
+mod informers;
+mod key;
+mod leader;
+mod rate_limit;
+mod store;
+mod workqueue;
+mod workqueue_metrics;
+
+pub use connect::from_service;
+pub use controller::{Controller, Outcome, ReconcileError, run_workers};
+pub use events::{EventKind, EventRecorder, object_reference};
+pub use informer::{Change, Informer, MetadataObject, ResyncError};
+pub use informers::{Informers, Scope};
+pub use key::NamespacedName;
+pub use leader::{LeaderElection, LeaderElectionError, run_as_leader};
+pub use rate_limit::{ExponentialBackoff, RateLimiter, TokenBucket};
+pub use store::{IndexFn, Store};
+pub use workqueue::WorkQueue;
