@@ -1,1 +1,16 @@
-//! TODO
+//! Kubernetes objects without I/O: the dynamic tree ([`Value`]), names of kinds and resources, metadata accessors,
+//! `Status` errors, field errors and validation of names, selectors, quantities and times.
+//!
+//! Invariants: nothing here reads files, the network or the clock (but for explicit `now()` constructors); output is
+//! deterministic (object keys are kept sorted); hostile input gives an error, never a panic or a stack overflow.
+
+pub mod field;
+mod gvk;
+mod meta;
+mod status;
+mod value;
+
+pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource, NamespacedName, ParseError};
+pub use meta::{Meta, MetaMut, OwnerReference};
+pub use status::{Reason, Status, StatusCause, StatusDetails};
+pub use value::{JsonError, Key, Map, TypedError, Value, go_quote};
