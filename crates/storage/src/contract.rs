@@ -122,7 +122,10 @@ pub enum Op {
     },
 }
 
-/// An atomic compare-and-write.
+/// The most keys that one transaction may write.
+pub const TXN_WRITES_MAX: usize = 4096;
+
+/// An atomic compare-and-write. A key may be written only once in it, by at most [`TXN_WRITES_MAX`] writes.
 #[derive(Clone, Debug, Default)]
 pub struct Txn {
     /// All must hold for `success` to run.
@@ -178,7 +181,7 @@ pub enum WatchResponse {
         /// Everything up to this revision has been delivered.
         revision: Revision,
     },
-    /// No events up to and including this revision beyond those delivered.
+    /// No events up to and including this revision beyond those delivered. See [`Store::request_progress`].
     Progress(Revision),
     /// The start revision is compacted; the watch ends.
     Compacted {
@@ -259,10 +262,17 @@ pub trait Store: Send + Sync + 'static {
     async fn txn(&self, txn: Txn) -> Result<TxnResponse, StoreError>;
 
     /// Delivers every event in `range` with a revision above `after`; `None` starts from now. The queue is bounded by `capacity`
-    /// messages; a watcher that falls further behind gets [`WatchResponse::Lagged`].
+    /// messages; a watcher that falls further behind gets [`WatchResponse::Lagged`]. The stream ends when the store closes.
+    /// Fails with [`StoreError::FutureRevision`] when `after` is above the newest revision.
     async fn watch(&self, range: KeyRange, after: Option<Revision>, capacity: usize) -> Result<WatchStream, StoreError>;
 
-    /// Forgets history below `revision`. Never blocks writers for long.
+    /// Asks that every watch which has nothing left to deliver gets a [`WatchResponse::Progress`] with the newest revision now, as
+    /// etcd's `WatchProgressRequest` does: a cache that waits for a revision calls this instead of polling. Without it a quiet
+    /// watch hears of the newest revision only every few seconds, and only while others write. A watch whose queue is full is left out.
+    async fn request_progress(&self) -> Result<(), StoreError>;
+
+    /// Forgets history below `revision`, which itself stays readable. Never blocks writers for long; compacting again at an older
+    /// revision does nothing.
     async fn compact(&self, revision: Revision) -> Result<(), StoreError>;
 
     /// Creates a lease; its keys are deleted when `ttl` has passed without a keep-alive.
