@@ -46,7 +46,11 @@ impl State {
     }
 
     /// Deletes keys at one revision each [`TXN_WRITES_MAX`] keys, as the end of a lease does.
-    pub(crate) fn delete_all(&mut self, keys: impl Iterator<Item = Bytes>, load: &mut Load<'_>) -> Result<Vec<Applied>, StoreError> {
+    pub(crate) fn delete_all(
+        &mut self,
+        keys: impl Iterator<Item = Bytes>,
+        load: &mut Load<'_>,
+    ) -> Result<Vec<Applied>, StoreError> {
         let ops: Vec<Op> = keys.map(|key| Op::Delete { key }).collect();
         let mut applied = Vec::new();
         for chunk in ops.chunks(TXN_WRITES_MAX) {
@@ -126,7 +130,15 @@ impl State {
         applied
     }
 
-    fn put(&mut self, applied: &mut Applied, revision: Revision, key: Bytes, value: Bytes, lease: LeaseId, prev: Option<KeyValue>) {
+    fn put(
+        &mut self,
+        applied: &mut Applied,
+        revision: Revision,
+        key: Bytes,
+        value: Bytes,
+        lease: LeaseId,
+        prev: Option<KeyValue>,
+    ) {
         let (create_revision, version) = prev.as_ref().map_or((revision, 1), |kv| (kv.create_revision, kv.version + 1));
         let id = RowId::new(revision, applied.rows.len());
         let row = Row { id, key: key.clone(), create_revision, version, lease, value: Some(value.clone()) };
@@ -138,14 +150,7 @@ impl State {
 
     fn delete(&mut self, applied: &mut Applied, revision: Revision, prev: KeyValue) {
         let id = RowId::new(revision, applied.rows.len());
-        let row = Row {
-            id,
-            key: prev.key.clone(),
-            create_revision: Revision(0),
-            version: 0,
-            lease: LeaseId(0),
-            value: None,
-        };
+        let row = Row { id, key: prev.key.clone(), create_revision: Revision(0), version: 0, lease: LeaseId(0), value: None };
         self.record(&row, true);
         applied.rows.push(row);
         applied.events.push(Event { kv: tombstone(prev.key.clone(), revision), prev: Some(prev), deleted: true });
@@ -163,14 +168,7 @@ impl State {
 
 /// The key-value of a deletion event.
 pub(crate) fn tombstone(key: Bytes, revision: Revision) -> KeyValue {
-    KeyValue {
-        key,
-        value: Bytes::new(),
-        create_revision: Revision(0),
-        mod_revision: revision,
-        version: 0,
-        lease: LeaseId(0),
-    }
+    KeyValue { key, value: Bytes::new(), create_revision: Revision(0), mod_revision: revision, version: 0, lease: LeaseId(0) }
 }
 
 fn invalid(source: Invalid) -> StoreError {

@@ -10,9 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::task::JoinSet;
 
 use crate::apply::tombstone;
-use crate::contract::{
-    Event, KeyRange, KeyValue, RangeRequest, RangeResponse, Revision, StoreError, WatchResponse, WatchStream,
-};
+use crate::contract::{Event, KeyRange, KeyValue, RangeRequest, RangeResponse, Revision, StoreError, WatchResponse, WatchStream};
 use crate::hub::{Hub, Watcher};
 use crate::mvcc::{Change, Content, RowId, State, Version};
 

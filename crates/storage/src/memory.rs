@@ -50,11 +50,7 @@ impl Drop for Memory {
 impl Memory {
     /// An empty store at revision 1.
     pub fn new() -> Self {
-        let inner = Inner {
-            engine: Engine::new(State::new(), NoDisk),
-            writing: Mutex::new(()),
-            leases_changed: Notify::new(),
-        };
+        let inner = Inner { engine: Engine::new(State::new(), NoDisk), writing: Mutex::new(()), leases_changed: Notify::new() };
         Self { inner: Arc::new(inner), expiry: Mutex::new(None) }
     }
 }

@@ -202,13 +202,8 @@ impl State {
             Some(value) if in_memory => Content::Memory(value.clone()),
             Some(_) => Content::Disk,
         };
-        let version = Version {
-            id: row.id,
-            create_revision: row.create_revision,
-            version: row.version,
-            lease: row.lease,
-            content,
-        };
+        let version =
+            Version { id: row.id, create_revision: row.create_revision, version: row.version, lease: row.lease, content };
         self.revision = self.revision.max(row.id.revision());
         let mut key = row.key.clone();
         if let Some((known, old)) = self.newest.get_key_value(&row.key) {
