@@ -1,0 +1,151 @@
+//! Who makes a request: client certificate, then bearer token (file, ServiceAccount), then nobody (`system:anonymous`).
+//!
+//! A request with credentials that are not accepted is refused; it never falls back to anonymous.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{HeaderMap, HeaderValue, header};
+use jiff::Timestamp;
+
+use super::token_file::TokenFile;
+use super::tokens::{AcceptedToken, TokenError, TokenIssuer};
+use super::user::UserInfo;
+use super::x509::{CertificateAuthenticator, PeerCertificates};
+use crate::objects::Objects;
+
+const WEBSOCKET_TOKEN_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
+
+/// The request is not authenticated; answer 401. The text is for the log only.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unauthenticated(pub String);
+
+/// All authenticators of one server.
+pub struct Authenticators {
+    /// Checks client certificates.
+    pub certificates: CertificateAuthenticator,
+    /// Checks ServiceAccount tokens.
+    pub tokens: Arc<TokenIssuer>,
+    /// Static tokens.
+    pub token_file: TokenFile,
+    /// Whether requests without credentials are `system:anonymous`, or refused.
+    pub anonymous: bool,
+    /// The cluster's state.
+    pub objects: Arc<dyn Objects>,
+}
+
+impl Authenticators {
+    /// Identifies a request and takes its credentials out of the headers, so that nothing behind can leak them.
+    pub async fn authenticate(
+        &self,
+        headers: &mut HeaderMap,
+        peer: Option<&PeerCertificates>,
+    ) -> Result<UserInfo, Unauthenticated> {
+        let mut failure = None;
+        if let Some(peer) = peer {
+            match self.certificates.authenticate(peer, Timestamp::now()) {
+                Ok(user) => {
+                    headers.remove(header::AUTHORIZATION);
+                    return Ok(user);
+                }
+                Err(reason) => failure = Some(Unauthenticated(format!("x509: {reason}"))),
+            }
+        }
+        let token = match bearer_token(headers) {
+            Some(token) => Some(token),
+            None => websocket_token(headers)?,
+        };
+        if let Some(token) = token {
+            headers.remove(header::AUTHORIZATION);
+            return self.authenticate_token(&token, &[]).await.map(|t| t.user).map_err(|e| Unauthenticated(e.to_string()));
+        }
+        match failure {
+            Some(failure) => Err(failure),
+            None if self.anonymous => Ok(UserInfo::anonymous()),
+            None => Err(Unauthenticated("no credentials".to_owned())),
+        }
+    }
+
+    /// Whose bearer token this is; `audiences` empty stands for this API server's own (TokenReview may ask for others).
+    pub async fn authenticate_token(&self, token: &str, audiences: &[String]) -> Result<AcceptedToken, TokenError> {
+        if let Some(user) = self.token_file.authenticate(token) {
+            // Static tokens know no audience: they are good for this server only.
+            let own = self.tokens.api_audiences();
+            let matching: Vec<String> = audiences.iter().filter(|a| own.contains(a)).cloned().collect();
+            if audiences.is_empty() || !matching.is_empty() {
+                return Ok(AcceptedToken { user: user.clone(), audiences: matching });
+            }
+        }
+        match self.tokens.authenticate(token, audiences, self.objects.as_ref(), Timestamp::now()).await {
+            Err(TokenError::NotOurs) => Err(TokenError::Invalid("invalid bearer token".to_owned())),
+            other => other,
+        }
+    }
+}
+
+/// RFC 6750, with upstream's leniency about case.
+fn bearer_token(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?.trim();
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned())
+}
+
+/// Browsers cannot set headers on WebSockets, so the token may come as a subprotocol, which is taken out here.
+fn websocket_token(headers: &mut HeaderMap) -> Result<Option<String>, Unauthenticated> {
+    let is_websocket = headers.get(header::UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    if !is_websocket {
+        return Ok(None);
+    }
+    let (mut token, mut rest) = (None, Vec::new());
+    for value in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
+        for protocol in value.to_str().unwrap_or_default().split(',').map(str::trim) {
+            let Some(encoded) = protocol.strip_prefix(WEBSOCKET_TOKEN_PREFIX) else {
+                rest.push(protocol.to_owned());
+                continue;
+            };
+            if token.is_some() {
+                return Err(Unauthenticated("multiple base64.bearer.authorization tokens specified".to_owned()));
+            }
+            let decoded = URL_SAFE_NO_PAD.decode(encoded).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+            token = Some(decoded.ok_or_else(|| Unauthenticated("invalid base64.bearer.authorization token".to_owned()))?);
+        }
+    }
+    if token.is_some() {
+        if rest.is_empty() {
+            return Err(Unauthenticated("missing additional subprotocol".to_owned()));
+        }
+        if let Ok(value) = HeaderValue::from_str(&rest.join(",")) {
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
+        }
+    }
+    Ok(token.filter(|t| !t.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bearer_headers() {
+        for (value, wanted) in
+            [("Bearer abc", Some("abc")), ("bearer  abc ", Some("abc")), ("Basic abc", None), ("Bearer", None), ("Bearer ", None)]
+        {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, HeaderValue::from_static(value));
+            assert_eq!(bearer_token(&headers).as_deref(), wanted, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn websocket_tokens_are_taken_out() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        let protocols = format!("{WEBSOCKET_TOKEN_PREFIX}{}, v5.channel.k8s.io", URL_SAFE_NO_PAD.encode("secret"));
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_str(&protocols).expect("ASCII"));
+        assert_eq!(websocket_token(&mut headers).expect("well formed").as_deref(), Some("secret"));
+        assert_eq!(headers[header::SEC_WEBSOCKET_PROTOCOL], "v5.channel.k8s.io");
+    }
+}

@@ -1,0 +1,427 @@
+//! ServiceAccount tokens: signed JWTs bound to an account and, if wanted, to a pod, secret or node
+//! (KEP-1205, KEP-2799; <https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/>).
+//!
+//! Owns the signing key, the claims and their validation against the cluster's state. Does not decide which tokens are issued:
+//! that is the TokenRequest handler's.
+
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::signature::{KeyPair, RsaKeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use k8s_openapi::api::core::v1::{Node, Pod, Secret, ServiceAccount};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::user::{UserInfo, service_account_groups, service_account_user};
+use crate::objects::{self, Objects, ReadError};
+
+/// An object stays valid for bound tokens this long after its deletion was asked for, for clocks that differ (upstream's leeway).
+const LEEWAY_SECONDS: i64 = 60;
+
+/// The signing key cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the ServiceAccount signing key is not a usable RSA key: {0}")]
+pub struct KeyError(String);
+
+/// A token could not be signed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot sign a ServiceAccount token")]
+pub struct SignError(#[from] jsonwebtoken::errors::Error);
+
+/// Why a bearer token was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// It is not one of ours; another authenticator may know it.
+    #[error("not a token of this issuer")]
+    NotOurs,
+    /// It is ours and not valid.
+    #[error("{0}")]
+    Invalid(String),
+    /// Whether it is valid could not be found out.
+    #[error("cannot check the token against the cluster's state")]
+    Lookup(#[from] ReadError),
+}
+
+/// A named object with its uid, in claims.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reference {
+    /// The name.
+    pub name: String,
+    /// The uid.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub uid: String,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Kubernetes {
+    namespace: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node: Option<Reference>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pod: Option<Reference>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secret: Option<Reference>,
+    serviceaccount: Reference,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    warnafter: Option<i64>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Claims {
+    #[serde(default)]
+    aud: Audience,
+    exp: i64,
+    #[serde(default)]
+    iat: i64,
+    iss: String,
+    #[serde(default)]
+    jti: String,
+    #[serde(rename = "kubernetes.io")]
+    kubernetes: Kubernetes,
+    #[serde(default)]
+    nbf: i64,
+    sub: String,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+struct Audience(Vec<String>);
+
+impl<'de> Deserialize<'de> for Audience {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            One(String),
+            Many(Vec<String>),
+        }
+        Ok(Self(match Either::deserialize(deserializer)? {
+            Either::One(one) => vec![one],
+            Either::Many(many) => many,
+        }))
+    }
+}
+
+/// What a token is to say.
+#[derive(Clone, Debug)]
+pub struct TokenSpec {
+    /// The account's namespace.
+    pub namespace: String,
+    /// The account.
+    pub account: Reference,
+    /// The pod that the token is bound to.
+    pub pod: Option<Reference>,
+    /// The secret that the token is bound to.
+    pub secret: Option<Reference>,
+    /// The node: of the pod, or bound to itself.
+    pub node: Option<Reference>,
+    /// Who accepts the token.
+    pub audiences: Vec<String>,
+    /// How long it is valid, from now.
+    pub expiration_seconds: i64,
+    /// After how long its use is counted as stale (for tokens that are valid longer than clients think).
+    pub warn_after_seconds: Option<i64>,
+}
+
+/// Issues and checks ServiceAccount tokens. One per server.
+pub struct TokenIssuer {
+    issuer: String,
+    api_audiences: Vec<String>,
+    encoding: EncodingKey,
+    decoding: DecodingKey,
+    key_id: String,
+    modulus: Vec<u8>,
+    exponent: Vec<u8>,
+}
+
+/// An accepted token.
+#[derive(Clone, Debug)]
+pub struct AcceptedToken {
+    /// Whom it stands for.
+    pub user: UserInfo,
+    /// The audiences that both the token and the question name.
+    pub audiences: Vec<String>,
+}
+
+impl TokenIssuer {
+    /// `key_pem` is an RSA key in PKCS#8; `issuer` is the `iss` claim, also this server's own audience.
+    pub fn new(key_pem: &str, issuer: &str) -> Result<Self, KeyError> {
+        let failed = |e: &dyn std::fmt::Display| KeyError(e.to_string());
+        let encoding = EncodingKey::from_rsa_pem(key_pem.as_bytes()).map_err(|e| failed(&e))?;
+        let pkcs8 = {
+            use rustls_pki_types::PrivatePkcs8KeyDer;
+            use rustls_pki_types::pem::PemObject;
+            PrivatePkcs8KeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|e| failed(&e))?
+        };
+        let pair = RsaKeyPair::from_pkcs8(pkcs8.secret_pkcs8_der()).map_err(|e| failed(&e))?;
+        let public = pair.public_key();
+        let der: PublicKeyX509Der<'_> = public.as_der().map_err(|e| failed(&e))?;
+        let modulus = public.modulus().big_endian_without_leading_zero().to_vec();
+        let exponent = public.exponent().big_endian_without_leading_zero().to_vec();
+        Ok(Self {
+            issuer: issuer.to_owned(),
+            api_audiences: vec![issuer.to_owned()],
+            encoding,
+            decoding: DecodingKey::from_rsa_raw_components(&modulus, &exponent),
+            key_id: URL_SAFE_NO_PAD.encode(Sha256::digest(der.as_ref())),
+            modulus,
+            exponent,
+        })
+    }
+
+    /// The audiences of this API server: what a token must be for when nobody asks for anything else.
+    pub fn api_audiences(&self) -> &[String] {
+        &self.api_audiences
+    }
+
+    /// Signs a token; also returns when it expires.
+    pub fn sign(&self, spec: TokenSpec, now: Timestamp) -> Result<(String, Timestamp), SignError> {
+        let now_seconds = now.as_second();
+        let exp = now_seconds.saturating_add(spec.expiration_seconds);
+        let claims = Claims {
+            aud: Audience(spec.audiences),
+            exp,
+            iat: now_seconds,
+            iss: self.issuer.clone(),
+            jti: uuid::Uuid::new_v4().to_string(),
+            sub: service_account_user(&spec.namespace, &spec.account.name),
+            nbf: now_seconds,
+            kubernetes: Kubernetes {
+                namespace: spec.namespace,
+                node: spec.node,
+                pod: spec.pod,
+                secret: spec.secret,
+                serviceaccount: spec.account,
+                warnafter: spec.warn_after_seconds.map(|s| now_seconds.saturating_add(s)),
+            },
+        };
+        let header = Header { typ: None, kid: Some(self.key_id.clone()), ..Header::new(Algorithm::RS256) };
+        let token = jsonwebtoken::encode(&header, &claims, &self.encoding)?;
+        Ok((token, Timestamp::from_second(exp).unwrap_or(Timestamp::MAX)))
+    }
+
+    /// Checks a token: signature, issuer, times, audience (`audiences` empty stands for the API server's own), and that the account
+    /// and whatever the token is bound to are still there.
+    pub async fn authenticate(
+        &self,
+        token: &str,
+        audiences: &[String],
+        objects: &dyn Objects,
+        now: Timestamp,
+    ) -> Result<AcceptedToken, TokenError> {
+        if !self.may_be_ours(token) {
+            return Err(TokenError::NotOurs);
+        }
+        let mut validation = Validation::new(Algorithm::RS256);
+        // The times are checked below, by the clock that the caller gave.
+        (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
+        validation.required_spec_claims.clear();
+        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation)
+            .map_err(|e| TokenError::Invalid(format!("invalid signature or claims: {e}")))?
+            .claims;
+        let invalid = |text: &str| Err(TokenError::Invalid(text.to_owned()));
+        let seconds = now.as_second();
+        if seconds > claims.exp.saturating_add(LEEWAY_SECONDS) {
+            return invalid("service account token has expired");
+        }
+        if seconds.saturating_add(LEEWAY_SECONDS) < claims.nbf {
+            return invalid("service account token is not valid yet");
+        }
+        if seconds.saturating_add(LEEWAY_SECONDS) < claims.iat {
+            return invalid("service account token is issued in the future");
+        }
+        let wanted = if audiences.is_empty() { &self.api_audiences } else { audiences };
+        let audiences: Vec<String> = wanted.iter().filter(|a| claims.aud.0.contains(a)).cloned().collect();
+        if audiences.is_empty() {
+            return Err(TokenError::Invalid(format!(
+                "token audiences {:?} is invalid for the target audiences {wanted:?}",
+                claims.aud.0
+            )));
+        }
+        check_bindings(&claims.kubernetes, objects, now).await?;
+        Ok(AcceptedToken { user: user_info(claims), audiences })
+    }
+
+    /// Whether the token's `iss` is ours, read without trusting it.
+    fn may_be_ours(&self, token: &str) -> bool {
+        #[derive(Deserialize)]
+        struct Issuer {
+            iss: String,
+        }
+        let mut parts = token.split('.');
+        let (Some(_), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+            return false;
+        };
+        let Ok(payload) = URL_SAFE_NO_PAD.decode(payload) else { return false };
+        serde_json::from_slice::<Issuer>(&payload).is_ok_and(|claims| claims.iss == self.issuer)
+    }
+
+    /// The document at `/openid/v1/jwks` (RFC 7517).
+    pub fn json_web_key_set(&self) -> Value {
+        json!({"keys": [{
+            "use": "sig",
+            "kty": "RSA",
+            "kid": self.key_id,
+            "alg": "RS256",
+            "n": URL_SAFE_NO_PAD.encode(&self.modulus),
+            "e": URL_SAFE_NO_PAD.encode(&self.exponent),
+        }]})
+    }
+
+    /// The document at `/.well-known/openid-configuration` (OpenID Connect Discovery 1.0).
+    pub fn openid_configuration(&self, jwks_uri: &str) -> Value {
+        json!({
+            "issuer": self.issuer,
+            "jwks_uri": jwks_uri,
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["RS256"],
+        })
+    }
+}
+
+fn gone(meta: &ObjectMeta, now: Timestamp) -> bool {
+    meta.deletion_timestamp.as_ref().is_some_and(|t| t.0.as_second() < now.as_second() - LEEWAY_SECONDS)
+}
+
+async fn check_bindings(claims: &Kubernetes, objects: &dyn Objects, now: Timestamp) -> Result<(), TokenError> {
+    let invalid = |text: String| Err(TokenError::Invalid(text));
+    let (namespace, wanted) = (claims.namespace.as_str(), &claims.serviceaccount);
+    let Some(account) = objects::get::<ServiceAccount>(objects, namespace, &wanted.name).await? else {
+        return invalid(format!("serviceaccounts {:?} not found", wanted.name));
+    };
+    let uid = account.metadata.uid.clone().unwrap_or_default();
+    if uid != wanted.uid {
+        return invalid(format!("service account UID ({uid}) does not match claim ({})", wanted.uid));
+    }
+    if gone(&account.metadata, now) {
+        return invalid(format!("service account {namespace}/{} has been deleted", wanted.name));
+    }
+    let check = |kind: &str, meta: Option<ObjectMeta>, wanted: &Reference| -> Result<(), TokenError> {
+        let Some(meta) = meta.filter(|m| !gone(m, now)) else {
+            return Err(TokenError::Invalid("service account token has been invalidated".to_owned()));
+        };
+        let uid = meta.uid.unwrap_or_default();
+        if uid == wanted.uid {
+            return Ok(());
+        }
+        Err(TokenError::Invalid(format!("{kind} UID ({uid}) does not match service account {kind} ref claim ({})", wanted.uid)))
+    };
+    if let Some(secret) = &claims.secret {
+        check("secret", objects::get::<Secret>(objects, namespace, &secret.name).await?.map(|o| o.metadata), secret)?;
+    }
+    if let Some(pod) = &claims.pod {
+        check("pod", objects::get::<Pod>(objects, namespace, &pod.name).await?.map(|o| o.metadata), pod)?;
+    } else if let Some(node) = &claims.node {
+        check("node", objects::get::<Node>(objects, "", &node.name).await?.map(|o| o.metadata), node)?;
+    }
+    Ok(())
+}
+
+fn user_info(claims: Claims) -> UserInfo {
+    let kubernetes = claims.kubernetes;
+    let mut user = UserInfo::authenticated(
+        service_account_user(&kubernetes.namespace, &kubernetes.serviceaccount.name),
+        service_account_groups(&kubernetes.namespace),
+    );
+    user.uid = kubernetes.serviceaccount.uid;
+    let mut extra = |key: &str, value: String| {
+        if !value.is_empty() {
+            user.extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value]);
+        }
+    };
+    if !claims.jti.is_empty() {
+        extra("credential-id", format!("JTI={}", claims.jti));
+    }
+    if let Some(pod) = kubernetes.pod {
+        extra("pod-name", pod.name);
+        extra("pod-uid", pod.uid);
+    }
+    if let Some(node) = kubernetes.node {
+        extra("node-name", node.name);
+        extra("node-uid", node.uid);
+    }
+    user
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::objects::memory::MemoryObjects;
+
+    const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
+    fn key() -> String {
+        rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).expect("RSA key").serialize_pem()
+    }
+
+    fn spec() -> TokenSpec {
+        TokenSpec {
+            namespace: "a".to_owned(),
+            account: Reference { name: "sa".to_owned(), uid: "u-sa".to_owned() },
+            pod: Some(Reference { name: "p".to_owned(), uid: "u-p".to_owned() }),
+            secret: None,
+            node: Some(Reference { name: "n".to_owned(), uid: "u-n".to_owned() }),
+            audiences: vec![ISSUER.to_owned()],
+            expiration_seconds: 3600,
+            warn_after_seconds: None,
+        }
+    }
+
+    fn objects() -> MemoryObjects {
+        let objects = MemoryObjects::default();
+        objects.put("serviceaccounts", json!({"metadata": {"namespace": "a", "name": "sa", "uid": "u-sa"}}));
+        objects.put("pods", json!({"metadata": {"namespace": "a", "name": "p", "uid": "u-p"}}));
+        objects
+    }
+
+    #[tokio::test]
+    async fn life_of_a_token() {
+        let issuer = TokenIssuer::new(&key(), ISSUER).expect("key");
+        let (objects, now) = (objects(), Timestamp::now());
+        let (token, expires) = issuer.sign(spec(), now).expect("signs");
+        assert_eq!(expires.as_second(), now.as_second() + 3600);
+        let accepted = issuer.authenticate(&token, &[], &objects, now).await.expect("valid");
+        assert_eq!(accepted.user.name, "system:serviceaccount:a:sa");
+        assert_eq!(accepted.user.uid, "u-sa");
+        assert_eq!(
+            accepted.user.groups,
+            ["system:serviceaccounts", "system:serviceaccounts:a", "system:authenticated"].map(str::to_owned)
+        );
+        assert_eq!(accepted.user.extra["authentication.kubernetes.io/pod-name"], ["p"]);
+        assert_eq!(accepted.user.extra["authentication.kubernetes.io/node-uid"], ["u-n"]);
+
+        let fails = async |objects: &MemoryObjects, audiences: &[String], at: Timestamp| {
+            issuer.authenticate(&token, audiences, objects, at).await.expect_err("must not be accepted").to_string()
+        };
+        let later = now + SignedDuration::from_secs(3600 + 61);
+        assert_eq!(fails(&objects, &[], later).await, "service account token has expired");
+        let earlier = now - SignedDuration::from_secs(61);
+        assert_eq!(fails(&objects, &[], earlier).await, "service account token is not valid yet");
+        assert!(fails(&objects, &["vault".to_owned()], now).await.starts_with("token audiences"));
+        objects.put("pods", json!({"metadata": {"namespace": "a", "name": "p", "uid": "another"}}));
+        assert!(fails(&objects, &[], now).await.starts_with("pod UID (another) does not match"));
+        objects.remove("pods", "a", "p");
+        assert_eq!(fails(&objects, &[], now).await, "service account token has been invalidated");
+        objects.remove("serviceaccounts", "a", "sa");
+        assert_eq!(fails(&objects, &[], now).await, "serviceaccounts \"sa\" not found");
+    }
+
+    #[tokio::test]
+    async fn foreign_tokens() {
+        let (issuer, other) = (TokenIssuer::new(&key(), ISSUER).expect("key"), TokenIssuer::new(&key(), ISSUER).expect("key"));
+        let (objects, now) = (objects(), Timestamp::now());
+        let (forged, _) = other.sign(spec(), now).expect("signs");
+        assert!(matches!(issuer.authenticate(&forged, &[], &objects, now).await, Err(TokenError::Invalid(_))), "another key");
+        let elsewhere = TokenIssuer::new(&key(), "https://elsewhere").expect("key");
+        let (foreign, _) = elsewhere.sign(spec(), now).expect("signs");
+        for token in [foreign.as_str(), "opaque", "a.b.c", ""] {
+            assert!(matches!(issuer.authenticate(token, &[], &objects, now).await, Err(TokenError::NotOurs)), "{token}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Typed reads of the cluster's state for authentication, authorization and admission.
+//!
+//! They see the registry through this narrow seam, so that their rules can be tested on a handful of objects.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use k8s_openapi::Resource;
+use serde::de::DeserializeOwned;
+
+/// An object could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The store or the cache failed.
+    #[error("cannot read {resource} {namespace}/{name}")]
+    Backend {
+        /// The plural resource.
+        resource: String,
+        /// The namespace, or empty.
+        namespace: String,
+        /// The name, or empty for a list.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// What is stored is not an object of its kind.
+    #[error("a stored object of {resource} does not parse")]
+    Malformed {
+        /// The plural resource.
+        resource: &'static str,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// Which objects a list is about.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ListScope<'a> {
+    /// Only this namespace; empty for all.
+    pub namespace: &'a str,
+    /// Only pods of this node (`spec.nodeName`); empty for all.
+    pub node_name: &'a str,
+}
+
+/// Reads objects in their storage form, as JSON.
+#[async_trait]
+pub trait Objects: Send + Sync + 'static {
+    /// One object; `None` when it does not exist. Sees every write that was acknowledged before the call.
+    async fn get_json(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Result<Option<Bytes>, ReadError>;
+
+    /// All objects in a scope. May lag behind the newest write by a moment.
+    async fn list_json(&self, group: &str, resource: &str, scope: ListScope<'_>) -> Result<Vec<Bytes>, ReadError>;
+}
+
+/// One object as its type.
+pub(crate) async fn get<T: Resource + DeserializeOwned>(
+    objects: &dyn Objects,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<T>, ReadError> {
+    match objects.get_json(T::GROUP, T::URL_PATH_SEGMENT, namespace, name).await? {
+        Some(json) => parse::<T>(&json).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// All objects in a scope as their type.
+pub(crate) async fn list<T: Resource + DeserializeOwned>(
+    objects: &dyn Objects,
+    scope: ListScope<'_>,
+) -> Result<Vec<T>, ReadError> {
+    objects.list_json(T::GROUP, T::URL_PATH_SEGMENT, scope).await?.iter().map(|json| parse::<T>(json)).collect()
+}
+
+fn parse<T: Resource + DeserializeOwned>(json: &[u8]) -> Result<T, ReadError> {
+    serde_json::from_slice(json).map_err(|source| ReadError::Malformed { resource: T::URL_PATH_SEGMENT, source })
+}
+
+#[cfg(test)]
+pub(crate) mod memory {
+    //! A handful of objects for tests.
+
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[derive(Default)]
+    pub(crate) struct MemoryObjects {
+        objects: parking_lot::Mutex<BTreeMap<(String, String, String), serde_json::Value>>,
+    }
+
+    impl MemoryObjects {
+        /// Adds (or replaces) an object, `resource` being its plural.
+        pub(crate) fn put(&self, resource: &str, object: serde_json::Value) {
+            let field = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
+            self.objects.lock().insert((resource.to_owned(), field("namespace"), field("name")), object);
+        }
+
+        /// Removes one.
+        pub(crate) fn remove(&self, resource: &str, namespace: &str, name: &str) {
+            self.objects.lock().remove(&(resource.to_owned(), namespace.to_owned(), name.to_owned()));
+        }
+    }
+
+    #[async_trait]
+    impl Objects for MemoryObjects {
+        async fn get_json(&self, _group: &str, resource: &str, namespace: &str, name: &str) -> Result<Option<Bytes>, ReadError> {
+            let key = (resource.to_owned(), namespace.to_owned(), name.to_owned());
+            Ok(self.objects.lock().get(&key).map(|object| Bytes::from(object.to_string())))
+        }
+
+        async fn list_json(&self, _group: &str, resource: &str, scope: ListScope<'_>) -> Result<Vec<Bytes>, ReadError> {
+            let objects = self.objects.lock();
+            let matching = objects.iter().filter(|((r, namespace, _), object)| {
+                r == resource
+                    && (scope.namespace.is_empty() || scope.namespace == namespace)
+                    && (scope.node_name.is_empty() || object["spec"]["nodeName"] == scope.node_name)
+            });
+            Ok(matching.map(|(_, object)| Bytes::from(object.to_string())).collect())
+        }
+    }
+}
