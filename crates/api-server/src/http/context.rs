@@ -1,0 +1,71 @@
+//! What travels with a request from the first filter to the last strategy.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::query::Query;
+use super::request_info::RequestInfo;
+use crate::auth::UserInfo;
+
+/// Warnings for the client, sent as `Warning` headers
+/// (<https://kubernetes.io/blog/2020/09/03/warnings/>). Clones share one list; a text is kept once.
+#[derive(Clone, Debug, Default)]
+pub struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl Warnings {
+    /// Adds a warning unless it is there already.
+    pub fn add(&self, text: impl Into<String>) {
+        let text = text.into();
+        let mut warnings = self.0.lock();
+        if !text.is_empty() && !warnings.contains(&text) {
+            warnings.push(text);
+        }
+    }
+
+    /// Takes all warnings out.
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock())
+    }
+}
+
+/// A request's identity and circumstances. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct RequestContext {
+    /// Who asks, after impersonation.
+    pub user: Arc<UserInfo>,
+    /// What for.
+    pub info: Arc<RequestInfo>,
+    /// The URL's query.
+    pub query: Arc<Query>,
+    /// Identifies the request in the audit log and in the `Audit-Id` header.
+    pub audit_id: Arc<str>,
+    /// The client's `User-Agent`.
+    pub user_agent: Arc<str>,
+    /// When the request must have been answered; `None` for long-running ones.
+    pub deadline: Option<Instant>,
+    /// Warnings to send with the answer.
+    pub warnings: Warnings,
+}
+
+impl RequestContext {
+    /// The context of work that the server does on its own account (bootstrap objects, subresources that write other objects).
+    pub fn internal(user: UserInfo, info: RequestInfo) -> RequestContext {
+        RequestContext {
+            user: Arc::new(user),
+            info: Arc::new(info),
+            query: Arc::new(Query::default()),
+            audit_id: uuid::Uuid::new_v4().to_string().into(),
+            user_agent: "kube-apiserver".into(),
+            deadline: None,
+            warnings: Warnings::default(),
+        }
+    }
+
+    /// The name that managedFields records for the client when it gives none: the user agent up to the first `/`.
+    pub fn field_manager(&self) -> &str {
+        let agent = self.user_agent.split('/').next().unwrap_or_default();
+        if agent.is_empty() { "unknown" } else { agent }
+    }
+}

@@ -1,0 +1,5 @@
+//! The generic registry: one engine for every resource, built-in or custom, driven by rows of a table.
+
+mod strategy;
+
+pub use strategy::{BeginHook, DefaultStrategy, Finish, FieldAttrs, OperationContext, Strategy, finish_all};

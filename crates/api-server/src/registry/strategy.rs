@@ -1,0 +1,191 @@
+//! The rules of a kind that its schema cannot say.
+//!
+//! The registry calls these in upstream's order (`registry/rest/create.go`, `update.go`, `delete.go`). Strategies work on the tree in the
+//! resource's storage version, never do I/O outside of the `begin_*` hooks, and never decide about resourceVersion, uid,
+//! timestamps or managedFields: those belong to the registry.
+
+use std::sync::Arc;
+
+use apimachinery::{Status, Value, field};
+use async_trait::async_trait;
+
+use crate::auth::UserInfo;
+use crate::http::Warnings;
+
+/// The circumstances of one write.
+#[derive(Clone, Debug)]
+pub struct OperationContext {
+    /// Who asks.
+    pub user: Arc<UserInfo>,
+    /// The namespace of the request; empty for cluster-scoped resources.
+    pub namespace: String,
+    /// The subresource written; empty for the object itself.
+    pub subresource: String,
+    /// Nothing will be stored.
+    pub dry_run: bool,
+    /// Warnings for the client.
+    pub warnings: Warnings,
+}
+
+/// What a `begin_*` hook reserved: `finish(true)` after the write was stored, `finish(false)` if it was not.
+#[async_trait]
+pub trait Finish: Send {
+    /// Keeps or gives back what was reserved.
+    async fn finish(self: Box<Self>, success: bool);
+}
+
+/// The result of a `begin_*` hook.
+pub type BeginHook = Result<Option<Box<dyn Finish>>, Status>;
+
+/// Ends hooks in reverse order.
+pub async fn finish_all(hooks: Vec<Box<dyn Finish>>, success: bool) {
+    for hook in hooks.into_iter().rev() {
+        hook.finish(success).await;
+    }
+}
+
+/// Values of the fields that a field selector may name, in the order of the resource's table row.
+pub type FieldAttrs = Vec<(&'static str, String)>;
+
+/// The rules of one kind, or of one subresource of it. Every method has the behaviour of a kind without rules as its default.
+#[async_trait]
+pub trait Strategy: Send + Sync + 'static {
+    /// Normalizes a new object before validation: drops what clients may not set (usually the status), sets `metadata.generation`.
+    fn prepare_for_create(&self, _context: &OperationContext, object: &mut Value) {
+        reset_status(object);
+        object.meta_mut().set_generation(1);
+    }
+
+    /// Checks a new object; metadata is checked by the registry.
+    fn validate(&self, _context: &OperationContext, _object: &Value) -> field::ErrorList {
+        Vec::new()
+    }
+
+    /// Warnings for the creator.
+    fn warnings_on_create(&self, _context: &OperationContext, _object: &Value) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Normalizes an update before validation: keeps what this endpoint may not change (usually the status).
+    fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
+        keep_status(object, old);
+        bump_generation(object, old);
+    }
+
+    /// Checks an update; metadata is checked by the registry.
+    fn validate_update(&self, _context: &OperationContext, _object: &Value, _old: &Value) -> field::ErrorList {
+        Vec::new()
+    }
+
+    /// Warnings for the updater.
+    fn warnings_on_update(&self, _context: &OperationContext, _object: &Value, _old: &Value) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Brings a valid object into its one stored form.
+    fn canonicalize(&self, _object: &mut Value) {}
+
+    /// Whether a PUT may create the object.
+    fn allow_create_on_update(&self) -> bool {
+        false
+    }
+
+    /// Whether a PUT without resourceVersion overwrites what is there.
+    fn allow_unconditional_update(&self) -> bool {
+        true
+    }
+
+    /// Reserves what the new object needs (addresses, ports) just before it is stored. Not called for dry runs unless `context.dry_run` is honoured.
+    async fn begin_create(&self, _context: &OperationContext, _object: &mut Value) -> BeginHook {
+        Ok(None)
+    }
+
+    /// Reserves what an update needs just before it is stored.
+    async fn begin_update(&self, _context: &OperationContext, _object: &mut Value, _old: &Value) -> BeginHook {
+        Ok(None)
+    }
+
+    /// Called when an object has been removed from the store, whoever asked for it.
+    async fn after_delete(&self, _context: &OperationContext, _object: &Value) {}
+
+    /// Checks and completes a deletion. Returns the grace period in seconds if the object is to be marked (`deletionTimestamp`) and
+    /// removed later by its owner component, `None` for kinds that are removed at once. `requested` is the client's `gracePeriodSeconds`.
+    fn graceful_deletion(&self, _context: &OperationContext, _object: &Value, _requested: Option<i64>) -> Option<i64> {
+        None
+    }
+
+    /// Whether a plain delete (no propagationPolicy) orphans dependents: `true` only for kinds with legacy semantics.
+    fn orphans_by_default(&self) -> bool {
+        false
+    }
+
+    /// Values for field selectors beyond `metadata.name` and `metadata.namespace`.
+    fn selectable_fields(&self, _object: &Value) -> FieldAttrs {
+        Vec::new()
+    }
+
+    /// Fields that server-side apply ignores on this endpoint (for example `status` on the object itself), as paths from the root.
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        &[&["status"]]
+    }
+}
+
+/// The rules of a kind without rules of its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DefaultStrategy {
+    /// The kind has a status subresource, so that its main endpoint does not touch `status`.
+    pub has_status: bool,
+    /// The registry counts `metadata.generation` up when the spec changes.
+    pub has_generation: bool,
+}
+
+impl Strategy for DefaultStrategy {
+    fn prepare_for_create(&self, _context: &OperationContext, object: &mut Value) {
+        if self.has_status {
+            reset_status(object);
+        }
+        if self.has_generation {
+            object.meta_mut().set_generation(1);
+        }
+    }
+
+    fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
+        if self.has_status {
+            keep_status(object, old);
+        }
+        if self.has_generation {
+            bump_generation(object, old);
+        }
+    }
+
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        if self.has_status { &[&["status"]] } else { &[] }
+    }
+}
+
+/// Drops the status that a creator sent.
+pub fn reset_status(object: &mut Value) {
+    object.remove("status");
+}
+
+/// Puts the stored status back.
+pub fn keep_status(object: &mut Value, old: &Value) {
+    match old.get("status") {
+        Some(status) => object.insert("status", status.clone()),
+        None => object.remove("status"),
+    };
+}
+
+/// Counts `metadata.generation` up if anything but metadata and status changed.
+pub fn bump_generation(object: &mut Value, old: &Value) {
+    let ignored = |key: &str| matches!(key, "metadata" | "status" | "apiVersion" | "kind");
+    let changed = match (object.as_object(), old.as_object()) {
+        (Some(new), Some(old)) => {
+            new.iter().any(|(key, value)| !ignored(key) && old.get(key) != Some(value))
+                || old.keys().any(|key| !ignored(key) && !new.contains_key(key))
+        }
+        _ => true,
+    };
+    let generation = old.meta().generation() + i64::from(changed);
+    object.meta_mut().set_generation(generation);
+}

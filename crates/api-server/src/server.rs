@@ -1,0 +1,89 @@
+//! The server itself: everything that requests share, and the way of a request through it.
+
+use std::sync::Arc;
+
+use ::http::{Request, Response};
+use storage::Store;
+
+use crate::admission::{AdmissionChain, AdmissionPlugin};
+use crate::http::Body;
+
+/// What the server is told from outside.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// The prefix of all keys in the store.
+    pub storage_prefix: String,
+    /// How often history is compacted; what is older cannot be watched from any more. Upstream's flag is `--etcd-compaction-interval`.
+    pub compaction_interval: std::time::Duration,
+    /// The shortest time that watches without `timeoutSeconds` run; they end at a random time up to twice that.
+    /// Upstream's flag is `--min-request-timeout`.
+    pub min_request_timeout: std::time::Duration,
+    /// The largest request body in bytes (upstream: 3 MiB).
+    pub body_bytes_max: usize,
+}
+
+impl Default for ServerConfig {
+    fn default() -> ServerConfig {
+        ServerConfig {
+            storage_prefix: "/registry".to_owned(),
+            compaction_interval: std::time::Duration::from_secs(300),
+            min_request_timeout: std::time::Duration::from_secs(1800),
+            body_bytes_max: 3 * 1024 * 1024,
+        }
+    }
+}
+
+/// Puts an [`ApiServer`] together.
+pub struct ApiServerBuilder {
+    config: ServerConfig,
+    store: Arc<dyn Store>,
+    admission: Vec<Arc<dyn AdmissionPlugin>>,
+}
+
+impl ApiServerBuilder {
+    /// Sets the admission plugins, in the order that they run in.
+    #[must_use]
+    pub fn admission(mut self, plugins: Vec<Arc<dyn AdmissionPlugin>>) -> ApiServerBuilder {
+        self.admission = plugins;
+        self
+    }
+
+    /// Builds the server. No I/O happens until the first request.
+    pub fn build(self) -> Arc<ApiServer> {
+        Arc::new(ApiServer { config: self.config, store: self.store, admission: AdmissionChain::new(self.admission) })
+    }
+}
+
+/// The API server without its listener: requests in, responses out.
+pub struct ApiServer {
+    config: ServerConfig,
+    store: Arc<dyn Store>,
+    admission: AdmissionChain,
+}
+
+impl ApiServer {
+    /// Starts to put a server together.
+    pub fn builder(config: ServerConfig, store: Arc<dyn Store>) -> ApiServerBuilder {
+        ApiServerBuilder { config, store, admission: Vec::new() }
+    }
+
+    /// What the server was told.
+    pub fn config(&self) -> &ServerConfig {
+        &self.config
+    }
+
+    /// The store. Only the registry and allocators that share its transactions use it.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The admission chain.
+    pub fn admission(&self) -> &AdmissionChain {
+        &self.admission
+    }
+
+    /// Answers one request. A request whose extensions hold a [`UserInfo`](crate::UserInfo) was authenticated by whoever called.
+    pub async fn handle(self: &Arc<Self>, request: Request<Body>) -> Response<Body> {
+        crate::filters::run(self, request).await
+    }
+}
