@@ -110,7 +110,8 @@ impl AdmissionChain {
 
     /// Lets every plugin change the object; ends at the first refusal.
     pub async fn admit(&self, attributes: &mut Attributes) -> Result<(), Status> {
-        for plugin in self.plugins.iter().filter(|plugin| plugin.handles(attributes.operation)) {
+        let operation = attributes.operation;
+        for plugin in self.plugins.iter().filter(|plugin| plugin.handles(operation)) {
             plugin.admit(attributes).await?;
         }
         Ok(())

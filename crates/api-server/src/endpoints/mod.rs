@@ -4,8 +4,8 @@ mod respond;
 
 use std::sync::Arc;
 
-use apimachinery::Status;
 use ::http::{Request, Response};
+use apimachinery::Status;
 
 pub use respond::status_response;
 

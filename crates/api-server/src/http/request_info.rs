@@ -265,7 +265,11 @@ mod tests {
         check("GET", "/api/v1/pods?watch=0", ["list", "", "v1", "", "pods", "", ""]);
         check("GET", "/api/v1/watch/namespaces/other/pods", ["watch", "", "v1", "other", "pods", "", ""]);
         check("DELETE", "/api/v1/namespaces/other/pods", ["deletecollection", "", "v1", "other", "pods", "", ""]);
-        check("PATCH", "/apis/apps/v1/namespaces/a/deployments/b/scale", ["patch", "apps", "v1", "a", "deployments", "scale", "b"]);
+        check(
+            "PATCH",
+            "/apis/apps/v1/namespaces/a/deployments/b/scale",
+            ["patch", "apps", "v1", "a", "deployments", "scale", "b"],
+        );
         check("POST", "/api/v1/namespaces/a/pods/b/exec", ["create", "", "v1", "a", "pods", "exec", "b"]);
         check("GET", "/api/v1/nodes/n/proxy/stats/summary", ["get", "", "v1", "", "nodes", "proxy", "n"]);
         check("GET", "/api/v1/pods?fieldSelector=metadata.name%3Dx", ["list", "", "v1", "", "pods", "", "x"]);

@@ -2,4 +2,4 @@
 
 mod strategy;
 
-pub use strategy::{BeginHook, DefaultStrategy, Finish, FieldAttrs, OperationContext, Strategy, finish_all};
+pub use strategy::{BeginHook, DefaultStrategy, FieldAttrs, Finish, OperationContext, Strategy};
