@@ -7,10 +7,15 @@
 pub mod field;
 mod gvk;
 mod meta;
+pub mod quantity;
+pub mod selector;
 mod status;
+pub mod time;
+pub mod validation;
 mod value;
 
 pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource, NamespacedName, ParseError};
 pub use meta::{Meta, MetaMut, OwnerReference};
+pub use quantity::Quantity;
 pub use status::{Reason, Status, StatusCause, StatusDetails};
 pub use value::{JsonError, Key, Map, TypedError, Value, go_quote};

@@ -6,6 +6,7 @@
 mod json;
 mod macros;
 mod map;
+mod parse;
 mod typed;
 
 use std::sync::Arc;

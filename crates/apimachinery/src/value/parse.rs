@@ -1,0 +1,417 @@
+//! A JSON parser without recursion: nesting costs heap, never stack. Messages are those of Go's `encoding/json`, because
+//! upstream's clients see them in 400 answers. Invalid UTF-8 becomes U+FFFD, as in Go.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::{JsonError, Key, Map, Value};
+
+/// The deepest nesting of lists and objects. Upstream allows 10,000 and handles only that; every recursive walk over a
+/// tree (drop, merge, prune) must fit into a thread's stack. Real objects stay below 100 (nested JSON schemas in a CRD).
+pub(crate) const DEPTH_MAX: usize = 500;
+
+enum Frame {
+    Array(Vec<Value>),
+    Object { members: Vec<(Key, Value)>, key: Key },
+}
+
+pub(crate) struct Parser<'a> {
+    text: &'a str,
+    bytes: &'a [u8],
+    at: usize,
+    stack: Vec<Frame>,
+    /// Paths of members that occur more than once in their object; collected only on request.
+    duplicates: Option<Vec<String>>,
+}
+
+/// Parses one JSON value. With `report_duplicates` the paths of repeated members are returned too.
+pub(crate) fn parse(json: &[u8], report_duplicates: bool) -> Result<(Value, Vec<String>), JsonError> {
+    let text: Cow<'_, str> = String::from_utf8_lossy(json);
+    let mut parser =
+        Parser { text: &text, bytes: text.as_bytes(), at: 0, stack: Vec::new(), duplicates: report_duplicates.then(Vec::new) };
+    let value = parser.document()?;
+    Ok((value, parser.duplicates.unwrap_or_default()))
+}
+
+impl Parser<'_> {
+    fn document(&mut self) -> Result<Value, JsonError> {
+        let mut value = self.open()?;
+        loop {
+            // `value` is complete; hand it to the container around it.
+            value = match self.stack.pop() {
+                None => break,
+                Some(Frame::Array(mut items)) => {
+                    items.push(value);
+                    self.skip_space();
+                    match self.peek() {
+                        Some(b',') => {
+                            self.at += 1;
+                            self.stack.push(Frame::Array(items));
+                            self.open()?
+                        }
+                        Some(b']') => {
+                            self.at += 1;
+                            items.shrink_to_fit();
+                            Value::Array(Arc::new(items))
+                        }
+                        _ => return Err(self.unexpected("after array element")),
+                    }
+                }
+                Some(Frame::Object { mut members, key }) => {
+                    members.push((key, value));
+                    self.skip_space();
+                    match self.peek() {
+                        Some(b',') => {
+                            self.at += 1;
+                            self.skip_space();
+                            let key = self.key()?;
+                            self.stack.push(Frame::Object { members, key });
+                            self.open()?
+                        }
+                        Some(b'}') => {
+                            self.at += 1;
+                            self.note_duplicates(&members);
+                            members.shrink_to_fit();
+                            Value::Object(Arc::new(Map::from_unsorted(members)))
+                        }
+                        _ => return Err(self.unexpected("after object key:value pair")),
+                    }
+                }
+            };
+        }
+        self.skip_space();
+        match self.peek() {
+            None => Ok(value),
+            Some(_) => Err(self.unexpected("after top-level value")),
+        }
+    }
+
+    /// Reads the start of a value, down through opening brackets, to the first complete value.
+    fn open(&mut self) -> Result<Value, JsonError> {
+        loop {
+            self.skip_space();
+            match self.peek() {
+                Some(b'{') => {
+                    self.at += 1;
+                    self.skip_space();
+                    if self.peek() == Some(b'}') {
+                        self.at += 1;
+                        return Ok(Value::object());
+                    }
+                    let key = self.key()?;
+                    self.push(Frame::Object { members: Vec::with_capacity(8), key })?;
+                }
+                Some(b'[') => {
+                    self.at += 1;
+                    self.skip_space();
+                    if self.peek() == Some(b']') {
+                        self.at += 1;
+                        return Ok(Value::array());
+                    }
+                    self.push(Frame::Array(Vec::new()))?;
+                }
+                _ => return self.scalar(),
+            }
+        }
+    }
+
+    fn push(&mut self, frame: Frame) -> Result<(), JsonError> {
+        if self.stack.len() == DEPTH_MAX {
+            return Err(JsonError::new("exceeded max depth"));
+        }
+        self.stack.push(frame);
+        Ok(())
+    }
+
+    fn scalar(&mut self) -> Result<Value, JsonError> {
+        match self.peek() {
+            Some(b'"') => Ok(Value::from(self.string()?.as_ref())),
+            Some(b'-' | b'0'..=b'9') => self.number(),
+            Some(b't') => self.literal("true", Value::Bool(true)),
+            Some(b'f') => self.literal("false", Value::Bool(false)),
+            Some(b'n') => self.literal("null", Value::Null),
+            _ => Err(self.unexpected("looking for beginning of value")),
+        }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    fn skip_space(&mut self) {
+        while let Some(b' ' | b'\t' | b'\r' | b'\n') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    /// The error for the character here, as Go words it.
+    fn unexpected(&self, context: &str) -> JsonError {
+        match self.text.get(self.at..).and_then(|rest| rest.chars().next()) {
+            None => JsonError::new("unexpected end of JSON input"),
+            Some('\'') => JsonError::new(format!("invalid character '\\'' {context}")),
+            Some('"') => JsonError::new(format!("invalid character '\"' {context}")),
+            Some(c) => {
+                let quoted = super::go_quote(&c.to_string());
+                JsonError::new(format!("invalid character '{}' {context}", &quoted[1..quoted.len() - 1]))
+            }
+        }
+    }
+
+    fn literal(&mut self, word: &str, value: Value) -> Result<Value, JsonError> {
+        for expected in word.bytes() {
+            if self.peek() != Some(expected) {
+                return Err(self.unexpected(&format!("in literal {word} (expecting '{}')", expected as char)));
+            }
+            self.at += 1;
+        }
+        Ok(value)
+    }
+
+    fn key(&mut self) -> Result<Key, JsonError> {
+        if self.peek() != Some(b'"') {
+            return Err(self.unexpected("looking for beginning of object key string"));
+        }
+        let key = Key::new(&self.string()?);
+        self.skip_space();
+        if self.peek() != Some(b':') {
+            return Err(self.unexpected("after object key"));
+        }
+        self.at += 1;
+        Ok(key)
+    }
+
+    fn digits(&mut self) -> bool {
+        let start = self.at;
+        while let Some(b'0'..=b'9') = self.peek() {
+            self.at += 1;
+        }
+        self.at > start
+    }
+
+    fn number(&mut self) -> Result<Value, JsonError> {
+        let start = self.at;
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        match self.peek() {
+            Some(b'0') => self.at += 1,
+            Some(b'1'..=b'9') => {
+                self.digits();
+            }
+            _ => return Err(self.unexpected("in numeric literal")),
+        }
+        let mut integer = true;
+        if self.peek() == Some(b'.') {
+            integer = false;
+            self.at += 1;
+            if !self.digits() {
+                return Err(self.unexpected("after decimal point in numeric literal"));
+            }
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            integer = false;
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.peek() {
+                self.at += 1;
+            }
+            if !self.digits() {
+                return Err(self.unexpected("in exponent of numeric literal"));
+            }
+        }
+        let text = &self.text[start..self.at];
+        if integer && let Ok(i) = text.parse::<i64>() {
+            return Ok(Value::Int(i));
+        }
+        match text.parse::<f64>() {
+            Ok(f) if f.is_finite() => Ok(Value::Float(f)),
+            _ => Err(JsonError::new(format!("json: cannot unmarshal number {text} into Go value of type float64"))),
+        }
+    }
+
+    fn string(&mut self) -> Result<Cow<'_, str>, JsonError> {
+        self.at += 1;
+        let start = self.at;
+        let bytes = self.bytes;
+        let text = self.text;
+        while let Some(&byte) = bytes.get(self.at) {
+            match byte {
+                b'"' => {
+                    self.at += 1;
+                    return Ok(Cow::Borrowed(&text[start..self.at - 1]));
+                }
+                b'\\' => return self.escaped_string(start).map(Cow::Owned),
+                0..0x20 => return Err(self.unexpected("in string literal")),
+                _ => self.at += 1,
+            }
+        }
+        Err(self.unexpected("in string literal"))
+    }
+
+    fn escaped_string(&mut self, start: usize) -> Result<String, JsonError> {
+        let mut out = String::from(&self.text[start..self.at]);
+        let mut run = self.at;
+        loop {
+            match self.peek() {
+                Some(b'"') => {
+                    out.push_str(&self.text[run..self.at]);
+                    self.at += 1;
+                    return Ok(out);
+                }
+                Some(b'\\') => {
+                    out.push_str(&self.text[run..self.at]);
+                    self.at += 1;
+                    self.escape(&mut out)?;
+                    run = self.at;
+                }
+                None | Some(0..0x20) => return Err(self.unexpected("in string literal")),
+                Some(_) => self.at += 1,
+            }
+        }
+    }
+
+    fn escape(&mut self, out: &mut String) -> Result<(), JsonError> {
+        let c = match self.peek() {
+            Some(c @ (b'"' | b'\\' | b'/')) => c as char,
+            Some(b'b') => '\u{8}',
+            Some(b'f') => '\u{c}',
+            Some(b'n') => '\n',
+            Some(b'r') => '\r',
+            Some(b't') => '\t',
+            Some(b'u') => {
+                self.at += 1;
+                let c = self.unicode_escape()?;
+                out.push(c);
+                return Ok(());
+            }
+            _ => return Err(self.unexpected("in string escape code")),
+        };
+        self.at += 1;
+        out.push(c);
+        Ok(())
+    }
+
+    fn hex4(&mut self) -> Result<u32, JsonError> {
+        let mut code = 0;
+        for _ in 0..4 {
+            match self.peek().and_then(|b| (b as char).to_digit(16)) {
+                Some(digit) => code = code * 16 + digit,
+                None => return Err(self.unexpected("in \\u hexadecimal character escape")),
+            }
+            self.at += 1;
+        }
+        Ok(code)
+    }
+
+    /// A `\u` escape, with its second half when it is a surrogate pair; half a pair becomes U+FFFD.
+    fn unicode_escape(&mut self) -> Result<char, JsonError> {
+        let high = self.hex4()?;
+        if (0xD800..0xDC00).contains(&high) && self.bytes[self.at..].starts_with(b"\\u") {
+            let back = self.at;
+            self.at += 2;
+            let low = self.hex4()?;
+            if (0xDC00..0xE000).contains(&low) {
+                let code = 0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00);
+                return Ok(char::from_u32(code).unwrap_or('\u{FFFD}'));
+            }
+            self.at = back;
+        }
+        Ok(char::from_u32(high).unwrap_or('\u{FFFD}'))
+    }
+
+    fn note_duplicates(&mut self, members: &[(Key, Value)]) {
+        let Some(duplicates) = &mut self.duplicates else { return };
+        let mut seen = std::collections::HashSet::with_capacity(members.len());
+        for (key, _) in members {
+            if !seen.insert(key.as_str()) {
+                let path = path_to(&self.stack, key);
+                if !duplicates.contains(&path) {
+                    duplicates.push(path);
+                }
+            }
+        }
+    }
+}
+
+fn path_to(stack: &[Frame], key: &Key) -> String {
+    let mut path = String::new();
+    for frame in stack {
+        match frame {
+            Frame::Array(items) => path.push_str(&format!("[{}]", items.len())),
+            Frame::Object { key, .. } => {
+                if !path.is_empty() {
+                    path.push('.');
+                }
+                path.push_str(key);
+            }
+        }
+    }
+    if !path.is_empty() {
+        path.push('.');
+    }
+    path.push_str(key);
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_gos() {
+        let cases = [
+            ("", "unexpected end of JSON input"),
+            ("{", "unexpected end of JSON input"),
+            ("{\"a\"", "unexpected end of JSON input"),
+            ("[1,]", "invalid character ']' looking for beginning of value"),
+            ("[1 2]", "invalid character '2' after array element"),
+            ("{\"a\":}", "invalid character '}' looking for beginning of value"),
+            ("{\"a\" 1}", "invalid character '1' after object key"),
+            ("{\"a\":1 \"b\":2}", "invalid character '\"' after object key:value pair"),
+            ("{a:1}", "invalid character 'a' looking for beginning of object key string"),
+            ("nul", "unexpected end of JSON input"),
+            ("nulx", "invalid character 'x' in literal null (expecting 'l')"),
+            ("1 2", "invalid character '2' after top-level value"),
+            ("\"\\x\"", "invalid character 'x' in string escape code"),
+            ("\"\u{1}\"", "invalid character '\\x01' in string literal"),
+            ("01", "invalid character '1' after top-level value"),
+            ("-", "unexpected end of JSON input"),
+            ("1.x", "invalid character 'x' after decimal point in numeric literal"),
+            ("é", "invalid character 'é' looking for beginning of value"),
+            ("1e999", "json: cannot unmarshal number 1e999 into Go value of type float64"),
+        ];
+        for (input, message) in cases {
+            assert_eq!(parse(input.as_bytes(), false).expect_err(input).to_string(), message, "{input}");
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error_not_a_crash() {
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let nested = |depth: usize| format!("{}1{}", open.repeat(depth), close.repeat(depth));
+            assert_eq!(parse(nested(100_000).as_bytes(), false).expect_err("too deep").to_string(), "exceeded max depth");
+            assert!(parse(nested(DEPTH_MAX + 1).as_bytes(), false).is_err());
+            let deepest = parse(nested(DEPTH_MAX).as_bytes(), false).expect("deep enough").0;
+            assert_eq!(deepest.to_json(), nested(DEPTH_MAX));
+        }
+    }
+
+    #[test]
+    fn strings() {
+        let cases: [(&[u8], &str); 5] = [
+            (br#""a\u00e9\n\"\\\/\b\f\r\t""#, "aé\n\"\\/\u{8}\u{c}\r\t"),
+            (br#""\ud83d\ude00""#, "😀"),
+            (br#""\ud83dx""#, "\u{FFFD}x"),
+            (br#""\ude00\ud83d\u0041""#, "\u{FFFD}\u{FFFD}A"),
+            (b"\"a\xffb\"", "a\u{FFFD}b"),
+        ];
+        for (input, expected) in cases {
+            assert_eq!(parse(input, false).expect(expected).0, expected);
+        }
+    }
+
+    #[test]
+    fn duplicates_have_their_path() {
+        let json = br#"{"spec":{"list":[{"x":1},{"x":1,"y":{"z":1,"z":2,"z":3}}],"list":[]},"a":1,"a":2}"#;
+        assert_eq!(parse(json, true).expect("valid").1, ["spec.list[1].y.z", "spec.list", "a"]);
+    }
+}
