@@ -125,10 +125,7 @@ impl<K: ResourceExt> Store<K> {
     /// [`Store::by_controller`] and [`Store::orphans`].
     pub fn add_controller_index(&self) {
         self.add_index(CONTROLLER_INDEX, |object| {
-            let controller = object
-                .owner_references()
-                .iter()
-                .find(|reference| reference.controller == Some(true));
+            let controller = object.owner_references().iter().find(|reference| reference.controller == Some(true));
             vec![match controller {
                 Some(reference) => reference.uid.clone(),
                 None => orphan_value(object.meta().namespace.as_deref().unwrap_or("")),

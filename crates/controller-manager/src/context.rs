@@ -30,13 +30,7 @@ impl Context {
         events: EventRecorder,
         token: CancellationToken,
     ) -> Self {
-        Self {
-            client,
-            informers,
-            config: Arc::new(config),
-            token,
-            events,
-        }
+        Self { client, informers, config: Arc::new(config), token, events }
     }
 
     /// Events in the name of one controller.

@@ -34,11 +34,7 @@ impl Expectations {
     }
 
     fn set(&self, key: &NamespacedName, creations: usize, deletions: HashSet<String>) {
-        let pending = Pending {
-            creations,
-            deletions,
-            since: Instant::now(),
-        };
+        let pending = Pending { creations, deletions, since: Instant::now() };
         self.pending.lock().insert(key.clone(), pending);
     }
 
@@ -60,8 +56,7 @@ impl Expectations {
     pub(crate) fn satisfied(&self, key: &NamespacedName) -> bool {
         let mut all = self.pending.lock();
         let Some(pending) = all.get(key) else { return true };
-        let satisfied =
-            (pending.creations == 0 && pending.deletions.is_empty()) || pending.since.elapsed() > TIMEOUT;
+        let satisfied = (pending.creations == 0 && pending.deletions.is_empty()) || pending.since.elapsed() > TIMEOUT;
         if satisfied {
             all.remove(key);
         }

@@ -22,9 +22,7 @@ impl Matcher {
     /// From `key: value` pairs; none match nothing, as in a Service or ReplicationController.
     pub(crate) fn from_map(labels: Option<&BTreeMap<String, String>>) -> Self {
         Self(
-            labels
-                .filter(|labels| !labels.is_empty())
-                .map(|labels| labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect()),
+            labels.filter(|labels| !labels.is_empty()).map(|labels| labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect()),
         )
     }
 
@@ -35,13 +33,7 @@ impl Matcher {
 }
 
 /// Whether `labels` holds every pair of `wanted`.
-pub(crate) fn contains_labels(
-    labels: Option<&BTreeMap<String, String>>,
-    wanted: Option<&BTreeMap<String, String>>,
-) -> bool {
+pub(crate) fn contains_labels(labels: Option<&BTreeMap<String, String>>, wanted: Option<&BTreeMap<String, String>>) -> bool {
     let labels = labels.unwrap_or(&NO_LABELS);
-    wanted
-        .into_iter()
-        .flatten()
-        .all(|(key, value)| labels.get(key) == Some(value))
+    wanted.into_iter().flatten().all(|(key, value)| labels.get(key) == Some(value))
 }

@@ -18,10 +18,7 @@ use crate::api_errors::{is_invalid, is_not_found};
 
 /// The reference of the controller that manages an object.
 pub(crate) fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
-    meta.owner_references
-        .as_ref()?
-        .iter()
-        .find(|reference| reference.controller == Some(true))
+    meta.owner_references.as_ref()?.iter().find(|reference| reference.controller == Some(true))
 }
 
 /// Whether an object is controlled by the object with this UID.
@@ -120,10 +117,7 @@ where
 {
     let namespace = controller.namespace().unwrap_or_default();
     let api: Api<C> = Api::namespaced(client.clone(), &namespace);
-    let fresh = api
-        .get_opt(&controller.name_any())
-        .await
-        .map_err(ReconcileError::api("get the controller before adopting"))?;
+    let fresh = api.get_opt(&controller.name_any()).await.map_err(ReconcileError::api("get the controller before adopting"))?;
     Ok(fresh.is_some_and(|fresh| fresh.uid() == controller.uid() && fresh.meta().deletion_timestamp.is_none()))
 }
 
@@ -137,10 +131,7 @@ where
         "uid": object.uid(),
         "ownerReferences": [controller_reference(controller)],
     }});
-    match api
-        .patch(&object.name_any(), &PatchParams::default(), &Patch::Strategic(patch))
-        .await
-    {
+    match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await {
         Ok(adopted) => Ok(Some(adopted)),
         Err(error) if is_not_found(&error) => Ok(None),
         Err(error) => Err(ReconcileError::api("adopt an object")(error)),
@@ -156,10 +147,7 @@ where
         "uid": object.uid(),
         "ownerReferences": [{"$patch": "delete", "uid": controller.uid()}],
     }});
-    match api
-        .patch(&object.name_any(), &PatchParams::default(), &Patch::Strategic(patch))
-        .await
-    {
+    match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await {
         Ok(_) => Ok(()),
         // Gone, or it has no owner reference or another UID any more (Invalid): released by somebody else.
         Err(error) if is_not_found(&error) || is_invalid(&error) => Ok(()),
@@ -177,13 +165,8 @@ mod tests {
         ObjectMeta {
             uid: Some(uid.into()),
             deletion_timestamp: deleting.then(|| Time(Timestamp::UNIX_EPOCH)),
-            owner_references: owner.map(|uid| {
-                vec![OwnerReference {
-                    uid: uid.into(),
-                    controller: Some(true),
-                    ..Default::default()
-                }]
-            }),
+            owner_references: owner
+                .map(|uid| vec![OwnerReference { uid: uid.into(), controller: Some(true), ..Default::default() }]),
             ..Default::default()
         }
     }
@@ -202,11 +185,7 @@ mod tests {
             (None, true, false, true, Claim::Ignore),
             (None, false, true, true, Claim::Ignore),
         ] {
-            let decision = claim(
-                &meta("object", owner, object_deleting),
-                &meta("me", None, controller_deleting),
-                matches,
-            );
+            let decision = claim(&meta("object", owner, object_deleting), &meta("me", None, controller_deleting), matches);
             assert_eq!(decision, expected, "{owner:?} {object_deleting} {controller_deleting} {matches}");
         }
     }

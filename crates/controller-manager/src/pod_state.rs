@@ -6,10 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 
 pub(crate) fn phase(pod: &Pod) -> &str {
-    pod.status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref())
-        .unwrap_or("")
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("")
 }
 
 /// Succeeded or Failed: it will never run again.
@@ -28,12 +25,7 @@ pub(crate) fn is_terminating(pod: &Pod) -> bool {
 }
 
 pub(crate) fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
-    pod.status
-        .as_ref()?
-        .conditions
-        .as_ref()?
-        .iter()
-        .find(|condition| condition.type_ == type_)
+    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == type_)
 }
 
 pub(crate) fn is_ready(pod: &Pod) -> bool {
@@ -63,8 +55,5 @@ pub(crate) fn available_in(pod: &Pod, min_ready_seconds: i32, now: Timestamp) ->
 }
 
 pub(crate) fn node_name(pod: &Pod) -> &str {
-    pod.spec
-        .as_ref()
-        .and_then(|spec| spec.node_name.as_deref())
-        .unwrap_or("")
+    pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("")
 }

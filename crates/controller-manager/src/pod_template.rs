@@ -8,11 +8,7 @@ use serde_json::Value;
 pub(crate) const NAME_LEN_MAX: usize = 253;
 
 /// A pod to be created from a template; the server completes `generate_name`.
-pub(crate) fn pod_from_template(
-    template: Option<&PodTemplateSpec>,
-    owner_name: &str,
-    owner: OwnerReference,
-) -> Pod {
+pub(crate) fn pod_from_template(template: Option<&PodTemplateSpec>, owner_name: &str, owner: OwnerReference) -> Pod {
     let meta = template.and_then(|template| template.metadata.as_ref());
     let separator = if owner_name.len() < NAME_LEN_MAX { "-" } else { "" };
     Pod {
@@ -61,9 +57,7 @@ impl Fnv32a {
 /// apimachinery's SafeEncodeString: neither vowels nor digits that look like them.
 fn safe_encode(text: &str) -> String {
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    text.bytes()
-        .map(|byte| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()]))
-        .collect()
+    text.bytes().map(|byte| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()])).collect()
 }
 
 /// Whether two templates are equal but for the label `ignored`; unset and empty lists and maps of metadata are equal.
@@ -126,8 +120,14 @@ mod tests {
         let base = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
         for (other, expected) in [
             (base.clone(), true),
-            (json!({"metadata": {"labels": {"a": "b", "pod-template-hash": "x"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}), true),
-            (json!({"metadata": {"labels": {"a": "b"}, "annotations": {}}, "spec": {"containers": [{"name": "c", "image": "i", "env": []}]}}), true),
+            (
+                json!({"metadata": {"labels": {"a": "b", "pod-template-hash": "x"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}),
+                true,
+            ),
+            (
+                json!({"metadata": {"labels": {"a": "b"}, "annotations": {}}, "spec": {"containers": [{"name": "c", "image": "i", "env": []}]}}),
+                true,
+            ),
             (json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "j"}]}}), false),
             (json!({"metadata": {"labels": {"a": "c"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}), false),
         ] {

@@ -35,9 +35,7 @@ pub(crate) async fn run(context: Context) {
     };
     let namespaces = context.informers.get::<Namespace>();
     // Only ours are of interest: a watch of every ConfigMap would keep all of them in memory.
-    let config_maps: Informer<ConfigMap> = context
-        .informers
-        .scoped(Scope::fields(format!("metadata.name={NAME}")));
+    let config_maps: Informer<ConfigMap> = context.informers.scoped(Scope::fields(format!("metadata.name={NAME}")));
     let queue: WorkQueue<String> = WorkQueue::new("root_ca_cert_publisher");
     let on_namespace = queue.clone();
     namespaces.add_handler(move |change| {
@@ -85,21 +83,13 @@ fn plan(namespace: Option<&Namespace>, current: Option<&ConfigMap>, root_ca: &st
             ..Default::default()
         }));
     };
-    let described = current
-        .metadata
-        .annotations
-        .as_ref()
-        .is_some_and(|annotations| annotations.contains_key(DESCRIPTION.0));
+    let described = current.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(DESCRIPTION.0));
     if current.data.as_ref() == Some(&data) && described {
         return Action::Nothing;
     }
     let mut wanted = current.clone();
     wanted.data = Some(data);
-    wanted
-        .metadata
-        .annotations
-        .get_or_insert_default()
-        .insert(DESCRIPTION.0.to_owned(), DESCRIPTION.1.to_owned());
+    wanted.metadata.annotations.get_or_insert_default().insert(DESCRIPTION.0.to_owned(), DESCRIPTION.1.to_owned());
     Action::Replace(Box::new(wanted))
 }
 

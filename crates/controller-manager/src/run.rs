@@ -23,12 +23,7 @@ pub enum RunError {
 ///
 /// `informers` may be shared with other components of the process; they must not outlive their own token. `client`
 /// writes, with the identity system:kube-controller-manager.
-pub async fn run(
-    config: Config,
-    client: kube::Client,
-    informers: Informers,
-    token: CancellationToken,
-) -> Result<(), RunError> {
+pub async fn run(config: Config, client: kube::Client, informers: Informers, token: CancellationToken) -> Result<(), RunError> {
     for wanted in &config.controllers {
         let name = wanted.strip_prefix('-').unwrap_or(wanted);
         if name != "*" && !controller_names().any(|known| known == name) {
@@ -38,10 +33,7 @@ pub async fn run(
     match config.leader_election.clone() {
         None => run_controllers(config, client, informers, token).await,
         Some(election) => {
-            run_as_leader(client.clone(), election, token, |leading| {
-                run_controllers(config, client, informers, leading)
-            })
-            .await?;
+            run_as_leader(client.clone(), election, token, |leading| run_controllers(config, client, informers, leading)).await?;
         }
     }
     Ok(())

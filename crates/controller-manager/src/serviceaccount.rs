@@ -39,11 +39,8 @@ pub(crate) async fn run(context: Context) {
         }
     });
     wait_synced!(namespaces, accounts);
-    let controller = ServiceAccounts {
-        namespaces: namespaces.store().clone(),
-        accounts: accounts.store().clone(),
-        context: context.clone(),
-    };
+    let controller =
+        ServiceAccounts { namespaces: namespaces.store().clone(), accounts: accounts.store().clone(), context: context.clone() };
     run_workers(Arc::new(controller), queue, 1, context.token).await;
 }
 
@@ -53,10 +50,7 @@ fn plan(namespace: Option<&Namespace>, account_exists: bool) -> bool {
 }
 
 pub(crate) fn is_active(namespace: &Namespace) -> bool {
-    let phase = namespace
-        .status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref());
+    let phase = namespace.status.as_ref().and_then(|status| status.phase.as_deref());
     namespace.metadata.deletion_timestamp.is_none() && phase == Some("Active")
 }
 
@@ -74,11 +68,7 @@ impl Controller for ServiceAccounts {
             return Ok(Outcome::Done);
         }
         let account = ServiceAccount {
-            metadata: ObjectMeta {
-                name: Some(NAME.into()),
-                namespace: Some(namespace.clone()),
-                ..Default::default()
-            },
+            metadata: ObjectMeta { name: Some(NAME.into()), namespace: Some(namespace.clone()), ..Default::default() },
             ..Default::default()
         };
         match self.context.api(namespace).create(&PostParams::default(), &account).await {

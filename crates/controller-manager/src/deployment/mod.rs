@@ -169,10 +169,7 @@ impl Deployments {
         }
         for set in &plan.delete {
             let params = DeleteParams {
-                preconditions: Some(Preconditions {
-                    uid: set.uid(),
-                    resource_version: set.resource_version(),
-                }),
+                preconditions: Some(Preconditions { uid: set.uid(), resource_version: set.resource_version() }),
                 ..DeleteParams::background()
             };
             ignore_not_found(api.delete(&set.name_any(), &params).await)
@@ -239,10 +236,7 @@ impl Deployments {
         set: &Set,
         error: kube::Error,
     ) -> Result<(), ReconcileError> {
-        let existing = api
-            .get(&set.name())
-            .await
-            .map_err(ReconcileError::api("get the replica set of that name"))?;
+        let existing = api.get(&set.name()).await.map_err(ReconcileError::api("get the replica set of that name"))?;
         let template = |set: &ReplicaSet| set.spec.as_ref().and_then(|spec| spec.template.clone());
         let ours = is_controlled_by(&existing.metadata, deployment.metadata.uid.as_deref().unwrap_or(""));
         if !ours || !same_template(template(&existing).as_ref(), template(&set.wanted).as_ref(), HASH_LABEL) {

@@ -12,9 +12,7 @@ use kube::ResourceExt;
 
 use super::replica_sets::{DESIRED_REPLICAS, REVISION, Set, find_new, make_new};
 use super::scaling::{self, desired, max_surge, max_unavailable};
-use super::status::{
-    self, PROGRESSING, TIMED_OUT, condition, is_complete, new_condition, progress_deadline, set_condition,
-};
+use super::status::{self, PROGRESSING, TIMED_OUT, condition, is_complete, new_condition, progress_deadline, set_condition};
 
 /// What is to be done, in this order: write the sets, delete, then update the status.
 #[derive(Debug, Default)]
@@ -88,11 +86,7 @@ impl Work {
         let mut status = self.deployment.status.unwrap_or_default();
         let observed = status.observed_generation == self.deployment.metadata.generation;
         status.observed_generation = self.deployment.metadata.generation;
-        Plan {
-            selects_everything: true,
-            status: (!observed).then_some(status),
-            ..Default::default()
-        }
+        Plan { selects_everything: true, status: (!observed).then_some(status), ..Default::default() }
     }
 
     fn finish(
@@ -230,9 +224,7 @@ impl Work {
     fn active_or_latest(&self) -> Option<usize> {
         let active: Vec<usize> = (0..self.sets.len()).filter(|i| self.sets[*i].replicas() > 0).collect();
         match active[..] {
-            [] => self
-                .new
-                .or_else(|| self.old().max_by(|a, b| self.sets[*a].compare_age(&self.sets[*b]))),
+            [] => self.new.or_else(|| self.old().max_by(|a, b| self.sets[*a].compare_age(&self.sets[*b]))),
             [only] => Some(only),
             _ => None,
         }
@@ -242,9 +234,7 @@ impl Work {
         let wanted = desired(&self.deployment);
         self.new.is_some_and(|new| {
             let set = &self.sets[new];
-            set.replicas() == wanted
-                && set.annotation_number(DESIRED_REPLICAS) == Some(wanted)
-                && set.available() == wanted
+            set.replicas() == wanted && set.annotation_number(DESIRED_REPLICAS) == Some(wanted) && set.available() == wanted
         })
     }
 
@@ -341,23 +331,16 @@ impl Work {
     fn clean_up(&mut self) {
         let limit = self.deployment.spec.as_ref().and_then(|spec| spec.revision_history_limit);
         let Some(limit) = limit.filter(|limit| *limit != i32::MAX) else { return };
-        let mut old: Vec<&Set> = self
-            .old()
-            .map(|i| &self.sets[i])
-            .filter(|set| set.wanted.metadata.deletion_timestamp.is_none())
-            .collect();
+        let mut old: Vec<&Set> =
+            self.old().map(|i| &self.sets[i]).filter(|set| set.wanted.metadata.deletion_timestamp.is_none()).collect();
         let surplus = old.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
         old.sort_by(|a, b| a.revision().cmp(&b.revision()).then_with(|| a.compare_age(b)));
         let unused = |set: &Set| {
             let observed = set.wanted.status.as_ref().and_then(|status| status.observed_generation);
             set.replicas() == 0 && set.actual() == 0 && observed.unwrap_or(0) >= set.wanted.metadata.generation.unwrap_or(0)
         };
-        let delete: Vec<_> = old
-            .into_iter()
-            .take(surplus)
-            .filter(|set| unused(set))
-            .filter_map(|set| set.current.clone())
-            .collect();
+        let delete: Vec<_> =
+            old.into_iter().take(surplus).filter(|set| unused(set)).filter_map(|set| set.current.clone()).collect();
         self.delete = delete;
     }
 }

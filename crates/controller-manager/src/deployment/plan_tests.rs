@@ -157,21 +157,12 @@ fn progress_is_reported_and_missed_deadlines_too() {
                 "lastTransitionTime": updated}],
         }})
     };
-    let late = run(
-        &deployment(3, "a", progressing("2024-01-01T11:49:00Z", "ReplicaSetUpdated")),
-        vec![set("a", 1, 3, 0, 3)],
-    );
+    let late = run(&deployment(3, "a", progressing("2024-01-01T11:49:00Z", "ReplicaSetUpdated")), vec![set("a", 1, 3, 0, 3)]);
     assert_eq!(reason(&late, "Progressing").as_deref(), Some("ProgressDeadlineExceeded"));
     assert_eq!(late.check_after, None);
-    let in_time = run(
-        &deployment(3, "a", progressing("2024-01-01T11:51:00Z", "ReplicaSetUpdated")),
-        vec![set("a", 1, 3, 0, 3)],
-    );
+    let in_time = run(&deployment(3, "a", progressing("2024-01-01T11:51:00Z", "ReplicaSetUpdated")), vec![set("a", 1, 3, 0, 3)]);
     assert_eq!(in_time.check_after, Some(Duration::from_secs(61)));
-    let done = run(
-        &deployment(3, "a", progressing("2024-01-01T11:51:00Z", "ReplicaSetUpdated")),
-        vec![set("a", 1, 3, 3, 3)],
-    );
+    let done = run(&deployment(3, "a", progressing("2024-01-01T11:51:00Z", "ReplicaSetUpdated")), vec![set("a", 1, 3, 3, 3)]);
     assert_eq!(reason(&done, "Progressing").as_deref(), Some("NewReplicaSetAvailable"));
     let done = condition(done.status.as_ref().expect("changes"), "Progressing").cloned().expect("is set");
     assert_eq!(done.message.as_deref(), Some("ReplicaSet \"web-a\" has successfully progressed."));

@@ -40,11 +40,7 @@ pub(super) struct Set {
 
 impl Set {
     pub(super) fn existing(current: Arc<ReplicaSet>) -> Self {
-        Self {
-            wanted: ReplicaSet::clone(&current),
-            current: Some(current),
-            event: None,
-        }
+        Self { wanted: ReplicaSet::clone(&current), current: Some(current), event: None }
     }
 
     pub(super) fn name(&self) -> String {
@@ -52,11 +48,7 @@ impl Set {
     }
 
     pub(super) fn replicas(&self) -> i32 {
-        self.wanted
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.replicas)
-            .unwrap_or(1)
+        self.wanted.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
     }
 
     pub(super) fn set_replicas(&mut self, replicas: i32) {
@@ -168,24 +160,14 @@ fn set_name(deployment: &str, hash: &str) -> String {
 /// The set to be created for the deployment's present template, sized so that the surge is kept.
 pub(super) fn make_new(deployment: &Deployment, others: &[Set], revision: i64) -> Set {
     let spec = deployment.spec.clone().unwrap_or_default();
-    let collisions = deployment
-        .status
-        .as_ref()
-        .and_then(|status| status.collision_count);
+    let collisions = deployment.status.as_ref().and_then(|status| status.collision_count);
     let hash = template_hash(&spec.template, collisions);
     let mut template = spec.template;
-    let labels = template
-        .metadata
-        .get_or_insert_default()
-        .labels
-        .get_or_insert_default();
+    let labels = template.metadata.get_or_insert_default().labels.get_or_insert_default();
     labels.insert(HASH_LABEL.to_owned(), hash.clone());
     let labels = labels.clone();
     let mut selector = spec.selector;
-    selector
-        .match_labels
-        .get_or_insert_default()
-        .insert(HASH_LABEL.to_owned(), hash.clone());
+    selector.match_labels.get_or_insert_default().insert(HASH_LABEL.to_owned(), hash.clone());
     let wanted = ReplicaSet {
         metadata: ObjectMeta {
             name: Some(set_name(&deployment.name_any(), &hash)),
@@ -202,11 +184,7 @@ pub(super) fn make_new(deployment: &Deployment, others: &[Set], revision: i64) -
         }),
         status: None,
     };
-    let mut set = Set {
-        current: None,
-        wanted,
-        event: None,
-    };
+    let mut set = Set { current: None, wanted, event: None };
     let total = others.iter().map(Set::replicas).sum();
     let replicas = scaling::new_set_replicas(deployment, total, 0);
     set.set_replicas(replicas);

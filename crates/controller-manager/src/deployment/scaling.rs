@@ -15,9 +15,7 @@ pub(super) fn is_rolling(deployment: &Deployment) -> bool {
 
 pub(super) fn strategy(deployment: &Deployment) -> &str {
     let strategy = deployment.spec.as_ref().and_then(|spec| spec.strategy.as_ref());
-    strategy
-        .and_then(|strategy| strategy.type_.as_deref())
-        .unwrap_or("RollingUpdate")
+    strategy.and_then(|strategy| strategy.type_.as_deref()).unwrap_or("RollingUpdate")
 }
 
 /// A number, or a percentage of `total`; 0 if malformed (the API server lets none in).
@@ -36,11 +34,8 @@ fn scaled(value: Option<&IntOrString>, total: i32, round_up: bool) -> i32 {
 
 /// maxSurge rounded up and maxUnavailable rounded down; at least one of them is not 0.
 fn fenceposts(deployment: &Deployment) -> (i32, i32) {
-    let rolling = deployment
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.strategy.as_ref())
-        .and_then(|strategy| strategy.rolling_update.as_ref());
+    let rolling =
+        deployment.spec.as_ref().and_then(|spec| spec.strategy.as_ref()).and_then(|strategy| strategy.rolling_update.as_ref());
     let total = desired(deployment);
     let surge = scaled(rolling.and_then(|r| r.max_surge.as_ref()), total, true);
     let unavailable = scaled(rolling.and_then(|r| r.max_unavailable.as_ref()), total, false);
@@ -84,7 +79,9 @@ pub(super) fn proportional(deployment: &Deployment, sets: &[&Set]) -> Vec<i32> {
         sizes.push(set.replicas() + share);
     }
     // What rounding left over goes to the first: the largest.
-    if to_add != 0 && let Some(first) = sizes.first_mut() {
+    if to_add != 0
+        && let Some(first) = sizes.first_mut()
+    {
         *first = (*first + to_add - added).max(0);
     }
     sizes
@@ -125,10 +122,7 @@ fn fraction(deployment: &Deployment, set: &Set) -> i32 {
     }
     let max_now = desired + max_surge(deployment);
     let status_replicas = || deployment.status.as_ref().and_then(|status| status.replicas).unwrap_or(0);
-    let max_before = set
-        .annotation_number(MAX_REPLICAS)
-        .filter(|max| *max != 0)
-        .unwrap_or_else(status_replicas);
+    let max_before = set.annotation_number(MAX_REPLICAS).filter(|max| *max != 0).unwrap_or_else(status_replicas);
     if max_before == 0 {
         return 0;
     }
@@ -207,10 +201,7 @@ mod tests {
             (20, vec![5, 3, 2], vec![10, 6, 4]),
         ] {
             let deployment = deployment(desired, json!(0), json!(1));
-            let sets: Vec<Set> = (0u32..)
-                .zip(&before)
-                .map(|(i, replicas)| set(&format!("s{i}"), *replicas, 10, i))
-                .collect();
+            let sets: Vec<Set> = (0u32..).zip(&before).map(|(i, replicas)| set(&format!("s{i}"), *replicas, 10, i)).collect();
             let mut sorted: Vec<&Set> = sets.iter().collect();
             sort_for_scaling(&deployment, &mut sorted);
             let sizes = proportional(&deployment, &sorted);

@@ -228,8 +228,7 @@ fn replica_failure(sets: &[Set], new: Option<usize>) -> Option<DeploymentConditi
             last_update_time: failure.last_transition_time.clone(),
         })
     };
-    new.and_then(|new| failure_of(&sets[new]))
-        .or_else(|| sets.iter().find_map(failure_of))
+    new.and_then(|new| failure_of(&sets[new])).or_else(|| sets.iter().find_map(failure_of))
 }
 
 /// When to look again whether a rollout missed its deadline.

@@ -11,9 +11,7 @@ mod wakeups;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use client::{
-    Controller, EventKind, EventRecorder, NamespacedName, Outcome, ReconcileError, Store, WorkQueue, run_workers,
-};
+use client::{Controller, EventKind, EventRecorder, NamespacedName, Outcome, ReconcileError, Store, WorkQueue, run_workers};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use kube::api::{DeleteParams, PostParams, Preconditions};
@@ -101,9 +99,7 @@ impl<K: ReplicaOwner> Controller for Replicas<K> {
         if needs_sync && owner.meta().deletion_timestamp.is_none() {
             failure = self.manage(key, &owner, active.clone()).await;
         }
-        let delay = self
-            .update_status(key, &owner, &active, terminating, failure.as_ref().err())
-            .await?;
+        let delay = self.update_status(key, &owner, &active, terminating, failure.as_ref().err()).await?;
         failure?;
         Ok(delay)
     }
@@ -124,12 +120,8 @@ impl<K: ReplicaOwner> Replicas<K> {
         let Some(controller) = controller_of(owner.meta()) else {
             return Vec::new();
         };
-        let matchers: Vec<Matcher> = self
-            .owners
-            .by_controller(&controller.uid)
-            .iter()
-            .filter_map(|related| related.matcher())
-            .collect();
+        let matchers: Vec<Matcher> =
+            self.owners.by_controller(&controller.uid).iter().filter_map(|related| related.matcher()).collect();
         let mut pods = self.pods.list_namespace(&owner.namespace().unwrap_or_default());
         pods.retain(|pod| matchers.iter().any(|matcher| matcher.matches(&pod.metadata)));
         pods
@@ -174,22 +166,14 @@ impl<K: ReplicaOwner> Replicas<K> {
         Ok(())
     }
 
-    async fn delete_pods(
-        &self,
-        key: &NamespacedName,
-        owner: &Arc<K>,
-        pods: Vec<Arc<Pod>>,
-    ) -> Result<(), ReconcileError> {
+    async fn delete_pods(&self, key: &NamespacedName, owner: &Arc<K>, pods: Vec<Arc<Pod>>) -> Result<(), ReconcileError> {
         let uids = pods.iter().map(|pod| pod.uid().unwrap_or_default());
         self.expectations.expect_deletions(key, uids);
         let api: Api<Pod> = self.context.api(&key.namespace);
         let api = &api;
         let deletions = pods.iter().map(|pod| async move {
             let params = DeleteParams {
-                preconditions: Some(Preconditions {
-                    uid: pod.uid(),
-                    resource_version: None,
-                }),
+                preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
                 ..Default::default()
             };
             (pod, api.delete(&pod.name_any(), &params).await)
@@ -229,10 +213,7 @@ impl<K: ReplicaOwner> Replicas<K> {
             now: now(),
         };
         let last = owner.status();
-        let wanted = Status {
-            observed_generation: owner.meta().generation,
-            ..status(&last, &observed)
-        };
+        let wanted = Status { observed_generation: owner.meta().generation, ..status(&last, &observed) };
         if wanted != last {
             let updated = owner.with_status(wanted.clone());
             let api: Api<K> = self.context.api(&key.namespace);

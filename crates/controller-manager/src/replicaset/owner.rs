@@ -28,14 +28,7 @@ pub(super) struct Status {
 
 /// A kind that keeps a number of equal pods.
 pub(super) trait ReplicaOwner:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope>
-    + Clone
-    + DeserializeOwned
-    + Serialize
-    + Debug
-    + Send
-    + Sync
-    + 'static
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Serialize + Debug + Send + Sync + 'static
 {
     /// Name of the controller.
     const CONTROLLER: &'static str;

@@ -22,12 +22,7 @@ pub(super) enum Plan {
 
 /// `active` are the owned pods that count; `related` yields the pods of all ReplicaSets of the same owner, which
 /// weigh in so that a rolling update does not leave a node with all of the pods.
-pub(super) fn plan(
-    replicas: i32,
-    mut active: Vec<Arc<Pod>>,
-    related: impl FnOnce() -> Vec<Arc<Pod>>,
-    now: Timestamp,
-) -> Plan {
+pub(super) fn plan(replicas: i32, mut active: Vec<Arc<Pod>>, related: impl FnOnce() -> Vec<Arc<Pod>>, now: Timestamp) -> Plan {
     let wanted = usize::try_from(replicas).unwrap_or(0);
     match active.len().cmp(&wanted) {
         Ordering::Equal => Plan::Nothing,
@@ -107,24 +102,18 @@ fn younger_first(a: &Pod, b: &Pod, time_a: Option<Timestamp>, time_b: Option<Tim
     let (Some(time_a), Some(time_b)) = (time_a, time_b) else {
         return time_a.is_some().cmp(&time_b.is_some());
     };
-    log_age(time_a, now)
-        .cmp(&log_age(time_b, now))
-        .then_with(|| a.metadata.uid.cmp(&b.metadata.uid))
+    log_age(time_a, now).cmp(&log_age(time_b, now)).then_with(|| a.metadata.uid.cmp(&b.metadata.uid))
 }
 
 fn log_age(time: Timestamp, now: Timestamp) -> i64 {
     let nanoseconds = now.duration_since(time).as_nanos();
-    u128::try_from(nanoseconds)
-        .ok()
-        .and_then(u128::checked_ilog2)
-        .map_or(-1, i64::from)
+    u128::try_from(nanoseconds).ok().and_then(u128::checked_ilog2).map_or(-1, i64::from)
 }
 
 /// Most restarts of a container, then of a sidecar.
 fn restarts(pod: &Pod) -> (i32, i32) {
-    let most = |statuses: &mut dyn Iterator<Item = &ContainerStatus>| {
-        statuses.map(|status| status.restart_count).max().unwrap_or(0)
-    };
+    let most =
+        |statuses: &mut dyn Iterator<Item = &ContainerStatus>| statuses.map(|status| status.restart_count).max().unwrap_or(0);
     let Some(status) = &pod.status else { return (0, 0) };
     let sidecars: Vec<&str> = pod
         .spec
@@ -134,13 +123,8 @@ fn restarts(pod: &Pod) -> (i32, i32) {
         .map(|container| container.name.as_str())
         .collect();
     let regular = most(&mut status.container_statuses.iter().flatten());
-    let sidecar = most(
-        &mut status
-            .init_container_statuses
-            .iter()
-            .flatten()
-            .filter(|status| sidecars.contains(&status.name.as_str())),
-    );
+    let sidecar =
+        most(&mut status.init_container_statuses.iter().flatten().filter(|status| sidecars.contains(&status.name.as_str())));
     (regular, sidecar)
 }
 
@@ -225,12 +209,9 @@ mod tests {
     #[test]
     fn counts() {
         let pods = |n: usize| (0..n).map(|i| pod(&format!("p{i}"), "", "Pending", None, json!({}))).collect::<Vec<_>>();
-        for (replicas, active, expected) in [
-            (3, 3, Plan::Nothing),
-            (3, 1, Plan::Create(2)),
-            (1000, 0, Plan::Create(500)),
-            (0, 0, Plan::Nothing),
-        ] {
+        for (replicas, active, expected) in
+            [(3, 3, Plan::Nothing), (3, 1, Plan::Create(2)), (1000, 0, Plan::Create(500)), (0, 0, Plan::Nothing)]
+        {
             assert_eq!(plan(replicas, pods(active), Vec::new, now()), expected, "{replicas} {active}");
         }
         let Plan::Delete(all) = plan(0, pods(2), || panic!("no ranking when all go"), now()) else {

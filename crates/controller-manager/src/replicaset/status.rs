@@ -33,19 +33,14 @@ fn count(pods: &[Arc<Pod>], of: impl Fn(&Pod) -> bool) -> i32 {
 
 /// The new status; `observedGeneration` is left to the caller.
 pub(super) fn status(last: &Status, observed: &Observed<'_>) -> Status {
-    let template_labels = observed
-        .template
-        .and_then(|template| template.metadata.as_ref())
-        .and_then(|meta| meta.labels.as_ref());
+    let template_labels = observed.template.and_then(|template| template.metadata.as_ref()).and_then(|meta| meta.labels.as_ref());
     let active = observed.active;
     Status {
         replicas: count(active, |_| true),
         fully_labeled: count(active, |pod| contains_labels(pod.metadata.labels.as_ref(), template_labels)),
         ready: count(active, is_ready),
         available: count(active, |pod| is_available(pod, observed.min_ready_seconds, observed.now)),
-        terminating: observed
-            .terminating
-            .map(|count| i32::try_from(count).unwrap_or(i32::MAX)),
+        terminating: observed.terminating.map(|count| i32::try_from(count).unwrap_or(i32::MAX)),
         observed_generation: last.observed_generation,
         conditions: conditions(last, observed),
     }
@@ -119,11 +114,7 @@ mod tests {
     fn counts_and_the_next_check() {
         let template: PodTemplateSpec =
             serde_json::from_value(json!({"metadata": {"labels": {"app": "x"}}})).expect("is a template");
-        let pods = [
-            pod("x", Some("2024-01-01T11:59:00Z")),
-            pod("x", Some("2024-01-01T11:59:20Z")),
-            pod("y", None),
-        ];
+        let pods = [pod("x", Some("2024-01-01T11:59:00Z")), pod("x", Some("2024-01-01T11:59:20Z")), pod("y", None)];
         let observed = observed(&pods, &template);
         let status = status(&Status::default(), &observed);
         assert_eq!(

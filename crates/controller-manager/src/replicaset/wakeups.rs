@@ -34,11 +34,7 @@ pub(super) fn watch_pods<K: ReplicaOwner>(
     queue: &WorkQueue<NamespacedName>,
     expectations: &Arc<Expectations>,
 ) {
-    let wakeups = Wakeups {
-        owners: owners.clone(),
-        queue: queue.clone(),
-        expectations: Arc::clone(expectations),
-    };
+    let wakeups = Wakeups { owners: owners.clone(), queue: queue.clone(), expectations: Arc::clone(expectations) };
     pods.add_handler(move |change| match change {
         Change::Added(pod) if pod.metadata.deletion_timestamp.is_some() => wakeups.deleted(pod),
         Change::Added(pod) => wakeups.added(pod),
@@ -60,9 +56,7 @@ impl<K: ReplicaOwner> Wakeups<K> {
             return None;
         }
         let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
-        self.owners
-            .get(namespace, &reference.name)
-            .filter(|owner| owner.meta().uid.as_ref() == Some(&reference.uid))
+        self.owners.get(namespace, &reference.name).filter(|owner| owner.meta().uid.as_ref() == Some(&reference.uid))
     }
 
     fn added(&self, pod: &Pod) {
@@ -108,8 +102,7 @@ impl<K: ReplicaOwner> Wakeups<K> {
     fn deleted(&self, pod: &Pod) {
         if let Some(owner) = self.owner_of(pod) {
             let key = NamespacedName::of(&*owner);
-            self.expectations
-                .deletion_observed(&key, pod.metadata.uid.as_deref().unwrap_or(""));
+            self.expectations.deletion_observed(&key, pod.metadata.uid.as_deref().unwrap_or(""));
             self.queue.add(key);
         }
     }
