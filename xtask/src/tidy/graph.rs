@@ -19,11 +19,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("api-server", &["apimachinery", "storage", "streaming"]),
     ("network", &["nftables"]),
     ("container-runtime", &["cri", "network", "streaming"]),
-    ("kubelet", &["cri", "client"]),
-    ("kube-proxy", &["client", "nftables"]),
-    ("dns", &["client"]),
-    ("scheduler", &["client"]),
-    ("controller-manager", &["client"]),
+    ("kubelet", &["apimachinery", "client", "cri"]),
+    ("kube-proxy", &["apimachinery", "client", "nftables"]),
+    ("dns", &["apimachinery", "client"]),
+    ("scheduler", &["apimachinery", "client"]),
+    ("controller-manager", &["apimachinery", "client"]),
     (
         "rusternetes",
         &[

@@ -1,0 +1,195 @@
+//! NodeResourcesFit: a pod fits where its requests do; nodes with more left score better (LeastAllocated).
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::framework::{
+    ClusterEvent, Code, CycleState, Filter, Hint, NODE_SCORE_MAX, Plugin, PreFilter, PreScore, Score, Status,
+};
+use crate::node_info::NodeInfo;
+use crate::resource::{PodRequest, Resources, pod_request};
+
+pub(super) struct Fit;
+
+/// The resources that do not fit, in upstream's words.
+fn shortages(requested: &Resources, node: &NodeInfo) -> Vec<String> {
+    let mut found = Vec::new();
+    if i64::try_from(node.pod_count()).unwrap_or(i64::MAX) >= node.allocatable.pods {
+        found.push("Too many pods".to_owned());
+    }
+    let mut check = |name: &str, wanted: i64, allocatable: i64, used: i64| {
+        if wanted > 0 && wanted > allocatable.saturating_sub(used) {
+            found.push(format!("Insufficient {name}"));
+        }
+    };
+    let (have, used) = (&node.allocatable, &node.requested);
+    check("cpu", requested.milli_cpu, have.milli_cpu, used.milli_cpu);
+    check("memory", requested.memory_bytes, have.memory_bytes, used.memory_bytes);
+    check("ephemeral-storage", requested.ephemeral_bytes, have.ephemeral_bytes, used.ephemeral_bytes);
+    for (name, wanted) in &requested.scalars {
+        let amount = |resources: &Resources| resources.scalars.get(name).copied().unwrap_or_default();
+        check(name, *wanted, amount(have), amount(used));
+    }
+    found
+}
+
+/// Whether the pod could fit on the node if it were empty: if not, removing pods does not help.
+fn fits_empty(requested: &Resources, allocatable: &Resources) -> bool {
+    requested.milli_cpu <= allocatable.milli_cpu
+        && requested.memory_bytes <= allocatable.memory_bytes
+        && requested.ephemeral_bytes <= allocatable.ephemeral_bytes
+        && requested.scalars.iter().all(|(name, wanted)| *wanted <= allocatable.scalars.get(name).copied().unwrap_or_default())
+}
+
+impl Plugin for Fit {
+    fn name(&self) -> &'static str {
+        "NodeResourcesFit"
+    }
+
+    fn hint(&self, pod: &Pod, event: &ClusterEvent) -> Hint {
+        match event {
+            // Something is free again, or asks for less.
+            ClusterEvent::AssignedPod { old: Some(_), new: None } => Hint::Queue,
+            ClusterEvent::AssignedPod { old: Some(old), new: Some(new) } if pod_request(old) != pod_request(new) => Hint::Queue,
+            ClusterEvent::AssignedPod { .. } => Hint::Skip,
+            ClusterEvent::UnscheduledPod { old, new } => {
+                if pod_request(old) == pod_request(new) {
+                    Hint::Skip
+                } else {
+                    Hint::Queue
+                }
+            }
+            ClusterEvent::Node { old, new } => {
+                let allocatable = |node: &k8s_openapi::api::core::v1::Node| {
+                    node.status
+                        .as_ref()
+                        .and_then(|status| status.allocatable.as_ref())
+                        .map(Resources::from_list)
+                        .unwrap_or_default()
+                };
+                let now = allocatable(new);
+                let changed = old.as_ref().is_none_or(|old| allocatable(old) != now);
+                if changed && fits_empty(&pod_request(pod).requested, &now) { Hint::Queue } else { Hint::Skip }
+            }
+        }
+    }
+
+    fn as_pre_filter(&self) -> Option<&dyn PreFilter> {
+        Some(self)
+    }
+
+    fn as_filter(&self) -> Option<&dyn Filter> {
+        Some(self)
+    }
+
+    fn as_pre_score(&self) -> Option<&dyn PreScore> {
+        Some(self)
+    }
+
+    fn as_score(&self) -> Option<&dyn Score> {
+        Some(self)
+    }
+}
+
+impl PreFilter for Fit {
+    fn pre_filter(&self, state: &mut CycleState, pod: &Pod) -> (Status, Option<Vec<String>>) {
+        state.put(pod_request(pod));
+        (Status::success(), None)
+    }
+}
+
+impl Filter for Fit {
+    fn filter(&self, state: &CycleState, _pod: &Pod, node: &NodeInfo) -> Status {
+        let Some(PodRequest { requested, .. }) = state.get() else { return Status::success() };
+        let shortages = shortages(requested, node);
+        if shortages.is_empty() {
+            return Status::success();
+        }
+        let code =
+            if fits_empty(requested, &node.allocatable) { Code::Unschedulable } else { Code::UnschedulableAndUnresolvable };
+        Status::new(code, shortages)
+    }
+}
+
+impl PreScore for Fit {
+    fn pre_score(&self, state: &mut CycleState, pod: &Pod, _nodes: &[Arc<NodeInfo>]) -> Status {
+        if state.get::<PodRequest>().is_none() {
+            state.put(pod_request(pod));
+        }
+        Status::success()
+    }
+}
+
+impl Score for Fit {
+    /// LeastAllocated over CPU and memory with equal weights: the mean share that would be left.
+    fn score(&self, state: &CycleState, _pod: &Pod, node: &NodeInfo) -> i64 {
+        let Some(PodRequest { scored, .. }) = state.get() else { return 0 };
+        let left = |allocatable: i64, used: i64, wanted: i64| {
+            let after = used + wanted;
+            if allocatable == 0 || after > allocatable { 0 } else { (allocatable - after) * NODE_SCORE_MAX / allocatable }
+        };
+        let shares = [
+            (node.allocatable.milli_cpu, left(node.allocatable.milli_cpu, node.scored.milli_cpu, scored.milli_cpu)),
+            (node.allocatable.memory_bytes, left(node.allocatable.memory_bytes, node.scored.memory_bytes, scored.memory_bytes)),
+        ];
+        // A resource that the node does not have does not count.
+        let counted: Vec<i64> = shares.iter().filter(|(allocatable, _)| *allocatable > 0).map(|(_, share)| *share).collect();
+        i64::try_from(counted.len()).ok().filter(|count| *count > 0).map_or(0, |count| counted.iter().sum::<i64>() / count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::plugins::testing::{node, pod, scores};
+
+    fn machine(allocatable: Value) -> NodeInfo {
+        node(json!({"metadata": {"name": "n"}, "status": {"allocatable": allocatable}}))
+    }
+
+    fn wants(requests: Value) -> Pod {
+        pod(json!({"containers": [{"name": "c", "resources": {"requests": requests}}]}))
+    }
+
+    #[test]
+    fn every_shortage_is_named() {
+        let check = |requests: Value, expected: &[&str], code: Code| {
+            let mut info = machine(json!({"cpu": "1", "memory": "1Gi", "pods": "2", "example.com/gpu": "1"}));
+            info.add_pod("other", &wants(json!({"cpu": "600m", "memory": "512Mi"})));
+            let pod = wants(requests);
+            let mut state = CycleState::default();
+            Fit.pre_filter(&mut state, &pod);
+            let status = Fit.filter(&state, &pod, &info);
+            assert_eq!((status.reasons(), status.code()), (&*expected.iter().map(ToString::to_string).collect::<Vec<_>>(), code));
+        };
+        check(json!({"cpu": "400m", "memory": "512Mi"}), &[], Code::Success);
+        check(json!({"cpu": "401m"}), &["Insufficient cpu"], Code::Unschedulable);
+        check(
+            json!({"cpu": "2", "memory": "2Gi"}),
+            &["Insufficient cpu", "Insufficient memory"],
+            Code::UnschedulableAndUnresolvable,
+        );
+        check(json!({"example.com/gpu": "1"}), &[], Code::Success);
+        check(json!({"example.com/gpu": "2"}), &["Insufficient example.com/gpu"], Code::UnschedulableAndUnresolvable);
+        check(json!({"example.com/none": "1"}), &["Insufficient example.com/none"], Code::UnschedulableAndUnresolvable);
+    }
+
+    #[test]
+    fn the_number_of_pods_is_limited() {
+        let mut info = machine(json!({"pods": "1"}));
+        info.add_pod("other", &wants(json!({})));
+        assert_eq!(shortages(&Resources::default(), &info), ["Too many pods"]);
+    }
+
+    #[test]
+    fn the_emptier_node_scores_better() {
+        let empty = machine(json!({"cpu": "2", "memory": "4Gi", "pods": "9"}));
+        let mut half = empty.clone();
+        half.add_pod("other", &wants(json!({"cpu": "1", "memory": "2Gi"})));
+        let pod = wants(json!({"cpu": "1", "memory": "2Gi"}));
+        assert_eq!(scores(&Fit, &pod, vec![empty, half]), [50, 0]);
+    }
+}

@@ -1,0 +1,90 @@
+//! ImageLocality: nodes that have the pod's images already score better, by their size.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::framework::{ClusterEvent, CycleState, Hint, NODE_SCORE_MAX, Plugin, PreScore, Score, Status};
+use crate::node_info::NodeInfo;
+
+pub(super) struct ImageLocality;
+
+/// Less than this is fetched soon enough: it does not count.
+const BYTES_MIN: i64 = 23 << 20;
+/// More than this a container does not count more.
+const BYTES_MAX_PER_CONTAINER: i64 = 1000 << 20;
+
+/// For each of the pod's images: its name, and the share of nodes that have it (so that one node does not draw all pods).
+struct Spread(Vec<(String, f64)>);
+
+/// The name as nodes report it: with a tag.
+fn with_tag(image: &str) -> String {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    if last.contains(':') || last.contains('@') { image.to_owned() } else { format!("{image}:latest") }
+}
+
+impl Plugin for ImageLocality {
+    fn name(&self) -> &'static str {
+        "ImageLocality"
+    }
+
+    /// It never rejects a pod.
+    fn hint(&self, _pod: &Pod, _event: &ClusterEvent) -> Hint {
+        Hint::Skip
+    }
+
+    fn as_pre_score(&self) -> Option<&dyn PreScore> {
+        Some(self)
+    }
+
+    fn as_score(&self) -> Option<&dyn Score> {
+        Some(self)
+    }
+}
+
+impl PreScore for ImageLocality {
+    fn pre_score(&self, state: &mut CycleState, pod: &Pod, nodes: &[Arc<NodeInfo>]) -> Status {
+        let Some(spec) = &pod.spec else { return Status::skip() };
+        let images =
+            spec.init_containers.iter().flatten().chain(&spec.containers).filter_map(|container| container.image.as_deref());
+        let spread = images
+            .map(|image| {
+                let image = with_tag(image);
+                let having = nodes.iter().filter(|node| node.images.contains_key(&image)).count();
+                (image, having as f64 / nodes.len().max(1) as f64)
+            })
+            .collect();
+        state.put(Spread(spread));
+        Status::success()
+    }
+}
+
+impl Score for ImageLocality {
+    fn score(&self, state: &CycleState, _pod: &Pod, node: &NodeInfo) -> i64 {
+        let Some(Spread(images)) = state.get() else { return 0 };
+        let bytes: i64 =
+            images.iter().filter_map(|(image, spread)| Some((*node.images.get(image)? as f64 * spread) as i64)).sum();
+        let most = BYTES_MAX_PER_CONTAINER * i64::try_from(images.len().max(1)).unwrap_or(1);
+        NODE_SCORE_MAX * (bytes.clamp(BYTES_MIN, most) - BYTES_MIN) / (most - BYTES_MIN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plugins::testing::{node, pod, scores};
+
+    #[test]
+    fn the_node_with_the_image_scores_better() {
+        let with = |images: serde_json::Value| node(json!({"metadata": {"name": "n"}, "status": {"images": images}}));
+        let large = json!([{"names": ["registry/big:latest"], "sizeBytes": 2_000_000_000u64}]);
+        let small = json!([{"names": ["registry/big:latest"], "sizeBytes": 1_000_000}]);
+        let pod = pod(json!({"containers": [{"name": "c", "image": "registry/big"}]}));
+        // Half of the nodes have it: half of its size counts.
+        assert_eq!(scores(&ImageLocality, &pod, vec![with(large.clone()), with(json!([]))]), [95, 0]);
+        assert_eq!(scores(&ImageLocality, &pod, vec![with(small)]), [0]);
+        assert_eq!(scores(&ImageLocality, &pod, vec![with(large)]), [100]);
+    }
+}

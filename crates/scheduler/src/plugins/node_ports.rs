@@ -1,0 +1,91 @@
+//! NodePorts: two pods of a node never share a host port.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::framework::{ClusterEvent, Code, CycleState, Filter, Hint, Plugin, PreFilter, Status};
+use crate::node_info::{ANY_ADDRESS, HostPort, NodeInfo, host_ports};
+
+pub(super) struct NodePorts;
+
+/// What the pod wants.
+struct Wanted(BTreeSet<HostPort>);
+
+fn conflict(one: &HostPort, other: &HostPort) -> bool {
+    let same_address = one.address == other.address || one.address == ANY_ADDRESS || other.address == ANY_ADDRESS;
+    one.port == other.port && one.protocol == other.protocol && same_address
+}
+
+impl Plugin for NodePorts {
+    fn name(&self) -> &'static str {
+        "NodePorts"
+    }
+
+    fn hint(&self, pod: &Pod, event: &ClusterEvent) -> Hint {
+        match event {
+            ClusterEvent::AssignedPod { old: Some(old), new: None } => {
+                let (wanted, freed) = (host_ports(pod), host_ports(old));
+                let helps = wanted.iter().any(|one| freed.iter().any(|other| conflict(one, other)));
+                if helps { Hint::Queue } else { Hint::Skip }
+            }
+            ClusterEvent::Node { old: None, .. } => Hint::Queue,
+            _ => Hint::Skip,
+        }
+    }
+
+    fn as_pre_filter(&self) -> Option<&dyn PreFilter> {
+        Some(self)
+    }
+
+    fn as_filter(&self) -> Option<&dyn Filter> {
+        Some(self)
+    }
+}
+
+impl PreFilter for NodePorts {
+    fn pre_filter(&self, state: &mut CycleState, pod: &Pod) -> (Status, Option<Vec<String>>) {
+        let wanted = host_ports(pod);
+        if wanted.is_empty() {
+            return (Status::skip(), None);
+        }
+        state.put(Wanted(wanted));
+        (Status::success(), None)
+    }
+}
+
+impl Filter for NodePorts {
+    fn filter(&self, state: &CycleState, _pod: &Pod, node: &NodeInfo) -> Status {
+        let Some(Wanted(wanted)) = state.get() else { return Status::success() };
+        if wanted.iter().any(|one| node.host_ports().any(|other| conflict(one, other))) {
+            return Status::new(Code::Unschedulable, ["node(s) didn't have free ports for the requested pod ports"]);
+        }
+        Status::success()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plugins::testing::{filter, node, pod};
+
+    #[test]
+    fn ports_conflict_by_address_and_protocol() {
+        let wants = |address: &str, protocol: &str, port: i32| {
+            let ports = json!([{"containerPort": 80, "hostPort": port, "hostIP": address, "protocol": protocol}]);
+            pod(json!({"containers": [{"name": "c", "ports": ports}]}))
+        };
+        let mut info = node(json!({"metadata": {"name": "n"}}));
+        info.add_pod("taken", &wants("127.0.0.1", "TCP", 80));
+        let check = |pod: Pod, expected: Code| assert_eq!(filter(&NodePorts, &pod, &info), expected);
+        check(wants("127.0.0.1", "TCP", 80), Code::Unschedulable);
+        check(wants("", "TCP", 80), Code::Unschedulable);
+        check(wants("0.0.0.0", "TCP", 80), Code::Unschedulable);
+        check(wants("127.0.0.2", "TCP", 80), Code::Success);
+        check(wants("127.0.0.1", "UDP", 80), Code::Success);
+        check(wants("127.0.0.1", "TCP", 81), Code::Success);
+        check(pod(json!({"containers": [{"name": "c"}]})), Code::Success);
+    }
+}
