@@ -1,0 +1,97 @@
+//! Whether this node can run a pod at all; upstream's lifecycle admission handlers. A pod that is refused fails for good.
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+
+use crate::context::Core;
+use crate::pod::access::PodAccess;
+use crate::pod::resources;
+use crate::quantity;
+
+/// Sysctls that every pod may set (<https://kubernetes.io/docs/tasks/administer-cluster/sysctl-cluster/>).
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+];
+
+/// Refuses with upstream's reason and message.
+pub(crate) fn check(core: &Core, pod: &Pod) -> Result<(), (String, String)> {
+    sysctls(core, pod)?;
+    let node = core.node.lock().clone();
+    if let Some(node) = node {
+        node_selector(&node, pod)?;
+    }
+    // A restarted kubelet does not refuse what it has started before.
+    if already_running(pod) { Ok(()) } else { fits(core, pod) }
+}
+
+fn sysctls(core: &Core, pod: &Pod) -> Result<(), (String, String)> {
+    for sysctl in pod.security().and_then(|s| s.sysctls.as_ref()).into_iter().flatten() {
+        let name = sysctl.name.replace('/', ".");
+        let allowed = core.config.allowed_unsafe_sysctls.iter().any(|p| match p.strip_suffix('*') {
+            Some(prefix) => name.starts_with(prefix),
+            None => *p == name,
+        });
+        if !SAFE_SYSCTLS.contains(&name.as_str()) && !allowed {
+            return Err(("SysctlForbidden".to_owned(), format!("forbidden sysctl: \"{name}\" not allowlisted")));
+        }
+        if pod.host_network() && name.starts_with("net.") {
+            return Err(("SysctlForbidden".to_owned(), format!("forbidden sysctl: \"{name}\" not allowed with host net enabled")));
+        }
+    }
+    Ok(())
+}
+
+/// A pod that was bound by hand must match the node all the same.
+fn node_selector(node: &Node, pod: &Pod) -> Result<(), (String, String)> {
+    let labels = node.metadata.labels.as_ref();
+    let selector = pod.pod_spec().node_selector.iter().flatten();
+    for (key, value) in selector {
+        if labels.and_then(|l| l.get(key)) != Some(value) {
+            return Err(("NodeAffinity".to_owned(), "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".to_owned()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether processors, memory and the number of pods suffice beside the pods that are here.
+fn fits(core: &Core, pod: &Pod) -> Result<(), (String, String)> {
+    let active: Vec<_> = core.pods.all().into_iter().map(|e| (e.pod(), e.is_removed())).filter(|(p, removed)| !removed && !p.phase_is_terminal() && p.uid() != pod.uid() && already_running(p)).collect();
+    let memory = |pod: &Pod| pod.containers().iter().filter_map(|c| resources::request(c.resources.as_ref(), "memory", quantity::whole)).sum::<i64>();
+    let limits = [
+        ("pods", 1, i64::try_from(active.len()).unwrap_or(i64::MAX), i64::from(core.config.pods_max)),
+        (
+            "cpu",
+            resources::pod_totals(pod).cpu_request_milli,
+            active.iter().map(|(p, _)| resources::pod_totals(p).cpu_request_milli).sum(),
+            i64::try_from(core.machine.cpus * 1000).unwrap_or(i64::MAX),
+        ),
+        (
+            "memory",
+            memory(pod),
+            active.iter().map(|(p, _)| memory(p)).sum(),
+            i64::try_from(core.machine.memory_bytes.saturating_sub(core.config.eviction_memory_available_bytes)).unwrap_or(i64::MAX),
+        ),
+    ];
+    for (name, requested, used, capacity) in limits {
+        if requested > 0 && requested + used > capacity {
+            let message = format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}");
+            return Err((format!("OutOf{name}"), message));
+        }
+    }
+    Ok(())
+}
+
+/// Pods that were started before are not refused in favour of newer ones.
+fn already_running(pod: &Pod) -> bool {
+    pod.pod_status().start_time.is_some()
+}

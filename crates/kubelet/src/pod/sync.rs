@@ -1,0 +1,221 @@
+//! One pass over a pod that is to run: look at the runtime, report, prepare, decide, act.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+use crate::error::StartFailure;
+use crate::pod::access::{PodAccess, ephemeral_as_container, is_sidecar};
+use crate::pod::actions::{self, Actions, ProbeOutcomes};
+use crate::pod::backoff::go_duration;
+use crate::pod::worker::{Next, Worker, after};
+use crate::probe::ProbeKind;
+use crate::runtime::kill::{self, KillPod};
+use crate::runtime::snapshot::{self, Snapshot, State};
+use crate::runtime::{sandbox, start};
+use crate::{admit, image, volume};
+
+/// Volumes that cannot be set up are tried again after this, doubling to [`MOUNT_RETRY_MAX`] (upstream: 500 ms to 2 m 2 s).
+const MOUNT_RETRY: Duration = Duration::from_millis(500);
+const MOUNT_RETRY_MAX: Duration = Duration::from_secs(122);
+
+impl Worker {
+    /// One pass. `Ok(None)`: the pod is through, or has to stop.
+    pub(crate) async fn sync(&mut self, pod: &Arc<Pod>) -> Result<Option<Next>, cri::Status> {
+        let core = Arc::clone(&self.core);
+        if !self.admitted {
+            if let Err((reason, message)) = admit::check(&core, pod) {
+                core.events.pod(pod, "Warning", &reason, &message);
+                self.entry.fail(&reason, format!("Pod was rejected: {message}"));
+                return Ok(None);
+            }
+            self.admitted = true;
+        }
+        let snapshot = snapshot::take(&*core.runtime, pod.uid()).await?;
+        core.probes.follow(&core, pod, &snapshot, false);
+        let status = self.report(pod, &snapshot, false);
+        if matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")) {
+            return Ok(None);
+        }
+        let deadline = match self.deadline(pod) {
+            Deadline::Passed => {
+                self.entry.fail("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
+                core.events.pod(pod, "Normal", "DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
+                return Ok(None);
+            }
+            Deadline::At(time) => Some(time),
+            Deadline::None => None,
+        };
+        if let Err(error) = core.cgroups.ensure_pod(pod) {
+            core.events.pod(pod, "Warning", "FailedCreatePodContainer", format!("unable to ensure pod container exists: {error}"));
+            return Ok(Some(Next::Wait(after(Duration::from_secs(10)))));
+        }
+        let volumes = match volume::set_up_all(&core, pod).await {
+            Ok(volumes) => volumes,
+            Err(failure) => return Ok(Some(self.mount_failed(pod, &failure))),
+        };
+        self.mount_failures = 0;
+        let mut wake = earliest(deadline, volumes.refresh_at);
+        let probes = |id: &str| ProbeOutcomes { liveness: core.probes.result(id, ProbeKind::Liveness), startup: core.probes.result(id, ProbeKind::Startup) };
+        let actions = actions::compute(pod, &snapshot, &probes);
+        let changed = self.act(pod, snapshot, actions, &volumes, &mut wake).await?;
+        Ok(Some(if changed { Next::Again } else { Next::Wait(wake) }))
+    }
+
+    fn mount_failed(&mut self, pod: &Pod, failure: &volume::SetUpFailure) -> Next {
+        self.core.events.pod(pod, "Warning", "FailedMount", format!("MountVolume.SetUp failed for volume \"{}\" : {}", failure.volume, failure.message));
+        tracing::debug!(namespace = pod.namespace(), name = pod.name(), volume = failure.volume, error = failure.message, "volume was not set up");
+        let wait = (MOUNT_RETRY * 2u32.saturating_pow(self.mount_failures.min(10))).min(MOUNT_RETRY_MAX);
+        self.mount_failures += 1;
+        Next::Wait(after(wait))
+    }
+
+    fn deadline(&self, pod: &Pod) -> Deadline {
+        let Some(seconds) = pod.pod_spec().active_deadline_seconds else { return Deadline::None };
+        let started = self.entry.status.lock().start_time.clone();
+        let Some(at) = started.and_then(|t| t.0.checked_add(Duration::from_secs(seconds.unsigned_abs())).ok()) else { return Deadline::None };
+        if at <= Timestamp::now() { Deadline::Passed } else { Deadline::At(at) }
+    }
+
+    /// Does what was decided; `true` when something changed that has to be looked at again.
+    async fn act(&mut self, pod: &Arc<Pod>, snapshot: Snapshot, actions: Actions, volumes: &volume::Volumes, wake: &mut Option<Timestamp>) -> Result<bool, cri::Status> {
+        let core = Arc::clone(&self.core);
+        let mut changed = false;
+        if actions.create_sandbox && actions.sandbox_id.is_some() {
+            core.events.pod(pod, "Normal", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
+        }
+        if actions.kill_pod {
+            let anything = !snapshot.sandboxes.is_empty() && (snapshot.sandboxes.iter().any(|s| s.ready) || snapshot.alive().next().is_some());
+            if anything {
+                kill::kill_pod(&core, KillPod { pod: Arc::clone(pod), snapshot: snapshot.clone(), grace_override: None, run_hooks: true }).await?;
+                changed = true;
+            }
+            if actions.create_sandbox {
+                kill::purge_init_containers(&core, pod, &snapshot).await;
+            }
+        } else {
+            for unwanted in &actions.to_kill {
+                kill::kill_container(&core, pod, unwanted).await?;
+                changed = true;
+            }
+        }
+        let nothing_to_start = actions.to_start.is_empty() && actions.init_to_start.is_empty() && actions.ephemeral_to_start.is_empty();
+        let (sandbox_id, ips) = if actions.create_sandbox {
+            match sandbox::create(&core, pod, actions.attempt).await {
+                Ok(created) => {
+                    changed = true;
+                    created
+                }
+                Err(status) => {
+                    if !self.entry.stop.is_cancelled() {
+                        core.events.pod(pod, "Warning", "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {}", sandbox::describe(&status)));
+                    }
+                    *wake = earliest(*wake, after(Duration::from_secs(2)));
+                    return Ok(false);
+                }
+            }
+        } else {
+            match actions.sandbox_id.clone() {
+                Some(id) if !nothing_to_start => (id, snapshot.ips().to_vec()),
+                _ => return Ok(changed),
+            }
+        };
+        let ips = if pod.host_network() { core.host_ips() } else { ips };
+        if changed && actions.create_sandbox {
+            // The address is known before the first image is pulled.
+            let seen = snapshot::take(&*core.runtime, pod.uid()).await?;
+            self.report(pod, &seen, false);
+        }
+        let auth = image::pull_secrets(&core, pod).await;
+        let context = start::Context { core: &core, pod, snapshot: &snapshot, sandbox_id: &sandbox_id, attempt: actions.attempt, ips: &ips, volumes, keyring: &auth, stop: &self.entry.stop };
+        changed |= self.start_containers(&context, &actions, wake).await;
+        Ok(changed)
+    }
+
+    async fn start_containers(&mut self, context: &start::Context<'_>, actions: &Actions, wake: &mut Option<Timestamp>) -> bool {
+        let pod = context.pod;
+        let mut changed = false;
+        for index in &actions.ephemeral_to_start {
+            let ephemeral = &pod.ephemeral_containers()[*index];
+            let container = ephemeral_as_container(ephemeral);
+            changed |= self.start(context, &container, ephemeral.target_container_name.as_deref(), wake).await == Started::Yes;
+        }
+        for index in &actions.init_to_start {
+            let container = &pod.init_containers()[*index];
+            let started = self.start(context, container, None, wake).await;
+            changed |= started == Started::Yes;
+            if started == Started::No && !is_sidecar(container) {
+                return changed;
+            }
+        }
+        for index in &actions.to_start {
+            changed |= self.start(context, &pod.containers()[*index], None, wake).await == Started::Yes;
+        }
+        changed
+    }
+
+    /// Starts one container unless it backs off.
+    async fn start(&mut self, context: &start::Context<'_>, container: &Container, target: Option<&str>, wake: &mut Option<Timestamp>) -> Started {
+        if self.entry.stop.is_cancelled() {
+            return Started::No;
+        }
+        let pod = context.pod;
+        let now = Timestamp::now();
+        let exited = context.snapshot.containers.iter().find(|c| c.name == container.name && c.state == State::Exited);
+        if let Some(record) = exited {
+            let finished = record.finished_at.unwrap_or(record.created_at);
+            let key = format!("{}/{}", container.name, crate::runtime::labels::hash(container));
+            if let Some(until) = self.restarts.until(&key, finished, now) {
+                context.core.events.container(pod, &container.name, "Warning", "BackOff", format!("Back-off restarting failed container {} in pod {}", container.name, pod.display()));
+                let delay = go_duration(self.restarts.delay(&key));
+                let message = format!("back-off {delay} restarting failed container={} pod={}", container.name, pod.display());
+                let first = self.failures.insert(container.name.clone(), StartFailure::new("CrashLoopBackOff", message));
+                *wake = earliest(*wake, Some(until));
+                // The new reason has to be shown.
+                return if first.is_none_or(|f| f.reason != "CrashLoopBackOff") { Started::Yes } else { Started::No };
+            }
+            self.restarts.next(&key, finished, now);
+        }
+        match start::start_container(context, container, target).await {
+            Ok(()) => {
+                self.failures.remove(&container.name);
+                Started::Yes
+            }
+            Err(start::Failure::Stopped) => Started::No,
+            Err(start::Failure::Failed { failure, retry_at }) => {
+                tracing::debug!(namespace = pod.namespace(), name = pod.name(), container = container.name, reason = failure.reason, message = failure.message, "container was not started");
+                *wake = earliest(*wake, retry_at.or_else(|| after(Duration::from_secs(10))));
+                let before = self.failures.insert(container.name.clone(), failure.clone());
+                if before.as_ref() != Some(&failure) {
+                    // Shown at once, without another attempt.
+                    if let Ok(seen) = snapshot::take(&*context.core.runtime, pod.uid()).await {
+                        self.report(pod, &seen, false);
+                    }
+                }
+                Started::No
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Started {
+    Yes,
+    No,
+}
+
+enum Deadline {
+    None,
+    At(Timestamp),
+    Passed,
+}
+
+/// The earlier of two moments.
+fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}

@@ -1,0 +1,228 @@
+//! The four ways to look at a container: exec, httpGet, tcpSocket, grpc
+//! (<https://kubernetes.io/docs/concepts/workloads/pods/probes/>).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cri::v1;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Probe};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::context::Core;
+use crate::probe::tls;
+
+/// How much of an answer is read (upstream: 10 KiB).
+const BODY_BYTES_MAX: usize = 10 << 10;
+/// Redirects that are followed, on the same host only.
+const REDIRECTS_MAX: usize = 10;
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Success,
+    /// Success with something to say.
+    Warning(String),
+    Failure(String),
+    /// The check could not be made.
+    Error(String),
+}
+
+/// Checks once.
+pub(crate) async fn run(core: &Core, container: &Container, container_id: &str, probe: &Probe, pod_ip: &str, timeout: Duration) -> Outcome {
+    if let Some(action) = &probe.exec {
+        return exec(core, container_id, action.command.clone().unwrap_or_default(), timeout).await;
+    }
+    let host = |own: Option<&str>| own.filter(|h| !h.is_empty()).unwrap_or(pod_ip).to_owned();
+    if let Some(action) = &probe.http_get {
+        return match HttpCheck::new(container, action, &host(action.host.as_deref())) {
+            Ok(check) => match check.run(timeout).await {
+                Ok(None) => Outcome::Success,
+                Ok(Some(warning)) => Outcome::Warning(warning),
+                Err(message) => Outcome::Failure(message),
+            },
+            Err(message) => Outcome::Error(message),
+        };
+    }
+    if let Some(action) = &probe.tcp_socket {
+        let Some(port) = resolve_port(container, &action.port) else { return Outcome::Error(bad_port(&action.port)) };
+        let address = join(&host(action.host.as_deref()), port);
+        return match tokio::time::timeout(timeout, TcpStream::connect(&address)).await {
+            Ok(Ok(_)) => Outcome::Success,
+            Ok(Err(error)) => Outcome::Failure(dial_error(&address, &error)),
+            Err(_) => Outcome::Failure(format!("dial tcp {address}: i/o timeout")),
+        };
+    }
+    if let Some(action) = &probe.grpc {
+        let address = join(pod_ip, u16::try_from(action.port).unwrap_or(0));
+        return super::grpc::check(&address, action.service.as_deref().unwrap_or(""), timeout).await;
+    }
+    Outcome::Error("missing probe handler".to_owned())
+}
+
+async fn exec(core: &Core, container_id: &str, command: Vec<String>, timeout: Duration) -> Outcome {
+    let text = command.join(" ");
+    let request = v1::ExecSyncRequest { container_id: container_id.to_owned(), cmd: command, timeout: i64::try_from(timeout.as_secs()).unwrap_or(1) };
+    // The runtime keeps the time; a little more is left for its answer.
+    match tokio::time::timeout(timeout + Duration::from_secs(2), core.runtime.exec_sync(request)).await {
+        Ok(Ok(response)) if response.exit_code == 0 => Outcome::Success,
+        Ok(Ok(response)) => Outcome::Failure(String::from_utf8_lossy(&[response.stdout, response.stderr].concat()).into_owned()),
+        Ok(Err(status)) if status.code() == cri::Code::DeadlineExceeded => Outcome::Failure(timed_out(&text, timeout)),
+        Ok(Err(status)) => Outcome::Error(status.message().to_owned()),
+        Err(_) => Outcome::Failure(timed_out(&text, timeout)),
+    }
+}
+
+fn timed_out(command: &str, timeout: Duration) -> String {
+    format!("command timed out: \"{command}\" timed out after {}s", timeout.as_secs())
+}
+
+fn bad_port(port: &IntOrString) -> String {
+    match port {
+        IntOrString::Int(port) => format!("invalid port number: {port}"),
+        IntOrString::String(name) => format!("couldn't find port: {name}"),
+    }
+}
+
+/// A port by number, or by the name it has in the container.
+fn resolve_port(container: &Container, port: &IntOrString) -> Option<u16> {
+    let number = match port {
+        IntOrString::Int(number) => *number,
+        IntOrString::String(name) => match container.ports.iter().flatten().find(|p| p.name.as_deref() == Some(name)) {
+            Some(port) => port.container_port,
+            None => name.parse().ok()?,
+        },
+    };
+    u16::try_from(number).ok().filter(|p| *p > 0)
+}
+
+fn join(host: &str, port: u16) -> String {
+    if host.contains(':') && !host.starts_with('[') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+fn dial_error(address: &str, error: &std::io::Error) -> String {
+    let why = if error.kind() == std::io::ErrorKind::ConnectionRefused { "connect: connection refused".to_owned() } else { error.to_string() };
+    format!("dial tcp {address}: {why}")
+}
+
+/// An HTTP GET as probes and hooks make it: certificates are not verified, redirects followed on the same host.
+pub(crate) struct HttpCheck {
+    https: bool,
+    host: String,
+    port: u16,
+    path: String,
+    headers: Vec<(String, String)>,
+}
+
+enum Answer {
+    Done(u16, String),
+    Redirect(String),
+}
+
+impl HttpCheck {
+    /// The request of an `httpGet` action to `host`.
+    pub(crate) fn new(container: &Container, action: &HTTPGetAction, host: &str) -> Result<Self, String> {
+        let port = resolve_port(container, &action.port).ok_or_else(|| bad_port(&action.port))?;
+        let path = action.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/");
+        Ok(Self {
+            https: action.scheme.as_deref().is_some_and(|s| s.eq_ignore_ascii_case("https")),
+            host: host.to_owned(),
+            port,
+            path: if path.starts_with('/') { path.to_owned() } else { format!("/{path}") },
+            headers: action.http_headers.iter().flatten().map(|h| (h.name.clone(), h.value.clone())).collect(),
+        })
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}://{}{path}", if self.https { "https" } else { "http" }, join(&self.host, self.port))
+    }
+
+    /// Gets it; success is a status from 200 to 399. `Ok(Some(..))`: success with a warning (a redirect elsewhere).
+    pub(crate) async fn run(&self, timeout: Duration) -> Result<Option<String>, String> {
+        match tokio::time::timeout(timeout, self.follow()).await {
+            Ok(result) => result,
+            Err(_) => Err(format!("Get \"{}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)", self.url(&self.path))),
+        }
+    }
+
+    async fn follow(&self) -> Result<Option<String>, String> {
+        let mut path = self.path.clone();
+        for _ in 0..=REDIRECTS_MAX {
+            match self.get(&path).await.map_err(|e| format!("Get \"{}\": {e}", self.url(&path)))? {
+                Answer::Done(status, _) if (200..400).contains(&status) => return Ok(None),
+                Answer::Done(status, _) => return Err(format!("HTTP probe failed with statuscode: {status}")),
+                Answer::Redirect(location) => match self.same_host(&location) {
+                    Some(next) => path = next,
+                    None => return Ok(Some(format!("Probe terminated redirects, Response body: <redirect to {location}>"))),
+                },
+            }
+        }
+        Err(format!("Get \"{}\": stopped after {REDIRECTS_MAX} redirects", self.url(&path)))
+    }
+
+    /// The path of a redirect that stays on this host.
+    fn same_host(&self, location: &str) -> Option<String> {
+        if location.starts_with('/') && !location.starts_with("//") {
+            return Some(location.to_owned());
+        }
+        let uri: http::Uri = location.parse().ok()?;
+        (uri.host() == Some(self.host.trim_matches(['[', ']']))).then(|| uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string))
+    }
+
+    async fn get(&self, path: &str) -> Result<Answer, String> {
+        let address = join(&self.host, self.port);
+        let stream = TcpStream::connect(&address).await.map_err(|e| dial_error(&address, &e))?;
+        if self.https {
+            let name = rustls::pki_types::ServerName::try_from(self.host.clone()).map_err(|e| e.to_string())?;
+            let stream = TlsConnector::from(Arc::clone(tls::unverified())).connect(name, stream).await.map_err(|e| e.to_string())?;
+            self.send(path, TokioIo::new(stream)).await
+        } else {
+            self.send(path, TokioIo::new(stream)).await
+        }
+    }
+
+    async fn send<T>(&self, path: &str, io: T) -> Result<Answer, String>
+    where
+        T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    {
+        let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(io).await.map_err(|e| e.to_string())?;
+        let mut request = http::Request::get(path);
+        let named = |name: &str| self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone());
+        request = request.header("Host", named("Host").unwrap_or_else(|| join(&self.host, self.port)));
+        if named("User-Agent").is_none() {
+            request = request.header("User-Agent", "kube-probe/1.35");
+        }
+        if named("Accept").is_none() {
+            request = request.header("Accept", "*/*");
+        }
+        for (key, value) in self.headers.iter().filter(|(key, value)| !key.eq_ignore_ascii_case("Host") && !value.is_empty()) {
+            request = request.header(key, value);
+        }
+        let request = request.header("Connection", "close").body(Empty::new()).map_err(|e| e.to_string())?;
+        let exchange = async {
+            let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+            let status = response.status().as_u16();
+            let location = response.headers().get("Location").and_then(|l| l.to_str().ok()).map(str::to_owned);
+            if let (301 | 302 | 303 | 307 | 308, Some(location)) = (status, location) {
+                return Ok(Answer::Redirect(location));
+            }
+            // A body that is too long is cut, not an error.
+            let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+            Ok(Answer::Done(status, String::from_utf8_lossy(&body).into_owned()))
+        };
+        tokio::pin!(exchange);
+        tokio::pin!(connection);
+        tokio::select! {
+            answer = &mut exchange => answer,
+            ended = &mut connection => match ended {
+                // The server closed after its answer: what was sent is still to be read.
+                Ok(()) => exchange.await,
+                Err(error) => Err(error.to_string()),
+            }
+        }
+    }
+}
