@@ -129,7 +129,8 @@ impl Worker {
             self.report(pod, &seen, false);
         }
         let auth = image::pull_secrets(&core, pod).await;
-        let context = start::Context { core: &core, pod, snapshot: &snapshot, sandbox_id: &sandbox_id, attempt: actions.attempt, ips: &ips, volumes, keyring: &auth, stop: &self.entry.stop };
+        let stop = self.entry.stop.clone();
+        let context = start::Context { core: &core, pod, snapshot: &snapshot, sandbox_id: &sandbox_id, attempt: actions.attempt, ips: &ips, volumes, keyring: &auth, stop: &stop };
         changed |= self.start_containers(&context, &actions, wake).await;
         Ok(changed)
     }
