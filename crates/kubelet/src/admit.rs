@@ -45,7 +45,10 @@ fn sysctls(core: &Core, pod: &Pod) -> Result<(), (String, String)> {
             return Err(("SysctlForbidden".to_owned(), format!("forbidden sysctl: \"{name}\" not allowlisted")));
         }
         if pod.host_network() && name.starts_with("net.") {
-            return Err(("SysctlForbidden".to_owned(), format!("forbidden sysctl: \"{name}\" not allowed with host net enabled")));
+            return Err((
+                "SysctlForbidden".to_owned(),
+                format!("forbidden sysctl: \"{name}\" not allowed with host net enabled"),
+            ));
         }
     }
     Ok(())
@@ -57,7 +60,10 @@ fn node_selector(node: &Node, pod: &Pod) -> Result<(), (String, String)> {
     let selector = pod.pod_spec().node_selector.iter().flatten();
     for (key, value) in selector {
         if labels.and_then(|l| l.get(key)) != Some(value) {
-            return Err(("NodeAffinity".to_owned(), "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".to_owned()));
+            return Err((
+                "NodeAffinity".to_owned(),
+                "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".to_owned(),
+            ));
         }
     }
     Ok(())
@@ -65,8 +71,16 @@ fn node_selector(node: &Node, pod: &Pod) -> Result<(), (String, String)> {
 
 /// Whether processors, memory and the number of pods suffice beside the pods that are here.
 fn fits(core: &Core, pod: &Pod) -> Result<(), (String, String)> {
-    let active: Vec<_> = core.pods.all().into_iter().map(|e| (e.pod(), e.is_removed())).filter(|(p, removed)| !removed && !p.phase_is_terminal() && p.uid() != pod.uid() && already_running(p)).collect();
-    let memory = |pod: &Pod| pod.containers().iter().filter_map(|c| resources::request(c.resources.as_ref(), "memory", quantity::whole)).sum::<i64>();
+    let active: Vec<_> = core
+        .pods
+        .all()
+        .into_iter()
+        .map(|e| (e.pod(), e.is_removed()))
+        .filter(|(p, removed)| !removed && !p.phase_is_terminal() && p.uid() != pod.uid() && already_running(p))
+        .collect();
+    let memory = |pod: &Pod| {
+        pod.containers().iter().filter_map(|c| resources::request(c.resources.as_ref(), "memory", quantity::whole)).sum::<i64>()
+    };
     let limits = [
         ("pods", 1, i64::try_from(active.len()).unwrap_or(i64::MAX), i64::from(core.config.pods_max)),
         (
@@ -79,12 +93,14 @@ fn fits(core: &Core, pod: &Pod) -> Result<(), (String, String)> {
             "memory",
             memory(pod),
             active.iter().map(|(p, _)| memory(p)).sum(),
-            i64::try_from(core.machine.memory_bytes.saturating_sub(core.config.eviction_memory_available_bytes)).unwrap_or(i64::MAX),
+            i64::try_from(core.machine.memory_bytes.saturating_sub(core.config.eviction_memory_available_bytes))
+                .unwrap_or(i64::MAX),
         ),
     ];
     for (name, requested, used, capacity) in limits {
         if requested > 0 && requested + used > capacity {
-            let message = format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}");
+            let message =
+                format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}");
             return Err((format!("OutOf{name}"), message));
         }
     }

@@ -41,7 +41,11 @@ impl Cgroups {
             Layout::V2(PathBuf::from(MOUNT))
         } else {
             // Combined hierarchies (cpu,cpuacct) are reachable under each controller's own name.
-            let found: Vec<_> = CONTROLLERS.iter().map(|c| ((*c).to_owned(), Path::new(MOUNT).join(c))).filter(|(_, path)| path.is_dir()).collect();
+            let found: Vec<_> = CONTROLLERS
+                .iter()
+                .map(|c| ((*c).to_owned(), Path::new(MOUNT).join(c)))
+                .filter(|(_, path)| path.is_dir())
+                .collect();
             if found.is_empty() { Layout::Off } else { Layout::V1(found) }
         };
         Self { layout, root: root.trim_end_matches('/').to_owned() }
@@ -227,10 +231,18 @@ mod tests {
     #[test]
     fn paths_by_class() {
         let cgroups = Cgroups::detect("/rusternetes/", true);
-        let pod = |resources: serde_json::Value| -> Pod { serde_json::from_value(serde_json::json!({"metadata": {"uid": "u"}, "spec": {"containers": [{"name": "c", "resources": resources}]}})).unwrap() };
+        let pod = |resources: serde_json::Value| -> Pod {
+            serde_json::from_value(
+                serde_json::json!({"metadata": {"uid": "u"}, "spec": {"containers": [{"name": "c", "resources": resources}]}}),
+            )
+            .unwrap()
+        };
         assert_eq!(cgroups.parent(&pod(serde_json::json!({}))), "/rusternetes/kubepods/besteffort/podu");
         assert_eq!(cgroups.parent(&pod(serde_json::json!({"requests": {"cpu": "1"}}))), "/rusternetes/kubepods/burstable/podu");
-        assert_eq!(cgroups.parent(&pod(serde_json::json!({"limits": {"cpu": "1", "memory": "1Mi"}}))), "/rusternetes/kubepods/podu");
+        assert_eq!(
+            cgroups.parent(&pod(serde_json::json!({"limits": {"cpu": "1", "memory": "1Mi"}}))),
+            "/rusternetes/kubepods/podu"
+        );
     }
 
     #[test]

@@ -25,7 +25,8 @@ pub(crate) fn hostname_and_domain(pod: &Pod, cluster_domain: &str) -> (String, S
         Some(name) => name.to_owned(),
         None => pod.name()[..pod.name().len().min(LABEL_MAX)].trim_end_matches(['-', '.']).to_owned(),
     };
-    let domain = spec.subdomain.as_deref().filter(|s| !s.is_empty()).map(|s| format!("{s}.{}.svc.{cluster_domain}", pod.namespace()));
+    let domain =
+        spec.subdomain.as_deref().filter(|s| !s.is_empty()).map(|s| format!("{s}.{}.svc.{cluster_domain}", pod.namespace()));
     (hostname, domain.unwrap_or_default())
 }
 
@@ -37,7 +38,10 @@ pub(crate) fn sandbox_hostname(pod: &Pod, cluster_domain: &str) -> Result<String
     }
     let name = format!("{hostname}.{domain}");
     if name.len() > HOSTNAME_MAX {
-        return Err(format!("failed to construct FQDN from pod hostname and cluster domain, FQDN {name} is too long ({HOSTNAME_MAX} characters is the max, {} characters requested)", name.len()));
+        return Err(format!(
+            "failed to construct FQDN from pod hostname and cluster domain, FQDN {name} is too long ({HOSTNAME_MAX} characters is the max, {} characters requested)",
+            name.len()
+        ));
     }
     Ok(name)
 }
@@ -61,7 +65,11 @@ fn resolve(pod: &Pod, host: &v1::DnsConfig, cluster_servers: &[String], cluster_
     let mut dns = match policy {
         "None" => v1::DnsConfig::default(),
         _ if cluster && !cluster_servers.is_empty() => {
-            let mut searches = vec![format!("{}.svc.{cluster_domain}", pod.namespace()), format!("svc.{cluster_domain}"), cluster_domain.to_owned()];
+            let mut searches = vec![
+                format!("{}.svc.{cluster_domain}", pod.namespace()),
+                format!("svc.{cluster_domain}"),
+                cluster_domain.to_owned(),
+            ];
             searches.extend(host.searches.iter().cloned());
             v1::DnsConfig { servers: cluster_servers.to_vec(), searches, options: vec!["ndots:5".to_owned()] }
         }
@@ -73,7 +81,13 @@ fn resolve(pod: &Pod, host: &v1::DnsConfig, cluster_servers: &[String], cluster_
         for option in extra.options.iter().flatten() {
             let Some(name) = option.name.as_deref() else { continue };
             dns.options.retain(|known| known.split(':').next() != Some(name));
-            dns.options.push(option.value.as_deref().filter(|v| !v.is_empty()).map_or_else(|| name.to_owned(), |value| format!("{name}:{value}")));
+            dns.options.push(
+                option
+                    .value
+                    .as_deref()
+                    .filter(|v| !v.is_empty())
+                    .map_or_else(|| name.to_owned(), |value| format!("{name}:{value}")),
+            );
         }
     }
     unique(&mut dns.servers);
@@ -89,7 +103,10 @@ fn unique(list: &mut Vec<String>) {
 fn limited(core: &Core, pod: &Pod, mut dns: v1::DnsConfig) -> v1::DnsConfig {
     if dns.servers.len() > SERVERS_MAX {
         dns.servers.truncate(SERVERS_MAX);
-        let message = format!("Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {}", dns.servers.join(" "));
+        let message = format!(
+            "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {}",
+            dns.servers.join(" ")
+        );
         core.events.pod(pod, "Warning", "DNSConfigForming", message);
     }
     let before = dns.searches.len();
@@ -98,7 +115,10 @@ fn limited(core: &Core, pod: &Pod, mut dns: v1::DnsConfig) -> v1::DnsConfig {
         dns.searches.pop();
     }
     if dns.searches.len() < before {
-        let message = format!("Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {}", dns.searches.join(" "));
+        let message = format!(
+            "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {}",
+            dns.searches.join(" ")
+        );
         core.events.pod(pod, "Warning", "DNSConfigForming", message);
     }
     dns
@@ -111,7 +131,9 @@ fn parse(text: &str) -> v1::DnsConfig {
         let mut words = line.split_whitespace();
         match words.next() {
             Some("nameserver") => dns.servers.extend(words.next().map(str::to_owned)),
-            Some("search") => dns.searches = words.map(|s| if s == "." { s } else { s.trim_end_matches('.') }.to_owned()).collect(),
+            Some("search") => {
+                dns.searches = words.map(|s| if s == "." { s } else { s.trim_end_matches('.') }.to_owned()).collect()
+            }
             Some("options") => dns.options = words.map(str::to_owned).collect(),
             _ => {}
         }
@@ -134,20 +156,42 @@ mod tests {
         let cases = [
             (serde_json::json!({}), "10.96.0.10", "n.svc.cluster.local svc.cluster.local cluster.local corp.example", "ndots:5"),
             (serde_json::json!({"hostNetwork": true}), "9.9.9.9", "corp.example", "timeout:1"),
-            (serde_json::json!({"hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}), "10.96.0.10", "n.svc.cluster.local svc.cluster.local cluster.local corp.example", "ndots:5"),
+            (
+                serde_json::json!({"hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}),
+                "10.96.0.10",
+                "n.svc.cluster.local svc.cluster.local cluster.local corp.example",
+                "ndots:5",
+            ),
             (serde_json::json!({"dnsPolicy": "Default"}), "9.9.9.9", "corp.example", "timeout:1"),
-            (serde_json::json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": ["a.b"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}}), "1.1.1.1", "a.b", "ndots:2 edns0"),
-            (serde_json::json!({"dnsConfig": {"options": [{"name": "ndots", "value": "1"}]}}), "10.96.0.10", "n.svc.cluster.local svc.cluster.local cluster.local corp.example", "ndots:1"),
+            (
+                serde_json::json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": ["a.b"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}}),
+                "1.1.1.1",
+                "a.b",
+                "ndots:2 edns0",
+            ),
+            (
+                serde_json::json!({"dnsConfig": {"options": [{"name": "ndots", "value": "1"}]}}),
+                "10.96.0.10",
+                "n.svc.cluster.local svc.cluster.local cluster.local corp.example",
+                "ndots:1",
+            ),
         ];
         for (spec, servers, searches, options) in cases {
             let dns = resolve(&pod(spec.clone()), &host, &cluster, "cluster.local");
-            assert_eq!((dns.servers.join(" ").as_str(), dns.searches.join(" ").as_str(), dns.options.join(" ").as_str()), (servers, searches, options), "{spec}");
+            assert_eq!(
+                (dns.servers.join(" ").as_str(), dns.searches.join(" ").as_str(), dns.options.join(" ").as_str()),
+                (servers, searches, options),
+                "{spec}"
+            );
         }
     }
 
     #[test]
     fn hostnames() {
-        assert_eq!(sandbox_hostname(&pod(serde_json::json!({"hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true})), "c.l"), Ok("h.s.n.svc.c.l".to_owned()));
+        assert_eq!(
+            sandbox_hostname(&pod(serde_json::json!({"hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true})), "c.l"),
+            Ok("h.s.n.svc.c.l".to_owned())
+        );
         assert_eq!(sandbox_hostname(&pod(serde_json::json!({"hostname": "h", "subdomain": "s"})), "c.l"), Ok("h".to_owned()));
         assert_eq!(sandbox_hostname(&pod(serde_json::json!({})), "c.l"), Ok("p".to_owned()));
         let long = serde_json::json!({"hostname": "h".repeat(63), "subdomain": "s", "setHostnameAsFQDN": true});

@@ -23,8 +23,12 @@ impl Events {
 
     /// About the node; upstream uses the node's name as its uid here.
     pub(crate) fn node(&self, event_type: &str, reason: &str, message: impl Into<String>) {
-        let reference =
-            ObjectReference { kind: Some("Node".to_owned()), name: Some(self.node_name.clone()), uid: Some(self.node_name.clone()), ..ObjectReference::default() };
+        let reference = ObjectReference {
+            kind: Some("Node".to_owned()),
+            name: Some(self.node_name.clone()),
+            uid: Some(self.node_name.clone()),
+            ..ObjectReference::default()
+        };
         self.recorder.record_reference(reference, kind(event_type), reason, message);
     }
 

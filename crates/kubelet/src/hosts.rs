@@ -31,7 +31,9 @@ pub(crate) fn ensure(core: &Core, pod: &Pod, ips: &[String]) -> std::io::Result<
 }
 
 fn content(pod: &Pod, ips: &[String], hostname: &str, domain: &str) -> String {
-    let mut text = String::from("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n");
+    let mut text = String::from(
+        "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
+    );
     for ip in ips {
         if domain.is_empty() {
             text.push_str(&format!("{ip}\t{hostname}\n"));
@@ -48,7 +50,8 @@ fn aliases(pod: &Pod) -> String {
     if aliases.is_empty() {
         return String::new();
     }
-    let lines: String = aliases.iter().map(|a| format!("{}\t{}\n", a.ip, a.hostnames.clone().unwrap_or_default().join("\t"))).collect();
+    let lines: String =
+        aliases.iter().map(|a| format!("{}\t{}\n", a.ip, a.hostnames.clone().unwrap_or_default().join("\t"))).collect();
     format!("\n# Entries added by HostAliases.\n{lines}")
 }
 
@@ -58,7 +61,10 @@ mod tests {
 
     #[test]
     fn names_the_pod_and_its_aliases() {
-        let pod: Pod = serde_json::from_value(serde_json::json!({"spec": {"containers": [], "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["a", "b"]}]}})).unwrap();
+        let pod: Pod = serde_json::from_value(
+            serde_json::json!({"spec": {"containers": [], "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["a", "b"]}]}}),
+        )
+        .unwrap();
         let text = content(&pod, &["10.0.0.9".to_owned()], "web-0", "web.n.svc.cluster.local");
         assert!(text.contains("10.0.0.9\tweb-0.web.n.svc.cluster.local\tweb-0\n"));
         assert!(text.ends_with("\n# Entries added by HostAliases.\n1.2.3.4\ta\tb\n"));

@@ -40,7 +40,13 @@ impl Kubelet {
     ///
     /// `client` acts as `system:node:NAME`. Fails when the runtime does not answer, a directory cannot be made or the HTTPS server
     /// cannot listen; everything later is retried.
-    pub async fn run(config: Config, client: kube::Client, runtime: Arc<dyn Runtime>, images: Arc<dyn Images>, token: CancellationToken) -> Result<(), Error> {
+    pub async fn run(
+        config: Config,
+        client: kube::Client,
+        runtime: Arc<dyn Runtime>,
+        images: Arc<dyn Images>,
+        token: CancellationToken,
+    ) -> Result<(), Error> {
         if config.node_ips.is_empty() {
             return Err(Error::Config("the node has no address"));
         }
@@ -75,7 +81,14 @@ impl Kubelet {
     }
 }
 
-async fn assemble(config: Config, client: kube::Client, runtime: Arc<dyn Runtime>, images: Arc<dyn Images>, token: CancellationToken, tasks: TaskTracker) -> Result<Arc<Core>, Error> {
+async fn assemble(
+    config: Config,
+    client: kube::Client,
+    runtime: Arc<dyn Runtime>,
+    images: Arc<dyn Images>,
+    token: CancellationToken,
+    tasks: TaskTracker,
+) -> Result<Arc<Core>, Error> {
     let version = runtime.version(cri::v1::VersionRequest { version: "v1".to_owned() }).await.map_err(Error::Runtime)?;
     let (recorder, writer) = EventRecorder::new(client.clone(), "kubelet", Some(config.node_name.clone()), token.clone());
     tasks.spawn(writer);

@@ -37,7 +37,9 @@ impl Object {
     pub(crate) fn texts(&self) -> Vec<(String, String)> {
         match self {
             Object::ConfigMap(map) => map.data.iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
-            Object::Secret(secret) => secret.data.iter().flatten().map(|(k, v)| (k.clone(), String::from_utf8_lossy(&v.0).into_owned())).collect(),
+            Object::Secret(secret) => {
+                secret.data.iter().flatten().map(|(k, v)| (k.clone(), String::from_utf8_lossy(&v.0).into_owned())).collect()
+            }
         }
     }
 
@@ -111,13 +113,15 @@ impl ObjectCache {
         let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
         let watch = match kind {
             Kind::ConfigMap => {
-                let (informer, task) = Informer::<ConfigMap>::start(Api::namespaced(core.client.clone(), pod.namespace()), config, stop.clone());
+                let (informer, task) =
+                    Informer::<ConfigMap>::start(Api::namespaced(core.client.clone(), pod.namespace()), config, stop.clone());
                 core.tasks.spawn(task);
                 informer.add_handler(poker(core, key.clone()));
                 Watch::ConfigMap(informer)
             }
             Kind::Secret => {
-                let (informer, task) = Informer::<Secret>::start(Api::namespaced(core.client.clone(), pod.namespace()), config, stop.clone());
+                let (informer, task) =
+                    Informer::<Secret>::start(Api::namespaced(core.client.clone(), pod.namespace()), config, stop.clone());
                 core.tasks.spawn(task);
                 informer.add_handler(poker(core, key.clone()));
                 Watch::Secret(informer)
@@ -138,10 +142,23 @@ impl ObjectCache {
             return Ok(cached);
         }
         // A watch may be a moment behind: "not found" is only said on the server's word.
-        let failed = |error: kube::Error| format!("failed to fetch {} \"{namespace}/{name}\": {error}", if kind == Kind::ConfigMap { "configmap" } else { "secret" });
+        let failed = |error: kube::Error| {
+            format!(
+                "failed to fetch {} \"{namespace}/{name}\": {error}",
+                if kind == Kind::ConfigMap { "configmap" } else { "secret" }
+            )
+        };
         match kind {
-            Kind::ConfigMap => Api::<ConfigMap>::namespaced(core.client.clone(), namespace).get_opt(name).await.map(|o| o.map(|o| Object::ConfigMap(Arc::new(o)))).map_err(failed),
-            Kind::Secret => Api::<Secret>::namespaced(core.client.clone(), namespace).get_opt(name).await.map(|o| o.map(|o| Object::Secret(Arc::new(o)))).map_err(failed),
+            Kind::ConfigMap => Api::<ConfigMap>::namespaced(core.client.clone(), namespace)
+                .get_opt(name)
+                .await
+                .map(|o| o.map(|o| Object::ConfigMap(Arc::new(o))))
+                .map_err(failed),
+            Kind::Secret => Api::<Secret>::namespaced(core.client.clone(), namespace)
+                .get_opt(name)
+                .await
+                .map(|o| o.map(|o| Object::Secret(Arc::new(o))))
+                .map_err(failed),
         }
     }
 

@@ -74,7 +74,17 @@ mod tests {
 
     #[test]
     fn reads_upstream_forms() {
-        let cases = [("100m", 100, 1), ("1", 1000, 1), ("0.5", 500, 1), ("64Mi", 67_108_864_000, 67_108_864), ("1e3", 1_000_000, 1000), ("1.5Gi", 1_610_612_736_000, 1_610_612_736), ("12E", i64::MAX, i64::MAX), ("0", 0, 0), ("1n", 1, 1)];
+        let cases = [
+            ("100m", 100, 1),
+            ("1", 1000, 1),
+            ("0.5", 500, 1),
+            ("64Mi", 67_108_864_000, 67_108_864),
+            ("1e3", 1_000_000, 1000),
+            ("1.5Gi", 1_610_612_736_000, 1_610_612_736),
+            ("12E", i64::MAX, i64::MAX),
+            ("0", 0, 0),
+            ("1n", 1, 1),
+        ];
         for (text, milli_value, whole_value) in cases {
             let quantity = Quantity(text.to_owned());
             assert_eq!((milli(&quantity), whole(&quantity)), (milli_value, whole_value), "{text}");

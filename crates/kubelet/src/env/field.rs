@@ -70,13 +70,19 @@ fn go_quote(text: &str) -> String {
 }
 
 /// `limits.cpu` and its like, divided and rounded up. A limit that is not set is what the node has.
-pub(crate) fn resource_field(core: &Core, container: &Container, resource: &str, divisor: Option<&Quantity>) -> Result<String, String> {
+pub(crate) fn resource_field(
+    core: &Core,
+    container: &Container,
+    resource: &str,
+    divisor: Option<&Quantity>,
+) -> Result<String, String> {
     let own = container.resources.as_ref();
     let (kind, name) = resource.split_once('.').ok_or_else(|| format!("unsupported container resource: {resource}"))?;
     let read: fn(&Quantity) -> i64 = if name == "cpu" { quantity::milli } else { quantity::whole };
     let capacity = || match name {
         "cpu" => i64::try_from(core.machine.cpus * 1000).unwrap_or(i64::MAX),
-        "memory" => i64::try_from(core.machine.memory_bytes.saturating_sub(core.config.eviction_memory_available_bytes)).unwrap_or(i64::MAX),
+        "memory" => i64::try_from(core.machine.memory_bytes.saturating_sub(core.config.eviction_memory_available_bytes))
+            .unwrap_or(i64::MAX),
         "ephemeral-storage" => i64::try_from(core.machine.disk_bytes).unwrap_or(i64::MAX),
         _ => 0,
     };
@@ -98,7 +104,10 @@ mod tests {
 
     #[test]
     fn maps_and_subscripts() {
-        let pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {"labels": {"a": "x\"y", "b": "1"}, "annotations": {"example.com/k": "v"}}})).unwrap();
+        let pod: Pod = serde_json::from_value(
+            serde_json::json!({"metadata": {"labels": {"a": "x\"y", "b": "1"}, "annotations": {"example.com/k": "v"}}}),
+        )
+        .unwrap();
         assert_eq!(listed(pod.metadata.labels.as_ref()), "a=\"x\\\"y\"\nb=\"1\"");
         assert_eq!(subscripted(&pod, "metadata.annotations['example.com/k']"), Some("v".to_owned()));
         assert_eq!(subscripted(&pod, "metadata.labels['none']"), Some(String::new()));

@@ -33,22 +33,45 @@ fn lookup(variables: &[(String, String)], name: &str) -> Option<String> {
 }
 
 /// The container's environment, in the order: `env` as listed, what `envFrom` adds, then the services'. The error text is upstream's.
-pub(crate) async fn build(core: &Core, pod: &Pod, container: &Container, ips: &[String]) -> Result<Vec<(String, String)>, String> {
+pub(crate) async fn build(
+    core: &Core,
+    pod: &Pod,
+    container: &Container,
+    ips: &[String],
+) -> Result<Vec<(String, String)>, String> {
     let mut from: BTreeMap<String, String> = BTreeMap::new();
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or("");
         if let Some(reference) = &source.config_map_ref {
             let optional = reference.optional.unwrap_or(false);
-            add_all(&mut from, core.objects.get(core, pod, Kind::ConfigMap, &reference.name).await?, optional, &reference.name, "configmap", prefix)?;
+            add_all(
+                &mut from,
+                core.objects.get(core, pod, Kind::ConfigMap, &reference.name).await?,
+                optional,
+                &reference.name,
+                "configmap",
+                prefix,
+            )?;
         }
         if let Some(reference) = &source.secret_ref {
             let optional = reference.optional.unwrap_or(false);
-            add_all(&mut from, core.objects.get(core, pod, Kind::Secret, &reference.name).await?, optional, &reference.name, "secret", prefix)?;
+            add_all(
+                &mut from,
+                core.objects.get(core, pod, Kind::Secret, &reference.name).await?,
+                optional,
+                &reference.name,
+                "secret",
+                prefix,
+            )?;
         }
     }
     // Services are there whether the pod wants links or not: the API server's own variables always are.
-    core.services.wait_synced().await.map_err(|_| "services have not yet been read at least once, cannot construct envvars".to_owned())?;
-    let mut services = services::variables(&core.services.store().list(), pod.namespace(), pod.pod_spec().enable_service_links.unwrap_or(true));
+    core.services
+        .wait_synced()
+        .await
+        .map_err(|_| "services have not yet been read at least once, cannot construct envvars".to_owned())?;
+    let mut services =
+        services::variables(&core.services.store().list(), pod.namespace(), pod.pod_spec().enable_service_links.unwrap_or(true));
     let mut result: Vec<(String, String)> = Vec::new();
     let mut known: BTreeMap<String, String> = from.clone();
     for variable in container.env.iter().flatten() {
@@ -67,7 +90,14 @@ pub(crate) async fn build(core: &Core, pod: &Pod, container: &Container, ips: &[
     Ok(result)
 }
 
-fn add_all(into: &mut BTreeMap<String, String>, object: Option<Object>, optional: bool, name: &str, kind: &str, prefix: &str) -> Result<(), String> {
+fn add_all(
+    into: &mut BTreeMap<String, String>,
+    object: Option<Object>,
+    optional: bool,
+    name: &str,
+    kind: &str,
+    prefix: &str,
+) -> Result<(), String> {
     let Some(object) = object else {
         return if optional { Ok(()) } else { Err(format!("{kind} \"{name}\" not found")) };
     };
@@ -77,7 +107,15 @@ fn add_all(into: &mut BTreeMap<String, String>, object: Option<Object>, optional
     Ok(())
 }
 
-async fn value_of(core: &Core, pod: &Pod, container: &Container, variable: &EnvVar, ips: &[String], known: &BTreeMap<String, String>, services: &BTreeMap<String, String>) -> Result<Option<String>, String> {
+async fn value_of(
+    core: &Core,
+    pod: &Pod,
+    container: &Container,
+    variable: &EnvVar,
+    ips: &[String],
+    known: &BTreeMap<String, String>,
+    services: &BTreeMap<String, String>,
+) -> Result<Option<String>, String> {
     if let Some(value) = variable.value.as_deref().filter(|v| !v.is_empty()) {
         return Ok(Some(expand::expand(value, |name| known.get(name).or_else(|| services.get(name)).cloned())));
     }
@@ -104,7 +142,14 @@ async fn value_of(core: &Core, pod: &Pod, container: &Container, variable: &EnvV
     Ok(Some(String::new()))
 }
 
-fn key(object: Option<Object>, key: &str, optional: Option<bool>, kind: &str, namespace: &str, name: &str) -> Result<Option<String>, String> {
+fn key(
+    object: Option<Object>,
+    key: &str,
+    optional: Option<bool>,
+    kind: &str,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<String>, String> {
     let optional = optional.unwrap_or(false);
     let Some(object) = object else {
         return if optional { Ok(None) } else { Err(format!("{} \"{name}\" not found", kind.to_lowercase())) };

@@ -65,7 +65,12 @@ mod tests {
 
     #[test]
     fn links_and_the_api_server() {
-        let services = [service("default", "kubernetes", "10.0.0.1"), service("n", "my-db", "10.0.0.2"), service("n", "headless", "None"), service("m", "other", "10.0.0.3")];
+        let services = [
+            service("default", "kubernetes", "10.0.0.1"),
+            service("n", "my-db", "10.0.0.2"),
+            service("n", "headless", "None"),
+            service("m", "other", "10.0.0.3"),
+        ];
         let all = variables(&services, "n", true);
         for (key, value) in [
             ("KUBERNETES_SERVICE_HOST", "10.0.0.1"),

@@ -34,7 +34,9 @@ impl Core {
         directories.extend(name.map(|(namespace, name)| self.config.pod_log_dir(namespace, name, uid)));
         for directory in directories {
             match tokio::fs::remove_dir_all(&directory).await {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => tracing::warn!(uid, path = %directory.display(), %error, "a directory of a pod that is gone was not removed"),
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    tracing::warn!(uid, path = %directory.display(), %error, "a directory of a pod that is gone was not removed")
+                }
                 _ => {}
             }
         }
@@ -44,13 +46,23 @@ impl Core {
 async fn remove_from_runtime(core: &Core, uid: &str) {
     let selector = HashMap::from([(labels::POD_UID.to_owned(), uid.to_owned())]);
     let filter = v1::ContainerFilter { label_selector: selector.clone(), ..Default::default() };
-    let containers = core.runtime.list_containers(v1::ListContainersRequest { filter: Some(filter) }).await.map(|r| r.containers).unwrap_or_default();
+    let containers = core
+        .runtime
+        .list_containers(v1::ListContainersRequest { filter: Some(filter) })
+        .await
+        .map(|r| r.containers)
+        .unwrap_or_default();
     for container in containers {
         let removed = core.runtime.remove_container(v1::RemoveContainerRequest { container_id: container.id.clone() }).await;
         warn_unless_gone(removed, &container.id, "container was not removed");
     }
     let filter = v1::PodSandboxFilter { label_selector: selector, ..Default::default() };
-    let sandboxes = core.runtime.list_pod_sandbox(v1::ListPodSandboxRequest { filter: Some(filter) }).await.map(|r| r.items).unwrap_or_default();
+    let sandboxes = core
+        .runtime
+        .list_pod_sandbox(v1::ListPodSandboxRequest { filter: Some(filter) })
+        .await
+        .map(|r| r.items)
+        .unwrap_or_default();
     for sandbox in sandboxes {
         let stopped = core.runtime.stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: sandbox.id.clone() }).await;
         warn_unless_gone(stopped, &sandbox.id, "sandbox was not stopped");
@@ -88,7 +100,8 @@ async fn collect(core: &Core) {
 /// Pods that the runtime or the disk has and the API does not.
 async fn orphans(core: &Core) {
     let known = |uid: &str| core.pods.get(uid).is_some();
-    let sandboxes = core.runtime.list_pod_sandbox(v1::ListPodSandboxRequest { filter: None }).await.map(|r| r.items).unwrap_or_default();
+    let sandboxes =
+        core.runtime.list_pod_sandbox(v1::ListPodSandboxRequest { filter: None }).await.map(|r| r.items).unwrap_or_default();
     let mut gone: HashMap<String, (String, String)> = HashMap::new();
     for metadata in sandboxes.into_iter().filter_map(|s| s.metadata) {
         if !metadata.uid.is_empty() && !known(&metadata.uid) {
@@ -121,7 +134,12 @@ async fn orphans(core: &Core) {
 async fn stop_orphan(core: &Core, uid: &str) {
     let selector = HashMap::from([(labels::POD_UID.to_owned(), uid.to_owned())]);
     let filter = v1::ContainerFilter { label_selector: selector, ..Default::default() };
-    let containers = core.runtime.list_containers(v1::ListContainersRequest { filter: Some(filter) }).await.map(|r| r.containers).unwrap_or_default();
+    let containers = core
+        .runtime
+        .list_containers(v1::ListContainersRequest { filter: Some(filter) })
+        .await
+        .map(|r| r.containers)
+        .unwrap_or_default();
     let running = containers.into_iter().filter(|c| c.state == v1::ContainerState::ContainerRunning as i32);
     let stops = running.map(|container| async move {
         let seconds = |key: &str| container.annotations.get(key).and_then(|v| v.parse::<i64>().ok());
@@ -148,7 +166,8 @@ async fn dead_containers(core: &Core, uid: &str) {
     }
     for sandbox in snapshot.sandboxes.iter().skip(1).filter(|s| !s.ready) {
         if !snapshot.containers.iter().any(|c| c.sandbox_id == sandbox.id) {
-            let removed = core.runtime.remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox.id.clone() }).await;
+            let removed =
+                core.runtime.remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox.id.clone() }).await;
             warn_unless_gone(removed, &sandbox.id, "sandbox was not removed");
         }
     }

@@ -84,7 +84,14 @@ fn config(registry: &str, auth: DockerAuth) -> v1::AuthConfig {
     {
         (username, password) = (user, secret);
     }
-    v1::AuthConfig { username, password, auth: String::new(), server_address: registry.to_owned(), identity_token: auth.identity_token, registry_token: auth.registry_token }
+    v1::AuthConfig {
+        username,
+        password,
+        auth: String::new(),
+        server_address: registry.to_owned(),
+        identity_token: auth.identity_token,
+        registry_token: auth.registry_token,
+    }
 }
 
 fn decode(auth: &str) -> Option<(String, String)> {
@@ -112,7 +119,9 @@ fn matches(pattern: &str, target: &str) -> bool {
 fn glob(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,
-        Some((before, after)) => text.strip_prefix(before).is_some_and(|rest| (0..=rest.len()).any(|i| rest.is_char_boundary(i) && glob(after, &rest[i..]))),
+        Some((before, after)) => text
+            .strip_prefix(before)
+            .is_some_and(|rest| (0..=rest.len()).any(|i| rest.is_char_boundary(i) && glob(after, &rest[i..]))),
     }
 }
 
@@ -130,7 +139,13 @@ mod tests {
         let mut keyring = Keyring::default();
         let auths = serde_json::json!({"auths": {"https://index.docker.io/v1/": {"auth": "dXNlcjpwYXNz"}, "host:5000": {"username": "u", "password": "p"}}});
         keyring.add(&secret("kubernetes.io/dockerconfigjson", ".dockerconfigjson", auths)).unwrap();
-        keyring.add(&secret("kubernetes.io/dockercfg", ".dockercfg", serde_json::json!({"*.corp.example/team": {"username": "t", "password": "q"}}))).unwrap();
+        keyring
+            .add(&secret(
+                "kubernetes.io/dockercfg",
+                ".dockercfg",
+                serde_json::json!({"*.corp.example/team": {"username": "t", "password": "q"}}),
+            ))
+            .unwrap();
         let user = |image: &str| keyring.lookup(image).first().map(|a| format!("{}:{}", a.username, a.password));
         for (image, expected) in [
             ("nginx", Some("user:pass")),

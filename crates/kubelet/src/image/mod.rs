@@ -49,10 +49,15 @@ pub(crate) async fn pull_secrets(core: &Core, pod: &Pod) -> Keyring {
                 }
             }
             Ok(_) => {
-                let message = format!("Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.", reference.name);
+                let message = format!(
+                    "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                    reference.name
+                );
                 core.events.pod(pod, "Warning", "FailedToRetrieveImagePullSecret", message);
             }
-            Err(error) => tracing::warn!(namespace = pod.namespace(), name = reference.name, error, "image pull secret was not read"),
+            Err(error) => {
+                tracing::warn!(namespace = pod.namespace(), name = reference.name, error, "image pull secret was not read")
+            }
         }
     }
     keyring
@@ -60,7 +65,14 @@ pub(crate) async fn pull_secrets(core: &Core, pod: &Pod) -> Keyring {
 
 impl Puller {
     /// Makes sure that the container's image is here; its reference in the runtime.
-    pub(crate) async fn ensure(&self, core: &Core, pod: &Pod, container: &Container, keyring: &Keyring, sandbox: &v1::PodSandboxConfig) -> Result<String, NoImage> {
+    pub(crate) async fn ensure(
+        &self,
+        core: &Core,
+        pod: &Pod,
+        container: &Container,
+        keyring: &Keyring,
+        sandbox: &v1::PodSandboxConfig,
+    ) -> Result<String, NoImage> {
         let requested = container.image.as_deref().unwrap_or("");
         let image = reference::with_default_tag(requested).map_err(|error| {
             let message = format!("Failed to apply default image tag \"{requested}\": {error}");
@@ -71,7 +83,8 @@ impl Puller {
         let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
         if policy != "Always" {
             if let Some(present) = self.present(core, pod, container, &spec).await? {
-                let message = format!("Container image \"{requested}\" already present on machine and can be accessed by the pod");
+                let message =
+                    format!("Container image \"{requested}\" already present on machine and can be accessed by the pod");
                 core.events.container(pod, &container.name, "Normal", "Pulled", message);
                 return Ok(present);
             }
@@ -84,7 +97,13 @@ impl Puller {
         self.pull(core, pod, container, spec, keyring, sandbox).await
     }
 
-    async fn present(&self, core: &Core, pod: &Pod, container: &Container, spec: &v1::ImageSpec) -> Result<Option<String>, NoImage> {
+    async fn present(
+        &self,
+        core: &Core,
+        pod: &Pod,
+        container: &Container,
+        spec: &v1::ImageSpec,
+    ) -> Result<Option<String>, NoImage> {
         match core.images.image_status(v1::ImageStatusRequest { image: Some(spec.clone()), verbose: false }).await {
             Ok(response) => Ok(response.image.map(|i| i.id)),
             Err(status) if status.code() == cri::Code::NotFound => Ok(None),
@@ -96,7 +115,15 @@ impl Puller {
         }
     }
 
-    async fn pull(&self, core: &Core, pod: &Pod, container: &Container, spec: v1::ImageSpec, keyring: &Keyring, sandbox: &v1::PodSandboxConfig) -> Result<String, NoImage> {
+    async fn pull(
+        &self,
+        core: &Core,
+        pod: &Pod,
+        container: &Container,
+        spec: v1::ImageSpec,
+        keyring: &Keyring,
+        sandbox: &v1::PodSandboxConfig,
+    ) -> Result<String, NoImage> {
         let requested = spec.user_specified_image.clone();
         let key = format!("{}_{requested}", pod.uid());
         self.waits(core, pod, container, &key, &requested)?;
@@ -114,7 +141,9 @@ impl Puller {
                     self.state.lock().backoff.reset(&key);
                     let size = image_size(core, &response.image_ref).await;
                     let took = go_seconds(begun.elapsed());
-                    let message = format!("Successfully pulled image \"{requested}\" in {took} ({took} including waiting). Image size: {size} bytes.");
+                    let message = format!(
+                        "Successfully pulled image \"{requested}\" in {took} ({took} including waiting). Image size: {size} bytes."
+                    );
                     core.events.container(pod, &container.name, "Normal", "Pulled", message);
                     return Ok(response.image_ref);
                 }
@@ -123,7 +152,13 @@ impl Puller {
         }
         errors.dedup();
         let error = errors.join(", ");
-        core.events.container(pod, &container.name, "Warning", "Failed", format!("Failed to pull image \"{requested}\": {error}"));
+        core.events.container(
+            pod,
+            &container.name,
+            "Warning",
+            "Failed",
+            format!("Failed to pull image \"{requested}\": {error}"),
+        );
         let reason = classify(&error);
         let now = Timestamp::now();
         let mut state = self.state.lock();
@@ -149,7 +184,10 @@ impl Puller {
 }
 
 fn classify(error: &str) -> &'static str {
-    ["RegistryUnavailable", "SignatureValidationFailed"].into_iter().find(|known| error.starts_with(known)).unwrap_or("ErrImagePull")
+    ["RegistryUnavailable", "SignatureValidationFailed"]
+        .into_iter()
+        .find(|known| error.starts_with(known))
+        .unwrap_or("ErrImagePull")
 }
 
 async fn image_size(core: &Core, image: &str) -> u64 {

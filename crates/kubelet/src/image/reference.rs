@@ -16,9 +16,16 @@ pub(crate) fn with_default_tag(image: &str) -> Result<String, String> {
         return Err(format!("{}: repository name ({}) must be lowercase", invalid(), repository_path(repository)));
     }
     let tag_valid = |tag: &str| {
-        !tag.is_empty() && tag.len() <= 128 && tag.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_') && tag.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
+        !tag.is_empty()
+            && tag.len() <= 128
+            && tag.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+            && tag.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
     };
-    let digest_valid = |digest: &str| digest.split_once(':').is_some_and(|(algorithm, value)| !algorithm.is_empty() && value.len() >= 32 && value.chars().all(|c| c.is_ascii_hexdigit()));
+    let digest_valid = |digest: &str| {
+        digest.split_once(':').is_some_and(|(algorithm, value)| {
+            !algorithm.is_empty() && value.len() >= 32 && value.chars().all(|c| c.is_ascii_hexdigit())
+        })
+    };
     if !repository_valid(repository) || tag.is_some_and(|t| !tag_valid(t)) || digest.is_some_and(|d| !digest_valid(d)) {
         return Err(invalid());
     }
@@ -46,7 +53,8 @@ fn repository_valid(repository: &str) -> bool {
             && !part.contains("..")
     };
     let host = &repository[..repository.len() - path.len()];
-    let host_valid = host.trim_end_matches('/').chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']'));
+    let host_valid =
+        host.trim_end_matches('/').chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']'));
     host_valid && !path.is_empty() && path.len() <= 255 && path.split('/').all(component)
 }
 
@@ -91,7 +99,13 @@ mod tests {
 
     #[test]
     fn registries() {
-        for (image, expected) in [("nginx:1", "index.docker.io/library/nginx"), ("a/b", "index.docker.io/a/b"), ("docker.io/a/b:1", "index.docker.io/a/b"), ("host:5000/a:1", "host:5000/a"), ("localhost/a", "localhost/a")] {
+        for (image, expected) in [
+            ("nginx:1", "index.docker.io/library/nginx"),
+            ("a/b", "index.docker.io/a/b"),
+            ("docker.io/a/b:1", "index.docker.io/a/b"),
+            ("host:5000/a:1", "host:5000/a"),
+            ("localhost/a", "localhost/a"),
+        ] {
             assert_eq!(registry_and_path(image), expected);
         }
     }

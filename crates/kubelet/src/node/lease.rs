@@ -66,7 +66,12 @@ async fn renew(core: &Core, api: &Api<Lease>, held: Option<Lease>) -> Result<Lea
             api.replace(name, &PostParams::default(), &lease).await
         }
         None => {
-            let metadata = ObjectMeta { name: Some(name.clone()), namespace: Some(NAMESPACE.to_owned()), owner_references: owner.map(|o| vec![o]), ..ObjectMeta::default() };
+            let metadata = ObjectMeta {
+                name: Some(name.clone()),
+                namespace: Some(NAMESPACE.to_owned()),
+                owner_references: owner.map(|o| vec![o]),
+                ..ObjectMeta::default()
+            };
             api.create(&PostParams::default(), &Lease { metadata, spec: Some(spec) }).await
         }
     }

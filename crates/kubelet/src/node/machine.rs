@@ -46,7 +46,9 @@ fn hugepages() -> BTreeMap<String, u64> {
     let Ok(entries) = std::fs::read_dir("/sys/kernel/mm/hugepages") else { return sizes };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let Some(kib) = name.to_str().and_then(|n| n.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<u64>().ok()) else { continue };
+        let Some(kib) = name.to_str().and_then(|n| n.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<u64>().ok()) else {
+            continue;
+        };
         let count: u64 = text(&entry.path().join("nr_hugepages").to_string_lossy()).parse().unwrap_or(0);
         sizes.insert(crate::quantity::bytes(kib * 1024).0, count * kib * 1024);
     }
@@ -54,7 +56,8 @@ fn hugepages() -> BTreeMap<String, u64> {
 }
 
 fn os_image() -> String {
-    let release = ["/etc/os-release", "/usr/lib/os-release"].iter().find_map(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+    let release =
+        ["/etc/os-release", "/usr/lib/os-release"].iter().find_map(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
     let pretty = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
     pretty.map_or_else(|| "Unknown".to_owned(), |value| value.trim_matches('"').to_owned())
 }
@@ -65,7 +68,8 @@ impl Machine {
         let pressure = Pressure::read(root_dir);
         let kernel_version = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
         let machine_id = text("/etc/machine-id");
-        let system_uuid = Some(text("/sys/class/dmi/id/product_uuid")).filter(|uuid| !uuid.is_empty()).unwrap_or_else(|| machine_id.clone());
+        let system_uuid =
+            Some(text("/sys/class/dmi/id/product_uuid")).filter(|uuid| !uuid.is_empty()).unwrap_or_else(|| machine_id.clone());
         Self {
             cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             memory_bytes: meminfo("MemTotal"),

@@ -30,10 +30,17 @@ fn initial_node(core: &Core) -> Node {
         metadata: ObjectMeta {
             name: Some(core.config.node_name.clone()),
             labels: Some(well_known_labels(core)),
-            annotations: Some(BTreeMap::from([("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())])),
+            annotations: Some(BTreeMap::from([(
+                "volumes.kubernetes.io/controller-managed-attach-detach".to_owned(),
+                "true".to_owned(),
+            )])),
             ..ObjectMeta::default()
         },
-        spec: Some(NodeSpec { provider_id: core.config.provider_id.clone(), taints: (!taints.is_empty()).then_some(taints), ..NodeSpec::default() }),
+        spec: Some(NodeSpec {
+            provider_id: core.config.provider_id.clone(),
+            taints: (!taints.is_empty()).then_some(taints),
+            ..NodeSpec::default()
+        }),
         status: None,
     }
 }
@@ -50,7 +57,8 @@ pub(crate) async fn register(core: &Core) -> Result<(), kube::Error> {
             if wanted.iter().all(|(key, value)| current.and_then(|l| l.get(key)) == Some(value)) {
                 existing
             } else {
-                api.patch(&core.config.node_name, &PatchParams::default(), &Patch::Merge(json!({"metadata": {"labels": wanted}}))).await?
+                api.patch(&core.config.node_name, &PatchParams::default(), &Patch::Merge(json!({"metadata": {"labels": wanted}})))
+                    .await?
             }
         }
         Err(error) => return Err(error),

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSwapStatus, NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler,
+    NodeRuntimeHandlerFeatures, NodeSwapStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -75,7 +76,9 @@ impl NodeStatus {
             conditions: conditions(core, runtime_error),
             addresses: addresses(core),
             info: info(core),
-            endpoints: NodeDaemonEndpoints { kubelet_endpoint: core.server_port().map(|port| DaemonEndpoint { port: i32::from(port) }) },
+            endpoints: NodeDaemonEndpoints {
+                kubelet_endpoint: core.server_port().map(|port| DaemonEndpoint { port: i32::from(port) }),
+            },
             images: images(core).await,
             handlers,
             features,
@@ -93,7 +96,9 @@ impl NodeStatus {
                 patch.insert(key.to_owned(), value);
             }
         };
-        let within = |list: Option<&BTreeMap<String, Quantity>>, ours: &BTreeMap<String, Quantity>| ours.iter().all(|(k, v)| list.and_then(|l| l.get(k)) == Some(v));
+        let within = |list: Option<&BTreeMap<String, Quantity>>, ours: &BTreeMap<String, Quantity>| {
+            ours.iter().all(|(k, v)| list.and_then(|l| l.get(k)) == Some(v))
+        };
         field("capacity", within(old.and_then(|o| o.capacity.as_ref()), &self.capacity), json!(self.capacity));
         let mut allocatable = self.allocatable.clone();
         // Upstream: an extended resource that only capacity has becomes allocatable too.
@@ -113,7 +118,11 @@ impl NodeStatus {
         field("nodeInfo", old.and_then(|o| o.node_info.as_ref()) == Some(&self.info), json!(self.info));
         field("daemonEndpoints", old.and_then(|o| o.daemon_endpoints.as_ref()) == Some(&self.endpoints), json!(self.endpoints));
         field("images", old.and_then(|o| o.images.as_deref()).unwrap_or_default() == self.images, json!(self.images));
-        field("runtimeHandlers", old.and_then(|o| o.runtime_handlers.as_deref()).unwrap_or_default() == self.handlers, json!(self.handlers));
+        field(
+            "runtimeHandlers",
+            old.and_then(|o| o.runtime_handlers.as_deref()).unwrap_or_default() == self.handlers,
+            json!(self.handlers),
+        );
         field("features", old.and_then(|o| o.features.as_ref()) == self.features.as_ref(), json!(self.features));
         let known = old.and_then(|o| o.conditions.as_deref()).unwrap_or_default();
         let conditions: Vec<NodeCondition> = self.conditions.iter().map(|c| stamp(c, known, now, &mut changed)).collect();
@@ -126,7 +135,8 @@ impl NodeStatus {
 fn stamp(condition: &NodeCondition, known: &[NodeCondition], now: &Time, changed: &mut bool) -> NodeCondition {
     let old = known.iter().find(|k| k.type_ == condition.type_);
     let same_status = old.filter(|o| o.status == condition.status);
-    *changed |= old.is_none_or(|o| o.status != condition.status || o.reason != condition.reason || o.message != condition.message);
+    *changed |=
+        old.is_none_or(|o| o.status != condition.status || o.reason != condition.reason || o.message != condition.message);
     NodeCondition {
         last_heartbeat_time: Some(now.clone()),
         last_transition_time: Some(same_status.and_then(|o| o.last_transition_time.clone()).unwrap_or_else(|| now.clone())),
@@ -142,14 +152,37 @@ fn quantity_ki(bytes: u64) -> Quantity {
 fn conditions(core: &Core, runtime_error: Option<String>) -> Vec<NodeCondition> {
     let pressure = Pressure::read(&core.config.root_dir);
     let memory = pressure.memory_available_bytes < core.config.eviction_memory_available_bytes;
-    let disk = pressure.disk_available_bytes * 100 < pressure.disk_bytes * u64::from(core.config.eviction_nodefs_available_percent)
-        || (pressure.inodes > 0 && pressure.inodes_free * 100 < pressure.inodes * u64::from(core.config.eviction_nodefs_inodes_free_percent));
+    let disk = pressure.disk_available_bytes * 100
+        < pressure.disk_bytes * u64::from(core.config.eviction_nodefs_available_percent)
+        || (pressure.inodes > 0
+            && pressure.inodes_free * 100 < pressure.inodes * u64::from(core.config.eviction_nodefs_inodes_free_percent));
     // A tenth of the process ids left: no threshold upstream by default, but a node without ids cannot run anything.
     let pids = pressure.pids * 10 > pressure.pids_max * 9;
     vec![
-        condition("MemoryPressure", memory, "KubeletHasSufficientMemory", "kubelet has sufficient memory available", "KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
-        condition("DiskPressure", disk, "KubeletHasNoDiskPressure", "kubelet has no disk pressure", "KubeletHasDiskPressure", "kubelet has disk pressure"),
-        condition("PIDPressure", pids, "KubeletHasSufficientPID", "kubelet has sufficient PID available", "KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+        condition(
+            "MemoryPressure",
+            memory,
+            "KubeletHasSufficientMemory",
+            "kubelet has sufficient memory available",
+            "KubeletHasInsufficientMemory",
+            "kubelet has insufficient memory available",
+        ),
+        condition(
+            "DiskPressure",
+            disk,
+            "KubeletHasNoDiskPressure",
+            "kubelet has no disk pressure",
+            "KubeletHasDiskPressure",
+            "kubelet has disk pressure",
+        ),
+        condition(
+            "PIDPressure",
+            pids,
+            "KubeletHasSufficientPID",
+            "kubelet has sufficient PID available",
+            "KubeletHasInsufficientPID",
+            "kubelet has insufficient PID available",
+        ),
         NodeCondition {
             type_: "Ready".to_owned(),
             status: if runtime_error.is_none() { "True" } else { "False" }.to_owned(),
@@ -182,10 +215,14 @@ async fn runtime_status(core: &Core) -> (Vec<NodeRuntimeHandler>, Option<NodeFea
         .iter()
         .map(|h| NodeRuntimeHandler {
             name: Some(h.name.clone()),
-            features: h.features.as_ref().map(|f| NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(f.recursive_read_only_mounts), user_namespaces: Some(f.user_namespaces) }),
+            features: h.features.as_ref().map(|f| NodeRuntimeHandlerFeatures {
+                recursive_read_only_mounts: Some(f.recursive_read_only_mounts),
+                user_namespaces: Some(f.user_namespaces),
+            }),
         })
         .collect();
-    let features = response.features.as_ref().map(|f| NodeFeatures { supplemental_groups_policy: Some(f.supplemental_groups_policy) });
+    let features =
+        response.features.as_ref().map(|f| NodeFeatures { supplemental_groups_policy: Some(f.supplemental_groups_policy) });
     (handlers, features, (!problems.is_empty()).then(|| problems.join(", ")))
 }
 
@@ -218,7 +255,10 @@ async fn images(core: &Core) -> Vec<ContainerImage> {
     images
         .into_iter()
         .take(IMAGES_MAX)
-        .map(|image| ContainerImage { names: Some(image.repo_digests.into_iter().chain(image.repo_tags).collect()), size_bytes: i64::try_from(image.size).ok() })
+        .map(|image| ContainerImage {
+            names: Some(image.repo_digests.into_iter().chain(image.repo_tags).collect()),
+            size_bytes: i64::try_from(image.size).ok(),
+        })
         .collect()
 }
 

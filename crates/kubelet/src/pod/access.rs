@@ -1,6 +1,8 @@
 //! Reads the optional fields of a Pod with the defaults that the API server has already applied.
 
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, EphemeralContainer, ObjectReference, Pod, PodSecurityContext, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerStatus, EphemeralContainer, ObjectReference, Pod, PodSecurityContext, PodSpec, PodStatus,
+};
 
 /// Marks a static pod's source; on a mirror pod, and on pods from a file (`kubetypes.ConfigSourceAnnotationKey`).
 pub(crate) const CONFIG_SOURCE: &str = "kubernetes.io/config.source";

@@ -158,7 +158,12 @@ fn stopped(pod: &Pod, container: &Container, index: usize, snapshot: &Snapshot, 
 }
 
 fn unknown_state(kind: &str, record: &ContainerRecord) -> Kill {
-    Kill { id: record.id.clone(), name: record.name.clone(), message: format!("{kind} is in \"unknown\" state, try killing it before restart"), reason: KillReason::Unknown }
+    Kill {
+        id: record.id.clone(),
+        name: record.name.clone(),
+        message: format!("{kind} is in \"unknown\" state, try killing it before restart"),
+        reason: KillReason::Unknown,
+    }
 }
 
 /// Why a running container must go, and whether it comes back.
@@ -208,7 +213,11 @@ fn init_containers(pod: &Pod, snapshot: &Snapshot, probes: &dyn Fn(&str) -> Prob
     if all.is_empty() {
         return true;
     }
-    let mut initialized = pod.containers().iter().filter_map(|c| snapshot.latest(&c.name)).any(|r| matches!(r.state, State::Created | State::Running));
+    let mut initialized = pod
+        .containers()
+        .iter()
+        .filter_map(|c| snapshot.latest(&c.name))
+        .any(|r| matches!(r.state, State::Created | State::Running));
     let mut previously = initialized;
     // From the last: finished init containers may be gone from the runtime, so the furthest one counts.
     for (index, container) in all.iter().enumerate().rev() {
@@ -230,7 +239,9 @@ fn init_containers(pod: &Pod, snapshot: &Snapshot, probes: &dyn Fn(&str) -> Prob
             State::Exited if sidecar => Step::Start,
             State::Exited if record.exit_code == 0 => Step::Done(None),
             State::Exited if restarts_after(pod, container, record.exit_code) => Step::Start,
-            State::Unknown if sidecar || restarts_on_failure(pod, container) => Step::Restart(unknown_state("Init container", record)),
+            State::Unknown if sidecar || restarts_on_failure(pod, container) => {
+                Step::Restart(unknown_state("Init container", record))
+            }
             State::Exited | State::Unknown => Step::Fail,
         };
         match step {
@@ -278,7 +289,12 @@ enum Step {
 
 fn running_sidecar(container: &Container, record: &ContainerRecord, probes: ProbeOutcomes) -> Step {
     let name = &container.name;
-    let kill = |what: &str, reason| Kill { id: record.id.clone(), name: name.clone(), message: format!("Init container {name} {what}"), reason };
+    let kill = |what: &str, reason| Kill {
+        id: record.id.clone(),
+        name: name.clone(),
+        message: format!("Init container {name} {what}"),
+        reason,
+    };
     if container.startup_probe.is_some() {
         match probes.startup {
             None => return Step::Wait,

@@ -70,7 +70,8 @@ fn listed(names: &[&str]) -> String {
 }
 
 fn messages(parts: [(&str, &[&str]); 2]) -> String {
-    let said: Vec<String> = parts.iter().filter(|(_, names)| !names.is_empty()).map(|(what, names)| format!("{what}: {}", listed(names))).collect();
+    let said: Vec<String> =
+        parts.iter().filter(|(_, names)| !names.is_empty()).map(|(what, names)| format!("{what}: {}", listed(names))).collect();
     said.join(", ")
 }
 
@@ -102,7 +103,9 @@ fn pod_ready(pod: &Pod, statuses: &[ContainerStatus], phase: &str, conditions: &
         let kind = &gate.condition_type;
         match conditions.iter().find(|c| &c.type_ == kind) {
             None => missing.push(format!("corresponding condition of pod readiness gate \"{kind}\" does not exist.")),
-            Some(c) if c.status != "True" => missing.push(format!("the status of pod readiness gate \"{kind}\" is not \"True\", but {}", c.status)),
+            Some(c) if c.status != "True" => {
+                missing.push(format!("the status of pod readiness gate \"{kind}\" is not \"True\", but {}", c.status))
+            }
             Some(_) => {}
         }
     }

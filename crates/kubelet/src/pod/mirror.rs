@@ -71,7 +71,12 @@ pub(crate) async fn ensure(core: &Core, pod: &Pod) -> bool {
             false
         }
         Err(error) => {
-            tracing::warn!(namespace = pod.namespace(), name = pod.name(), error = &error as &dyn std::error::Error, "mirror pod was not created");
+            tracing::warn!(
+                namespace = pod.namespace(),
+                name = pod.name(),
+                error = &error as &dyn std::error::Error,
+                "mirror pod was not created"
+            );
             false
         }
     }
@@ -91,6 +96,11 @@ async fn delete_object(core: &Core, mirror: &Pod) {
     let api: Api<Pod> = Api::namespaced(core.client.clone(), mirror.namespace());
     let parameters = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
     if let Err(error) = api.delete(mirror.name(), &parameters).await {
-        tracing::debug!(namespace = mirror.namespace(), name = mirror.name(), error = &error as &dyn std::error::Error, "mirror pod was not deleted");
+        tracing::debug!(
+            namespace = mirror.namespace(),
+            name = mirror.name(),
+            error = &error as &dyn std::error::Error,
+            "mirror pod was not deleted"
+        );
     }
 }

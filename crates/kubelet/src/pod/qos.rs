@@ -35,7 +35,9 @@ pub(crate) fn class(pod: &Pod) -> Qos {
     let mut guaranteed = !containers.is_empty();
     for resources in containers {
         for name in ["cpu", "memory"] {
-            let value = |list: Option<&std::collections::BTreeMap<String, _>>| list.and_then(|l| l.get(name)).map(quantity::milli).filter(|v| *v > 0);
+            let value = |list: Option<&std::collections::BTreeMap<String, _>>| {
+                list.and_then(|l| l.get(name)).map(quantity::milli).filter(|v| *v > 0)
+            };
             let limit = value(resources.and_then(|r| r.limits.as_ref()));
             let request = value(resources.and_then(|r| r.requests.as_ref()));
             any |= limit.is_some() || request.is_some();
@@ -59,7 +61,12 @@ pub(crate) fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity_by
         Qos::Guaranteed => -997,
         Qos::BestEffort => 1000,
         Qos::Burstable => {
-            let request = container.resources.as_ref().and_then(|r| r.requests.as_ref()).and_then(|r| r.get("memory")).map_or(0, quantity::whole);
+            let request = container
+                .resources
+                .as_ref()
+                .and_then(|r| r.requests.as_ref())
+                .and_then(|r| r.get("memory"))
+                .map_or(0, quantity::whole);
             let capacity = i64::try_from(memory_capacity_bytes.max(1)).unwrap_or(i64::MAX);
             let adjusted = 1000 - 1000 * request / capacity;
             // Stays above Guaranteed and below BestEffort.
@@ -81,9 +88,18 @@ mod tests {
         let cases = [
             (serde_json::json!([{"name": "a"}]), Qos::BestEffort),
             (serde_json::json!([{"name": "a", "resources": {"requests": {"cpu": "1"}}}]), Qos::Burstable),
-            (serde_json::json!([{"name": "a", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1Gi"}}}]), Qos::Guaranteed),
-            (serde_json::json!([{"name": "a", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}, {"name": "b"}]), Qos::Burstable),
-            (serde_json::json!([{"name": "a", "resources": {"limits": {"cpu": "2", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Gi"}}}]), Qos::Burstable),
+            (
+                serde_json::json!([{"name": "a", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1Gi"}}}]),
+                Qos::Guaranteed,
+            ),
+            (
+                serde_json::json!([{"name": "a", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}, {"name": "b"}]),
+                Qos::Burstable,
+            ),
+            (
+                serde_json::json!([{"name": "a", "resources": {"limits": {"cpu": "2", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Gi"}}}]),
+                Qos::Burstable,
+            ),
         ];
         for (containers, expected) in cases {
             assert_eq!(class(&pod(containers.clone())), expected, "{containers}");

@@ -44,7 +44,12 @@ impl StatusReporter {
     /// Sets the status to write for the pod `uid`; `target` is the API object as last seen.
     pub(crate) fn set(&self, uid: &str, target: Option<Arc<Pod>>, desired: PodStatus) {
         let mut entries = self.entries.lock();
-        let entry = entries.entry(uid.to_owned()).or_insert_with(|| Entry { target: None, desired: PodStatus::default(), dirty: false, delete: false });
+        let entry = entries.entry(uid.to_owned()).or_insert_with(|| Entry {
+            target: None,
+            desired: PodStatus::default(),
+            dirty: false,
+            delete: false,
+        });
         // Resource versions of one resource compare as numbers (KEP-5504): a cache that lags must not undo what we wrote.
         if let Some(target) = target
             && entry.target.as_ref().is_none_or(|known| known.uid() != target.uid() || revision(known) <= revision(&target))
@@ -75,7 +80,11 @@ impl StatusReporter {
         loop {
             let due: Vec<String> = {
                 let mut entries = core.reporter.entries.lock();
-                entries.iter_mut().filter(|(_, e)| e.dirty && e.target.is_some()).map(|(uid, e)| (uid.clone(), e.dirty = false).0).collect()
+                entries
+                    .iter_mut()
+                    .filter(|(_, e)| e.dirty && e.target.is_some())
+                    .map(|(uid, e)| (uid.clone(), e.dirty = false).0)
+                    .collect()
             };
             let failed = futures::stream::iter(due)
                 .map(|uid| {
@@ -96,7 +105,9 @@ impl StatusReporter {
 
 /// Writes one pod's status; `false`: it has to be tried again.
 async fn write(core: &Core, uid: &str) -> bool {
-    let Some((target, desired, delete)) = core.reporter.entries.lock().get(uid).and_then(|e| Some((e.target.clone()?, e.desired.clone(), e.delete))) else {
+    let Some((target, desired, delete)) =
+        core.reporter.entries.lock().get(uid).and_then(|e| Some((e.target.clone()?, e.desired.clone(), e.delete)))
+    else {
         return true;
     };
     let api: Api<Pod> = Api::namespaced(core.client.clone(), target.namespace());
@@ -107,7 +118,9 @@ async fn write(core: &Core, uid: &str) -> bool {
                     entry.target = Some(Arc::new(updated));
                 }
             }
-            Err(kube::Error::Api(status)) if status.code == 404 || (status.code == 409 && status.message.contains("recondition")) => {
+            Err(kube::Error::Api(status))
+                if status.code == 404 || (status.code == 409 && status.message.contains("recondition")) =>
+            {
                 // Gone, or another pod of that name: nothing to report to.
                 tracing::debug!(namespace = target.namespace(), name = target.name(), uid, "pod is gone, status dropped");
                 return true;
@@ -116,7 +129,11 @@ async fn write(core: &Core, uid: &str) -> bool {
         }
     }
     if delete {
-        let parameters = DeleteParams { grace_period_seconds: Some(0), preconditions: Some(Preconditions { uid: target.metadata.uid.clone(), resource_version: None }), ..DeleteParams::default() };
+        let parameters = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(Preconditions { uid: target.metadata.uid.clone(), resource_version: None }),
+            ..DeleteParams::default()
+        };
         match api.delete(target.name(), &parameters).await {
             Ok(_) => tracing::debug!(namespace = target.namespace(), name = target.name(), uid, "pod object deleted"),
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
@@ -127,7 +144,13 @@ async fn write(core: &Core, uid: &str) -> bool {
 }
 
 fn retry(core: &Core, uid: &str, target: &Pod, error: &kube::Error) -> bool {
-    tracing::warn!(namespace = target.namespace(), name = target.name(), uid, error = error as &dyn std::error::Error, "pod status was not written");
+    tracing::warn!(
+        namespace = target.namespace(),
+        name = target.name(),
+        uid,
+        error = error as &dyn std::error::Error,
+        "pod status was not written"
+    );
     if let Some(entry) = core.reporter.entries.lock().get_mut(uid) {
         entry.dirty = true;
     }
@@ -142,7 +165,10 @@ pub(crate) fn status_patch(target: &Pod, desired: &PodStatus) -> Option<Value> {
     let mut patch = Map::new();
     for key in old.keys().chain(new.keys()) {
         // `resize` and others that only the API server writes are not ours to clear.
-        if patch.contains_key(key) || matches!(key.as_str(), "conditions" | "resize" | "extendedResourceClaimStatus") || old.get(key) == new.get(key) {
+        if patch.contains_key(key)
+            || matches!(key.as_str(), "conditions" | "resize" | "extendedResourceClaimStatus")
+            || old.get(key) == new.get(key)
+        {
             continue;
         }
         patch.insert(key.clone(), field(key, old.get(key), new.get(key)));
@@ -161,7 +187,9 @@ fn field(key: &str, old: Option<&Value>, new: Option<&Value>) -> Value {
     let replaces = matches!(key, "podIPs" | "hostIPs") && old.and_then(Value::as_array).is_some_and(|o| !o.is_empty());
     match new {
         // These lists merge by `ip`: say that the old entries go.
-        Some(Value::Array(items)) if replaces => Value::Array(std::iter::once(json!({"$patch": "replace"})).chain(items.iter().cloned()).collect()),
+        Some(Value::Array(items)) if replaces => {
+            Value::Array(std::iter::once(json!({"$patch": "replace"})).chain(items.iter().cloned()).collect())
+        }
         Some(value) => value.clone(),
         None => Value::Null,
     }
@@ -171,7 +199,9 @@ fn changed_conditions(old: Option<&Value>, new: Option<&Value>) -> Vec<Value> {
     let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
     let (old, new) = (list(old), list(new));
     new.into_iter()
-        .filter(|condition| condition["type"].as_str().is_some_and(|kind| conditions::OWNED.contains(&kind) || kind == "DisruptionTarget"))
+        .filter(|condition| {
+            condition["type"].as_str().is_some_and(|kind| conditions::OWNED.contains(&kind) || kind == "DisruptionTarget")
+        })
         .filter_map(|mut condition| {
             let known = old.iter().find(|o| o["type"] == condition["type"]);
             if known == Some(&condition) {

@@ -44,7 +44,12 @@ pub(crate) fn request(resources: Option<&ResourceRequirements>, name: &str, read
 }
 
 /// The CRI resources of one container.
-pub(crate) fn container_resources(pod: &Pod, container: &Container, memory_capacity_bytes: u64, cgroup_v2: bool) -> v1::LinuxContainerResources {
+pub(crate) fn container_resources(
+    pod: &Pod,
+    container: &Container,
+    memory_capacity_bytes: u64,
+    cgroup_v2: bool,
+) -> v1::LinuxContainerResources {
     let resources = container.resources.as_ref();
     let cpu_limit = limit(resources, "cpu", quantity::milli);
     // As upstream: a limit without a request counts as the request.
@@ -82,7 +87,9 @@ pub(crate) struct PodTotals {
 pub(crate) fn pod_totals(pod: &Pod) -> PodTotals {
     if let Some(resources) = pod.pod_spec().resources.as_ref() {
         return PodTotals {
-            cpu_request_milli: request(Some(resources), "cpu", quantity::milli).or_else(|| limit(Some(resources), "cpu", quantity::milli)).unwrap_or(0),
+            cpu_request_milli: request(Some(resources), "cpu", quantity::milli)
+                .or_else(|| limit(Some(resources), "cpu", quantity::milli))
+                .unwrap_or(0),
             cpu_limit_milli: limit(Some(resources), "cpu", quantity::milli),
             memory_limit_bytes: limit(Some(resources), "memory", quantity::whole),
         };
@@ -114,11 +121,15 @@ pub(crate) fn pod_totals(pod: &Pod) -> PodTotals {
         Some((sum + sidecars).max(peak))
     };
     let overhead = |name: &str, read: fn(&Quantity) -> i64| amount(pod.pod_spec().overhead.as_ref(), name, read).unwrap_or(0);
-    let cpu_request = |c: &Container| request(c.resources.as_ref(), "cpu", quantity::milli).or_else(|| limit(c.resources.as_ref(), "cpu", quantity::milli));
+    let cpu_request = |c: &Container| {
+        request(c.resources.as_ref(), "cpu", quantity::milli).or_else(|| limit(c.resources.as_ref(), "cpu", quantity::milli))
+    };
     PodTotals {
         cpu_request_milli: combine(&cpu_request, false).unwrap_or(0) + overhead("cpu", quantity::milli),
-        cpu_limit_milli: combine(&|c| limit(c.resources.as_ref(), "cpu", quantity::milli), true).map(|v| v + overhead("cpu", quantity::milli)),
-        memory_limit_bytes: combine(&|c| limit(c.resources.as_ref(), "memory", quantity::whole), true).map(|v| v + overhead("memory", quantity::whole)),
+        cpu_limit_milli: combine(&|c| limit(c.resources.as_ref(), "cpu", quantity::milli), true)
+            .map(|v| v + overhead("cpu", quantity::milli)),
+        memory_limit_bytes: combine(&|c| limit(c.resources.as_ref(), "memory", quantity::whole), true)
+            .map(|v| v + overhead("memory", quantity::whole)),
     }
 }
 
@@ -128,7 +139,9 @@ mod tests {
 
     #[test]
     fn kernel_numbers() {
-        for (milli, expected_shares, expected_quota) in [(0, 2, 0), (1, 2, 1000), (500, 512, 50_000), (2000, 2048, 200_000), (1_000_000, 262_144, 100_000_000)] {
+        for (milli, expected_shares, expected_quota) in
+            [(0, 2, 0), (1, 2, 1000), (500, 512, 50_000), (2000, 2048, 200_000), (1_000_000, 262_144, 100_000_000)]
+        {
             assert_eq!((shares(milli), quota(milli)), (expected_shares, expected_quota), "{milli}m");
         }
     }

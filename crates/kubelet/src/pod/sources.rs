@@ -123,11 +123,18 @@ fn parse(core: &Core, bytes: &[u8], path: &str) -> Result<Pod, String> {
     for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
         container.termination_message_path.get_or_insert_with(|| "/dev/termination-log".to_owned());
         container.termination_message_policy.get_or_insert_with(|| "File".to_owned());
-        let latest = container.image.as_deref().is_some_and(|i| i.ends_with(":latest") || !i.rsplit('/').next().unwrap_or(i).contains(':'));
+        let latest = container
+            .image
+            .as_deref()
+            .is_some_and(|i| i.ends_with(":latest") || !i.rsplit('/').next().unwrap_or(i).contains(':'));
         container.image_pull_policy.get_or_insert_with(|| if latest { "Always" } else { "IfNotPresent" }.to_owned());
     }
     // A static pod cannot be put off its node by a taint.
-    spec.tolerations.get_or_insert_default().push(k8s_openapi::api::core::v1::Toleration { operator: Some("Exists".to_owned()), effect: Some("NoExecute".to_owned()), ..Default::default() });
+    spec.tolerations.get_or_insert_default().push(k8s_openapi::api::core::v1::Toleration {
+        operator: Some("Exists".to_owned()),
+        effect: Some("NoExecute".to_owned()),
+        ..Default::default()
+    });
     Ok(pod)
 }
 

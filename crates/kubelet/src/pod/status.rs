@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, ContainerUser, HostIP, LinuxContainerUser, Pod, PodIP, PodStatus,
-    VolumeMountStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    ContainerUser, HostIP, LinuxContainerUser, Pod, PodIP, PodStatus, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -44,11 +44,15 @@ pub(crate) struct Inputs<'a> {
 pub(crate) fn generate(pod: &Pod, snapshot: &Snapshot, inputs: &Inputs<'_>) -> PodStatus {
     let old = inputs.old;
     let ephemeral: Vec<Container> = pod.ephemeral_containers().iter().map(ephemeral_as_container).collect();
-    let list = |kind, containers: &[Container], old: Option<&Vec<ContainerStatus>>| container_statuses(pod, snapshot, inputs, kind, containers, old.map_or(&[], Vec::as_slice));
+    let list = |kind, containers: &[Container], old: Option<&Vec<ContainerStatus>>| {
+        container_statuses(pod, snapshot, inputs, kind, containers, old.map_or(&[], Vec::as_slice))
+    };
     let containers = list(ContainerKind::Regular, pod.containers(), old.container_statuses.as_ref());
     let init = list(ContainerKind::Init, pod.init_containers(), old.init_container_statuses.as_ref());
     let ephemeral = list(ContainerKind::Ephemeral, &ephemeral, old.ephemeral_container_statuses.as_ref());
-    let active_started = snapshot.ready_sandbox().is_some_and(|s| snapshot.containers.iter().any(|c| c.sandbox_id == s.id && pod.containers().iter().any(|p| p.name == c.name)));
+    let active_started = snapshot.ready_sandbox().is_some_and(|s| {
+        snapshot.containers.iter().any(|c| c.sandbox_id == s.id && pod.containers().iter().any(|p| p.name == c.name))
+    });
     let mut phase = phase(pod, &init, &containers, inputs.terminal, active_started).to_owned();
     // Terminal phases are final, whoever set them.
     for known in [old.phase.as_deref(), Some(pod.phase())].into_iter().flatten() {
@@ -103,7 +107,14 @@ fn addresses(pod: &Pod, snapshot: &Snapshot, inputs: &Inputs<'_>, status: &mut P
     status.host_ips = (!inputs.host_ips.is_empty()).then(|| inputs.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect());
 }
 
-fn container_statuses(pod: &Pod, snapshot: &Snapshot, inputs: &Inputs<'_>, kind: ContainerKind, containers: &[Container], old: &[ContainerStatus]) -> Vec<ContainerStatus> {
+fn container_statuses(
+    pod: &Pod,
+    snapshot: &Snapshot,
+    inputs: &Inputs<'_>,
+    kind: ContainerKind,
+    containers: &[Container],
+    old: &[ContainerStatus],
+) -> Vec<ContainerStatus> {
     let mut statuses: Vec<ContainerStatus> = containers
         .iter()
         .map(|container| {
@@ -125,7 +136,13 @@ fn waiting(reason: &str, message: Option<String>) -> ContainerState {
 }
 
 /// The status of one container by its newest record, with the one before as the last state.
-fn container_status(pod: &Pod, container: &Container, snapshot: &Snapshot, inputs: &Inputs<'_>, old: Option<&ContainerStatus>) -> ContainerStatus {
+fn container_status(
+    pod: &Pod,
+    container: &Container,
+    snapshot: &Snapshot,
+    inputs: &Inputs<'_>,
+    old: Option<&ContainerStatus>,
+) -> ContainerStatus {
     let mut records = snapshot.containers.iter().filter(|c| c.name == container.name);
     let default_reason = if pod.init_containers().is_empty() { "ContainerCreating" } else { "PodInitializing" };
     let Some(record) = records.next() else { return without_record(pod, container, default_reason, old) };
@@ -140,7 +157,13 @@ fn container_status(pod: &Pod, container: &Container, snapshot: &Snapshot, input
         volume_mounts: old.and_then(|o| o.volume_mounts.clone()).or_else(|| volume_mounts(container)),
         resources: Some(container.resources.clone().unwrap_or_default()),
         allocated_resources: container.resources.as_ref().and_then(|r| r.requests.clone()),
-        user: record.user.as_ref().map(|u| ContainerUser { linux: Some(LinuxContainerUser { uid: u.uid, gid: u.gid, supplemental_groups: (!u.supplemental_groups.is_empty()).then(|| u.supplemental_groups.clone()) }) }),
+        user: record.user.as_ref().map(|u| ContainerUser {
+            linux: Some(LinuxContainerUser {
+                uid: u.uid,
+                gid: u.gid,
+                supplemental_groups: (!u.supplemental_groups.is_empty()).then(|| u.supplemental_groups.clone()),
+            }),
+        }),
         ..ContainerStatus::default()
     };
     if let Some(previous) = records.next() {
@@ -155,7 +178,10 @@ fn container_status(pod: &Pod, container: &Container, snapshot: &Snapshot, input
 
 fn state(record: &ContainerRecord, runtime_name: &str) -> ContainerState {
     match record.state {
-        State::Running => ContainerState { running: Some(ContainerStateRunning { started_at: record.started_at.map(seconds) }), ..ContainerState::default() },
+        State::Running => ContainerState {
+            running: Some(ContainerStateRunning { started_at: record.started_at.map(seconds) }),
+            ..ContainerState::default()
+        },
         State::Exited => ContainerState {
             terminated: Some(ContainerStateTerminated {
                 exit_code: record.exit_code,
@@ -200,7 +226,9 @@ fn without_record(pod: &Pod, container: &Container, default_reason: &str, old: O
             terminated: Some(ContainerStateTerminated {
                 exit_code: 137,
                 reason: Some("ContainerStatusUnknown".to_owned()),
-                message: Some("The container could not be located when the pod was deleted.  The container used to be Running".to_owned()),
+                message: Some(
+                    "The container could not be located when the pod was deleted.  The container used to be Running".to_owned(),
+                ),
                 ..ContainerStateTerminated::default()
             }),
             ..ContainerState::default()
@@ -220,17 +248,31 @@ fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
             name: m.name.clone(),
             mount_path: m.mount_path.clone(),
             read_only: m.read_only.filter(|r| *r),
-            recursive_read_only: (m.read_only == Some(true)).then(|| if m.recursive_read_only.as_deref() == Some("Enabled") { "Enabled" } else { "Disabled" }.to_owned()),
+            recursive_read_only: (m.read_only == Some(true))
+                .then(|| if m.recursive_read_only.as_deref() == Some("Enabled") { "Enabled" } else { "Disabled" }.to_owned()),
         })
         .collect();
     (!list.is_empty()).then_some(list)
 }
 
 /// A container that is to be started and cannot be is Waiting, with the reason; what it was becomes its last state.
-fn waiting_to_start(pod: &Pod, container: &Container, kind: ContainerKind, snapshot: &Snapshot, inputs: &Inputs<'_>, status: &mut ContainerStatus) {
+fn waiting_to_start(
+    pod: &Pod,
+    container: &Container,
+    kind: ContainerKind,
+    snapshot: &Snapshot,
+    inputs: &Inputs<'_>,
+    status: &mut ContainerStatus,
+) {
     let latest = snapshot.latest(&container.name);
-    let done = kind == ContainerKind::Init && latest.is_some_and(|r| r.state == State::Exited && r.exit_code == 0) && !is_sidecar(container);
-    if done || inputs.terminal || (kind == ContainerKind::Ephemeral && latest.is_some()) || !should_restart(pod, container, latest) {
+    let done = kind == ContainerKind::Init
+        && latest.is_some_and(|r| r.state == State::Exited && r.exit_code == 0)
+        && !is_sidecar(container);
+    if done
+        || inputs.terminal
+        || (kind == ContainerKind::Ephemeral && latest.is_some())
+        || !should_restart(pod, container, latest)
+    {
         return;
     }
     let Some(failure) = inputs.failures.get(&container.name) else { return };
@@ -274,7 +316,13 @@ struct Counts {
 }
 
 /// The pod's phase by its containers' states.
-pub(crate) fn phase(pod: &Pod, init: &[ContainerStatus], containers: &[ContainerStatus], terminal: bool, initialized: bool) -> &'static str {
+pub(crate) fn phase(
+    pod: &Pod,
+    init: &[ContainerStatus],
+    containers: &[ContainerStatus],
+    terminal: bool,
+    initialized: bool,
+) -> &'static str {
     let mut counts = Counts::default();
     for container in pod.init_containers() {
         let state = find_status(init, &container.name);
@@ -323,7 +371,11 @@ fn now(status: Option<&ContainerStatus>) -> Now {
         return Now::Ended(terminated.exit_code);
     }
     if state.waiting.is_some() {
-        return status.last_state.as_ref().and_then(|l| l.terminated.as_ref()).map_or(Now::Waiting, |t| Now::WaitingAfter(t.exit_code));
+        return status
+            .last_state
+            .as_ref()
+            .and_then(|l| l.terminated.as_ref())
+            .map_or(Now::Waiting, |t| Now::WaitingAfter(t.exit_code));
     }
     Now::Unknown
 }

@@ -42,14 +42,24 @@ impl Worker {
         let deadline = match self.deadline(pod) {
             Deadline::Passed => {
                 self.entry.fail("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
-                core.events.pod(pod, "Normal", "DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
+                core.events.pod(
+                    pod,
+                    "Normal",
+                    "DeadlineExceeded",
+                    "Pod was active on the node longer than the specified deadline",
+                );
                 return Ok(None);
             }
             Deadline::At(time) => Some(time),
             Deadline::None => None,
         };
         if let Err(error) = core.cgroups.ensure_pod(pod) {
-            core.events.pod(pod, "Warning", "FailedCreatePodContainer", format!("unable to ensure pod container exists: {error}"));
+            core.events.pod(
+                pod,
+                "Warning",
+                "FailedCreatePodContainer",
+                format!("unable to ensure pod container exists: {error}"),
+            );
             return Ok(Some(Next::Wait(after(Duration::from_secs(10)))));
         }
         let volumes = match volume::set_up_all(&core, pod).await {
@@ -58,15 +68,29 @@ impl Worker {
         };
         self.mount_failures = 0;
         let mut wake = earliest(deadline, volumes.refresh_at);
-        let probes = |id: &str| ProbeOutcomes { liveness: core.probes.result(id, ProbeKind::Liveness), startup: core.probes.result(id, ProbeKind::Startup) };
+        let probes = |id: &str| ProbeOutcomes {
+            liveness: core.probes.result(id, ProbeKind::Liveness),
+            startup: core.probes.result(id, ProbeKind::Startup),
+        };
         let actions = actions::compute(pod, &snapshot, &probes);
         let changed = self.act(pod, snapshot, actions, &volumes, &mut wake).await?;
         Ok(Some(if changed { Next::Again } else { Next::Wait(wake) }))
     }
 
     fn mount_failed(&mut self, pod: &Pod, failure: &volume::SetUpFailure) -> Next {
-        self.core.events.pod(pod, "Warning", "FailedMount", format!("MountVolume.SetUp failed for volume \"{}\" : {}", failure.volume, failure.message));
-        tracing::debug!(namespace = pod.namespace(), name = pod.name(), volume = failure.volume, error = failure.message, "volume was not set up");
+        self.core.events.pod(
+            pod,
+            "Warning",
+            "FailedMount",
+            format!("MountVolume.SetUp failed for volume \"{}\" : {}", failure.volume, failure.message),
+        );
+        tracing::debug!(
+            namespace = pod.namespace(),
+            name = pod.name(),
+            volume = failure.volume,
+            error = failure.message,
+            "volume was not set up"
+        );
         let wait = (MOUNT_RETRY * 2u32.saturating_pow(self.mount_failures.min(10))).min(MOUNT_RETRY_MAX);
         self.mount_failures += 1;
         Next::Wait(after(wait))
@@ -75,21 +99,35 @@ impl Worker {
     fn deadline(&self, pod: &Pod) -> Deadline {
         let Some(seconds) = pod.pod_spec().active_deadline_seconds else { return Deadline::None };
         let started = self.entry.status.lock().start_time.clone();
-        let Some(at) = started.and_then(|t| t.0.checked_add(Duration::from_secs(seconds.unsigned_abs())).ok()) else { return Deadline::None };
+        let Some(at) = started.and_then(|t| t.0.checked_add(Duration::from_secs(seconds.unsigned_abs())).ok()) else {
+            return Deadline::None;
+        };
         if at <= Timestamp::now() { Deadline::Passed } else { Deadline::At(at) }
     }
 
     /// Does what was decided; `true` when something changed that has to be looked at again.
-    async fn act(&mut self, pod: &Arc<Pod>, snapshot: Snapshot, actions: Actions, volumes: &volume::Volumes, wake: &mut Option<Timestamp>) -> Result<bool, cri::Status> {
+    async fn act(
+        &mut self,
+        pod: &Arc<Pod>,
+        snapshot: Snapshot,
+        actions: Actions,
+        volumes: &volume::Volumes,
+        wake: &mut Option<Timestamp>,
+    ) -> Result<bool, cri::Status> {
         let core = Arc::clone(&self.core);
         let mut changed = false;
         if actions.create_sandbox && actions.sandbox_id.is_some() {
             core.events.pod(pod, "Normal", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
         }
         if actions.kill_pod {
-            let anything = !snapshot.sandboxes.is_empty() && (snapshot.sandboxes.iter().any(|s| s.ready) || snapshot.alive().next().is_some());
+            let anything = !snapshot.sandboxes.is_empty()
+                && (snapshot.sandboxes.iter().any(|s| s.ready) || snapshot.alive().next().is_some());
             if anything {
-                kill::kill_pod(&core, KillPod { pod: Arc::clone(pod), snapshot: snapshot.clone(), grace_override: None, run_hooks: true }).await?;
+                kill::kill_pod(
+                    &core,
+                    KillPod { pod: Arc::clone(pod), snapshot: snapshot.clone(), grace_override: None, run_hooks: true },
+                )
+                .await?;
                 changed = true;
             }
             if actions.create_sandbox {
@@ -101,7 +139,8 @@ impl Worker {
                 changed = true;
             }
         }
-        let nothing_to_start = actions.to_start.is_empty() && actions.init_to_start.is_empty() && actions.ephemeral_to_start.is_empty();
+        let nothing_to_start =
+            actions.to_start.is_empty() && actions.init_to_start.is_empty() && actions.ephemeral_to_start.is_empty();
         let (sandbox_id, ips) = if actions.create_sandbox {
             match sandbox::create(&core, pod, actions.attempt).await {
                 Ok(created) => {
@@ -110,7 +149,12 @@ impl Worker {
                 }
                 Err(status) => {
                     if !self.entry.stop.is_cancelled() {
-                        core.events.pod(pod, "Warning", "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {}", sandbox::describe(&status)));
+                        core.events.pod(
+                            pod,
+                            "Warning",
+                            "FailedCreatePodSandBox",
+                            format!("Failed to create pod sandbox: {}", sandbox::describe(&status)),
+                        );
                     }
                     *wake = earliest(*wake, after(Duration::from_secs(2)));
                     return Ok(false);
@@ -130,7 +174,17 @@ impl Worker {
         }
         let auth = image::pull_secrets(&core, pod).await;
         let stop = self.entry.stop.clone();
-        let context = start::Context { core: &core, pod, snapshot: &snapshot, sandbox_id: &sandbox_id, attempt: actions.attempt, ips: &ips, volumes, keyring: &auth, stop: &stop };
+        let context = start::Context {
+            core: &core,
+            pod,
+            snapshot: &snapshot,
+            sandbox_id: &sandbox_id,
+            attempt: actions.attempt,
+            ips: &ips,
+            volumes,
+            keyring: &auth,
+            stop: &stop,
+        };
         changed |= self.start_containers(&context, &actions, wake).await;
         Ok(changed)
     }
@@ -158,7 +212,13 @@ impl Worker {
     }
 
     /// Starts one container unless it backs off.
-    async fn start(&mut self, context: &start::Context<'_>, container: &Container, target: Option<&str>, wake: &mut Option<Timestamp>) -> Started {
+    async fn start(
+        &mut self,
+        context: &start::Context<'_>,
+        container: &Container,
+        target: Option<&str>,
+        wake: &mut Option<Timestamp>,
+    ) -> Started {
         if self.entry.stop.is_cancelled() {
             return Started::No;
         }
@@ -169,7 +229,13 @@ impl Worker {
             let finished = record.finished_at.unwrap_or(record.created_at);
             let key = format!("{}/{}", container.name, crate::runtime::labels::hash(container));
             if let Some(until) = self.restarts.until(&key, finished, now) {
-                context.core.events.container(pod, &container.name, "Warning", "BackOff", format!("Back-off restarting failed container {} in pod {}", container.name, pod.display()));
+                context.core.events.container(
+                    pod,
+                    &container.name,
+                    "Warning",
+                    "BackOff",
+                    format!("Back-off restarting failed container {} in pod {}", container.name, pod.display()),
+                );
                 let delay = go_duration(self.restarts.delay(&key));
                 let message = format!("back-off {delay} restarting failed container={} pod={}", container.name, pod.display());
                 let first = self.failures.insert(container.name.clone(), StartFailure::new("CrashLoopBackOff", message));
@@ -186,7 +252,14 @@ impl Worker {
             }
             Err(start::Failure::Stopped) => Started::No,
             Err(start::Failure::Failed { failure, retry_at }) => {
-                tracing::debug!(namespace = pod.namespace(), name = pod.name(), container = container.name, reason = failure.reason, message = failure.message, "container was not started");
+                tracing::debug!(
+                    namespace = pod.namespace(),
+                    name = pod.name(),
+                    container = container.name,
+                    reason = failure.reason,
+                    message = failure.message,
+                    "container was not started"
+                );
                 *wake = earliest(*wake, retry_at.or_else(|| after(Duration::from_secs(10))));
                 let before = self.failures.insert(container.name.clone(), failure.clone());
                 if before.as_ref() != Some(&failure) {

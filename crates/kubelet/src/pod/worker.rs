@@ -134,7 +134,13 @@ impl Worker {
     }
 
     fn runtime_failed(&self, pod: &Pod, status: &cri::Status) -> Next {
-        tracing::warn!(namespace = pod.namespace(), name = pod.name(), uid = pod.uid(), error = status.message(), "the runtime refused; trying again");
+        tracing::warn!(
+            namespace = pod.namespace(),
+            name = pod.name(),
+            uid = pod.uid(),
+            error = status.message(),
+            "the runtime refused; trying again"
+        );
         Next::Wait(after(RETRY))
     }
 
@@ -144,7 +150,10 @@ impl Worker {
         let old = self.entry.status.lock().clone();
         let failed = self.entry.failure();
         let host_ips = core.host_ips();
-        let probes = |id: &str| Readiness { startup: core.probes.result(id, ProbeKind::Startup), readiness: core.probes.result(id, ProbeKind::Readiness) };
+        let probes = |id: &str| Readiness {
+            startup: core.probes.result(id, ProbeKind::Startup),
+            readiness: core.probes.result(id, ProbeKind::Readiness),
+        };
         let inputs = Inputs {
             old: &old,
             failures: &self.failures,
@@ -171,7 +180,8 @@ impl Worker {
         let mut first = true;
         loop {
             let override_seconds = *grace.borrow_and_update();
-            let request = KillPod { pod: Arc::clone(pod), snapshot: snapshot.clone(), grace_override: override_seconds, run_hooks: first };
+            let request =
+                KillPod { pod: Arc::clone(pod), snapshot: snapshot.clone(), grace_override: override_seconds, run_hooks: first };
             let killing = kill::kill_pod(&core, request);
             tokio::pin!(killing);
             let done = loop {

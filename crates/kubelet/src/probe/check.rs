@@ -33,7 +33,14 @@ pub(crate) enum Outcome {
 }
 
 /// Checks once.
-pub(crate) async fn run(core: &Core, container: &Container, container_id: &str, probe: &Probe, pod_ip: &str, timeout: Duration) -> Outcome {
+pub(crate) async fn run(
+    core: &Core,
+    container: &Container,
+    container_id: &str,
+    probe: &Probe,
+    pod_ip: &str,
+    timeout: Duration,
+) -> Outcome {
     if let Some(action) = &probe.exec {
         return exec(core, container_id, action.command.clone().unwrap_or_default(), timeout).await;
     }
@@ -66,7 +73,11 @@ pub(crate) async fn run(core: &Core, container: &Container, container_id: &str, 
 
 async fn exec(core: &Core, container_id: &str, command: Vec<String>, timeout: Duration) -> Outcome {
     let text = command.join(" ");
-    let request = v1::ExecSyncRequest { container_id: container_id.to_owned(), cmd: command, timeout: i64::try_from(timeout.as_secs()).unwrap_or(1) };
+    let request = v1::ExecSyncRequest {
+        container_id: container_id.to_owned(),
+        cmd: command,
+        timeout: i64::try_from(timeout.as_secs()).unwrap_or(1),
+    };
     // The runtime keeps the time; a little more is left for its answer.
     match tokio::time::timeout(timeout + Duration::from_secs(2), core.runtime.exec_sync(request)).await {
         Ok(Ok(response)) if response.exit_code == 0 => Outcome::Success,
@@ -105,7 +116,11 @@ fn join(host: &str, port: u16) -> String {
 }
 
 fn dial_error(address: &str, error: &std::io::Error) -> String {
-    let why = if error.kind() == std::io::ErrorKind::ConnectionRefused { "connect: connection refused".to_owned() } else { error.to_string() };
+    let why = if error.kind() == std::io::ErrorKind::ConnectionRefused {
+        "connect: connection refused".to_owned()
+    } else {
+        error.to_string()
+    };
     format!("dial tcp {address}: {why}")
 }
 
@@ -145,7 +160,10 @@ impl HttpCheck {
     pub(crate) async fn run(&self, timeout: Duration) -> Result<Option<String>, String> {
         match tokio::time::timeout(timeout, self.follow()).await {
             Ok(result) => result,
-            Err(_) => Err(format!("Get \"{}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)", self.url(&self.path))),
+            Err(_) => Err(format!(
+                "Get \"{}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
+                self.url(&self.path)
+            )),
         }
     }
 
@@ -170,7 +188,8 @@ impl HttpCheck {
             return Some(location.to_owned());
         }
         let uri: http::Uri = location.parse().ok()?;
-        (uri.host() == Some(self.host.trim_matches(['[', ']']))).then(|| uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string))
+        (uri.host() == Some(self.host.trim_matches(['[', ']'])))
+            .then(|| uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string))
     }
 
     async fn get(&self, path: &str) -> Result<Answer, String> {
@@ -178,7 +197,8 @@ impl HttpCheck {
         let stream = TcpStream::connect(&address).await.map_err(|e| dial_error(&address, &e))?;
         if self.https {
             let name = rustls::pki_types::ServerName::try_from(self.host.clone()).map_err(|e| e.to_string())?;
-            let stream = TlsConnector::from(Arc::clone(tls::unverified())).connect(name, stream).await.map_err(|e| e.to_string())?;
+            let stream =
+                TlsConnector::from(Arc::clone(tls::unverified())).connect(name, stream).await.map_err(|e| e.to_string())?;
             self.send(path, TokioIo::new(stream)).await
         } else {
             self.send(path, TokioIo::new(stream)).await
@@ -189,9 +209,11 @@ impl HttpCheck {
     where
         T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
-        let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(io).await.map_err(|e| e.to_string())?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(io).await.map_err(|e| e.to_string())?;
         let mut request = http::Request::get(path);
-        let named = |name: &str| self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone());
+        let named =
+            |name: &str| self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone());
         request = request.header("Host", named("Host").unwrap_or_else(|| join(&self.host, self.port)));
         if named("User-Agent").is_none() {
             request = request.header("User-Agent", "kube-probe/1.35");
@@ -211,7 +233,8 @@ impl HttpCheck {
                 return Ok(Answer::Redirect(location));
             }
             // A body that is too long is cut, not an error.
-            let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+            let body =
+                Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await.map(|b| b.to_bytes()).unwrap_or_default();
             Ok(Answer::Done(status, String::from_utf8_lossy(&body).into_owned()))
         };
         tokio::pin!(exchange);

@@ -25,7 +25,10 @@ const SERVING: i32 = 1;
 pub(super) async fn check(address: &str, service: &str, timeout: Duration) -> Outcome {
     match tokio::time::timeout(timeout, ask(address, service)).await {
         Ok(outcome) => outcome,
-        Err(_) => Outcome::Failure(format!("timeout: failed to connect service \"{address}\" within {}s: context deadline exceeded", timeout.as_secs())),
+        Err(_) => Outcome::Failure(format!(
+            "timeout: failed to connect service \"{address}\" within {}s: context deadline exceeded",
+            timeout.as_secs()
+        )),
     }
 }
 
@@ -48,7 +51,10 @@ async fn ask(address: &str, service: &str) -> Outcome {
     match client.unary(request, path, codec).await {
         Ok(response) if response.get_ref().status == SERVING => Outcome::Success,
         Ok(_) => Outcome::Failure("service unhealthy (responded with \"NOT_SERVING\")".to_owned()),
-        Err(status) if status.code() == tonic::Code::Unimplemented => Outcome::Failure(format!("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {}", status.message())),
+        Err(status) if status.code() == tonic::Code::Unimplemented => Outcome::Failure(format!(
+            "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {}",
+            status.message()
+        )),
         Err(status) => Outcome::Failure(format!("error: health rpc probe failed: {}", status.message())),
     }
 }

@@ -58,7 +58,8 @@ impl Probes {
 
     /// Starts and stops probes so that they fit what runs. While the pod stops only readiness goes on.
     pub(crate) fn follow(&self, core: &Arc<Core>, pod: &Arc<Pod>, snapshot: &Snapshot, stopping: bool) {
-        let running: HashSet<&str> = snapshot.containers.iter().filter(|c| c.state == State::Running).map(|c| c.id.as_str()).collect();
+        let running: HashSet<&str> =
+            snapshot.containers.iter().filter(|c| c.state == State::Running).map(|c| c.id.as_str()).collect();
         self.tasks.lock().retain(|(id, _), task| {
             let keep = task.uid != pod.uid() || running.contains(id.as_str());
             if !keep {
@@ -86,7 +87,15 @@ impl Probes {
         }
     }
 
-    fn start(&self, core: &Arc<Core>, pod: &Arc<Pod>, container: &Container, record: &ContainerRecord, kind: ProbeKind, probe: &Probe) {
+    fn start(
+        &self,
+        core: &Arc<Core>,
+        pod: &Arc<Pod>,
+        container: &Container,
+        record: &ContainerRecord,
+        kind: ProbeKind,
+        probe: &Probe,
+    ) {
         let key = (record.id.clone(), kind);
         let mut tasks = self.tasks.lock();
         if tasks.contains_key(&key) {
@@ -97,7 +106,15 @@ impl Probes {
         let result = (kind == ProbeKind::Liveness).then_some(true);
         tasks.insert(key.clone(), Task { uid: pod.uid().to_owned(), stop: stop.clone(), result });
         drop(tasks);
-        let runner = Runner { core: Arc::clone(core), pod: Arc::clone(pod), container: container.clone(), id: record.id.clone(), started_at: record.started_at, kind, probe: probe.clone() };
+        let runner = Runner {
+            core: Arc::clone(core),
+            pod: Arc::clone(pod),
+            container: container.clone(),
+            id: record.id.clone(),
+            started_at: record.started_at,
+            kind,
+            probe: probe.clone(),
+        };
         core.tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -157,7 +174,8 @@ fn threshold(value: Option<i32>, default: u32) -> u32 {
 impl Runner {
     async fn run(self) {
         let delay = seconds(self.probe.initial_delay_seconds, 0);
-        let running = self.started_at.and_then(|s| Duration::try_from(Timestamp::now().duration_since(s)).ok()).unwrap_or_default();
+        let running =
+            self.started_at.and_then(|s| Duration::try_from(Timestamp::now().duration_since(s)).ok()).unwrap_or_default();
         tokio::time::sleep(delay.saturating_sub(running)).await;
         let period = seconds(self.probe.period_seconds, 10).max(Duration::from_secs(1));
         let (successes, failures) = (threshold(self.probe.success_threshold, 1), threshold(self.probe.failure_threshold, 3));
@@ -191,7 +209,9 @@ impl Runner {
         let ip = self.core.pods.get(self.pod.uid()).and_then(|e| e.status.lock().pod_ip.clone()).unwrap_or_default();
         let timeout = seconds(self.probe.timeout_seconds, 1).max(Duration::from_secs(1));
         let outcome = check::run(&self.core, &self.container, &self.id, &self.probe, &ip, timeout).await;
-        let event = |event_type: &str, reason: &str, text: String| self.core.events.container(&self.pod, &self.container.name, event_type, reason, text);
+        let event = |event_type: &str, reason: &str, text: String| {
+            self.core.events.container(&self.pod, &self.container.name, event_type, reason, text)
+        };
         let title = self.kind.title();
         match outcome {
             Outcome::Success => Some(true),

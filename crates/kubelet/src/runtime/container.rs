@@ -15,17 +15,31 @@ use crate::runtime::start::Context;
 use crate::volume::subpath;
 
 /// Everything that the runtime needs to create the container. The error is what the user sees beside CreateContainerConfigError.
-pub(crate) async fn config(context: &Context<'_>, spec: &Container, image: &str, restart_count: u32, target_id: Option<&str>, user: &ImageUser) -> Result<v1::ContainerConfig, String> {
+pub(crate) async fn config(
+    context: &Context<'_>,
+    spec: &Container,
+    image: &str,
+    restart_count: u32,
+    target_id: Option<&str>,
+    user: &ImageUser,
+) -> Result<v1::ContainerConfig, String> {
     let (core, pod) = (context.core, context.pod);
     let variables = env::build(core, pod, spec, context.ips).await?;
-    let expand = |list: Option<&Vec<String>>| -> Vec<String> { list.into_iter().flatten().map(|text| env::expand(text, &variables)).collect() };
+    let expand = |list: Option<&Vec<String>>| -> Vec<String> {
+        list.into_iter().flatten().map(|text| env::expand(text, &variables)).collect()
+    };
     let log_path = format!("{}/{restart_count}.log", spec.name);
     let log_dir = core.config.pod_log_dir(pod.namespace(), pod.name(), pod.uid()).join(&spec.name);
-    std::fs::create_dir_all(&log_dir).map_err(|e| format!("create container log directory for container {} failed: {e}", spec.name))?;
+    std::fs::create_dir_all(&log_dir)
+        .map_err(|e| format!("create container log directory for container {} failed: {e}", spec.name))?;
     let mounts = mounts(context, spec, &variables)?;
     Ok(v1::ContainerConfig {
         metadata: Some(v1::ContainerMetadata { name: spec.name.clone(), attempt: restart_count }),
-        image: Some(v1::ImageSpec { image: image.to_owned(), user_specified_image: spec.image.clone().unwrap_or_default(), ..Default::default() }),
+        image: Some(v1::ImageSpec {
+            image: image.to_owned(),
+            user_specified_image: spec.image.clone().unwrap_or_default(),
+            ..Default::default()
+        }),
         command: expand(spec.command.as_ref()),
         args: expand(spec.args.as_ref()),
         working_dir: spec.working_dir.clone().unwrap_or_default(),
@@ -61,7 +75,8 @@ fn mounts(context: &Context<'_>, spec: &Container, variables: &[(String, String)
     }
     let taken = |path: &str, mounts: &[v1::Mount]| mounts.iter().any(|m| Path::new(&m.container_path) == Path::new(path));
     if !taken("/etc/hosts", &mounts)
-        && let Some(file) = hosts::ensure(context.core, context.pod, context.ips).map_err(|e| format!("cannot write the pod's hosts file: {e}"))?
+        && let Some(file) = hosts::ensure(context.core, context.pod, context.ips)
+            .map_err(|e| format!("cannot write the pod's hosts file: {e}"))?
     {
         mounts.push(plain("/etc/hosts", &file));
     }
@@ -73,24 +88,50 @@ fn mounts(context: &Context<'_>, spec: &Container, variables: &[(String, String)
 }
 
 fn plain(container_path: &str, host_path: &Path) -> v1::Mount {
-    v1::Mount { container_path: container_path.to_owned(), host_path: host_path.to_string_lossy().into_owned(), ..Default::default() }
+    v1::Mount {
+        container_path: container_path.to_owned(),
+        host_path: host_path.to_string_lossy().into_owned(),
+        ..Default::default()
+    }
 }
 
-fn volume_mount(context: &Context<'_>, spec: &Container, index: usize, mount: &VolumeMount, variables: &[(String, String)]) -> Result<v1::Mount, String> {
-    let volume = context.volumes.by_name.get(&mount.name).ok_or_else(|| format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, spec.name))?;
+fn volume_mount(
+    context: &Context<'_>,
+    spec: &Container,
+    index: usize,
+    mount: &VolumeMount,
+    variables: &[(String, String)],
+) -> Result<v1::Mount, String> {
+    let volume = context
+        .volumes
+        .by_name
+        .get(&mount.name)
+        .ok_or_else(|| format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, spec.name))?;
     let sub_path = match mount.sub_path_expr.as_deref().filter(|e| !e.is_empty()) {
-        Some(expression) => Some(env::expand_strictly(expression, variables).ok_or_else(|| format!("missing value for subPathExpr \"{expression}\" of volume \"{}\"", mount.name))?),
+        Some(expression) => Some(
+            env::expand_strictly(expression, variables)
+                .ok_or_else(|| format!("missing value for subPathExpr \"{expression}\" of volume \"{}\"", mount.name))?,
+        ),
         None => mount.sub_path.clone().filter(|p| !p.is_empty()),
     };
     let host_path = match sub_path {
         None => volume.path.clone(),
         Some(sub_path) => {
-            let place = context.core.config.pod_dir(context.pod.uid()).join("volume-subpaths").join(&mount.name).join(&spec.name).join(index.to_string());
-            subpath::bind(&volume.path, &sub_path, &place, volume.owner)
-                .map_err(|e| format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {e}", mount.name, spec.name))?
+            let place = context
+                .core
+                .config
+                .pod_dir(context.pod.uid())
+                .join("volume-subpaths")
+                .join(&mount.name)
+                .join(&spec.name)
+                .join(index.to_string());
+            subpath::bind(&volume.path, &sub_path, &place, volume.owner).map_err(|e| {
+                format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {e}", mount.name, spec.name)
+            })?
         }
     };
-    let container_path = if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) };
+    let container_path =
+        if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) };
     let readonly = mount.read_only.unwrap_or(false) || volume.read_only;
     let propagation = match mount.mount_propagation.as_deref() {
         Some("HostToContainer") => v1::MountPropagation::PropagationHostToContainer,

@@ -10,15 +10,29 @@ use crate::pod::access::PodAccess;
 use crate::probe::check;
 
 /// Runs one hook to its end. The error is what the hook said, or why it could not run. Dropping the future abandons the hook.
-pub(crate) async fn run(core: &Core, pod: &Pod, container: &Container, container_id: &str, hook: &LifecycleHandler) -> Result<(), String> {
+pub(crate) async fn run(
+    core: &Core,
+    pod: &Pod,
+    container: &Container,
+    container_id: &str,
+    hook: &LifecycleHandler,
+) -> Result<(), String> {
     if let Some(exec) = &hook.exec {
-        let request = v1::ExecSyncRequest { container_id: container_id.to_owned(), cmd: exec.command.clone().unwrap_or_default(), timeout: 0 };
+        let request = v1::ExecSyncRequest {
+            container_id: container_id.to_owned(),
+            cmd: exec.command.clone().unwrap_or_default(),
+            timeout: 0,
+        };
         let response = core.runtime.exec_sync(request).await.map_err(|status| status.message().to_owned())?;
         if response.exit_code == 0 {
             return Ok(());
         }
         let output = String::from_utf8_lossy(&[response.stdout, response.stderr].concat()).into_owned();
-        return Err(format!("command '{}' exited with {}: {output}", exec.command.clone().unwrap_or_default().join(" "), response.exit_code));
+        return Err(format!(
+            "command '{}' exited with {}: {output}",
+            exec.command.clone().unwrap_or_default().join(" "),
+            response.exit_code
+        ));
     }
     if let Some(action) = &hook.http_get {
         let host = match action.host.as_deref().filter(|h| !h.is_empty()) {

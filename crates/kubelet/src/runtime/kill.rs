@@ -76,7 +76,8 @@ pub(crate) async fn kill_container(core: &Core, pod: &Pod, kill: &Kill) -> Resul
 pub(crate) async fn purge_init_containers(core: &Core, pod: &Pod, snapshot: &Snapshot) {
     for record in &snapshot.containers {
         if pod.init_containers().iter().any(|c| c.name == record.name) {
-            let removed = gone_is_fine(core.runtime.remove_container(v1::RemoveContainerRequest { container_id: record.id.clone() }).await);
+            let removed =
+                gone_is_fine(core.runtime.remove_container(v1::RemoveContainerRequest { container_id: record.id.clone() }).await);
             if let Err(status) = removed {
                 tracing::warn!(container = record.id, error = status.message(), "an old init container was not removed");
             }
@@ -94,7 +95,10 @@ fn grace_period(pod: &Pod, container: Option<&Container>, reason: KillReason) ->
         KillReason::StartupProbe => c.startup_probe.as_ref(),
         KillReason::Unknown => None,
     });
-    probe.and_then(|p| p.termination_grace_period_seconds).or(pod.pod_spec().termination_grace_period_seconds).unwrap_or(GRACE_MIN)
+    probe
+        .and_then(|p| p.termination_grace_period_seconds)
+        .or(pod.pod_spec().termination_grace_period_seconds)
+        .unwrap_or(GRACE_MIN)
 }
 
 struct ContainerId<'a> {
@@ -130,11 +134,27 @@ impl Ordering {
     }
 }
 
-async fn stop(core: &Core, pod: &Pod, spec: Option<&Container>, record: &ContainerRecord, grace: i64, hooks: bool, ordering: Option<&Ordering>) -> Result<(), cri::Status> {
+async fn stop(
+    core: &Core,
+    pod: &Pod,
+    spec: Option<&Container>,
+    record: &ContainerRecord,
+    grace: i64,
+    hooks: bool,
+    ordering: Option<&Ordering>,
+) -> Result<(), cri::Status> {
     stop_id(core, pod, spec, &ContainerId { id: &record.id, name: &record.name }, grace, hooks, ordering).await
 }
 
-async fn stop_id(core: &Core, pod: &Pod, spec: Option<&Container>, record: &ContainerId<'_>, grace: i64, run_hooks: bool, ordering: Option<&Ordering>) -> Result<(), cri::Status> {
+async fn stop_id(
+    core: &Core,
+    pod: &Pod,
+    spec: Option<&Container>,
+    record: &ContainerId<'_>,
+    grace: i64,
+    run_hooks: bool,
+    ordering: Option<&Ordering>,
+) -> Result<(), cri::Status> {
     let begun = Instant::now();
     let left = || grace - i64::try_from(begun.elapsed().as_secs()).unwrap_or(i64::MAX);
     let hook = spec.and_then(|c| c.lifecycle.as_ref()).and_then(|l| l.pre_stop.as_ref()).filter(|_| run_hooks && grace > 0);
@@ -143,10 +163,21 @@ async fn stop_id(core: &Core, pod: &Pod, spec: Option<&Container>, record: &Cont
         match tokio::time::timeout(limit, hooks::run(core, pod, spec, record.id, hook)).await {
             Ok(Ok(())) => {}
             Ok(Err(message)) => {
-                tracing::debug!(namespace = pod.namespace(), name = pod.name(), container = record.name, error = message, "preStop hook failed");
+                tracing::debug!(
+                    namespace = pod.namespace(),
+                    name = pod.name(),
+                    container = record.name,
+                    error = message,
+                    "preStop hook failed"
+                );
                 core.events.container(pod, record.name, "Warning", "FailedPreStopHook", "PreStopHook failed");
             }
-            Err(_) => tracing::debug!(namespace = pod.namespace(), name = pod.name(), container = record.name, "preStop hook did not end within the grace period"),
+            Err(_) => tracing::debug!(
+                namespace = pod.namespace(),
+                name = pod.name(),
+                container = record.name,
+                "preStop hook did not end within the grace period"
+            ),
         }
     }
     if let Some(ordering) = ordering {
@@ -173,9 +204,10 @@ mod tests {
 
     #[test]
     fn grace_periods() {
-        let mut pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {}, "spec": {"terminationGracePeriodSeconds": 30,
+        let mut pod: Pod =
+            serde_json::from_value(serde_json::json!({"metadata": {}, "spec": {"terminationGracePeriodSeconds": 30,
             "containers": [{"name": "a", "livenessProbe": {"terminationGracePeriodSeconds": 5}}]}}))
-        .unwrap();
+            .unwrap();
         let container = pod.containers()[0].clone();
         for (reason, expected) in [(KillReason::Unknown, 30), (KillReason::LivenessProbe, 5), (KillReason::StartupProbe, 30)] {
             assert_eq!(grace_period(&pod, Some(&container), reason), expected);

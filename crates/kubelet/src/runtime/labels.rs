@@ -22,7 +22,11 @@ pub(crate) const TERMINATION_GRACE: &str = "io.kubernetes.pod.terminationGracePe
 
 /// What of a container a change of which means a new container: its name and image (upstream since v1.31, `HashContainer`).
 pub(crate) fn hash(container: &Container) -> String {
-    let digest = Sha256::new().chain_update(&container.name).chain_update([0]).chain_update(container.image.as_deref().unwrap_or("")).finalize();
+    let digest = Sha256::new()
+        .chain_update(&container.name)
+        .chain_update([0])
+        .chain_update(container.image.as_deref().unwrap_or(""))
+        .finalize();
     hex::encode(&digest[..8])
 }
 
@@ -34,7 +38,11 @@ pub(crate) fn pod_labels(pod: &Pod) -> HashMap<String, String> {
 }
 
 fn identity(pod: &Pod) -> [(String, String); 3] {
-    [(POD_NAME.to_owned(), pod.name().to_owned()), (POD_NAMESPACE.to_owned(), pod.namespace().to_owned()), (POD_UID.to_owned(), pod.uid().to_owned())]
+    [
+        (POD_NAME.to_owned(), pod.name().to_owned()),
+        (POD_NAMESPACE.to_owned(), pod.namespace().to_owned()),
+        (POD_UID.to_owned(), pod.uid().to_owned()),
+    ]
 }
 
 /// A sandbox's annotations: the pod's own.

@@ -22,16 +22,19 @@ pub(crate) async fn create(core: &Core, pod: &Pod, attempt: u32) -> Result<(Stri
         return Err(cri::Status::unimplemented("hostUsers: false (user namespaces) is not implemented"));
     }
     let config = config(core, pod, attempt)?;
-    std::fs::create_dir_all(&config.log_directory).map_err(|e| cri::Status::internal(format!("cannot create {}: {e}", config.log_directory)))?;
+    std::fs::create_dir_all(&config.log_directory)
+        .map_err(|e| cri::Status::internal(format!("cannot create {}: {e}", config.log_directory)))?;
     let runtime_handler = match pod.pod_spec().runtime_class_name.as_deref() {
         None | Some("") => String::new(),
         Some(class) => handler(core, class).await?,
     };
     let created = core.runtime.run_pod_sandbox(v1::RunPodSandboxRequest { config: Some(config), runtime_handler }).await?;
     let id = created.pod_sandbox_id;
-    let status = core.runtime.pod_sandbox_status(v1::PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: false }).await?;
+    let status =
+        core.runtime.pod_sandbox_status(v1::PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: false }).await?;
     let network = status.status.and_then(|s| s.network).unwrap_or_default();
-    let ips = std::iter::once(network.ip).chain(network.additional_ips.into_iter().map(|p| p.ip)).filter(|ip| !ip.is_empty()).collect();
+    let ips =
+        std::iter::once(network.ip).chain(network.additional_ips.into_iter().map(|p| p.ip)).filter(|ip| !ip.is_empty()).collect();
     Ok((id, ips))
 }
 
@@ -48,9 +51,18 @@ async fn handler(core: &Core, class: &str) -> Result<String, cri::Status> {
 /// The CRI configuration of the pod's sandbox.
 pub(crate) fn config(core: &Core, pod: &Pod, attempt: u32) -> Result<v1::PodSandboxConfig, cri::Status> {
     let log_directory = core.config.pod_log_dir(pod.namespace(), pod.name(), pod.uid());
-    let hostname = if pod.host_network() { String::new() } else { dns::sandbox_hostname(pod, &core.config.cluster_domain).map_err(cri::Status::invalid_argument)? };
+    let hostname = if pod.host_network() {
+        String::new()
+    } else {
+        dns::sandbox_hostname(pod, &core.config.cluster_domain).map_err(cri::Status::invalid_argument)?
+    };
     Ok(v1::PodSandboxConfig {
-        metadata: Some(v1::PodSandboxMetadata { name: pod.name().to_owned(), uid: pod.uid().to_owned(), namespace: pod.namespace().to_owned(), attempt }),
+        metadata: Some(v1::PodSandboxMetadata {
+            name: pod.name().to_owned(),
+            uid: pod.uid().to_owned(),
+            namespace: pod.namespace().to_owned(),
+            attempt,
+        }),
         hostname,
         log_directory: log_directory.to_string_lossy().into_owned(),
         dns_config: Some(dns::pod_dns(core, pod)),
@@ -84,7 +96,13 @@ fn port_mappings(pod: &Pod) -> Vec<v1::PortMapping> {
 }
 
 fn linux(core: &Core, pod: &Pod) -> v1::LinuxPodSandboxConfig {
-    let sysctls: HashMap<String, String> = pod.security().and_then(|s| s.sysctls.as_ref()).into_iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect();
+    let sysctls: HashMap<String, String> = pod
+        .security()
+        .and_then(|s| s.sysctls.as_ref())
+        .into_iter()
+        .flatten()
+        .map(|s| (s.name.clone(), s.value.clone()))
+        .collect();
     let totals = resources::pod_totals(pod);
     let limits = v1::LinuxContainerResources {
         cpu_period: if totals.cpu_limit_milli.is_some() { resources::CPU_PERIOD_US } else { 0 },

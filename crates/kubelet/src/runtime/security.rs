@@ -1,7 +1,9 @@
 //! Security contexts of pods and containers as the CRI takes them.
 
 use cri::v1;
-use k8s_openapi::api::core::v1::{AppArmorProfile, Container, Pod, PodSecurityContext, SELinuxOptions, SeccompProfile, SecurityContext};
+use k8s_openapi::api::core::v1::{
+    AppArmorProfile, Container, Pod, PodSecurityContext, SELinuxOptions, SeccompProfile, SecurityContext,
+};
 
 use crate::config::Config;
 use crate::pod::access::{PodAccess, ephemeral_as_container};
@@ -28,13 +30,20 @@ const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/
 /// Which namespaces the pod shares, with the host or between its containers.
 pub(crate) fn namespaces(pod: &Pod) -> v1::NamespaceOption {
     let spec = pod.pod_spec();
-    let host_or_pod = |host: Option<bool>| if host == Some(true) { v1::NamespaceMode::Node } else { v1::NamespaceMode::Pod } as i32;
+    let host_or_pod =
+        |host: Option<bool>| if host == Some(true) { v1::NamespaceMode::Node } else { v1::NamespaceMode::Pod } as i32;
     let pid = match (spec.host_pid, spec.share_process_namespace) {
         (Some(true), _) => v1::NamespaceMode::Node,
         (_, Some(true)) => v1::NamespaceMode::Pod,
         _ => v1::NamespaceMode::Container,
     };
-    v1::NamespaceOption { network: host_or_pod(spec.host_network), ipc: host_or_pod(spec.host_ipc), pid: pid as i32, target_id: String::new(), userns_options: None }
+    v1::NamespaceOption {
+        network: host_or_pod(spec.host_network),
+        ipc: host_or_pod(spec.host_ipc),
+        pid: pid as i32,
+        target_id: String::new(),
+        userns_options: None,
+    }
 }
 
 fn int(value: Option<i64>) -> Option<v1::Int64Value> {
@@ -110,7 +119,13 @@ fn apparmor(of_container: Option<&AppArmorProfile>, of_pod: Option<&AppArmorProf
 }
 
 /// The container's security context; `image_user` is what the image says it runs as.
-pub(crate) fn container(config: &Config, pod: &Pod, container: &Container, target_id: Option<&str>, image_user: &ImageUser) -> v1::LinuxContainerSecurityContext {
+pub(crate) fn container(
+    config: &Config,
+    pod: &Pod,
+    container: &Container,
+    target_id: Option<&str>,
+    image_user: &ImageUser,
+) -> v1::LinuxContainerSecurityContext {
     let of_pod = pod.security();
     let none = SecurityContext::default();
     let own = container.security_context.as_ref().unwrap_or(&none);
@@ -125,7 +140,11 @@ pub(crate) fn container(config: &Config, pod: &Pod, container: &Container, targe
     }
     let capability = |list: Option<&Vec<String>>| list.cloned().unwrap_or_default();
     v1::LinuxContainerSecurityContext {
-        capabilities: own.capabilities.as_ref().map(|c| v1::Capability { add_capabilities: capability(c.add.as_ref()), drop_capabilities: capability(c.drop.as_ref()), add_ambient_capabilities: Vec::new() }),
+        capabilities: own.capabilities.as_ref().map(|c| v1::Capability {
+            add_capabilities: capability(c.add.as_ref()),
+            drop_capabilities: capability(c.drop.as_ref()),
+            add_ambient_capabilities: Vec::new(),
+        }),
         privileged: is_privileged,
         namespace_options: Some(namespace_options),
         selinux_options: selinux(own.se_linux_options.as_ref().or(of_pod.and_then(|p| p.se_linux_options.as_ref()))),
@@ -143,7 +162,11 @@ pub(crate) fn container(config: &Config, pod: &Pod, container: &Container, targe
         } else {
             seccomp(config, own.seccomp_profile.as_ref(), of_pod.and_then(|p| p.seccomp_profile.as_ref()))
         }),
-        apparmor: if is_privileged { None } else { apparmor(own.app_armor_profile.as_ref(), of_pod.and_then(|p| p.app_armor_profile.as_ref())) },
+        apparmor: if is_privileged {
+            None
+        } else {
+            apparmor(own.app_armor_profile.as_ref(), of_pod.and_then(|p| p.app_armor_profile.as_ref()))
+        },
         ..Default::default()
     }
 }
@@ -168,9 +191,10 @@ pub(crate) fn verify_non_root(pod: &Pod, container: &Container, image_user: &Ima
         Some(0) => Err(format!("container's runAsUser breaks non-root policy {place}")),
         Some(_) => Ok(()),
         None if image_user.uid == Some(0) => Err(format!("container has runAsNonRoot and image will run as root {place}")),
-        None if image_user.uid.is_none() && !image_user.name.is_empty() => {
-            Err(format!("container has runAsNonRoot and image has non-numeric user ({}), cannot verify user is non-root {place}", image_user.name))
-        }
+        None if image_user.uid.is_none() && !image_user.name.is_empty() => Err(format!(
+            "container has runAsNonRoot and image has non-numeric user ({}), cannot verify user is non-root {place}",
+            image_user.name
+        )),
         None => Ok(()),
     }
 }
@@ -180,13 +204,16 @@ mod tests {
     use super::*;
 
     fn pod(spec: serde_json::Value) -> Pod {
-        serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).unwrap()
+        serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec}))
+            .unwrap()
     }
 
     #[test]
     fn container_settings_win_over_the_pods() {
-        let pod = pod(serde_json::json!({"securityContext": {"runAsUser": 1000, "runAsGroup": 1, "fsGroup": 7, "supplementalGroups": [8]},
-            "containers": [{"name": "c", "securityContext": {"runAsUser": 5, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}}}]}));
+        let pod = pod(
+            serde_json::json!({"securityContext": {"runAsUser": 1000, "runAsGroup": 1, "fsGroup": 7, "supplementalGroups": [8]},
+            "containers": [{"name": "c", "securityContext": {"runAsUser": 5, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}}}]}),
+        );
         let config = Config::new("n", Vec::new(), "/tmp");
         let context = container(&config, &pod, &pod.containers()[0], None, &ImageUser { uid: Some(9), name: String::new() });
         assert_eq!(context.run_as_user.map(|v| v.value), Some(5));
@@ -199,10 +226,30 @@ mod tests {
     #[test]
     fn non_root_is_enforced() {
         let cases = [
-            (serde_json::json!({"containers": [{"name": "c", "securityContext": {"runAsNonRoot": true}}]}), Some(0), "", Some("image will run as root")),
-            (serde_json::json!({"containers": [{"name": "c", "securityContext": {"runAsNonRoot": true}}]}), None, "app", Some("non-numeric user (app)")),
-            (serde_json::json!({"securityContext": {"runAsNonRoot": true, "runAsUser": 0}, "containers": [{"name": "c"}]}), Some(3), "", Some("breaks non-root policy")),
-            (serde_json::json!({"securityContext": {"runAsNonRoot": true, "runAsUser": 4}, "containers": [{"name": "c"}]}), Some(0), "", None),
+            (
+                serde_json::json!({"containers": [{"name": "c", "securityContext": {"runAsNonRoot": true}}]}),
+                Some(0),
+                "",
+                Some("image will run as root"),
+            ),
+            (
+                serde_json::json!({"containers": [{"name": "c", "securityContext": {"runAsNonRoot": true}}]}),
+                None,
+                "app",
+                Some("non-numeric user (app)"),
+            ),
+            (
+                serde_json::json!({"securityContext": {"runAsNonRoot": true, "runAsUser": 0}, "containers": [{"name": "c"}]}),
+                Some(3),
+                "",
+                Some("breaks non-root policy"),
+            ),
+            (
+                serde_json::json!({"securityContext": {"runAsNonRoot": true, "runAsUser": 4}, "containers": [{"name": "c"}]}),
+                Some(0),
+                "",
+                None,
+            ),
             (serde_json::json!({"containers": [{"name": "c"}]}), Some(0), "", None),
         ];
         for (spec, uid, name, expected) in cases {

@@ -124,8 +124,14 @@ pub(crate) async fn take(runtime: &dyn Runtime, uid: &str) -> Result<Snapshot, c
 }
 
 fn sandbox_record(status: v1::PodSandboxStatus) -> SandboxRecord {
-    let network = status.linux.as_ref().and_then(|l| l.namespaces.as_ref()).and_then(|n| n.options.as_ref()).map_or(0, |o| o.network);
-    let ips = status.network.iter().flat_map(|n| std::iter::once(n.ip.clone()).chain(n.additional_ips.iter().map(|p| p.ip.clone()))).filter(|ip| !ip.is_empty()).collect();
+    let network =
+        status.linux.as_ref().and_then(|l| l.namespaces.as_ref()).and_then(|n| n.options.as_ref()).map_or(0, |o| o.network);
+    let ips = status
+        .network
+        .iter()
+        .flat_map(|n| std::iter::once(n.ip.clone()).chain(n.additional_ips.iter().map(|p| p.ip.clone())))
+        .filter(|ip| !ip.is_empty())
+        .collect();
     SandboxRecord {
         attempt: status.metadata.as_ref().map_or(0, |m| m.attempt),
         ready: status.state == v1::PodSandboxState::SandboxReady as i32,
@@ -150,12 +156,21 @@ fn container_record(status: v1::ContainerStatus, sandbox_id: String) -> Containe
     let annotation = |key: &str| status.annotations.get(key).map_or("", String::as_str);
     let message = if state == State::Exited { termination_message(&status) } else { String::new() };
     ContainerRecord {
-        name: status.labels.get(labels::CONTAINER_NAME).cloned().or_else(|| status.metadata.as_ref().map(|m| m.name.clone())).unwrap_or_default(),
+        name: status
+            .labels
+            .get(labels::CONTAINER_NAME)
+            .cloned()
+            .or_else(|| status.metadata.as_ref().map(|m| m.name.clone()))
+            .unwrap_or_default(),
         sandbox_id,
         state,
         hash: annotation(labels::CONTAINER_HASH).to_owned(),
         restart_count: annotation(labels::RESTART_COUNT).parse().unwrap_or(0),
-        image: status.image.as_ref().map(|i| if i.user_specified_image.is_empty() { i.image.clone() } else { i.user_specified_image.clone() }).unwrap_or_default(),
+        image: status
+            .image
+            .as_ref()
+            .map(|i| if i.user_specified_image.is_empty() { i.image.clone() } else { i.user_specified_image.clone() })
+            .unwrap_or_default(),
         image_ref: status.image_ref.clone(),
         created_at: timestamp(status.created_at).unwrap_or_default(),
         started_at: timestamp(status.started_at),

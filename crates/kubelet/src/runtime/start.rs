@@ -49,7 +49,8 @@ impl From<StartFailure> for Failure {
 pub(crate) async fn start_container(context: &Context<'_>, spec: &Container, target: Option<&str>) -> Result<(), Failure> {
     let Context { core, pod, .. } = *context;
     let warn = |reason: &str, message: String| core.events.container(pod, &spec.name, "Warning", reason, message);
-    let sandbox_config = sandbox::config(core, pod, context.attempt).map_err(|s| StartFailure::new("CreateContainerConfigError", s.message()))?;
+    let sandbox_config =
+        sandbox::config(core, pod, context.attempt).map_err(|s| StartFailure::new("CreateContainerConfigError", s.message()))?;
     let pulled = tokio::select! {
         () = context.stop.cancelled() => return Err(Failure::Stopped),
         pulled = core.puller.ensure(core, pod, spec, context.keyring, &sandbox_config) => pulled,
@@ -64,10 +65,20 @@ pub(crate) async fn start_container(context: &Context<'_>, spec: &Container, tar
     };
     let user = image_user(core, &image).await;
     security::verify_non_root(pod, spec, &user).map_err(config_error)?;
-    let target_id = target.map(|name| context.snapshot.latest(name).map(|c| c.id.clone()).ok_or_else(|| format!("unable to find target container {name}"))).transpose().map_err(config_error)?;
+    let target_id = target
+        .map(|name| {
+            context.snapshot.latest(name).map(|c| c.id.clone()).ok_or_else(|| format!("unable to find target container {name}"))
+        })
+        .transpose()
+        .map_err(config_error)?;
     let restart_count = restart_count(context, spec);
-    let config = container::config(context, spec, &image, restart_count, target_id.as_deref(), &user).await.map_err(config_error)?;
-    let request = v1::CreateContainerRequest { pod_sandbox_id: context.sandbox_id.to_owned(), config: Some(config), sandbox_config: Some(sandbox_config) };
+    let config =
+        container::config(context, spec, &image, restart_count, target_id.as_deref(), &user).await.map_err(config_error)?;
+    let request = v1::CreateContainerRequest {
+        pod_sandbox_id: context.sandbox_id.to_owned(),
+        config: Some(config),
+        sandbox_config: Some(sandbox_config),
+    };
     let created = core.runtime.create_container(request).await.map_err(|status| {
         warn("Failed", format!("Error: {}", status.message()));
         StartFailure::new("CreateContainerError", status.message())
@@ -92,9 +103,20 @@ async fn post_start(context: &Context<'_>, spec: &Container, id: &str) -> Result
     };
     let Err(message) = ran else { return Ok(()) };
     core.events.container(pod, &spec.name, "Warning", "FailedPostStartHook", "PostStartHook failed");
-    let kill = Kill { id: id.to_owned(), name: spec.name.clone(), message: "FailedPostStartHook".to_owned(), reason: KillReason::Unknown };
+    let kill = Kill {
+        id: id.to_owned(),
+        name: spec.name.clone(),
+        message: "FailedPostStartHook".to_owned(),
+        reason: KillReason::Unknown,
+    };
     if let Err(status) = kill::kill_container(core, pod, &kill).await {
-        tracing::warn!(namespace = pod.namespace(), name = pod.name(), container = spec.name, error = status.message(), "a container whose postStart hook failed was not killed");
+        tracing::warn!(
+            namespace = pod.namespace(),
+            name = pod.name(),
+            container = spec.name,
+            error = status.message(),
+            "a container whose postStart hook failed was not killed"
+        );
     }
     Err(StartFailure::new("PostStartHookError", message).into())
 }

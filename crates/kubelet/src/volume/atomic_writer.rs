@@ -87,7 +87,8 @@ fn write_file(root: &Path, path: &str, file: &File, group: Option<u32>) -> io::R
 
 /// The first component of each path becomes a link; names that are no longer in the payload go.
 fn publish_names(directory: &Path, payload: &BTreeMap<String, File>) -> io::Result<()> {
-    let wanted: std::collections::BTreeSet<&str> = payload.keys().filter_map(|p| p.split('/').find(|part| !part.is_empty())).collect();
+    let wanted: std::collections::BTreeSet<&str> =
+        payload.keys().filter_map(|p| p.split('/').find(|part| !part.is_empty())).collect();
     for name in &wanted {
         let link = directory.join(name);
         if std::fs::symlink_metadata(&link).is_err() {
@@ -132,7 +133,10 @@ mod tests {
     use super::*;
 
     fn payload(files: &[(&str, &str)]) -> BTreeMap<String, File> {
-        files.iter().map(|(path, content)| ((*path).to_owned(), File { content: content.as_bytes().to_vec(), mode: 0o640, owner: None })).collect()
+        files
+            .iter()
+            .map(|(path, content)| ((*path).to_owned(), File { content: content.as_bytes().to_vec(), mode: 0o640, owner: None }))
+            .collect()
     }
 
     #[test]

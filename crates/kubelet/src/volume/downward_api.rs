@@ -8,7 +8,8 @@ use crate::env::field;
 use crate::pod::access::PodAccess;
 
 pub(super) fn set_up(context: &Context<'_>, source: &DownwardAPIVolumeSource) -> Result<Mounted, String> {
-    let files = collect(context, source.items.as_deref().unwrap_or_default(), source.default_mode.unwrap_or(payload::DEFAULT_MODE))?;
+    let files =
+        collect(context, source.items.as_deref().unwrap_or_default(), source.default_mode.unwrap_or(payload::DEFAULT_MODE))?;
     let path = context.directory("downward-api");
     atomic_writer::write(&path, &files, context.fs_group()).map_err(|e| describe(&e, "cannot write", &path))?;
     Ok(Mounted { read_only: true, ..Mounted::at(path) })

@@ -12,7 +12,14 @@ use crate::quantity;
 pub(super) fn set_up(context: &Context<'_>, source: &EmptyDirVolumeSource) -> Result<Mounted, String> {
     let path = context.directory("empty-dir");
     let medium = source.medium.as_deref().unwrap_or("");
-    let ready = context.core.config.pod_dir(crate::pod::access::PodAccess::uid(context.pod)).join("plugins").join("kubernetes.io~empty-dir").join(context.name).join("ready");
+    let ready = context
+        .core
+        .config
+        .pod_dir(crate::pod::access::PodAccess::uid(context.pod))
+        .join("plugins")
+        .join("kubernetes.io~empty-dir")
+        .join(context.name)
+        .join("ready");
     let mut mounted = Mounted { owner: context.fs_group(), ..Mounted::at(path.clone()) };
     mounted.read_only = false;
     if ready.exists() && path.is_dir() && (medium.is_empty() || is_mount_point(&path)) {
@@ -25,7 +32,8 @@ pub(super) fn set_up(context: &Context<'_>, source: &EmptyDirVolumeSource) -> Re
         other => return Err(format!("emptyDir medium \"{other}\" is not implemented")),
     }
     // Any user of any container may write.
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).map_err(|e| describe(&e, "cannot set the mode of", &path))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))
+        .map_err(|e| describe(&e, "cannot set the mode of", &path))?;
     if let Some(group) = context.fs_group() {
         ownership::apply(&path, group, false).map_err(|e| describe(&e, "cannot set the group of", &path))?;
     }
@@ -50,5 +58,6 @@ fn tmpfs(context: &Context<'_>, source: &EmptyDirVolumeSource, path: &std::path:
     let pod_limit = resources::pod_totals(context.pod).memory_limit_bytes.filter(|l| *l > 0);
     let size = asked.unwrap_or(i64::MAX).min(pod_limit.unwrap_or(i64::MAX)).min(capacity);
     let options = format!("size={size}");
-    mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).map_err(|e| format!("cannot mount a tmpfs on {}: {e}", path.display()))
+    mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
+        .map_err(|e| format!("cannot mount a tmpfs on {}: {e}", path.display()))
 }

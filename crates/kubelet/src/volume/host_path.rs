@@ -20,14 +20,16 @@ pub(super) fn set_up(source: &HostPathVolumeSource) -> Result<Mounted, String> {
         "DirectoryOrCreate" => {
             if !path.exists() {
                 std::fs::create_dir_all(&path).map_err(|e| describe(&e, "cannot create", &path))?;
-                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).map_err(|e| describe(&e, "cannot set the mode of", &path))?;
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
+                    .map_err(|e| describe(&e, "cannot set the mode of", &path))?;
             }
             expect(&path, "directory", FileType::is_dir)?;
         }
         "FileOrCreate" => {
             if !path.exists() {
                 std::fs::File::create(&path).map_err(|e| describe(&e, "cannot create", &path))?;
-                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).map_err(|e| describe(&e, "cannot set the mode of", &path))?;
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))
+                    .map_err(|e| describe(&e, "cannot set the mode of", &path))?;
             }
             expect(&path, "file", FileType::is_file)?;
         }
@@ -56,7 +58,10 @@ mod tests {
     fn checks_and_creates() {
         let directory = std::env::temp_dir().join(format!("kubelet-host-path-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
-        let source = |name: &str, kind: &str| HostPathVolumeSource { path: directory.join(name).to_string_lossy().into_owned(), type_: Some(kind.to_owned()) };
+        let source = |name: &str, kind: &str| HostPathVolumeSource {
+            path: directory.join(name).to_string_lossy().into_owned(),
+            type_: Some(kind.to_owned()),
+        };
         assert!(set_up(&source("d", "Directory")).unwrap_err().contains("is not a directory"));
         assert!(set_up(&source("d", "DirectoryOrCreate")).is_ok());
         assert!(set_up(&source("d", "Directory")).is_ok());

@@ -137,7 +137,8 @@ pub(crate) async fn tear_down_all(core: &Core, uid: &str) -> io::Result<()> {
 /// Unmounts everything below `directory`, the innermost first.
 pub(crate) fn unmount_below(directory: &Path) -> io::Result<()> {
     let table = std::fs::read_to_string("/proc/self/mountinfo")?;
-    let mut points: Vec<PathBuf> = table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).filter(|p| p.starts_with(directory)).collect();
+    let mut points: Vec<PathBuf> =
+        table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).filter(|p| p.starts_with(directory)).collect();
     points.reverse();
     for point in points {
         nix::mount::umount2(&point, nix::mount::MntFlags::MNT_DETACH | nix::mount::MntFlags::UMOUNT_NOFOLLOW)?;
@@ -152,7 +153,10 @@ fn unescape(text: &str) -> PathBuf {
     let mut result = Vec::with_capacity(bytes.len());
     let mut index = 0;
     while index < bytes.len() {
-        let octal = bytes.get(index + 1..index + 4).filter(|_| bytes[index] == b'\\').and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
+        let octal = bytes
+            .get(index + 1..index + 4)
+            .filter(|_| bytes[index] == b'\\')
+            .and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
         match octal {
             Some(byte) => {
                 result.push(byte);
@@ -190,7 +194,8 @@ mod tests {
 
     #[test]
     fn unknown_types_are_named() {
-        let volume: Volume = serde_json::from_value(serde_json::json!({"name": "v", "nfs": {"server": "s", "path": "/"}})).unwrap();
+        let volume: Volume =
+            serde_json::from_value(serde_json::json!({"name": "v", "nfs": {"server": "s", "path": "/"}})).unwrap();
         assert_eq!(type_name(&volume), "nfs");
     }
 }

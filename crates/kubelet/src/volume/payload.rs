@@ -19,7 +19,14 @@ pub(super) fn file(content: Vec<u8>, mode: i32) -> File {
 }
 
 /// The files of an object; `what` names it in errors, e.g. `configmap`.
-pub(super) fn of_object(object: Option<&Object>, what: &str, name: &str, items: Option<&Vec<KeyToPath>>, mode: i32, optional: bool) -> Result<Payload, String> {
+pub(super) fn of_object(
+    object: Option<&Object>,
+    what: &str,
+    name: &str,
+    items: Option<&Vec<KeyToPath>>,
+    mode: i32,
+    optional: bool,
+) -> Result<Payload, String> {
     let Some(object) = object else {
         return if optional { Ok(Payload::new()) } else { Err(format!("{what} \"{name}\" not found")) };
     };

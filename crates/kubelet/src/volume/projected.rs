@@ -23,14 +23,33 @@ pub(super) async fn set_up(context: &Context<'_>, source: &ProjectedVolumeSource
     Ok(Mounted { read_only: true, refresh_at, ..Mounted::at(path) })
 }
 
-async fn collect(context: &Context<'_>, projection: &VolumeProjection, mode: i32, refresh_at: &mut Option<jiff::Timestamp>) -> Result<Payload, String> {
+async fn collect(
+    context: &Context<'_>,
+    projection: &VolumeProjection,
+    mode: i32,
+    refresh_at: &mut Option<jiff::Timestamp>,
+) -> Result<Payload, String> {
     if let Some(source) = &projection.config_map {
         let object = context.core.objects.get(context.core, context.pod, Kind::ConfigMap, &source.name).await?;
-        return payload::of_object(object.as_ref(), "configmap", &source.name, source.items.as_ref(), mode, source.optional.unwrap_or(false));
+        return payload::of_object(
+            object.as_ref(),
+            "configmap",
+            &source.name,
+            source.items.as_ref(),
+            mode,
+            source.optional.unwrap_or(false),
+        );
     }
     if let Some(source) = &projection.secret {
         let object = context.core.objects.get(context.core, context.pod, Kind::Secret, &source.name).await?;
-        return payload::of_object(object.as_ref(), "secret", &source.name, source.items.as_ref(), mode, source.optional.unwrap_or(false));
+        return payload::of_object(
+            object.as_ref(),
+            "secret",
+            &source.name,
+            source.items.as_ref(),
+            mode,
+            source.optional.unwrap_or(false),
+        );
     }
     if let Some(source) = &projection.downward_api {
         return downward_api::collect(context, source.items.as_deref().unwrap_or_default(), mode);
@@ -76,5 +95,6 @@ pub(super) fn memory_backed(path: &Path) -> Result<(), String> {
     if path.parent().is_some_and(|parent| device(path) != device(parent)) {
         return Ok(());
     }
-    mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some("mode=0777")).map_err(|e| format!("cannot mount a tmpfs on {}: {e}", path.display()))
+    mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some("mode=0777"))
+        .map_err(|e| format!("cannot mount a tmpfs on {}: {e}", path.display()))
 }

@@ -12,7 +12,10 @@ use nix::sys::stat::{Mode, mkdirat};
 /// Binds `volume/sub_path` to `place`; a missing sub path becomes a directory of the group `owner`. Returns `place`.
 pub(crate) fn bind(volume: &Path, sub_path: &str, place: &Path, owner: Option<u32>) -> io::Result<PathBuf> {
     if Path::new(sub_path).is_absolute() || Path::new(sub_path).components().any(|c| c == Component::ParentDir) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("subPath \"{sub_path}\" must be relative and not contain '..'")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("subPath \"{sub_path}\" must be relative and not contain '..'"),
+        ));
     }
     if already_bound(place) {
         return Ok(place.to_path_buf());
@@ -39,7 +42,9 @@ fn already_bound(place: &Path) -> bool {
 }
 
 fn open_below(root: &OwnedFd, path: &Path) -> nix::Result<OwnedFd> {
-    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     openat2(root, path, how)
 }
 
@@ -63,7 +68,10 @@ fn open_or_create(root: &OwnedFd, path: &Path, owner: Option<u32>) -> io::Result
                 current = open_below(root, &walked)?;
                 // mkdir is subject to our umask; the volume's users must get in, as upstream makes them with the volume's mode.
                 let path = format!("/proc/self/fd/{}", current.as_raw_fd());
-                std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(if owner.is_some() { 0o2777 } else { 0o777 }))?;
+                std::fs::set_permissions(
+                    &path,
+                    std::os::unix::fs::PermissionsExt::from_mode(if owner.is_some() { 0o2777 } else { 0o777 }),
+                )?;
                 if let Some(group) = owner {
                     nix::unistd::fchownat(&current, "", None, Some(group.into()), AtFlags::AT_EMPTY_PATH)?;
                 }
