@@ -121,19 +121,26 @@ impl<K: ResourceExt> Store<K> {
         inner.indexes.insert(name, Index { values_of, keys });
     }
 
-    /// Adds the index of controllers: the UID of the controlling owner reference, or "" for orphans.
-    /// Query it with [`Store::by_controller`].
+    /// Adds the index of controllers: the UID of the controlling owner reference. Query it with
+    /// [`Store::by_controller`] and [`Store::orphans`].
     pub fn add_controller_index(&self) {
         self.add_index(CONTROLLER_INDEX, |object| {
-            let uid =
-                object.owner_references().iter().find(|r| r.controller == Some(true)).map_or_else(String::new, |r| r.uid.clone());
-            vec![uid]
+            let controller = object.owner_references().iter().find(|reference| reference.controller == Some(true));
+            vec![match controller {
+                Some(reference) => reference.uid.clone(),
+                None => orphan_value(object.meta().namespace.as_deref().unwrap_or("")),
+            }]
         });
     }
 
-    /// Objects controlled by this UID ("" finds those without a controller). Needs [`Store::add_controller_index`].
+    /// Objects controlled by this UID. Needs [`Store::add_controller_index`].
     pub fn by_controller(&self, uid: &str) -> Vec<Arc<K>> {
         self.by_index(CONTROLLER_INDEX, uid)
+    }
+
+    /// Objects of a namespace that no controller owns. Needs [`Store::add_controller_index`].
+    pub fn orphans(&self, namespace: &str) -> Vec<Arc<K>> {
+        self.by_index(CONTROLLER_INDEX, &orphan_value(namespace))
     }
 
     /// Puts an object in; returns the one that it replaces.
@@ -169,6 +176,11 @@ impl<K: ResourceExt> Store<K> {
 }
 
 const CONTROLLER_INDEX: &str = "controllerUid";
+
+/// No UID holds a slash.
+fn orphan_value(namespace: &str) -> String {
+    format!("orphans/{namespace}")
+}
 
 impl<K> Index<K> {
     fn forget(&mut self, key: &NamespacedName, values: &[String]) {

@@ -1,1 +1,32 @@
-//! TODO
+//! The controllers that make the cluster converge on what the API holds.
+//!
+//! Owns: one module per controller, the explicit ordered registry ([`controller_names`]) and the loop that runs
+//! those enabled. Each controller is a pure `plan` (state in, actions out) apart from `reconcile` (I/O).
+//!
+//! Invariants: controllers read shared informers and write through the API only; they never mutate a cached
+//! object; every write that rests on cached state carries a precondition (resourceVersion or UID).
+//!
+//! Deliberately absent: any access to storage or to the API server's internals, and stand-ins for controllers
+//! that are not written: a kind without its controller is stored and served, and nothing pretends to act on it.
+
+mod api_errors;
+mod config;
+mod context;
+mod deployment;
+mod endpoints;
+mod endpointslice;
+mod expectations;
+mod label_match;
+mod ownership;
+mod pod_state;
+mod pod_template;
+mod registry;
+mod replicaset;
+mod root_ca_publisher;
+mod run;
+mod service_pods;
+mod serviceaccount;
+
+pub use config::Config;
+pub use registry::controller_names;
+pub use run::{RunError, run};

@@ -1,0 +1,53 @@
+//! What can be set on the controller manager. Names follow kube-controller-manager's flags.
+
+use std::time::Duration;
+
+use client::LeaderElection;
+
+/// Settings of all controllers.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `--controllers`: `*` enables all that are on by default, `foo` enables, `-foo` disables.
+    pub controllers: Vec<String>,
+    /// `--root-ca-file`: PEM bundle published in every namespace as the ConfigMap `kube-root-ca.crt`. Without it the
+    /// publisher does not run.
+    pub root_ca: Option<String>,
+    /// `--leader-elect`: take the Lease before working. `None` where only one controller manager can exist.
+    pub leader_election: Option<LeaderElection>,
+    /// `--concurrent-deployment-syncs`.
+    pub concurrent_deployment_syncs: usize,
+    /// `--concurrent-replicaset-syncs`.
+    pub concurrent_replicaset_syncs: usize,
+    /// `--concurrent-service-endpoint-syncs` and `--concurrent-endpoint-syncs`.
+    pub concurrent_endpoint_syncs: usize,
+    /// `--concurrent-namespace-syncs`.
+    pub concurrent_namespace_syncs: usize,
+    /// `--concurrent-gc-syncs`.
+    pub concurrent_gc_syncs: usize,
+    /// `--node-monitor-period`: how often node health is judged.
+    pub node_monitor_period: Duration,
+    /// `--node-monitor-grace-period`: silence after which a node is called Unknown.
+    pub node_monitor_grace_period: Duration,
+    /// `--terminated-pod-gc-threshold`: finished pods kept; 0 keeps all.
+    pub terminated_pod_gc_threshold: usize,
+}
+
+impl Default for Config {
+    /// Upstream's defaults, except for the numbers of workers: tasks are cheap to wake but pointless to multiply on
+    /// the small machines that are the usual case, so each gets at most upstream's five.
+    fn default() -> Self {
+        Self {
+            controllers: vec!["*".to_owned()],
+            root_ca: None,
+            leader_election: None,
+            concurrent_deployment_syncs: 5,
+            concurrent_replicaset_syncs: 5,
+            concurrent_endpoint_syncs: 5,
+            concurrent_namespace_syncs: 5,
+            concurrent_gc_syncs: 5,
+            node_monitor_period: Duration::from_secs(5),
+            node_monitor_grace_period: Duration::from_secs(50),
+            terminated_pod_gc_threshold: 12_500,
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What every controller is given at its start.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use client::{EventRecorder, Informer, Informers, NamespacedName, WorkQueue};
+use jiff::Timestamp;
+use k8s_openapi::NamespaceResourceScope;
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+use crate::Config;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) client: kube::Client,
+    pub(crate) informers: Informers,
+    pub(crate) config: Arc<Config>,
+    pub(crate) token: CancellationToken,
+    events: EventRecorder,
+}
+
+impl Context {
+    pub(crate) fn new(
+        client: kube::Client,
+        informers: Informers,
+        config: Config,
+        events: EventRecorder,
+        token: CancellationToken,
+    ) -> Self {
+        Self { client, informers, config: Arc::new(config), token, events }
+    }
+
+    /// Events in the name of one controller.
+    pub(crate) fn events(&self, component: &str) -> EventRecorder {
+        self.events.for_component(component)
+    }
+
+    /// An API of one namespace.
+    pub(crate) fn api<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+}
+
+/// The wall clock. Plans take the time as an argument; only `reconcile` calls this.
+pub(crate) fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+/// Queues the key of every object that is added, changed or deleted.
+pub(crate) fn enqueue_all<K>(informer: &Informer<K>, queue: &WorkQueue<NamespacedName>)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let queue = queue.clone();
+    informer.add_handler(move |change| queue.add(NamespacedName::of(&**change.object())));
+}
+
+/// Waits for informers; returns from the enclosing controller when they are stopped first.
+macro_rules! wait_synced {
+    ($($informer:expr),+ $(,)?) => {
+        $(if $informer.wait_synced().await.is_err() { return; })+
+    };
+}
+pub(crate) use wait_synced;

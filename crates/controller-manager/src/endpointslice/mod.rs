@@ -1,0 +1,158 @@
+//! endpointslice-controller: the addresses behind a service, in slices (KEP-752).
+
+mod plan;
+mod tracker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use client::{
+    Change, Controller, EventKind, EventRecorder, NamespacedName, Outcome, RateLimiter, ReconcileError, Store,
+    WorkQueue, run_workers,
+};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{DeleteParams, PostParams};
+use kube::{Api, ResourceExt};
+
+use self::plan::{MANAGED_BY, Plan, SERVICE_NAME, plan};
+use self::tracker::Tracker;
+use crate::api_errors::{self, ignore_not_found, is_namespace_terminating};
+use crate::context::{Context, wait_synced};
+use crate::service_pods::{managed_spec, selected_pods, watch};
+
+const SLICES_BY_SERVICE: &str = "managedSlicesByService";
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+struct EndpointSlices {
+    context: Context,
+    events: EventRecorder,
+    services: Store<Service>,
+    pods: Store<Pod>,
+    nodes: Store<Node>,
+    slices: Store<EndpointSlice>,
+    tracker: Tracker,
+}
+
+pub(crate) async fn run(context: Context) {
+    let services = context.informers.get::<Service>();
+    let pods = context.informers.get::<Pod>();
+    let nodes = context.informers.get::<Node>();
+    let slices = context.informers.get::<EndpointSlice>();
+    slices.store().add_index(SLICES_BY_SERVICE, |slice| {
+        managed_for(slice).map(|service| service.to_string()).into_iter().collect()
+    });
+    // Upstream's own limits for this queue: a failing sync waits a second at first.
+    let limiter = RateLimiter::item(Duration::from_secs(1), Duration::from_secs(1000));
+    let queue = WorkQueue::with_limiter("endpoint_slice", limiter);
+    wait_synced!(services, nodes);
+    watch(&services, &pods, &queue);
+    wait_synced!(pods, slices);
+    let on_slice = queue.clone();
+    slices.add_handler(move |change| {
+        if let Change::Updated { old, .. } = change
+            && let Some(service) = managed_for(old)
+        {
+            on_slice.add(service);
+        }
+        if let Some(service) = managed_for(change.object()) {
+            on_slice.add(service);
+        }
+    });
+    let controller = EndpointSlices {
+        events: context.events("endpoint-slice-controller"),
+        services: services.store().clone(),
+        pods: pods.store().clone(),
+        nodes: nodes.store().clone(),
+        slices: slices.store().clone(),
+        tracker: Tracker::default(),
+        context: context.clone(),
+    };
+    let workers = context.config.concurrent_endpoint_syncs;
+    run_workers(Arc::new(controller), queue, workers, context.token).await;
+}
+
+/// The service of a slice that this controller manages.
+fn managed_for(slice: &EndpointSlice) -> Option<NamespacedName> {
+    let labels = slice.labels();
+    if labels.get(MANAGED_BY.0).map(String::as_str) != Some(MANAGED_BY.1) {
+        return None;
+    }
+    Some(NamespacedName::new(slice.namespace()?, labels.get(SERVICE_NAME)?))
+}
+
+#[async_trait]
+impl Controller for EndpointSlices {
+    type Key = NamespacedName;
+
+    fn name(&self) -> &'static str {
+        "endpointslice-controller"
+    }
+
+    async fn reconcile(&self, key: &NamespacedName) -> Result<Outcome, ReconcileError> {
+        let Some(service) = self.services.get_key(key) else {
+            // Its slices have it as their owner: the garbage collector takes them.
+            self.tracker.forget(key);
+            return Ok(Outcome::Done);
+        };
+        if managed_spec(&service).is_none() {
+            return Ok(Outcome::Done);
+        }
+        if !self.tracker.caught_up(key, &self.slices) {
+            return Ok(Outcome::RequeueAfter(Duration::from_millis(50)));
+        }
+        let pods = selected_pods(&service, &self.pods);
+        let mut existing = self.slices.by_index(SLICES_BY_SERVICE, &key.to_string());
+        existing.retain(|slice| slice.metadata.deletion_timestamp.is_none());
+        let plan = plan(&service, &pods, existing, |name| match self.nodes.get("", name) {
+            None => plan::Node::Unknown,
+            Some(node) => plan::Node::Known {
+                zone: node.labels().get(ZONE).cloned(),
+            },
+        });
+        let missing_nodes = plan.missing_nodes;
+        if let Err(error) = self.perform(key, plan).await {
+            if !error.is_conflict() {
+                let message = format!("Error updating Endpoint Slices for Service {key}: {}", describe(&error));
+                self.events.record(&*service, EventKind::Warning, "FailedToUpdateEndpointSlices", message);
+            }
+            return Err(error);
+        }
+        Ok(if missing_nodes { Outcome::Retry } else { Outcome::Done })
+    }
+}
+
+impl EndpointSlices {
+    async fn perform(&self, key: &NamespacedName, plan: Plan) -> Result<(), ReconcileError> {
+        let api: Api<EndpointSlice> = self.context.api(&key.namespace);
+        let params = PostParams::default();
+        for slice in plan.create {
+            match api.create(&params, &slice).await {
+                Ok(created) => self.tracker.wrote(key, &created),
+                Err(error) if is_namespace_terminating(&error) => return Ok(()),
+                Err(error) => return Err(ReconcileError::api("create endpoint slice")(error)),
+            }
+        }
+        for slice in plan.update {
+            let updated = api
+                .replace(&slice.name_any(), &params, &slice)
+                .await
+                .map_err(ReconcileError::api("update endpoint slice"))?;
+            self.tracker.wrote(key, &updated);
+        }
+        for slice in plan.delete {
+            let result = api.delete(&slice.name_any(), &DeleteParams::default()).await;
+            ignore_not_found(result).map_err(ReconcileError::api("delete endpoint slice"))?;
+            self.tracker.deleted(key, slice.name_any());
+        }
+        Ok(())
+    }
+}
+
+fn describe(error: &ReconcileError) -> String {
+    match error {
+        ReconcileError::Api { source, .. } => api_errors::message(source),
+        other => other.to_string(),
+    }
+}

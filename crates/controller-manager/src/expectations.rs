@@ -1,0 +1,95 @@
+//! What a controller did and has not seen yet: so long as it expects creations or deletions to show up in its cache,
+//! it must not count what is in the cache, or it would do them twice. After client-go style
+//! `UIDTrackingControllerExpectations`.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use client::NamespacedName;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// Upstream's ExpectationsTimeout: after that the cache is believed again.
+const TIMEOUT: Duration = Duration::from_secs(5 * 60);
+
+struct Pending {
+    creations: usize,
+    deletions: HashSet<String>,
+    since: Instant,
+}
+
+#[derive(Default)]
+pub(crate) struct Expectations {
+    pending: Mutex<HashMap<NamespacedName, Pending>>,
+}
+
+impl Expectations {
+    pub(crate) fn expect_creations(&self, key: &NamespacedName, count: usize) {
+        self.set(key, count, HashSet::new());
+    }
+
+    /// `uids` are those of the objects about to be deleted.
+    pub(crate) fn expect_deletions(&self, key: &NamespacedName, uids: impl IntoIterator<Item = String>) {
+        self.set(key, 0, uids.into_iter().collect());
+    }
+
+    fn set(&self, key: &NamespacedName, creations: usize, deletions: HashSet<String>) {
+        let pending = Pending { creations, deletions, since: Instant::now() };
+        self.pending.lock().insert(key.clone(), pending);
+    }
+
+    /// Creations showed up, or will not because they failed.
+    pub(crate) fn creations_observed(&self, key: &NamespacedName, count: usize) {
+        if let Some(pending) = self.pending.lock().get_mut(key) {
+            pending.creations = pending.creations.saturating_sub(count);
+        }
+    }
+
+    /// A deletion showed up, or will not because it failed.
+    pub(crate) fn deletion_observed(&self, key: &NamespacedName, uid: &str) {
+        if let Some(pending) = self.pending.lock().get_mut(key) {
+            pending.deletions.remove(uid);
+        }
+    }
+
+    /// Whether the cache can be believed.
+    pub(crate) fn satisfied(&self, key: &NamespacedName) -> bool {
+        let mut all = self.pending.lock();
+        let Some(pending) = all.get(key) else { return true };
+        let satisfied = (pending.creations == 0 && pending.deletions.is_empty()) || pending.since.elapsed() > TIMEOUT;
+        if satisfied {
+            all.remove(key);
+        }
+        satisfied
+    }
+
+    pub(crate) fn forget(&self, key: &NamespacedName) {
+        self.pending.lock().remove(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn satisfied_when_everything_showed_up() {
+        let expectations = Expectations::default();
+        let key = NamespacedName::new("a", "x");
+        assert!(expectations.satisfied(&key));
+        expectations.expect_creations(&key, 2);
+        expectations.creations_observed(&key, 1);
+        assert!(!expectations.satisfied(&key));
+        expectations.creations_observed(&key, 1);
+        assert!(expectations.satisfied(&key));
+        expectations.expect_deletions(&key, ["u1".to_owned(), "u2".to_owned()]);
+        expectations.deletion_observed(&key, "u1");
+        expectations.deletion_observed(&key, "u1");
+        assert!(!expectations.satisfied(&key), "u2 is still to come");
+        expectations.deletion_observed(&key, "u2");
+        assert!(expectations.satisfied(&key));
+        expectations.expect_creations(&key, 1);
+        expectations.forget(&key);
+        assert!(expectations.satisfied(&key));
+    }
+}

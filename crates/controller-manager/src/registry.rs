@@ -1,0 +1,72 @@
+//! The explicit, ordered list of controllers. Adding one is one line here.
+
+use std::pin::Pin;
+
+use crate::context::Context;
+
+type Start = fn(Context) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+pub(crate) struct Entry {
+    /// Upstream's name (`kube-controller-manager --help`).
+    pub(crate) name: &'static str,
+    pub(crate) start: Start,
+}
+
+/// In the order of their start: what pods need before they can run comes first.
+pub(crate) const REGISTRY: &[Entry] = &[
+    Entry { name: "serviceaccount-controller", start: |c| Box::pin(crate::serviceaccount::run(c)) },
+    Entry { name: "root-ca-certificate-publisher-controller", start: |c| Box::pin(crate::root_ca_publisher::run(c)) },
+    Entry { name: "deployment-controller", start: |c| Box::pin(crate::deployment::run(c)) },
+    Entry { name: "replicaset-controller", start: |c| Box::pin(crate::replicaset::run(c)) },
+    Entry { name: "replicationcontroller-controller", start: |c| Box::pin(crate::replicaset::run_replication_controllers(c)) },
+    Entry { name: "endpointslice-controller", start: |c| Box::pin(crate::endpointslice::run(c)) },
+    Entry { name: "endpoints-controller", start: |c| Box::pin(crate::endpoints::run(c)) },
+];
+
+/// Names of all controllers, in the order of their start.
+pub fn controller_names() -> impl Iterator<Item = &'static str> {
+    REGISTRY.iter().map(|entry| entry.name)
+}
+
+/// `--controllers`: the first mention of a name decides, else `*`.
+pub(crate) fn is_enabled(name: &str, wanted: &[String]) -> bool {
+    let mut star = false;
+    for item in wanted {
+        if item == name {
+            return true;
+        }
+        if item.strip_prefix('-') == Some(name) {
+            return false;
+        }
+        star |= item == "*";
+    }
+    star
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn the_list_of_enabled_controllers() {
+        for (wanted, expected) in [
+            (&["*"][..], true),
+            (&["foo"], true),
+            (&["*", "-foo"], false),
+            (&["-foo", "*"], false),
+            (&["foo", "-foo"], true),
+            (&["bar"], false),
+            (&[], false),
+        ] {
+            let wanted: Vec<String> = wanted.iter().map(|&s| s.to_owned()).collect();
+            assert_eq!(is_enabled("foo", &wanted), expected, "{wanted:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let names: HashSet<_> = controller_names().collect();
+        assert_eq!(names.len(), REGISTRY.len());
+    }
+}

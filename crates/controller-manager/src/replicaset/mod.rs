@@ -1,0 +1,236 @@
+//! replicaset-controller (and, on the same code, replicationcontroller-controller): as many pods as wanted.
+//!
+//! Invariant: pods are only created or deleted when the cache has shown everything that was created or deleted
+//! before ([`Expectations`]), so that no pod is made twice.
+
+mod owner;
+mod plan;
+mod status;
+mod wakeups;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use client::{Controller, EventKind, EventRecorder, NamespacedName, Outcome, ReconcileError, Store, WorkQueue, run_workers};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::{Api, ResourceExt};
+
+use self::owner::{ReplicaOwner, Status};
+use self::plan::Plan;
+use self::status::{Observed, next_availability_check, status};
+use crate::api_errors::{self, is_namespace_terminating, is_not_found};
+use crate::context::{Context, now, wait_synced};
+use crate::expectations::Expectations;
+use crate::label_match::Matcher;
+use crate::ownership::{claim_all, controller_of, controller_reference, is_controlled_by};
+use crate::pod_state::{is_active, is_terminating};
+use crate::pod_template::pod_from_template;
+
+struct Replicas<K> {
+    context: Context,
+    events: EventRecorder,
+    owners: Store<K>,
+    pods: Store<Pod>,
+    expectations: Arc<Expectations>,
+}
+
+pub(crate) async fn run(context: Context) {
+    run_for::<ReplicaSet>(context).await;
+}
+
+/// replicationcontroller-controller.
+pub(crate) async fn run_replication_controllers(context: Context) {
+    run_for::<ReplicationController>(context).await;
+}
+
+async fn run_for<K: ReplicaOwner>(context: Context) {
+    let owners = context.informers.get::<K>();
+    let pods = context.informers.get::<Pod>();
+    pods.store().add_controller_index();
+    owners.store().add_controller_index();
+    let queue = WorkQueue::new(K::QUEUE);
+    let expectations = Arc::new(Expectations::default());
+    wakeups::watch_owners(&owners, &queue, &expectations);
+    wait_synced!(owners);
+    // Pods are resolved to owners through the owners' cache, which must therefore be filled first.
+    wakeups::watch_pods(&pods, owners.store(), &queue, &expectations);
+    wait_synced!(pods);
+    let controller = Replicas {
+        events: context.events(K::COMPONENT),
+        owners: owners.store().clone(),
+        pods: pods.store().clone(),
+        expectations,
+        context: context.clone(),
+    };
+    let workers = context.config.concurrent_replicaset_syncs;
+    run_workers(Arc::new(controller), queue, workers, context.token).await;
+}
+
+#[async_trait]
+impl<K: ReplicaOwner> Controller for Replicas<K> {
+    type Key = NamespacedName;
+
+    fn name(&self) -> &'static str {
+        K::CONTROLLER
+    }
+
+    async fn reconcile(&self, key: &NamespacedName) -> Result<Outcome, ReconcileError> {
+        let Some(owner) = self.owners.get_key(key) else {
+            self.expectations.forget(key);
+            return Ok(Outcome::Done);
+        };
+        let needs_sync = self.expectations.satisfied(key);
+        let Some(matcher) = owner.matcher() else {
+            return Err(ReconcileError::Invalid("selector cannot be parsed".into()));
+        };
+        let uid = owner.uid().unwrap_or_default();
+        let mut candidates = self.pods.by_controller(&uid);
+        candidates.extend(self.pods.orphans(&key.namespace));
+        let terminating = candidates
+            .iter()
+            .filter(|pod| is_terminating(pod) && is_controlled_by(&pod.metadata, &uid))
+            .filter(|pod| matcher.matches(&pod.metadata))
+            .count();
+        candidates.retain(|pod| is_active(pod));
+        let active = claim_all(&self.context.client, &*owner, |meta| matcher.matches(meta), candidates).await?;
+        let mut failure = Ok(());
+        if needs_sync && owner.meta().deletion_timestamp.is_none() {
+            failure = self.manage(key, &owner, active.clone()).await;
+        }
+        let delay = self.update_status(key, &owner, &active, terminating, failure.as_ref().err()).await?;
+        failure?;
+        Ok(delay)
+    }
+}
+
+impl<K: ReplicaOwner> Replicas<K> {
+    async fn manage(&self, key: &NamespacedName, owner: &Arc<K>, active: Vec<Arc<Pod>>) -> Result<(), ReconcileError> {
+        let related = || self.related_pods(owner);
+        match plan::plan(owner.replicas(), active, related, now()) {
+            Plan::Nothing => Ok(()),
+            Plan::Create(count) => self.create_pods(key, owner, count).await,
+            Plan::Delete(pods) => self.delete_pods(key, owner, pods).await,
+        }
+    }
+
+    /// Pods that match any owner with the same controller as this one.
+    fn related_pods(&self, owner: &K) -> Vec<Arc<Pod>> {
+        let Some(controller) = controller_of(owner.meta()) else {
+            return Vec::new();
+        };
+        let matchers: Vec<Matcher> =
+            self.owners.by_controller(&controller.uid).iter().filter_map(|related| related.matcher()).collect();
+        let mut pods = self.pods.list_namespace(&owner.namespace().unwrap_or_default());
+        pods.retain(|pod| matchers.iter().any(|matcher| matcher.matches(&pod.metadata)));
+        pods
+    }
+
+    /// Creates in batches of 1, 2, 4, ... and stops at the first batch with a failure, so that a quota that is used
+    /// up costs one request and not hundreds.
+    async fn create_pods(&self, key: &NamespacedName, owner: &Arc<K>, count: usize) -> Result<(), ReconcileError> {
+        self.expectations.expect_creations(key, count);
+        let pod = pod_from_template(owner.template(), &owner.name_any(), controller_reference(&**owner));
+        let api: Api<Pod> = self.context.api(&key.namespace);
+        let params = PostParams::default();
+        let mut left = count;
+        let mut batch = 1;
+        while left > 0 {
+            batch = batch.min(left);
+            let requests = (0..batch).map(|_| api.create(&params, &pod));
+            let mut failed = None;
+            for result in futures::future::join_all(requests).await {
+                left -= 1;
+                match result {
+                    Ok(created) => {
+                        let message = format!("Created pod: {}", created.name_any());
+                        self.events.record(&**owner, EventKind::Normal, "SuccessfulCreate", message);
+                    }
+                    Err(error) => {
+                        self.expectations.creations_observed(key, 1);
+                        if !is_namespace_terminating(&error) {
+                            failed = Some(error);
+                        }
+                    }
+                }
+            }
+            if let Some(error) = failed {
+                self.expectations.creations_observed(key, left);
+                let message = format!("Error creating: {}", api_errors::message(&error));
+                self.events.record(&**owner, EventKind::Warning, "FailedCreate", message);
+                return Err(ReconcileError::api("create pod")(error));
+            }
+            batch *= 2;
+        }
+        Ok(())
+    }
+
+    async fn delete_pods(&self, key: &NamespacedName, owner: &Arc<K>, pods: Vec<Arc<Pod>>) -> Result<(), ReconcileError> {
+        let uids = pods.iter().map(|pod| pod.uid().unwrap_or_default());
+        self.expectations.expect_deletions(key, uids);
+        let api: Api<Pod> = self.context.api(&key.namespace);
+        let api = &api;
+        let deletions = pods.iter().map(|pod| async move {
+            let params = DeleteParams {
+                preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
+                ..Default::default()
+            };
+            (pod, api.delete(&pod.name_any(), &params).await)
+        });
+        let mut failed = None;
+        for (pod, result) in futures::future::join_all(deletions).await {
+            let Err(error) = result else {
+                let message = format!("Deleted pod: {}", pod.name_any());
+                self.events.record(&**owner, EventKind::Normal, "SuccessfulDelete", message);
+                continue;
+            };
+            self.expectations.deletion_observed(key, &pod.uid().unwrap_or_default());
+            if !is_not_found(&error) {
+                let message = format!("Error deleting: {}", api_errors::message(&error));
+                self.events.record(&**owner, EventKind::Warning, "FailedDelete", message);
+                failed = Some(error);
+            }
+        }
+        failed.map_or(Ok(()), |error| Err(ReconcileError::api("delete pod")(error)))
+    }
+
+    async fn update_status(
+        &self,
+        key: &NamespacedName,
+        owner: &Arc<K>,
+        active: &[Arc<Pod>],
+        terminating: usize,
+        failure: Option<&ReconcileError>,
+    ) -> Result<Outcome, ReconcileError> {
+        let observed = Observed {
+            replicas_wanted: owner.replicas(),
+            min_ready_seconds: owner.min_ready_seconds(),
+            template: owner.template(),
+            active,
+            terminating: (K::CONTROLLER == ReplicaSet::CONTROLLER).then_some(terminating),
+            failure: failure.map(failure_message),
+            now: now(),
+        };
+        let last = owner.status();
+        let wanted = Status { observed_generation: owner.meta().generation, ..status(&last, &observed) };
+        if wanted != last {
+            let updated = owner.with_status(wanted.clone());
+            let api: Api<K> = self.context.api(&key.namespace);
+            api.replace_status(&key.name, &PostParams::default(), &updated)
+                .await
+                .map_err(ReconcileError::api("update status"))?;
+        }
+        Ok(match next_availability_check(&observed, &wanted) {
+            Some(delay) => Outcome::RequeueAfter(delay),
+            None => Outcome::Done,
+        })
+    }
+}
+
+fn failure_message(error: &ReconcileError) -> String {
+    match error {
+        ReconcileError::Api { source, .. } => api_errors::message(source),
+        other => other.to_string(),
+    }
+}

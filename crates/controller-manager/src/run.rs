@@ -1,0 +1,57 @@
+//! Runs the enabled controllers, if wanted as the elected leader only.
+
+use client::{EventRecorder, Informers, LeaderElectionError, run_as_leader};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::Config;
+use crate::context::Context;
+use crate::registry::{REGISTRY, controller_names, is_enabled};
+
+/// Why the controller manager ended without being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// `--controllers` names one that does not exist.
+    #[error("there is no controller {0:?}; known are {known}", known = controller_names().collect::<Vec<_>>().join(", "))]
+    UnknownController(String),
+    /// Another controller manager took over.
+    #[error(transparent)]
+    Leadership(#[from] LeaderElectionError),
+}
+
+/// Runs until the token is cancelled.
+///
+/// `informers` may be shared with other components of the process; they must not outlive their own token. `client`
+/// writes, with the identity system:kube-controller-manager.
+pub async fn run(config: Config, client: kube::Client, informers: Informers, token: CancellationToken) -> Result<(), RunError> {
+    for wanted in &config.controllers {
+        let name = wanted.strip_prefix('-').unwrap_or(wanted);
+        if name != "*" && !controller_names().any(|known| known == name) {
+            return Err(RunError::UnknownController(name.to_owned()));
+        }
+    }
+    match config.leader_election.clone() {
+        None => run_controllers(config, client, informers, token).await,
+        Some(election) => {
+            run_as_leader(client.clone(), election, token, |leading| run_controllers(config, client, informers, leading)).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn run_controllers(config: Config, client: kube::Client, informers: Informers, token: CancellationToken) {
+    let mut tasks = JoinSet::new();
+    let (events, writer) = EventRecorder::new(client.clone(), "kube-controller-manager", None, token.clone());
+    tasks.spawn(writer);
+    let wanted = config.controllers.clone();
+    let context = Context::new(client, informers, config, events, token);
+    for entry in REGISTRY.iter().filter(|entry| is_enabled(entry.name, &wanted)) {
+        tasks.spawn((entry.start)(context.clone()));
+        tracing::debug!(controller = entry.name, "started controller");
+    }
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(error = &error as &dyn std::error::Error, "a controller panicked");
+        }
+    }
+}
