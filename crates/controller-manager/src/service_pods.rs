@@ -39,10 +39,7 @@ pub(crate) fn is_endpoint(pod: &Pod, include_terminating: bool) -> bool {
 
 pub(crate) fn addresses(pod: &Pod) -> impl Iterator<Item = IpAddr> {
     let status = pod.status.as_ref();
-    status
-        .into_iter()
-        .flat_map(|status| status.pod_ips.iter().flatten())
-        .filter_map(|ip| ip.ip.parse().ok())
+    status.into_iter().flat_map(|status| status.pod_ips.iter().flatten()).filter_map(|ip| ip.ip.parse().ok())
 }
 
 /// The pod's hostname if it is to be resolvable under the service.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use client::{
-    Change, Controller, EventKind, EventRecorder, NamespacedName, Outcome, RateLimiter, ReconcileError, Store,
-    WorkQueue, run_workers,
+    Change, Controller, EventKind, EventRecorder, NamespacedName, Outcome, RateLimiter, ReconcileError, Store, WorkQueue,
+    run_workers,
 };
 use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
 use kube::api::{DeleteParams, PostParams};

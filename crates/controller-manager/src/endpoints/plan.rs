@@ -30,11 +30,7 @@ pub(super) fn plan(service: &Service, pods: &[Arc<Pod>], current: Option<&Endpoi
     }
     labels.insert(MANAGED_BY.0.into(), MANAGED_BY.1.into());
     let mut wanted = current.cloned().unwrap_or_else(|| Endpoints {
-        metadata: ObjectMeta {
-            name: service.metadata.name.clone(),
-            namespace: service.namespace(),
-            ..Default::default()
-        },
+        metadata: ObjectMeta { name: service.metadata.name.clone(), namespace: service.namespace(), ..Default::default() },
         subsets: None,
     });
     if let Some(current) = current {
@@ -141,34 +137,19 @@ fn repack(subsets: impl IntoIterator<Item = EndpointSubset>) -> Vec<EndpointSubs
     for (port, keys) in by_port {
         by_addresses.entry(keys).or_default().extend(port);
     }
-    by_addresses
-        .into_iter()
-        .map(|(keys, ports)| subset(&keys, ports, &addresses))
-        .collect()
+    by_addresses.into_iter().map(|(keys, ports)| subset(&keys, ports, &addresses)).collect()
 }
 
-fn subset(
-    keys: &BTreeSet<AddressKey>,
-    ports: Vec<PortKey>,
-    addresses: &BTreeMap<AddressKey, EndpointAddress>,
-) -> EndpointSubset {
+fn subset(keys: &BTreeSet<AddressKey>, ports: Vec<PortKey>, addresses: &BTreeMap<AddressKey, EndpointAddress>) -> EndpointSubset {
     let of = |ready: bool| {
-        let chosen: Vec<_> = keys
-            .iter()
-            .filter(|key| key.2 == ready)
-            .filter_map(|key| addresses.get(key).cloned())
-            .collect();
+        let chosen: Vec<_> = keys.iter().filter(|key| key.2 == ready).filter_map(|key| addresses.get(key).cloned()).collect();
         Some(chosen).filter(|chosen| !chosen.is_empty())
     };
     let ports: Vec<_> = ports
         .into_iter()
         .map(|(name, port, protocol, app_protocol)| EndpointPort { name, port, protocol, app_protocol })
         .collect();
-    EndpointSubset {
-        addresses: of(true),
-        not_ready_addresses: of(false),
-        ports: Some(ports).filter(|ports| !ports.is_empty()),
-    }
+    EndpointSubset { addresses: of(true), not_ready_addresses: of(false), ports: Some(ports).filter(|ports| !ports.is_empty()) }
 }
 
 /// Cuts down to the capacity, unready addresses first; whether anything was cut.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use client::{
-    Change, Controller, EventKind, EventRecorder, NamespacedName, Outcome, RateLimiter, ReconcileError, Store,
-    WorkQueue, run_workers,
+    Change, Controller, EventKind, EventRecorder, NamespacedName, Outcome, RateLimiter, ReconcileError, Store, WorkQueue,
+    run_workers,
 };
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -40,9 +40,9 @@ pub(crate) async fn run(context: Context) {
     let pods = context.informers.get::<Pod>();
     let nodes = context.informers.get::<Node>();
     let slices = context.informers.get::<EndpointSlice>();
-    slices.store().add_index(SLICES_BY_SERVICE, |slice| {
-        managed_for(slice).map(|service| service.to_string()).into_iter().collect()
-    });
+    slices
+        .store()
+        .add_index(SLICES_BY_SERVICE, |slice| managed_for(slice).map(|service| service.to_string()).into_iter().collect());
     // Upstream's own limits for this queue: a failing sync waits a second at first.
     let limiter = RateLimiter::item(Duration::from_secs(1), Duration::from_secs(1000));
     let queue = WorkQueue::with_limiter("endpoint_slice", limiter);
@@ -107,9 +107,7 @@ impl Controller for EndpointSlices {
         existing.retain(|slice| slice.metadata.deletion_timestamp.is_none());
         let plan = plan(&service, &pods, existing, |name| match self.nodes.get("", name) {
             None => plan::Node::Unknown,
-            Some(node) => plan::Node::Known {
-                zone: node.labels().get(ZONE).cloned(),
-            },
+            Some(node) => plan::Node::Known { zone: node.labels().get(ZONE).cloned() },
         });
         let missing_nodes = plan.missing_nodes;
         if let Err(error) = self.perform(key, plan).await {
@@ -135,10 +133,8 @@ impl EndpointSlices {
             }
         }
         for slice in plan.update {
-            let updated = api
-                .replace(&slice.name_any(), &params, &slice)
-                .await
-                .map_err(ReconcileError::api("update endpoint slice"))?;
+            let updated =
+                api.replace(&slice.name_any(), &params, &slice).await.map_err(ReconcileError::api("update endpoint slice"))?;
             self.tracker.wrote(key, &updated);
         }
         for slice in plan.delete {

@@ -19,10 +19,7 @@ use crate::pod_state::{is_ready, node_name};
 use crate::pod_template::NAME_LEN_MAX;
 use crate::service_pods::{addresses, hostname, is_endpoint, is_headless, target_port};
 
-pub(super) const MANAGED_BY: (&str, &str) = (
-    "endpointslice.kubernetes.io/managed-by",
-    "endpointslice-controller.k8s.io",
-);
+pub(super) const MANAGED_BY: (&str, &str) = ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io");
 pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Upstream's `--max-endpoints-per-slice`.
@@ -44,20 +41,14 @@ pub(super) enum Node {
 }
 
 /// `existing` are the slices of this service that this controller manages.
-pub(super) fn plan(
-    service: &Service,
-    pods: &[Arc<Pod>],
-    existing: Vec<Arc<EndpointSlice>>,
-    node: impl Fn(&str) -> Node,
-) -> Plan {
+pub(super) fn plan(service: &Service, pods: &[Arc<Pod>], existing: Vec<Arc<EndpointSlice>>, node: impl Fn(&str) -> Node) -> Plan {
     let Some(spec) = service.spec.as_ref() else {
         return Plan::default();
     };
     let families = address_types(spec);
     let mut plan = Plan::default();
-    let (mut existing, obsolete): (Vec<_>, Vec<_>) = existing
-        .into_iter()
-        .partition(|slice| families.contains(slice.address_type.as_str()));
+    let (mut existing, obsolete): (Vec<_>, Vec<_>) =
+        existing.into_iter().partition(|slice| families.contains(slice.address_type.as_str()));
     plan.delete = obsolete;
     for family in families {
         let (of_family, others) = existing.into_iter().partition(|slice| slice.address_type == family);
@@ -177,11 +168,7 @@ fn endpoint(service: &Service, spec: &ServiceSpec, pod: &Pod, family: &str, zone
             .filter(|address| address.is_ipv6() == (family == "IPv6"))
             .map(|address| address.to_string())
             .collect(),
-        conditions: Some(EndpointConditions {
-            ready: Some(ready),
-            serving: Some(serving),
-            terminating: Some(terminating),
-        }),
+        conditions: Some(EndpointConditions { ready: Some(ready), serving: Some(serving), terminating: Some(terminating) }),
         target_ref: Some(ObjectReference {
             kind: Some("Pod".into()),
             namespace: pod.namespace(),
@@ -213,11 +200,7 @@ fn same_beyond_identity(a: &Endpoint, b: &Endpoint) -> bool {
         let target = endpoint.target_ref.as_ref();
         target.map(|target| (target.kind.clone(), target.uid.clone()))
     };
-    a.node_name == b.node_name
-        && a.zone == b.zone
-        && a.conditions == b.conditions
-        && a.hints == b.hints
-        && target(a) == target(b)
+    a.node_name == b.node_name && a.zone == b.zone && a.conditions == b.conditions && a.hints == b.hints && target(a) == target(b)
 }
 
 fn plan_family(
@@ -349,15 +332,14 @@ fn fill(slice: &mut EndpointSlice, left: &mut Vec<Endpoint>) {
 
 /// The slice that is fullest with `count` more.
 fn fullest_with_room(slices: &[Arc<EndpointSlice>], count: usize) -> Option<usize> {
-    (0..slices.len())
-        .filter(|i| slices[*i].endpoints.len() + count <= ENDPOINTS_MAX)
-        .max_by_key(|i| slices[*i].endpoints.len())
+    (0..slices.len()).filter(|i| slices[*i].endpoints.len() + count <= ENDPOINTS_MAX).max_by_key(|i| slices[*i].endpoints.len())
 }
 
 fn is_owned(slice: &EndpointSlice, service: &Service) -> bool {
-    slice.owner_references().iter().any(|owner| {
-        Some(&owner.uid) == service.metadata.uid.as_ref() && owner.kind == "Service" && owner.api_version == "v1"
-    })
+    slice
+        .owner_references()
+        .iter()
+        .any(|owner| Some(&owner.uid) == service.metadata.uid.as_ref() && owner.kind == "Service" && owner.api_version == "v1")
 }
 
 fn labels(service: &Service, spec: &ServiceSpec) -> BTreeMap<String, String> {
@@ -372,12 +354,7 @@ fn labels(service: &Service, spec: &ServiceSpec) -> BTreeMap<String, String> {
     labels
 }
 
-fn new_slice(
-    service: &Service,
-    labels: &BTreeMap<String, String>,
-    family: &str,
-    ports: Vec<EndpointPort>,
-) -> EndpointSlice {
+fn new_slice(service: &Service, labels: &BTreeMap<String, String>, family: &str, ports: Vec<EndpointPort>) -> EndpointSlice {
     let name = service.name_any();
     let separator = if name.len() < NAME_LEN_MAX { "-" } else { "" };
     EndpointSlice {

@@ -46,11 +46,7 @@ fn stored(slice: &EndpointSlice, name: &str) -> Arc<EndpointSlice> {
 
 fn conditions(endpoint: &Endpoint) -> (bool, bool, bool) {
     let conditions = endpoint.conditions.clone().expect("has conditions");
-    (
-        conditions.ready == Some(true),
-        conditions.serving == Some(true),
-        conditions.terminating == Some(true),
-    )
+    (conditions.ready == Some(true), conditions.serving == Some(true), conditions.terminating == Some(true))
 }
 
 #[test]

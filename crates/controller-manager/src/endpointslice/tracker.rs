@@ -52,9 +52,7 @@ impl Tracker {
             let shown = match (expected, cached) {
                 (Expected::Gone, cached) => cached.is_none(),
                 (Expected::Version(_), None) => false,
-                (Expected::Version(version), Some(slice)) => {
-                    not_older(&slice.resource_version().unwrap_or_default(), version)
-                }
+                (Expected::Version(version), Some(slice)) => not_older(&slice.resource_version().unwrap_or_default(), version),
             };
             !shown && since.elapsed() < TIMEOUT
         });
