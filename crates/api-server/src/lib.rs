@@ -14,6 +14,7 @@ mod http;
 mod objects;
 mod pki;
 mod registry;
+mod review;
 mod server;
 
 pub use self::http::{Body, BoxError, Query, RequestContext, RequestInfo, RequestInfoError, Verb, Warnings};

@@ -1,0 +1,175 @@
+//! May this user do that: SubjectAccessReview, its local and its self forms, and SelfSubjectRulesReview
+//! (<https://kubernetes.io/docs/reference/access-authn-authz/authorization/#checking-api-access>).
+
+use apimachinery::field::{self, Path};
+use apimachinery::{GroupKind, Status, Value};
+use k8s_openapi::api::authorization::v1 as api;
+
+use super::{decode, encode};
+use crate::auth::{Attributes, Decision, UserInfo};
+use crate::http::RequestContext;
+use crate::server::ApiServer;
+
+const GROUP: &str = "authorization.k8s.io";
+
+/// What is asked, of either kind.
+struct Question {
+    resource: Option<api::ResourceAttributes>,
+    path: Option<api::NonResourceAttributes>,
+}
+
+impl Question {
+    fn check(&self, kind: &str, also: field::ErrorList) -> Result<(), Status> {
+        let mut errors = Vec::new();
+        let spec = Path::new("spec");
+        let both = "cannot be specified in combination with resourceAttributes";
+        match (&self.resource, &self.path) {
+            (Some(_), Some(_)) => errors.push(field::Error::invalid(&spec.child("nonResourceAttributes"), Value::Null, both)),
+            (None, None) => errors.push(field::Error::invalid(
+                &spec.child("resourceAttributes"),
+                Value::Null,
+                "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+            )),
+            _ => {}
+        }
+        errors.extend(also);
+        if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&GroupKind::new(GROUP, kind), "", &errors)) }
+    }
+
+    async fn decide(&self, server: &ApiServer, user: &UserInfo) -> api::SubjectAccessReviewStatus {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let selector = self.resource.as_ref().map(field_selector).unwrap_or_default();
+        let resource = self.resource.clone().unwrap_or_default();
+        let path = self.path.clone().unwrap_or_default();
+        let [verb, group, plural, sub, namespace, name] = [
+            text(if self.path.is_some() { &path.verb } else { &resource.verb }),
+            text(&resource.group),
+            text(&resource.resource),
+            text(&resource.subresource),
+            text(&resource.namespace),
+            text(&resource.name),
+        ];
+        let path = text(&path.path);
+        let attributes = match &self.path {
+            Some(_) => Attributes::path(user, &verb, &path),
+            None => Attributes {
+                field_selector: &selector,
+                ..Attributes::resource(user, &verb, &group, &plural).subresource(&sub).named(&namespace, &name)
+            },
+        };
+        let mut status = api::SubjectAccessReviewStatus::default();
+        let reason = match server.access().authorizers.authorize(&attributes).await {
+            Ok(Decision::Allow(reason)) => {
+                status.allowed = true;
+                reason
+            }
+            Ok(Decision::Deny(reason)) => {
+                status.denied = Some(true);
+                reason
+            }
+            Ok(Decision::NoOpinion(reason)) => reason,
+            Err(error) => {
+                status.evaluation_error = Some(error.to_string());
+                String::new()
+            }
+        };
+        status.reason = Some(reason).filter(|r| !r.is_empty());
+        status
+    }
+}
+
+/// The parts of a field selector that an authorizer can use, as a client writes them.
+fn field_selector(resource: &api::ResourceAttributes) -> String {
+    let Some(selector) = &resource.field_selector else { return String::new() };
+    if let Some(raw) = &selector.raw_selector {
+        return raw.clone();
+    }
+    let requirements = selector.requirements.iter().flatten();
+    let equal = requirements.filter_map(|r| match (r.operator.as_str(), r.values.as_deref()) {
+        ("In", Some([value])) => Some(format!("{}={value}", r.key)),
+        _ => None,
+    });
+    equal.collect::<Vec<_>>().join(",")
+}
+
+fn subject_of(spec: &api::SubjectAccessReviewSpec) -> UserInfo {
+    UserInfo {
+        name: spec.user.clone().unwrap_or_default(),
+        uid: spec.uid.clone().unwrap_or_default(),
+        groups: spec.groups.clone().unwrap_or_default(),
+        extra: spec.extra.clone().unwrap_or_default(),
+    }
+}
+
+fn check_subject(spec: &api::SubjectAccessReviewSpec) -> field::ErrorList {
+    if spec.user.as_deref().unwrap_or_default().is_empty() && spec.groups.as_deref().unwrap_or_default().is_empty() {
+        let detail = "at least one of user or group must be specified";
+        return vec![field::Error::invalid(&Path::new("spec").child("user"), "", detail)];
+    }
+    Vec::new()
+}
+
+pub(super) async fn subject(server: &ApiServer, object: &Value) -> Result<Value, Status> {
+    let mut review: api::SubjectAccessReview = decode(object)?;
+    let spec = &review.spec;
+    let question = Question { resource: spec.resource_attributes.clone(), path: spec.non_resource_attributes.clone() };
+    question.check("SubjectAccessReview", check_subject(spec))?;
+    review.status = Some(question.decide(server, &subject_of(spec)).await);
+    encode(&review)
+}
+
+pub(super) async fn local(server: &ApiServer, context: &RequestContext, object: &Value) -> Result<Value, Status> {
+    let mut review: api::LocalSubjectAccessReview = decode(object)?;
+    let (spec, namespace) = (&review.spec, context.info.namespace.as_str());
+    let mut errors = check_subject(spec);
+    if spec.non_resource_attributes.is_some() {
+        let path = Path::new("spec").child("nonResourceAttributes");
+        errors.push(field::Error::invalid(&path, Value::Null, "disallowed on this kind of request"));
+    }
+    let question = Question { resource: spec.resource_attributes.clone(), path: spec.non_resource_attributes.clone() };
+    question.check("LocalSubjectAccessReview", errors)?;
+    let asked = spec.resource_attributes.as_ref().and_then(|r| r.namespace.as_deref()).unwrap_or_default();
+    if asked != namespace {
+        return Err(Status::bad_request(format!("spec.resourceAttributes.namespace must match namespace: {namespace}")));
+    }
+    review.status = Some(question.decide(server, &subject_of(spec)).await);
+    encode(&review)
+}
+
+pub(super) async fn own(server: &ApiServer, context: &RequestContext, object: &Value) -> Result<Value, Status> {
+    let mut review: api::SelfSubjectAccessReview = decode(object)?;
+    let spec = &review.spec;
+    let question = Question { resource: spec.resource_attributes.clone(), path: spec.non_resource_attributes.clone() };
+    question.check("SelfSubjectAccessReview", Vec::new())?;
+    review.status = Some(question.decide(server, &context.user).await);
+    encode(&review)
+}
+
+pub(super) fn own_rules(server: &ApiServer, context: &RequestContext, object: &Value) -> Result<Value, Status> {
+    let mut review: api::SelfSubjectRulesReview = decode(object)?;
+    let namespace = review.spec.namespace.clone().unwrap_or_default();
+    if namespace.is_empty() {
+        return Err(Status::bad_request("no namespace on request"));
+    }
+    let (rules, complete) = server.access().authorizers.rules_for(&context.user, &namespace);
+    let mut status = api::SubjectRulesReviewStatus { incomplete: !complete, ..Default::default() };
+    if !complete {
+        status.evaluation_error = Some("node authorizer does not support user rule resolution".to_owned());
+    }
+    let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
+    for rule in rules {
+        if rule.resources.is_empty() {
+            let rule = api::NonResourceRule { verbs: rule.verbs, non_resource_urls: some(rule.non_resource_urls) };
+            status.non_resource_rules.push(rule);
+        } else {
+            status.resource_rules.push(api::ResourceRule {
+                verbs: rule.verbs,
+                api_groups: some(rule.api_groups),
+                resources: some(rule.resources),
+                resource_names: some(rule.resource_names),
+            });
+        }
+    }
+    review.status = Some(status);
+    encode(&review)
+}
