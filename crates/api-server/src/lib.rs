@@ -6,25 +6,39 @@
 // `Status` is the answer to a failed request: it is made once and returned at once, boxing it would only add noise.
 #![allow(clippy::result_large_err)]
 
+mod access;
 mod admission;
 mod auth;
+mod bootstrap;
 mod endpoints;
 mod filters;
+mod frontend;
+mod health;
 mod http;
+mod loopback;
+mod metrics;
 mod objects;
 mod pki;
 mod registry;
 mod review;
 mod server;
+mod serving;
 
 pub use self::http::{Body, BoxError, Query, RequestContext, RequestInfo, RequestInfoError, Verb, Warnings};
+pub use access::{Access, AccessConfig, AccessError, Credentials};
 pub use admission::{AdmissionChain, AdmissionPlugin, Attributes as AdmissionAttributes, Operation};
 pub use auth::{
     AcceptedToken, Attributes, Authenticators, Authorizers, CertificateAuthenticator, Decision, ImpersonationError, KeyError,
     NodeAuthorizer, PeerCertificates, RbacIndex, Reference, Rule, SignError, TokenError, TokenFile, TokenFileError, TokenIssuer,
     TokenSpec, Unauthenticated, UserInfo, impersonate, names, uncovered,
 };
+pub use bootstrap::BootstrapConfig;
+pub use filters::{InFlightLimits, InFlightMax};
+pub use health::Lifecycle;
+pub use loopback::{Loopback, LoopbackError};
+pub use metrics::Metrics;
 pub use objects::{ListScope, Objects, ReadError};
 pub use pki::{KeyCert, Pki, PkiConfig, PkiError};
 pub use registry::{BeginHook, DefaultStrategy, FieldAttrs, Finish, OperationContext, Strategy};
 pub use server::{ApiServer, ApiServerBuilder, ServerConfig};
+pub use serving::{InProcessService, Listener, ServeError, ServingCertificate, ShutdownConfig, TlsError};

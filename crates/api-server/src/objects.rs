@@ -49,8 +49,8 @@ pub trait Objects: Send + Sync + 'static {
     /// One object; `None` when it does not exist. Sees every write that was acknowledged before the call.
     async fn get_json(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Result<Option<Bytes>, ReadError>;
 
-    /// All objects in a scope. May lag behind the newest write by a moment.
-    async fn list_json(&self, group: &str, resource: &str, scope: ListScope<'_>) -> Result<Vec<Bytes>, ReadError>;
+    /// All objects in a scope, as a list document (`{"items": [...]}`). May lag behind the newest write by a moment.
+    async fn list_json(&self, group: &str, resource: &str, scope: ListScope<'_>) -> Result<Bytes, ReadError>;
 }
 
 /// One object as its type.
@@ -70,7 +70,13 @@ pub(crate) async fn list<T: Resource + DeserializeOwned>(
     objects: &dyn Objects,
     scope: ListScope<'_>,
 ) -> Result<Vec<T>, ReadError> {
-    objects.list_json(T::GROUP, T::URL_PATH_SEGMENT, scope).await?.iter().map(|json| parse::<T>(json)).collect()
+    #[derive(serde::Deserialize)]
+    struct Items<T> {
+        items: Vec<T>,
+    }
+    let json = objects.list_json(T::GROUP, T::URL_PATH_SEGMENT, scope).await?;
+    let list: Result<Items<T>, _> = serde_json::from_slice(&json);
+    list.map(|list| list.items).map_err(|source| ReadError::Malformed { resource: T::URL_PATH_SEGMENT, source })
 }
 
 fn parse<T: Resource + DeserializeOwned>(json: &[u8]) -> Result<T, ReadError> {
@@ -110,14 +116,15 @@ pub(crate) mod memory {
             Ok(self.objects.lock().get(&key).map(|object| Bytes::from(object.to_string())))
         }
 
-        async fn list_json(&self, _group: &str, resource: &str, scope: ListScope<'_>) -> Result<Vec<Bytes>, ReadError> {
+        async fn list_json(&self, _group: &str, resource: &str, scope: ListScope<'_>) -> Result<Bytes, ReadError> {
             let objects = self.objects.lock();
             let matching = objects.iter().filter(|((r, namespace, _), object)| {
                 r == resource
                     && (scope.namespace.is_empty() || scope.namespace == namespace)
                     && (scope.node_name.is_empty() || object["spec"]["nodeName"] == scope.node_name)
             });
-            Ok(matching.map(|(_, object)| Bytes::from(object.to_string())).collect())
+            let items: Vec<_> = matching.map(|(_, object)| object.clone()).collect();
+            Ok(Bytes::from(serde_json::json!({ "items": items }).to_string()))
         }
     }
 }

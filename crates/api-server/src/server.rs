@@ -5,7 +5,10 @@ use std::sync::Arc;
 use ::http::{Request, Response};
 use storage::Store;
 
+use crate::access::Credentials;
 use crate::admission::{AdmissionChain, AdmissionPlugin};
+use crate::filters::InFlightMax;
+use crate::frontend::Frontend;
 use crate::http::Body;
 
 /// What the server is told from outside.
@@ -20,6 +23,10 @@ pub struct ServerConfig {
     pub min_request_timeout: std::time::Duration,
     /// The largest request body in bytes (upstream: 3 MiB).
     pub body_bytes_max: usize,
+    /// How long a request may take that is not a stream. Upstream's flag is `--request-timeout`.
+    pub request_timeout: std::time::Duration,
+    /// How many requests may be at work at the same time.
+    pub in_flight_max: InFlightMax,
 }
 
 impl Default for ServerConfig {
@@ -29,6 +36,8 @@ impl Default for ServerConfig {
             compaction_interval: std::time::Duration::from_secs(300),
             min_request_timeout: std::time::Duration::from_secs(1800),
             body_bytes_max: 3 * 1024 * 1024,
+            request_timeout: std::time::Duration::from_secs(60),
+            in_flight_max: InFlightMax::default(),
         }
     }
 }
@@ -38,6 +47,7 @@ pub struct ApiServerBuilder {
     config: ServerConfig,
     store: Arc<dyn Store>,
     admission: Vec<Arc<dyn AdmissionPlugin>>,
+    credentials: Option<Credentials>,
 }
 
 impl ApiServerBuilder {
@@ -48,9 +58,21 @@ impl ApiServerBuilder {
         self
     }
 
+    /// Sets how clients prove who they are. Without it only callers in process, whose identity is given, are let in.
+    #[must_use]
+    pub fn credentials(mut self, credentials: Credentials) -> ApiServerBuilder {
+        self.credentials = Some(credentials);
+        self
+    }
+
     /// Builds the server. No I/O happens until the first request.
     pub fn build(self) -> Arc<ApiServer> {
-        Arc::new(ApiServer { config: self.config, store: self.store, admission: AdmissionChain::new(self.admission) })
+        Arc::new_cyclic(|server| ApiServer {
+            frontend: Frontend::new(&self.config, self.credentials, server.clone()),
+            config: self.config,
+            store: self.store,
+            admission: AdmissionChain::new(self.admission),
+        })
     }
 }
 
@@ -59,12 +81,13 @@ pub struct ApiServer {
     config: ServerConfig,
     store: Arc<dyn Store>,
     admission: AdmissionChain,
+    frontend: Frontend,
 }
 
 impl ApiServer {
     /// Starts to put a server together.
     pub fn builder(config: ServerConfig, store: Arc<dyn Store>) -> ApiServerBuilder {
-        ApiServerBuilder { config, store, admission: Vec::new() }
+        ApiServerBuilder { config, store, admission: Vec::new(), credentials: None }
     }
 
     /// What the server was told.
@@ -75,6 +98,11 @@ impl ApiServer {
     /// The store. Only the registry and allocators that share its transactions use it.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// What the filters share.
+    pub(crate) fn frontend(&self) -> &Frontend {
+        &self.frontend
     }
 
     /// The admission chain.

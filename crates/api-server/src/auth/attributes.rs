@@ -1,6 +1,7 @@
 //! What is asked of an authorizer, and what it answers.
 
 use super::user::UserInfo;
+use crate::http::RequestInfo;
 
 /// One question: may this user do this? As upstream's `authorizer.Attributes`.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +45,23 @@ impl<'a> Attributes<'a> {
             name: "",
             path: "",
             field_selector: "",
+        }
+    }
+
+    /// The question that a request itself is.
+    pub(crate) fn of_request(user: &'a UserInfo, info: &'a RequestInfo) -> Self {
+        Self {
+            user,
+            verb: info.verb.as_str(),
+            resource_request: info.is_resource,
+            group: &info.api_group,
+            version: &info.api_version,
+            resource: &info.resource,
+            subresource: &info.subresource,
+            namespace: &info.namespace,
+            name: &info.name,
+            path: &info.path,
+            field_selector: &info.field_selector,
         }
     }
 

@@ -137,6 +137,13 @@ pub struct TokenIssuer {
     exponent: Vec<u8>,
 }
 
+impl std::fmt::Debug for TokenIssuer {
+    /// Without the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenIssuer").field("issuer", &self.issuer).field("key_id", &self.key_id).finish_non_exhaustive()
+    }
+}
+
 /// An accepted token.
 #[derive(Clone, Debug)]
 pub struct AcceptedToken {

@@ -13,6 +13,9 @@ use crate::http::{Body, RequestContext};
 use crate::server::ApiServer;
 
 /// Finds the endpoint of a request and lets it answer.
-pub(crate) async fn dispatch(_server: &Arc<ApiServer>, _context: RequestContext, _request: Request<Body>) -> Response<Body> {
+pub(crate) async fn dispatch(server: &Arc<ApiServer>, context: RequestContext, request: Request<Body>) -> Response<Body> {
+    if let Some(response) = crate::frontend::respond(server, &context, request.method()).await {
+        return response;
+    }
     status_response(&Status::path_not_found())
 }

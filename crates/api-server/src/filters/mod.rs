@@ -1,34 +1,167 @@
-//! The filter chain, in upstream's order (`DefaultBuildHandlerChain`): what happens to every request before an endpoint sees it.
+//! The filter chain: what happens to every request before an endpoint sees it, in upstream's order (`DefaultBuildHandlerChain`).
+//!
+//! Outermost first: audit id, panic recovery, request info, metrics, cache control, deadline, warnings, authentication, audit,
+//! impersonation, in-flight limit, authorization. [`run`] is that list; each filter is a module beside this one. Absent, with their
+//! place marked in the list: audit, priority and fairness (the in-flight limit stands in its place), CORS, HSTS, tracing.
 
+mod deadline;
+mod in_flight;
+mod warnings;
+
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Instant;
 
+use ::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ::http::{Request, Response};
+use apimachinery::{GroupResource, Reason, Status};
+use futures::FutureExt;
 
-use crate::auth::UserInfo;
+pub use in_flight::{InFlightLimits, InFlightMax};
+
+use crate::auth::{Attributes, Decision, ImpersonationError, PeerCertificates, UserInfo, impersonate};
 use crate::endpoints;
 use crate::http::{Body, Query, RequestContext, RequestInfo, Warnings};
+use crate::metrics::RequestLabels;
 use crate::server::ApiServer;
 
-/// Runs a request through the chain and then its endpoint.
-pub(crate) async fn run(server: &Arc<ApiServer>, request: Request<Body>) -> Response<Body> {
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+/// Answers a request: through the chain, then its endpoint. A request whose extensions hold a [`UserInfo`] was authenticated by
+/// whoever called in process; a listener never puts one there.
+pub(crate) async fn run(server: &Arc<ApiServer>, mut request: Request<Body>) -> Response<Body> {
+    let audit_id = audit_id(request.headers());
+    let started = Instant::now();
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let info = match RequestInfo::new(request.method(), request.uri().path(), &query) {
-        Ok(info) => info,
+        Ok(info) => Arc::new(info),
         Err(error) => {
-            let status = apimachinery::Status::internal_error(format_args!("failed to create RequestInfo: {error}"));
-            return endpoints::status_response(&status);
+            return endpoints::status_response(&Status::internal_error(format_args!("failed to create RequestInfo: {error}")));
         }
     };
-    let user = request.extensions().get::<UserInfo>().cloned().unwrap_or_else(UserInfo::anonymous);
-    let agent = request.headers().get(http::header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let long_running = deadline::is_long_running(&info);
+    let apply =
+        request.headers().get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/apply-patch+"));
+    let labels = RequestLabels::new(&info, &query, request.method(), apply, server.serves(&info));
+    let agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let context = RequestContext {
-        user: Arc::new(user),
-        info: Arc::new(info),
+        user: Arc::new(UserInfo::anonymous()),
+        info: info.clone(),
         query: Arc::new(query),
-        audit_id: uuid::Uuid::new_v4().to_string().into(),
+        audit_id: audit_id.as_str().into(),
         user_agent: agent.into(),
         deadline: None,
         warnings: Warnings::default(),
     };
-    endpoints::dispatch(server, context, request).await
+    let warnings = context.warnings.clone();
+    let running = long_running.then(|| server.metrics().long_running(&labels));
+    let guarded = AssertUnwindSafe(within_deadline(server, context, &mut request, long_running)).catch_unwind();
+    let mut response = guarded.await.unwrap_or_else(|_| {
+        // The panic hook has logged where; the client learns no more than that.
+        tracing::error!(path = info.path, verb = info.verb.as_str(), "a request panicked");
+        endpoints::status_response(&Status::new(
+            Reason::InternalError,
+            "This request caused apiserver to panic. Look in the logs for details.",
+        ))
+    });
+    if let Some(running) = running {
+        response = response.map(|body| deadline::until_drained(body, server.draining().clone(), running));
+    }
+    server.metrics().answered(&labels, response.status(), started.elapsed(), long_running);
+    let headers = response.headers_mut();
+    warnings::write(&warnings, headers);
+    if let Ok(value) = HeaderValue::from_str(&audit_id) {
+        headers.insert(AUDIT_ID, value);
+    }
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+/// The client's id for the request if it has a sane one, or a new one.
+fn audit_id(headers: &HeaderMap) -> String {
+    let sane = |id: &&str| !id.is_empty() && id.len() <= 64;
+    let given = headers.get(AUDIT_ID).and_then(|value| value.to_str().ok()).filter(sane);
+    given.map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned)
+}
+
+async fn within_deadline(
+    server: &Arc<ApiServer>,
+    mut context: RequestContext,
+    request: &mut Request<Body>,
+    long_running: bool,
+) -> Response<Body> {
+    if long_running {
+        return identified(server, context, request).await;
+    }
+    let limit = match deadline::limit(&context.query, server.config().request_timeout) {
+        Ok(limit) => limit,
+        Err(status) => return endpoints::status_response(&status),
+    };
+    context.deadline = Some(Instant::now() + limit);
+    match tokio::time::timeout(limit, identified(server, context, request)).await {
+        Ok(response) => response,
+        Err(_) => endpoints::status_response(&deadline::timed_out()),
+    }
+}
+
+/// Authentication, audit, impersonation, in-flight limit.
+async fn identified(server: &Arc<ApiServer>, mut context: RequestContext, request: &mut Request<Body>) -> Response<Body> {
+    let real = match request.extensions_mut().remove::<UserInfo>() {
+        Some(preset) => preset,
+        None => {
+            let peer = request.extensions_mut().remove::<PeerCertificates>();
+            match server.access().authenticate(request.headers_mut(), peer.as_ref()).await {
+                Ok(user) => user,
+                Err(error) => {
+                    tracing::debug!(error = %error, path = context.info.path, "a request is not authenticated");
+                    return endpoints::status_response(&Status::unauthorized("Unauthorized"));
+                }
+            }
+        }
+    };
+    // Audit goes here: it must see the real user, and everything below.
+    let user = match impersonate(request.headers_mut(), &real, &server.access().authorizers).await {
+        Ok(impersonated) => impersonated.unwrap_or(real),
+        Err(error) => return endpoints::status_response(&impersonation_status(error)),
+    };
+    context.user = Arc::new(user);
+    let Some(permit) = server.in_flight().enter(&context, server.metrics()) else {
+        return endpoints::status_response(&in_flight::too_many_requests());
+    };
+    let response = authorized(server, context, request).await;
+    drop(permit);
+    response
+}
+
+fn impersonation_status(error: ImpersonationError) -> Status {
+    match error {
+        ImpersonationError::WithoutUser(_) => Status::internal_error(error),
+        ImpersonationError::Forbidden { group, resource, name, message } => {
+            Status::forbidden(&GroupResource { group: group.to_owned(), resource: resource.to_owned() }, &name, message)
+        }
+        ImpersonationError::Lookup(_) => Status::internal_error(error),
+    }
+}
+
+async fn authorized(server: &Arc<ApiServer>, context: RequestContext, request: &mut Request<Body>) -> Response<Body> {
+    let attributes = Attributes::of_request(&context.user, &context.info);
+    let refusal = match server.access().authorizers.authorize(&attributes).await {
+        Ok(Decision::Allow(_)) => None,
+        Ok(Decision::Deny(reason) | Decision::NoOpinion(reason)) => Some(forbidden(&attributes, &reason)),
+        Err(error) => Some(Status::internal_error(error)),
+    };
+    if let Some(status) = refusal {
+        let mut response = endpoints::status_response(&status);
+        response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        return response;
+    }
+    endpoints::dispatch(server, context, std::mem::take(request)).await
+}
+
+/// Upstream's answer to a request that is not allowed.
+pub(crate) fn forbidden(attributes: &Attributes<'_>, reason: &str) -> Status {
+    let resource = GroupResource { group: attributes.group.to_owned(), resource: attributes.resource.to_owned() };
+    let sentence = attributes.forbidden_message();
+    let message = if reason.is_empty() { sentence } else { format!("{sentence}: {reason}") };
+    Status::forbidden(&resource, attributes.name, message)
 }

@@ -1,0 +1,103 @@
+//! How pods find this server: the Service `kubernetes` in `default`, its Endpoints and EndpointSlice, and the ServiceCIDR.
+//!
+//! One server: the endpoints are exactly its own address. (Several servers would share them through leases, as upstream's lease
+//! reconciler does; that is absent.)
+
+use std::net::IpAddr;
+
+use serde_json::{Value as Json, json};
+
+use super::{BootstrapConfig, ensure};
+use crate::loopback::{Loopback, LoopbackError, collection};
+
+const NAME: &str = "kubernetes";
+const SERVICE_PORT: u16 = 443;
+
+pub(super) async fn run(loopback: &Loopback, config: &BootstrapConfig) -> Result<(), LoopbackError> {
+    let cidr = json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": {"name": NAME},
+        "spec": {"cidrs": [config.service_cidr]},
+    });
+    ensure(loopback, "networking.k8s.io", "servicecidrs", "", NAME, &cidr).await?;
+    ensure(loopback, "", "services", "default", NAME, &service(config)).await?;
+    reconcile(loopback, "", "endpoints", &endpoints(config), &["subsets"]).await?;
+    reconcile(loopback, "discovery.k8s.io", "endpointslices", &slice(config), &["endpoints", "ports", "addressType"]).await
+}
+
+/// Creates the object, or sets these fields of it.
+async fn reconcile(
+    loopback: &Loopback,
+    group: &str,
+    resource: &str,
+    wanted: &Json,
+    fields: &[&str],
+) -> Result<(), LoopbackError> {
+    let Some(mut stored) = ensure(loopback, group, resource, "default", NAME, wanted).await? else { return Ok(()) };
+    if fields.iter().all(|field| stored[*field] == wanted[*field]) {
+        return Ok(());
+    }
+    for field in fields {
+        stored[*field] = wanted[*field].clone();
+    }
+    let path = format!("{}/{NAME}", collection(group, "v1", resource, "default"));
+    loopback.update(&path, &stored).await.map(|_| ())
+}
+
+fn family(ip: IpAddr) -> &'static str {
+    if ip.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+fn service(config: &BootstrapConfig) -> Json {
+    let ip = config.service_ip.to_string();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": NAME,
+            "namespace": "default",
+            "labels": {"provider": "kubernetes", "component": "apiserver"},
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": ip,
+            "clusterIPs": [ip],
+            "ipFamilies": [family(config.service_ip)],
+            "ipFamilyPolicy": "SingleStack",
+            "sessionAffinity": "None",
+            "ports": [{"name": "https", "port": SERVICE_PORT, "protocol": "TCP", "targetPort": config.advertise_port}],
+        },
+    })
+}
+
+fn endpoints(config: &BootstrapConfig) -> Json {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Endpoints",
+        "metadata": {
+            "name": NAME,
+            "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+        },
+        "subsets": [{
+            "addresses": [{"ip": config.advertise_address.to_string()}],
+            "ports": [{"name": "https", "port": config.advertise_port, "protocol": "TCP"}],
+        }],
+    })
+}
+
+fn slice(config: &BootstrapConfig) -> Json {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": NAME,
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": NAME},
+        },
+        "addressType": family(config.advertise_address),
+        "endpoints": [{"addresses": [config.advertise_address.to_string()], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": config.advertise_port, "protocol": "TCP"}],
+    })
+}

@@ -1,0 +1,128 @@
+//! What the filters, the listener and the server's own paths share: access, metrics, limits, health; and the tasks that keep it going.
+
+use std::sync::{Arc, Weak};
+
+use ::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use ::http::{Method, Response};
+use tokio_util::sync::CancellationToken;
+
+use crate::access::{Access, Credentials, RbacFeed};
+use crate::auth::UserInfo;
+use crate::bootstrap::{self, BootstrapConfig};
+use crate::filters::InFlightLimits;
+use crate::health::{self, Lifecycle};
+use crate::http::{Body, RequestContext, RequestInfo};
+use crate::loopback::{Loopback, LoopbackError};
+use crate::metrics::Metrics;
+use crate::server::{ApiServer, ServerConfig};
+use crate::serving::InProcessService;
+
+/// The state of everything in front of the endpoints.
+pub(crate) struct Frontend {
+    access: Access,
+    metrics: Arc<Metrics>,
+    in_flight: InFlightLimits,
+    lifecycle: Lifecycle,
+    draining: CancellationToken,
+    loopback: Loopback,
+}
+
+impl Frontend {
+    pub(crate) fn new(config: &ServerConfig, credentials: Option<Credentials>, server: Weak<ApiServer>) -> Self {
+        let loopback = Loopback::new(server);
+        Self {
+            access: Access::new(credentials, loopback.clone()),
+            metrics: Arc::new(Metrics::new()),
+            in_flight: InFlightLimits::new(config.in_flight_max),
+            lifecycle: Lifecycle::default(),
+            draining: CancellationToken::new(),
+            loopback,
+        }
+    }
+}
+
+impl ApiServer {
+    /// Who may do what.
+    pub fn access(&self) -> &Access {
+        &self.frontend().access
+    }
+
+    /// The server's metrics.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.frontend().metrics
+    }
+
+    /// Cancelled when shutdown begins: `/readyz` fails and long-running requests end.
+    pub fn draining(&self) -> &CancellationToken {
+        &self.frontend().draining
+    }
+
+    /// The server as its own client.
+    pub fn loopback(&self) -> &Loopback {
+        &self.frontend().loopback
+    }
+
+    pub(crate) fn in_flight(&self) -> &InFlightLimits {
+        &self.frontend().in_flight
+    }
+
+    pub(crate) fn lifecycle(&self) -> &Lifecycle {
+        &self.frontend().lifecycle
+    }
+
+    /// A client in this process with this identity: give it to `kube::Client::new`. All filters apply but authentication.
+    pub fn client_service(self: &Arc<Self>, user: UserInfo) -> InProcessService {
+        InProcessService::new(self.clone(), user)
+    }
+
+    /// Makes the server ready: RBAC's rules are loaded and the bootstrap objects are there.
+    pub async fn bootstrap(&self, config: &BootstrapConfig) -> Result<(), LoopbackError> {
+        let loopback = &self.frontend().loopback;
+        bootstrap::run(loopback, config).await?;
+        self.lifecycle().set_bootstrapped();
+        RbacFeed::new(self.access().rbac.clone(), loopback.clone()).fill().await?;
+        self.lifecycle().set_rbac_ready();
+        Ok(())
+    }
+
+    /// Keeps the server going until stopped: follows changes of roles and bindings. The caller owns the task.
+    pub async fn run_background(&self, stop: CancellationToken) {
+        RbacFeed::new(self.access().rbac.clone(), self.frontend().loopback.clone()).run(&stop).await;
+    }
+
+    /// Whether a request is for a resource that this server knows (metrics' labels are bounded by it).
+    pub(crate) fn serves(&self, info: &RequestInfo) -> bool {
+        info.is_resource
+    }
+}
+
+/// Answers the server's own paths (health, metrics, OpenID discovery), or `None` for all others.
+pub(crate) async fn respond(server: &Arc<ApiServer>, context: &RequestContext, method: &Method) -> Option<Response<Body>> {
+    if context.info.is_resource || !matches!(*method, Method::GET | Method::HEAD) {
+        return None;
+    }
+    let tokens = server.access().tokens();
+    match context.info.path.as_str() {
+        "/metrics" => {
+            let text = server.metrics().render([]);
+            Some(document("text/plain; version=0.0.4; charset=utf-8", "no-cache, private", text))
+        }
+        "/openid/v1/jwks" => {
+            let keys = tokens?.json_web_key_set().to_string();
+            Some(document("application/jwk-set+json", "public, max-age=3600", keys))
+        }
+        "/.well-known/openid-configuration" => {
+            let tokens = tokens?;
+            let configuration = tokens.openid_configuration(&format!("{}/openid/v1/jwks", tokens.api_audiences()[0]));
+            Some(document("application/json", "public, max-age=3600", configuration.to_string()))
+        }
+        _ => health::respond(server, context).await,
+    }
+}
+
+fn document(content_type: &'static str, caching: &'static str, body: impl Into<bytes::Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::full(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(caching));
+    response
+}

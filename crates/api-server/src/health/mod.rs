@@ -1,0 +1,176 @@
+//! `/livez`, `/readyz` and `/healthz`: named checks, all at once or one by one
+//! (<https://kubernetes.io/docs/reference/using-api/health-checks/>).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ::http::header::{CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use ::http::{Response, StatusCode};
+
+use crate::http::{Body, Query, RequestContext};
+use crate::server::ApiServer;
+
+/// A store that does not answer for so long is not healthy (upstream's `--etcd-healthcheck-timeout`, `--etcd-readycheck-timeout`).
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// Steps of starting up and shutting down that health depends on.
+#[derive(Debug, Default)]
+pub struct Lifecycle {
+    bootstrapped: AtomicBool,
+    rbac_ready: AtomicBool,
+}
+
+impl Lifecycle {
+    pub(crate) fn set_bootstrapped(&self) {
+        self.bootstrapped.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn set_rbac_ready(&self) {
+        self.rbac_ready.store(true, Ordering::Release);
+    }
+}
+
+/// One check, under upstream's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    Ping,
+    Store,
+    StoreReadiness,
+    RbacPolicy,
+    Bootstrap,
+    Shutdown,
+}
+
+impl Check {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ping => "ping",
+            Self::Store => "etcd",
+            Self::StoreReadiness => "etcd-readiness",
+            Self::RbacPolicy => "informer-sync",
+            Self::Bootstrap => "poststarthook/rbac/bootstrap-roles",
+            Self::Shutdown => "shutdown",
+        }
+    }
+
+    async fn run(self, server: &ApiServer) -> Result<(), String> {
+        let lifecycle = server.lifecycle();
+        let when = |good: bool, otherwise: &str| if good { Ok(()) } else { Err(otherwise.to_owned()) };
+        match self {
+            Self::Ping => Ok(()),
+            Self::Store | Self::StoreReadiness => {
+                match tokio::time::timeout(STORE_TIMEOUT, server.store().current_revision()).await {
+                    Ok(Ok(_)) => Ok(()),
+                    Ok(Err(error)) => Err(error.to_string()),
+                    Err(_) => Err(format!("the store did not answer within {STORE_TIMEOUT:?}")),
+                }
+            }
+            Self::RbacPolicy => when(lifecycle.rbac_ready.load(Ordering::Acquire), "RBAC objects are not loaded yet"),
+            Self::Bootstrap => when(lifecycle.bootstrapped.load(Ordering::Acquire), "the bootstrap objects are not there yet"),
+            Self::Shutdown => when(!server.draining().is_cancelled(), "process is shutting down"),
+        }
+    }
+}
+
+/// An endpoint: its name and its checks in order.
+fn checks(endpoint: &str) -> Option<&'static [Check]> {
+    match endpoint {
+        "livez" | "healthz" => Some(&[Check::Ping, Check::Store, Check::Bootstrap]),
+        "readyz" => {
+            Some(&[Check::Ping, Check::Store, Check::StoreReadiness, Check::RbacPolicy, Check::Bootstrap, Check::Shutdown])
+        }
+        _ => None,
+    }
+}
+
+/// Answers a path of health, or `None` if it is not one.
+pub(crate) async fn respond(server: &ApiServer, context: &RequestContext) -> Option<Response<Body>> {
+    let path = context.info.path.trim_start_matches('/');
+    let (endpoint, check) = path.split_once('/').unwrap_or((path, ""));
+    let checks = checks(endpoint)?;
+    let mut results = Vec::with_capacity(checks.len());
+    if check.is_empty() {
+        for check in checks {
+            let excluded = context.query.all("exclude").any(|name| name == check.name());
+            let result = if excluded { None } else { Some(check.run(server).await) };
+            results.push((check.name(), result));
+        }
+        return Some(all(endpoint, &results, &context.query));
+    }
+    let check = checks.iter().find(|c| c.name() == check)?;
+    Some(match check.run(server).await {
+        Ok(()) => text(StatusCode::OK, "ok".to_owned()),
+        Err(reason) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {reason}\n")),
+    })
+}
+
+/// The answer of a whole endpoint; `None` as a result is an excluded check.
+fn all(endpoint: &str, results: &[(&'static str, Option<Result<(), String>>)], query: &Query) -> Response<Body> {
+    let mut lines = String::new();
+    let mut failed = Vec::new();
+    for (name, result) in results {
+        match result {
+            None => lines.push_str(&format!("[+]{name} excluded: ok\n")),
+            Some(Ok(())) => lines.push_str(&format!("[+]{name} ok\n")),
+            Some(Err(reason)) => {
+                // The endpoint is public: the reason goes to the log only.
+                lines.push_str(&format!("[-]{name} failed: reason withheld\n"));
+                failed.push(format!("{name}: {reason}"));
+            }
+        }
+    }
+    let mut unknown: Vec<_> = query.all("exclude").filter(|e| !results.iter().any(|(name, _)| name == e)).collect();
+    unknown.sort_unstable();
+    if !unknown.is_empty() {
+        let names = unknown.iter().map(|n| format!("{n:?}")).collect::<Vec<_>>().join(",");
+        lines.push_str(&format!("warn: some health checks cannot be excluded: no matches for {names}\n"));
+    }
+    if !failed.is_empty() {
+        tracing::info!(endpoint, failed = failed.join("; "), "a health check failed");
+        return text(StatusCode::INTERNAL_SERVER_ERROR, format!("{lines}{endpoint} check failed\n"));
+    }
+    if query.get("verbose").is_none() {
+        return text(StatusCode::OK, "ok".to_owned());
+    }
+    text(StatusCode::OK, format!("{lines}{endpoint} check passed\n"))
+}
+
+fn text(code: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(Body::full(text));
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, TEXT);
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn answers() {
+        let good = [("ping", Some(Ok(()))), ("etcd", Some(Ok(())))];
+        let bad = [("ping", Some(Ok(()))), ("etcd", Some(Err("secret".to_owned())))];
+        let excluded = [("ping", Some(Ok(()))), ("etcd", None)];
+        for (results, query, code, wanted) in [
+            (&good, "", 200, "ok"),
+            (&good, "verbose", 200, "[+]ping ok\n[+]etcd ok\nlivez check passed\n"),
+            (&bad, "", 500, "[+]ping ok\n[-]etcd failed: reason withheld\nlivez check failed\n"),
+            (&excluded, "exclude=etcd&verbose=1", 200, "[+]ping ok\n[+]etcd excluded: ok\nlivez check passed\n"),
+            (
+                &good,
+                "exclude=nothing&verbose",
+                200,
+                "[+]ping ok\n[+]etcd ok\nwarn: some health checks cannot be excluded: no matches for \"nothing\"\nlivez check passed\n",
+            ),
+        ] {
+            let response = all("livez", results, &Query::parse(query));
+            assert_eq!(response.status(), code);
+            let body = response.into_body().collect().await.expect("a whole body").to_bytes();
+            assert_eq!(std::str::from_utf8(&body).expect("text"), wanted, "{query}");
+        }
+    }
+}

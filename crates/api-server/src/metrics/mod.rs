@@ -1,0 +1,240 @@
+//! What `/metrics` tells, under upstream's names (<https://kubernetes.io/docs/reference/instrumentation/metrics/>).
+//!
+//! Labels are bounded: a request for something that the server does not serve is counted without group, version and resource, because
+//! anybody can make such names up.
+
+mod process;
+
+use std::time::Duration;
+
+use ::http::{Method, StatusCode};
+use prometheus::core::Collector;
+use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use crate::http::{Query, RequestInfo, Verb};
+
+/// Upstream's buckets for request durations, in seconds.
+const DURATION_BUCKETS: [f64; 23] = [
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0,
+];
+const COMPONENT: &str = "apiserver";
+
+/// The server's metrics. One per server, so that two servers in one process (tests) do not mix.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    durations: HistogramVec,
+    long_running: IntGaugeVec,
+    in_flight: IntGaugeVec,
+    storage_objects: IntGaugeVec,
+}
+
+/// What a request is counted under.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RequestLabels {
+    verb: &'static str,
+    dry_run: &'static str,
+    group: String,
+    version: String,
+    resource: String,
+    subresource: String,
+    scope: &'static str,
+}
+
+/// Counts something as long as it lives.
+pub(crate) struct GaugeGuard(IntGauge);
+
+impl GaugeGuard {
+    fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for GaugeGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: Result<C, prometheus::Error>) -> C {
+    let metric = metric.expect("the names of metrics and labels are valid constants");
+    registry.register(Box::new(metric.clone())).expect("each metric is registered once");
+    metric
+}
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let request = ["verb", "dry_run", "group", "version", "resource", "subresource", "scope", "component"];
+        let counted = ["verb", "dry_run", "group", "version", "resource", "subresource", "scope", "component", "code"];
+        let running = ["verb", "group", "version", "resource", "subresource", "scope", "component"];
+        let gauge =
+            |name: &str, help: &str, labels: &[&str]| register(&registry, IntGaugeVec::new(Opts::new(name, help), labels));
+        let requests =
+            Opts::new("apiserver_request_total", "Counter of apiserver requests by what they asked for and HTTP response code.");
+        let durations = HistogramOpts::new("apiserver_request_duration_seconds", "Response latency distribution in seconds.");
+        Self {
+            requests: register(&registry, IntCounterVec::new(requests, &counted)),
+            durations: register(&registry, HistogramVec::new(durations.buckets(DURATION_BUCKETS.to_vec()), &request)),
+            long_running: gauge(
+                "apiserver_longrunning_requests",
+                "Gauge of all active long-running apiserver requests.",
+                &running,
+            ),
+            in_flight: gauge("apiserver_current_inflight_requests", "Requests at work, by request kind.", &["request_kind"]),
+            storage_objects: gauge("apiserver_storage_objects", "Number of stored objects, by resource.", &["resource"]),
+            registry,
+        }
+    }
+
+    /// Counts an answered request.
+    pub(crate) fn answered(&self, labels: &RequestLabels, code: StatusCode, took: Duration, long_running: bool) {
+        let RequestLabels { verb, dry_run, group, version, resource, subresource, scope } = labels;
+        let request: [&str; 8] = [verb, dry_run, group, version, resource, subresource, scope, COMPONENT];
+        let code = code.as_str();
+        let counted: [&str; 9] = [verb, dry_run, group, version, resource, subresource, scope, COMPONENT, code];
+        self.requests.with_label_values(&counted).inc();
+        // How long a watch ran says nothing about latency, and its first answer is not its end.
+        if !long_running {
+            self.durations.with_label_values(&request).observe(took.as_secs_f64());
+        }
+    }
+
+    pub(crate) fn long_running(&self, labels: &RequestLabels) -> GaugeGuard {
+        let RequestLabels { verb, group, version, resource, subresource, scope, .. } = labels;
+        let running: [&str; 7] = [verb, group, version, resource, subresource, scope, COMPONENT];
+        GaugeGuard::new(self.long_running.with_label_values(&running))
+    }
+
+    pub(crate) fn in_flight(&self, mutating: bool) -> GaugeGuard {
+        GaugeGuard::new(self.in_flight.with_label_values(&[if mutating { "mutating" } else { "readOnly" }]))
+    }
+
+    /// Where other parts of the server register theirs.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Everything in the text format, with the number of stored objects by resource (`pods`, `deployments.apps`) as it is now.
+    pub(crate) fn render(&self, objects: impl IntoIterator<Item = (String, i64)>) -> Vec<u8> {
+        for (resource, count) in objects {
+            self.storage_objects.with_label_values(&[resource.as_str()]).set(count);
+        }
+        let mut families = self.registry.gather();
+        families.extend(process::gather());
+        let mut text = Vec::with_capacity(64 * 1024);
+        if let Err(error) = TextEncoder::new().encode(&families, &mut text) {
+            tracing::warn!(error = %error, "a metric cannot be encoded");
+        }
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl RequestLabels {
+    /// `known` says whether the server serves the resource, `apply` whether a patch is a server-side apply.
+    pub(crate) fn new(info: &RequestInfo, query: &Query, method: &Method, apply: bool, known: bool) -> Self {
+        let known = known && info.is_resource;
+        let text = |text: &str| if known { text.to_owned() } else { String::new() };
+        let collection = info.name.is_empty() || matches!(info.verb, Verb::List | Verb::Watch);
+        let scope = match (known, collection, info.namespace.is_empty()) {
+            (false, ..) => "",
+            (true, false, _) => "resource",
+            (true, true, false) => "namespace",
+            (true, true, true) => "cluster",
+        };
+        Self {
+            verb: verb(info, method, apply),
+            dry_run: if query.get("dryRun") == Some("All") { "All" } else { "" },
+            group: text(&info.api_group),
+            version: text(&info.api_version),
+            resource: text(&info.resource),
+            subresource: text(&info.subresource),
+            scope,
+        }
+    }
+}
+
+fn verb(info: &RequestInfo, method: &Method, apply: bool) -> &'static str {
+    if info.is_resource && matches!(info.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy" | "log") {
+        return "CONNECT";
+    }
+    match info.verb {
+        Verb::List => "LIST",
+        Verb::Watch => "WATCH",
+        Verb::Patch if apply => "APPLY",
+        Verb::DeleteCollection => "DELETECOLLECTION",
+        _ => match method.as_str() {
+            "GET" | "HEAD" => "GET",
+            "POST" => "POST",
+            "PUT" => "PUT",
+            "PATCH" => "PATCH",
+            "DELETE" => "DELETE",
+            _ => "other",
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(method: &str, url: &str, known: bool) -> RequestLabels {
+        let (path, query) = url.split_once('?').unwrap_or((url, ""));
+        let (method, query) = (Method::from_bytes(method.as_bytes()).expect("a method"), Query::parse(query));
+        RequestLabels::new(&RequestInfo::new(&method, path, &query).expect("a path"), &query, &method, false, known)
+    }
+
+    #[test]
+    fn verbs_and_scopes() {
+        for (method, url, verb, scope) in [
+            ("GET", "/api/v1/pods", "LIST", "cluster"),
+            ("GET", "/api/v1/namespaces/a/pods?watch=1", "WATCH", "namespace"),
+            ("GET", "/api/v1/namespaces/a/pods/x", "GET", "resource"),
+            ("POST", "/api/v1/namespaces/a/pods", "POST", "namespace"),
+            ("GET", "/api/v1/namespaces/a/pods/x/log", "CONNECT", "resource"),
+            ("DELETE", "/api/v1/namespaces/a/pods", "DELETECOLLECTION", "namespace"),
+            ("GET", "/healthz", "GET", ""),
+        ] {
+            let labels = labels(method, url, true);
+            assert_eq!((labels.verb, labels.scope), (verb, scope), "{method} {url}");
+        }
+    }
+
+    #[test]
+    fn invented_names_are_not_labels() {
+        let labels = labels("GET", "/apis/made.up/v1/things/x", false);
+        assert_eq!((labels.group.as_str(), labels.resource.as_str(), labels.scope), ("", "", ""));
+    }
+
+    #[test]
+    fn exposition() {
+        let metrics = Metrics::new();
+        metrics.answered(&labels("GET", "/api/v1/pods", true), StatusCode::OK, Duration::from_millis(3), false);
+        let _running = metrics.long_running(&labels("GET", "/api/v1/pods?watch=1", true));
+        let text = String::from_utf8(metrics.render([("deployments.apps".to_owned(), 2)])).expect("text");
+        for wanted in [
+            r#"apiserver_request_total{code="200",component="apiserver",dry_run="",group="",resource="pods",scope="cluster",subresource="",verb="LIST",version="v1"} 1"#,
+            r#"apiserver_request_duration_seconds_bucket{component="apiserver",dry_run="",group="",resource="pods",scope="cluster",subresource="",verb="LIST",version="v1",le="0.005"} 1"#,
+            r#"apiserver_longrunning_requests{component="apiserver",group="",resource="pods",scope="cluster",subresource="",verb="WATCH",version="v1"} 1"#,
+            r#"apiserver_storage_objects{resource="deployments.apps"} 2"#,
+            "process_resident_memory_bytes ",
+            "process_cpu_seconds_total ",
+        ] {
+            assert!(text.contains(wanted), "{wanted}\nnot in\n{text}");
+        }
+    }
+}
