@@ -1,5 +1,6 @@
 //! `cargo xtask`: the repository's own tools. `cargo xtask --help` lists them.
 
+mod gen_schema;
 mod process;
 mod test;
 mod tidy;
@@ -19,6 +20,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Write the schema facts of `apimachinery` from the published Kubernetes definitions (Go module cache).
+    GenSchema(gen_schema::Options),
     /// Run every check and every test, real containers included (needs root).
     Test(test::Options),
     /// Check the rules of HOUSE_STYLE that a compiler does not: crate graph, sizes, banned calls, module headers.
@@ -27,6 +30,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::GenSchema(options) => gen_schema::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Tidy(options) => tidy::run(&options),
     };

@@ -8,6 +8,7 @@ pub mod field;
 mod gvk;
 mod meta;
 pub mod quantity;
+pub mod schema;
 pub mod selector;
 mod status;
 pub mod time;

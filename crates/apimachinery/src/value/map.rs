@@ -22,42 +22,10 @@ enum Repr {
 /// The names worth interning: bounded, because it is filled once from the built-in schema.
 static NAMES: OnceLock<HashSet<&'static str>> = OnceLock::new();
 
-const FREQUENT: &[&str] = &[
-    "apiVersion",
-    "kind",
-    "metadata",
-    "spec",
-    "status",
-    "name",
-    "namespace",
-    "uid",
-    "resourceVersion",
-    "generation",
-    "labels",
-    "annotations",
-    "creationTimestamp",
-    "managedFields",
-    "manager",
-    "operation",
-    "time",
-    "fieldsType",
-    "fieldsV1",
-    "subresource",
-    "ownerReferences",
-    "controller",
-    "blockOwnerDeletion",
-    "finalizers",
-    "data",
-    "type",
-    "reason",
-    "message",
-    "lastTransitionTime",
-];
-
 impl Key {
     /// A key, interned when it is a name of the schema.
     pub fn new(name: &str) -> Key {
-        match NAMES.get_or_init(|| FREQUENT.iter().copied().collect()).get(name) {
+        match NAMES.get_or_init(|| crate::schema::field_names().collect()).get(name) {
             Some(name) => Key(Repr::Static(name)),
             None => Key(Repr::Shared(Arc::from(name))),
         }
