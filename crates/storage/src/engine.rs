@@ -1,9 +1,10 @@
 //! What all backends share: the published state, the reads on it and the watches.
 //!
 //! Invariants: the state is published before the watchers hear of it, and they before the writer answers, so that nobody learns of a
-//! revision that he cannot read. Writing is the backend's: it evaluates transactions on a copy of the state and publishes it.
+//! revision that he cannot read; whoever holds the hub's lock sees it at the published revision. Writing is the backend's: it evaluates transactions on a copy of the state and publishes it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -43,6 +44,7 @@ pub(crate) struct Engine<V> {
     /// Watches that catch up with history; they end with their stream or with the store.
     catching_up: Mutex<JoinSet<()>>,
     values: V,
+    closed: AtomicBool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +58,12 @@ impl<V: Values> Engine<V> {
             published: RwLock::new(state),
             catching_up: Mutex::new(JoinSet::new()),
             values,
+            closed: AtomicBool::new(false),
         })
+    }
+
+    pub(crate) fn values(&self) -> &V {
+        &self.values
     }
 
     /// The state now.
@@ -65,7 +72,7 @@ impl<V: Values> Engine<V> {
     }
 
     pub(crate) fn open_snapshot(&self) -> Result<State, StoreError> {
-        if self.hub.lock().closed {
+        if self.is_closed() {
             return Err(StoreError::Closed);
         }
         Ok(self.snapshot())
@@ -74,11 +81,14 @@ impl<V: Values> Engine<V> {
     /// Makes a new state, and then its events, visible. Only the one writer calls this.
     pub(crate) fn publish(&self, state: State, events: &[Event]) {
         let revision = state.revision;
+        // Under the hub's lock: a watch that catches up and joins in between would get these events twice.
+        let mut hub = self.hub.lock();
         let old = std::mem::replace(&mut *self.published.write(), state);
-        drop(old);
         if !events.is_empty() {
-            self.hub.lock().publish(events, revision);
+            hub.publish(events, revision);
         }
+        drop(hub);
+        drop(old);
     }
 
     pub(crate) fn request_progress(&self) -> Result<(), StoreError> {
@@ -92,12 +102,13 @@ impl<V: Values> Engine<V> {
 
     /// Ends all watches; later calls answer [`StoreError::Closed`].
     pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
         self.hub.lock().close();
         self.catching_up.lock().abort_all();
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.hub.lock().closed
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// Reads one key, now. One row is at most one read of the disk: not worth a thread.

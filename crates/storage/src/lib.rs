@@ -1,7 +1,8 @@
 //! The storage contract of the API server, its backends and its contract suite. Knows bytes, nothing of Kubernetes.
 //!
-//! [`Store`] is the contract; [`Memory`] keeps it. All backends here share one pure core (`mvcc`, `apply`, `lease`:
+//! [`Store`] is the contract; [`Memory`] and [`sqlite`] keep it. All backends here share one pure core (`mvcc`, `apply`, `lease`:
 //! persistent maps, no I/O) and the reads and watches on it (`engine`, `hub`); a backend adds how a transaction becomes durable.
+//! `suite` checks any backend (feature `suite`).
 
 mod apply;
 mod contract;
@@ -10,6 +11,9 @@ mod hub;
 mod lease;
 mod memory;
 mod mvcc;
+pub mod sqlite;
+#[cfg(any(test, feature = "suite"))]
+pub mod suite;
 
 pub use contract::{
     Compare, Durability, Event, KeyRange, KeyValue, LeaseId, Op, OpResponse, RangeRequest, RangeResponse, Revision, Store,

@@ -185,31 +185,10 @@ impl Store for Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::{Compare, Op, WatchResponse};
 
-    #[tokio::test]
-    async fn writes_are_read_back_and_watched() {
-        let store = Memory::new();
-        let all = KeyRange { start: "/".into(), end: "0".into() };
-        let mut watch = store.watch(all.clone(), None, 8).await.unwrap();
-        let put = |value: &'static str, at: i64| Txn {
-            compares: vec![Compare::ModRevision("/a".into(), Revision(at))],
-            success: vec![Op::Put { key: "/a".into(), value: value.into(), lease: LeaseId(0) }],
-            ..Txn::default()
-        };
-        let first = store.txn(put("1", 0)).await.unwrap();
-        assert!(first.succeeded);
-        assert!(!store.txn(put("2", 0)).await.unwrap().succeeded);
-        assert!(store.txn(put("2", first.revision.0)).await.unwrap().succeeded);
-        assert_eq!(store.get(b"/a").await.unwrap().unwrap().value, "2");
-        let request = RangeRequest { range: all, limit: 0, revision: Some(first.revision), keys_only: false };
-        assert_eq!(store.range(request).await.unwrap().kvs[0].value, "1");
-        let mut values = Vec::new();
-        while values.len() < 2 {
-            if let Some(WatchResponse::Events { events, .. }) = watch.recv().await {
-                values.extend(events.into_iter().map(|event| event.kv.value));
-            }
-        }
-        assert_eq!(values, ["1", "2"]);
+    async fn open() -> (crate::suite::Subject, ()) {
+        (Arc::new(Memory::new()), ())
     }
+
+    crate::contract_tests!(open);
 }

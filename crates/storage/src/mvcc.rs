@@ -230,6 +230,17 @@ impl State {
         newest + history
     }
 
+    /// Notes that a version's value is on disk now, and forgets it here.
+    pub(crate) fn settle(&mut self, row: &Row) {
+        let version = match self.newest.get_mut(&row.key) {
+            Some(newest) if newest.id == row.id => Some(newest),
+            _ => self.history.get_mut(&(row.key.clone(), row.id)),
+        };
+        if let Some(Version { content: content @ Content::Memory(_), .. }) = version {
+            *content = Content::Disk;
+        }
+    }
+
     /// Prunes what became invisible with `compact_revision`, at most `max` changes of it. Returns the rows that went and whether
     /// there may be more.
     pub(crate) fn prune(&mut self, max: usize) -> (Vec<RowId>, bool) {
