@@ -1,5 +1,6 @@
-//! Writes and latencies of the SQLite backend: `cargo run --release --example storage_bench -- [DIRECTORY] [SECONDS]`.
+//! Writes and latencies of the SQLite backend: `cargo run --release --example storage_bench -- [DIRECTORY] [SECONDS] [idle]`.
 //!
+//! With `idle`: what the Leases of a quiet node cost, in bytes written a second (run it for some minutes).
 //! Prints writes a second, latency percentiles and bytes written for 1 KiB values, by number of clients and durability, and the largest
 //! WAL seen. Not a test: it asserts nothing.
 
@@ -16,7 +17,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let directory = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
     let seconds = arguments.next().map_or(Ok(5), |text| text.parse())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let idle_only = arguments.next().is_some_and(|mode| mode == "idle");
     runtime.block_on(async {
+        if idle_only {
+            return idle(&directory, seconds).await;
+        }
         for (clients, durability) in [
             (1, Durability::Full),
             (64, Durability::Full),
@@ -69,6 +74,36 @@ async fn round(
         wal_max as f64 / 1e6,
     );
     store.close().await?;
+    Ok(())
+}
+
+/// One node Lease every 10 s, two leader elections every 2 s, an event every 30 s, compaction every 5 minutes.
+async fn idle(directory: &Path, seconds: u64) -> Result<(), Box<dyn std::error::Error>> {
+    let directory = tempfile::tempdir_in(directory)?;
+    let store = open(&directory.path().join("state.db"), Options::default())?;
+    let before = bytes_written();
+    let mut five_minutes_ago = store.current_revision().await?;
+    for second in 1..=seconds {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let mut due = Vec::new();
+        due.extend((second % 2 == 0).then_some(["/leases/scheduler", "/leases/controller-manager"]).into_iter().flatten());
+        due.extend(second.is_multiple_of(10).then_some("/leases/node"));
+        due.extend(second.is_multiple_of(30).then_some("/events/x"));
+        for key in due {
+            let put = Op::Put { key: key.into(), value: vec![b'v'; 700].into(), lease: LeaseId(0) };
+            store.txn(Txn { success: vec![put], durability: Durability::Relaxed, ..Txn::default() }).await?;
+        }
+        if second.is_multiple_of(300) {
+            store.compact(five_minutes_ago).await?;
+            five_minutes_ago = store.current_revision().await?;
+        }
+        if second.is_multiple_of(60) {
+            let rate = (bytes_written() - before) as f64 / second as f64;
+            println!("idle after {second} s: {rate:.0} bytes/s written");
+        }
+    }
+    store.close().await?;
+    println!("and closed: {:.0} bytes/s written", (bytes_written() - before) as f64 / seconds as f64);
     Ok(())
 }
 

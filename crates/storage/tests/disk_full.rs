@@ -2,6 +2,8 @@
 //!
 //! Needs root, for a small tmpfs; the other tests of this workspace need it as well.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};

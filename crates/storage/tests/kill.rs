@@ -1,6 +1,8 @@
 //! `kill -9` under load, a few hundred times: every acknowledged write is there afterwards, at its revision, and revisions never go
 //! backwards. The test executable runs itself as the writer that is killed.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -18,11 +20,7 @@ const DATABASE: &str = "STORAGE_KILL_TEST_DATABASE";
 
 /// Small limits, so that kills hit checkpoints and take-overs of the side journal too.
 fn options() -> Options {
-    Options {
-        checkpoint_bytes: 128 << 10,
-        relaxed_bytes_max: 16 << 10,
-        relaxed_delay: Duration::from_millis(20),
-    }
+    Options { checkpoint_bytes: 128 << 10, relaxed_bytes_max: 16 << 10, relaxed_delay: Duration::from_millis(20) }
 }
 
 /// Not a test of its own: what the killed process runs. Prints `key value revision` of each acknowledged write.
@@ -156,10 +154,8 @@ async fn no_kill_loses_an_acknowledged_write() {
         }
     }
     let (keys, _) = check(&path, &newest, highest).await;
-    let integrity: String = rusqlite::Connection::open(&path)
-        .unwrap()
-        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
-        .unwrap();
+    let integrity: String =
+        rusqlite::Connection::open(&path).unwrap().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(integrity, "ok");
     assert!(kills >= 100, "the machine is too slow: {kills} kills");
     assert!(acknowledged > 1000 && keys > 100, "too little was written to mean something: {acknowledged}, {keys}");

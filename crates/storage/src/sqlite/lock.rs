@@ -38,9 +38,7 @@ fn in_use(file: &mut File) -> String {
     let mut owner = String::new();
     let _ = file.read_to_string(&mut owner);
     match owner.trim().parse::<u32>() {
-        Ok(pid) => format!(
-            "another server uses it (process {pid}); stop that one, or give this one a data directory of its own"
-        ),
+        Ok(pid) => format!("another server uses it (process {pid}); stop that one, or give this one a data directory of its own"),
         Err(_) => "another server uses it; stop that one, or give this one a data directory of its own".to_owned(),
     }
 }

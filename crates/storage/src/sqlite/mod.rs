@@ -120,8 +120,8 @@ fn open_writer(path: &Path, options: Options) -> Result<Writer, OpenError> {
     let connection = schema::open_writer(path)?;
     let now = Instant::now();
     let mut loaded = schema::load(&connection, now)?;
-    let (mut journal, recovered) = SideJournal::open(&beside(path, "-relaxed"), loaded.instance, loaded.on_disk)
-        .map_err(OpenError::Journal)?;
+    let (mut journal, recovered) =
+        SideJournal::open(&beside(path, "-relaxed"), loaded.instance, loaded.on_disk).map_err(OpenError::Journal)?;
     let state = &mut loaded.state;
     for entry in &recovered {
         match entry {
@@ -167,10 +167,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 impl Sqlite {
-    async fn ask<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command,
-    ) -> Result<T, StoreError> {
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command) -> Result<T, StoreError> {
         let place = self.places.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let (answer, answered) = oneshot::channel();
         let request = Request { command: command(answer), _place: place };

@@ -56,8 +56,7 @@ pub(super) struct SideJournal {
 impl SideJournal {
     /// Opens the journal and reads what must be applied to a database at revision `on_disk`.
     pub(super) fn open(path: &Path, instance: i64, on_disk: Revision) -> io::Result<(Self, Vec<Entry>)> {
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         let mut content = vec![0; usize::try_from(file.metadata()?.len()).unwrap_or(0)];
         file.read_exact_at(&mut content, 0)?;
         let entries = recover(&content, instance, on_disk);
@@ -98,7 +97,6 @@ impl SideJournal {
         self.sequence = 0;
         self.offset = 0;
     }
-
 }
 
 fn recover(mut content: &[u8], instance: i64, on_disk: Revision) -> Vec<Entry> {

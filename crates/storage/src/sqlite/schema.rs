@@ -191,7 +191,9 @@ pub(super) fn explain_io(error: &std::io::Error, path: &Path) -> String {
     use std::io::ErrorKind;
     let path = path.display();
     match error.kind() {
-        ErrorKind::PermissionDenied => format!("no permission for {path}: run as the user who owns it (root), or choose another data directory"),
+        ErrorKind::PermissionDenied => {
+            format!("no permission for {path}: run as the user who owns it (root), or choose another data directory")
+        }
         ErrorKind::ReadOnlyFilesystem => format!("{path} is on a read-only file system: choose another data directory"),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => format!("no space left for {path}: free some disk space"),
         ErrorKind::NotADirectory | ErrorKind::IsADirectory => format!("{path}: {error}; choose another data directory"),

@@ -208,7 +208,6 @@ async fn the_wal_stays_bounded_and_compaction_frees_space() {
     assert_eq!(response.count, 64);
     assert!(response.kvs.iter().all(|kv| text(&kv.value) == value));
     store.close().await.unwrap();
-    let integrity: String =
-        Connection::open(&path).unwrap().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    let integrity: String = Connection::open(&path).unwrap().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(integrity, "ok");
 }

@@ -172,7 +172,7 @@ impl Writer {
             || batch.state.revision > self.on_disk.reserved
             || self.pending.bytes + bytes > self.options.relaxed_bytes_max;
         if must_sync {
-            return self.to_database(&mut batch.state, &batch.entries, DELETES_PER_COMMIT);
+            return self.commit_to_database(&mut batch.state, &batch.entries, DELETES_PER_COMMIT);
         }
         self.journal.append(&batch.entries).map_err(|error| match error.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => CommitError::NoSpace,
@@ -185,7 +185,7 @@ impl Writer {
     }
 
     /// One synchronous transaction: everything pending, `entries`, and some deletions of superfluous rows.
-    fn to_database(&mut self, state: &mut State, entries: &[Entry], deletes: usize) -> Result<(), CommitError> {
+    fn commit_to_database(&mut self, state: &mut State, entries: &[Entry], deletes: usize) -> Result<(), CommitError> {
         let deletes = deletes.min(self.doomed.len());
         let compact_revision = state.compact_revision;
         let reserved = self.next_reserve(state.revision);
@@ -243,7 +243,7 @@ impl Writer {
         let many = self.doomed.len() > DOOMED_MAX;
         if due || (many && idle) {
             let mut state = self.engine.snapshot();
-            match self.to_database(&mut state, &[], DELETES_PER_COMMIT * 4) {
+            match self.commit_to_database(&mut state, &[], DELETES_PER_COMMIT * 4) {
                 Ok(()) => self.engine.publish(state, &[]),
                 Err(error) => self.try_later("relaxed writes stay in the side journal for now", &error),
             }
@@ -288,7 +288,7 @@ impl Writer {
         self.checkpointer.stop();
         self.engine.values().close();
         let mut state = self.engine.snapshot();
-        self.to_database(&mut state, &[], self.doomed.len())?;
+        self.commit_to_database(&mut state, &[], self.doomed.len())?;
         set_meta(&self.connection, "reserved_revision", state.revision)?;
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         Ok(())
@@ -322,9 +322,8 @@ pub(super) fn insert<'a>(
     state: &State,
     entries: impl Iterator<Item = &'a Entry>,
 ) -> Result<(), rusqlite::Error> {
-    let mut insert = connection.prepare(
-        "INSERT INTO log (id, key, create_revision, version, lease, value) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-    )?;
+    let mut insert = connection
+        .prepare("INSERT INTO log (id, key, create_revision, version, lease, value) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
     for entry in entries {
         match entry {
             Entry::Version(row) if state.version(&row.key, row.id).is_some() => {

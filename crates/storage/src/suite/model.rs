@@ -38,9 +38,7 @@ impl Model {
 /// Any sequence of operations has the effects that the model predicts. The seed of a failure is in the panic message; make it a
 /// test of its own with [`model_agrees_from`].
 pub async fn model_agrees(store: Subject) {
-    let seed = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(1, |time| time.subsec_nanos() | 1);
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |time| time.subsec_nanos() | 1);
     model_agrees_from(store, u64::from(seed)).await;
 }
 
@@ -142,8 +140,11 @@ async fn read(store: &Subject, model: &Model, random: &mut Random, context: &str
     // Before the first write of the model there was nothing.
     let nothing = Snapshot::new();
     let state = model.states.range(..=at).next_back().map_or(&nothing, |(_, state)| state);
-    let expected: Vec<_> =
-        state.iter().filter(|(key, _)| **key >= start && key.as_str() < "/k9").map(|(key, kv)| (key.clone(), kv.clone())).collect();
+    let expected: Vec<_> = state
+        .iter()
+        .filter(|(key, _)| **key >= start && key.as_str() < "/k9")
+        .map(|(key, kv)| (key.clone(), kv.clone()))
+        .collect();
     let take = if limit == 0 { expected.len() } else { limit.min(expected.len()) };
     let found: Vec<_> = response
         .kvs
