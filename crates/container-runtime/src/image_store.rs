@@ -27,9 +27,6 @@ impl ImageStore {
 
     /// Removes an image by name or id, with all its names. Containers that use it go on.
     pub fn remove(&self, name: &str) -> Result<ImageSummary, ImageError> {
-        self.store
-            .remove(name)?
-            .map(ImageSummary::from)
-            .ok_or_else(|| ImageError::NotFound(name.to_owned()))
+        self.store.remove(name)?.map(ImageSummary::from).ok_or_else(|| ImageError::NotFound(name.to_owned()))
     }
 }

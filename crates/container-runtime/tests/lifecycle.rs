@@ -14,7 +14,9 @@ use support::{Node, container, eventually, texts};
 async fn a_container_runs_logs_and_ends() {
     let node = Node::start().await;
     let sandbox = node.sandbox("first").await;
-    let (status, log) = node.run_to_end(&sandbox, container("c", &["echo", "hello", "world", "--", "echo-error", "oops", "--", "exit", "3"])).await;
+    let (status, log) = node
+        .run_to_end(&sandbox, container("c", &["echo", "hello", "world", "--", "echo-error", "oops", "--", "exit", "3"]))
+        .await;
     assert_eq!(status.exit_code, 3);
     assert_eq!(status.reason, "Error");
     assert!(status.created_at < status.started_at && status.started_at <= status.finished_at, "{status:?}");
@@ -36,11 +38,19 @@ async fn the_sandbox_is_what_its_configuration_says() {
     assert_eq!(node.output(&id, &["rusternetes", "list", "/sys/class/net"]).await, "lo");
     let mounts = node.output(&id, &["rusternetes", "cat", "/proc/mounts"]).await;
     assert!(mounts.lines().any(|line| line.contains(" /dev/shm tmpfs ")), "{mounts}");
-    let status = node.runtime.pod_sandbox_status(v1::PodSandboxStatusRequest { pod_sandbox_id: sandbox.0.clone(), verbose: false }).await.expect("status");
+    let status = node
+        .runtime
+        .pod_sandbox_status(v1::PodSandboxStatusRequest { pod_sandbox_id: sandbox.0.clone(), verbose: false })
+        .await
+        .expect("status");
     assert_eq!(status.status.expect("status").state(), v1::PodSandboxState::SandboxReady);
     assert_eq!(status.containers_statuses.len(), 1);
     node.runtime.stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: sandbox.0.clone() }).await.expect("stop");
-    let status = node.runtime.pod_sandbox_status(v1::PodSandboxStatusRequest { pod_sandbox_id: sandbox.0.clone(), verbose: false }).await.expect("status");
+    let status = node
+        .runtime
+        .pod_sandbox_status(v1::PodSandboxStatusRequest { pod_sandbox_id: sandbox.0.clone(), verbose: false })
+        .await
+        .expect("status");
     assert_eq!(status.status.expect("status").state(), v1::PodSandboxState::SandboxNotready);
     assert_eq!(node.status(&id).await.exit_code, 137);
     node.stop().await;

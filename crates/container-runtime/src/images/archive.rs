@@ -113,13 +113,7 @@ fn add(store: &Store, archive: &Archive, config_json: Vec<u8>, layers: &[String]
             store.add_layer(archive.open_entry(path)?, &diff_ids[index], &keys[index], &keys[..index])?;
         }
     }
-    store.add(NewImage {
-        config_json,
-        layers: keys,
-        tags,
-        digests: Vec::new(),
-        pinned: false,
-    })
+    store.add(NewImage { config_json, layers: keys, tags, digests: Vec::new(), pinned: false })
 }
 
 fn parse(json: &[u8], what: &str) -> Result<Manifest, ImageError> {
@@ -127,9 +121,7 @@ fn parse(json: &[u8], what: &str) -> Result<Manifest, ImageError> {
 }
 
 fn blob_path(digest: &str) -> Result<String, ImageError> {
-    let hex = digest
-        .strip_prefix("sha256:")
-        .ok_or_else(|| ImageError::Invalid(format!("digest {digest:?} is not sha256")))?;
+    let hex = digest.strip_prefix("sha256:").ok_or_else(|| ImageError::Invalid(format!("digest {digest:?} is not sha256")))?;
     Ok(format!("blobs/sha256/{hex}"))
 }
 
@@ -140,7 +132,10 @@ struct Archive {
 }
 
 enum Member {
-    Data { offset: u64, length: u64 },
+    Data {
+        offset: u64,
+        length: u64,
+    },
     /// Old `docker save` links a layer to an equal one.
     Link(String),
 }
@@ -162,10 +157,7 @@ impl Archive {
             path
         };
         let members = Self::members(file_path).map_err(|error| ImageError::Invalid(format!("{}: {error}", path.display())))?;
-        Ok(Self {
-            file: file_path.to_owned(),
-            members,
-        })
+        Ok(Self { file: file_path.to_owned(), members })
     }
 
     fn members(path: &Path) -> std::io::Result<HashMap<String, Member>> {
@@ -213,10 +205,7 @@ impl Archive {
 
     fn read(&self, name: &str) -> Result<Vec<u8>, ImageError> {
         let mut bytes = Vec::new();
-        self.open_entry(name)?
-            .take(DOCUMENT_MAX)
-            .read_to_end(&mut bytes)
-            .map_err(ImageError::io("reading", &self.file))?;
+        self.open_entry(name)?.take(DOCUMENT_MAX).read_to_end(&mut bytes).map_err(ImageError::io("reading", &self.file))?;
         Ok(bytes)
     }
 

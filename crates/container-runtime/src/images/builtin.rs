@@ -57,13 +57,7 @@ pub(super) fn install(store: &Store, executable: &Path, names: &[String]) -> Res
         make_layer(&work, executable, metadata.len()).map_err(ImageError::io("making the layer of", executable))?;
         store.install_layer(&work, &layers[0])?;
     }
-    let image = store.add(NewImage {
-        config_json,
-        layers,
-        tags: names.to_vec(),
-        digests: Vec::new(),
-        pinned: true,
-    })?;
+    let image = store.add(NewImage { config_json, layers, tags: names.to_vec(), digests: Vec::new(), pinned: true })?;
     // Executables of the past.
     store.retain(|other| other.pinned && other.repo_tags.is_empty())?;
     Ok(image)
@@ -82,10 +76,7 @@ fn image_config(diff_id: &str) -> ImageConfig {
             labels: BTreeMap::from([("org.opencontainers.image.title".to_owned(), "rusternetes".to_owned())]),
             ..ProcessConfig::default()
         },
-        rootfs: Rootfs {
-            kind: "layers".to_owned(),
-            diff_ids: vec![diff_id.to_owned()],
-        },
+        rootfs: Rootfs { kind: "layers".to_owned(), diff_ids: vec![diff_id.to_owned()] },
     }
 }
 
@@ -98,7 +89,10 @@ fn make_layer(work: &Path, executable: &Path, size: u64) -> std::io::Result<()> 
         std::fs::create_dir(&path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
     }
-    std::fs::write(fs.join("etc/passwd"), "root:x:0:0:root:/root:/bin/rusternetes\nnobody:x:65534:65534:nobody:/:/bin/rusternetes\n")?;
+    std::fs::write(
+        fs.join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/rusternetes\nnobody:x:65534:65534:nobody:/:/bin/rusternetes\n",
+    )?;
     std::fs::write(fs.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
     symlink("../run", fs.join("var/run"))?;
     let target = fs.join("bin/rusternetes");

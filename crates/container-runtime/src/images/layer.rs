@@ -31,12 +31,7 @@ pub(crate) struct Usage {
 /// Unpacks the (uncompressed) archive into `root`. `parents` are the layers below, topmost first: directories that the archive
 /// does not list get the attributes that they have there.
 pub(crate) fn unpack(archive: impl Read, root: &Path, parents: &[PathBuf]) -> io::Result<Usage> {
-    let mut unpacker = Unpacker {
-        root: File::open(root)?.into(),
-        parents,
-        usage: Usage::default(),
-        directory_times: Vec::new(),
-    };
+    let mut unpacker = Unpacker { root: File::open(root)?.into(), parents, usage: Usage::default(), directory_times: Vec::new() };
     for entry in tar::Archive::new(archive).entries()? {
         let mut entry = entry?;
         let path = clean(&entry.path()?);
@@ -102,7 +97,14 @@ impl Unpacker<'_> {
         self.set_attributes(entry, path, &parent, &name, kind)
     }
 
-    fn make(&mut self, entry: &mut Entry<'_, impl Read>, path: &Path, parent: &OwnedFd, name: &OsStr, kind: EntryType) -> io::Result<()> {
+    fn make(
+        &mut self,
+        entry: &mut Entry<'_, impl Read>,
+        path: &Path,
+        parent: &OwnedFd,
+        name: &OsStr,
+        kind: EntryType,
+    ) -> io::Result<()> {
         let device = || -> io::Result<libc::dev_t> {
             let header = entry.header();
             let (major, minor) = (header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0));
@@ -148,7 +150,14 @@ impl Unpacker<'_> {
         }
     }
 
-    fn set_attributes(&mut self, entry: &mut Entry<'_, impl Read>, path: &Path, parent: &OwnedFd, name: &OsStr, kind: EntryType) -> io::Result<()> {
+    fn set_attributes(
+        &mut self,
+        entry: &mut Entry<'_, impl Read>,
+        path: &Path,
+        parent: &OwnedFd,
+        name: &OsStr,
+        kind: EntryType,
+    ) -> io::Result<()> {
         let header = entry.header();
         let (uid, gid) = (header.uid()? as u32, header.gid()? as u32);
         let mode = Mode::from_bits_truncate(header.mode()?);
@@ -206,7 +215,9 @@ impl Unpacker<'_> {
             self.make_parents(parent)?;
         }
         let (parent, name) = self.open_parent(directory)?;
-        if fstatat(&parent, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFDIR) {
+        if fstatat(&parent, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFDIR)
+        {
             remove(&parent, &name)?;
         }
         make_directory(&parent, &name)?;
@@ -217,7 +228,13 @@ impl Unpacker<'_> {
             nix::sys::stat::fstat(&found).ok()
         });
         if let Some(stat) = below {
-            fchownat(&parent, name.as_os_str(), Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            fchownat(
+                &parent,
+                name.as_os_str(),
+                Some(Uid::from_raw(stat.st_uid)),
+                Some(Gid::from_raw(stat.st_gid)),
+                AtFlags::AT_SYMLINK_NOFOLLOW,
+            )?;
             fchmodat(&parent, name.as_os_str(), Mode::from_bits_truncate(stat.st_mode), FchmodatFlags::FollowSymlink)?;
         }
         Ok(())

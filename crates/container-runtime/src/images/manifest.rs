@@ -100,16 +100,10 @@ pub(crate) fn architecture() -> &'static str {
 /// The entry of an index for this machine; a single entry without platform is taken as it is.
 pub(crate) fn select_platform(manifests: &[Descriptor]) -> Option<&Descriptor> {
     let matches = |descriptor: &&Descriptor| {
-        descriptor
-            .platform
-            .as_ref()
-            .is_some_and(|platform| platform.os == "linux" && platform.architecture == architecture())
+        descriptor.platform.as_ref().is_some_and(|platform| platform.os == "linux" && platform.architecture == architecture())
     };
     let plain = |descriptor: &&Descriptor| {
-        descriptor
-            .platform
-            .as_ref()
-            .is_some_and(|platform| matches!(platform.variant.as_str(), "" | "v8"))
+        descriptor.platform.as_ref().is_some_and(|platform| matches!(platform.variant.as_str(), "" | "v8"))
     };
     manifests
         .iter()

@@ -72,12 +72,7 @@ impl Puller {
             running
                 .entry(key.clone())
                 .or_insert_with(|| {
-                    let pull = Pull {
-                        client: self.client(&reference),
-                        store: self.store.clone(),
-                        reference,
-                        auth,
-                    };
+                    let pull = Pull { client: self.client(&reference), store: self.store.clone(), reference, auth };
                     async move { pull.run().await.map_err(Arc::new) }.boxed().shared()
                 })
                 .clone()
@@ -236,9 +231,14 @@ impl Pull {
     }
 }
 
-async fn fetch_manifest(client: &oci_client::Client, remote: &oci_client::Reference, auth: &RegistryAuth) -> Result<(Manifest, String), OciDistributionError> {
+async fn fetch_manifest(
+    client: &oci_client::Client,
+    remote: &oci_client::Reference,
+    auth: &RegistryAuth,
+) -> Result<(Manifest, String), OciDistributionError> {
     let (bytes, digest) = client.pull_manifest_raw(remote, auth, &MANIFEST_TYPES).await?;
-    let manifest = serde_json::from_slice(&bytes).map_err(|error| OciDistributionError::ManifestParsingError(error.to_string()))?;
+    let manifest =
+        serde_json::from_slice(&bytes).map_err(|error| OciDistributionError::ManifestParsingError(error.to_string()))?;
     Ok((manifest, digest))
 }
 
@@ -270,16 +270,10 @@ impl Download {
             return Err(ImageError::Invalid(format!("{} layers, but {} layer digests", layers.len(), diff_ids.len())));
         }
         let keys = layer_keys(diff_ids);
-        let missing: Vec<(usize, Descriptor)> = layers
-            .iter()
-            .cloned()
-            .enumerate()
-            .filter(|(index, _)| !self.store.has_layer(&keys[*index]))
-            .collect();
-        let downloads: Vec<BoxFuture<'_, Result<(usize, std::fs::File), ImageError>>> = missing
-            .into_iter()
-            .map(|(index, layer)| async move { Ok((index, self.blob(&layer).await?)) }.boxed())
-            .collect();
+        let missing: Vec<(usize, Descriptor)> =
+            layers.iter().cloned().enumerate().filter(|(index, _)| !self.store.has_layer(&keys[*index])).collect();
+        let downloads: Vec<BoxFuture<'_, Result<(usize, std::fs::File), ImageError>>> =
+            missing.into_iter().map(|(index, layer)| async move { Ok((index, self.blob(&layer).await?)) }.boxed()).collect();
         let mut downloads = stream::iter(downloads).buffered(DOWNLOADS_MAX);
         while let Some((index, file)) = downloads.try_next().await? {
             let (store, hold) = (self.store.clone(), self.hold.clone());
@@ -313,7 +307,9 @@ impl Download {
         file.flush().await.map_err(ImageError::io("writing to", &root))?;
         let found = format!("sha256:{}", hex::encode(hash.finalize()));
         if found != descriptor.digest {
-            return Err(self.interrupted(&std::io::Error::other(format!("blob {} arrived with digest {found}", descriptor.digest))));
+            return Err(
+                self.interrupted(&std::io::Error::other(format!("blob {} arrived with digest {found}", descriptor.digest)))
+            );
         }
         let mut file = file.into_std().await;
         file.seek(SeekFrom::Start(0)).map_err(ImageError::io("reading from", &root))?;
@@ -321,11 +317,7 @@ impl Download {
     }
 
     fn interrupted(&self, error: &std::io::Error) -> ImageError {
-        ImageError::Pull {
-            image: self.name.clone(),
-            message: chain(error),
-            missing: false,
-        }
+        ImageError::Pull { image: self.name.clone(), message: chain(error), missing: false }
     }
 }
 
@@ -349,10 +341,9 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ImageError
 fn pull_error(image: &str, error: &OciDistributionError) -> ImageError {
     let (message, missing) = match error {
         OciDistributionError::RegistryError { envelope, .. } => {
-            let missing = envelope
-                .errors
-                .iter()
-                .any(|error| matches!(error.code, OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown | OciErrorCode::NotFound));
+            let missing = envelope.errors.iter().any(|error| {
+                matches!(error.code, OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown | OciErrorCode::NotFound)
+            });
             let texts: Vec<String> = envelope
                 .errors
                 .iter()
@@ -397,7 +388,9 @@ mod tests {
 
     #[test]
     fn loopback_registries() {
-        for (registry, expected) in [("localhost:5000", true), ("127.0.0.9", true), ("[::1]:5000", true), ("quay.io", false), ("10.0.0.1:5000", false)] {
+        for (registry, expected) in
+            [("localhost:5000", true), ("127.0.0.9", true), ("[::1]:5000", true), ("quay.io", false), ("10.0.0.1:5000", false)]
+        {
             assert_eq!(is_loopback(registry), expected, "{registry}");
         }
     }

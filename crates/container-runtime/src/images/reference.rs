@@ -96,7 +96,10 @@ fn is_registry(host: &str) -> bool {
 
 fn is_path_component(component: &str) -> bool {
     let valid = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'.' | b'-');
-    !component.is_empty() && component.bytes().all(valid) && !component.starts_with(['.', '-', '_']) && !component.ends_with(['.', '-', '_'])
+    !component.is_empty()
+        && component.bytes().all(valid)
+        && !component.starts_with(['.', '-', '_'])
+        && !component.ends_with(['.', '-', '_'])
 }
 
 #[cfg(test)]

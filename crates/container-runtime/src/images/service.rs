@@ -26,7 +26,10 @@ impl ImageService {
         self.store.collect()
     }
 
-    pub(crate) async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Store) -> Result<T, ImageError> + Send + 'static) -> Result<T, Status> {
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, ImageError> + Send + 'static,
+    ) -> Result<T, Status> {
         let store = self.store.clone();
         tokio::task::spawn_blocking(move || work(&store))
             .await
@@ -106,10 +109,7 @@ impl cri::Images for ImageService {
     async fn image_status(&self, request: v1::ImageStatusRequest) -> Result<v1::ImageStatusResponse, Status> {
         let name = image_name(request.image)?;
         let image = self.blocking(move |store| store.find(&name)).await?;
-        Ok(v1::ImageStatusResponse {
-            image: image.map(cri_image),
-            info: Default::default(),
-        })
+        Ok(v1::ImageStatusResponse { image: image.map(cri_image), info: Default::default() })
     }
 
     async fn pull_image(&self, request: v1::PullImageRequest) -> Result<v1::PullImageResponse, Status> {
@@ -125,9 +125,7 @@ impl cri::Images for ImageService {
     }
 
     async fn image_fs_info(&self, _request: v1::ImageFsInfoRequest) -> Result<v1::ImageFsInfoResponse, Status> {
-        let (usage, mountpoint) = self
-            .blocking(|store| Ok((store.usage(), store.root().display().to_string())))
-            .await?;
+        let (usage, mountpoint) = self.blocking(|store| Ok((store.usage(), store.root().display().to_string()))).await?;
         let usage = v1::FilesystemUsage {
             timestamp: crate::clock::nanoseconds(),
             fs_id: Some(v1::FilesystemIdentifier { mountpoint }),

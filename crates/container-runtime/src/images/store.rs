@@ -71,7 +71,8 @@ impl Index {
         if is_digest(text) {
             return by_id(text);
         }
-        if let Some(image) = Reference::parse(text).ok().and_then(|name| self.images.iter().find(|image| image.answers_to(&name))) {
+        if let Some(image) = Reference::parse(text).ok().and_then(|name| self.images.iter().find(|image| image.answers_to(&name)))
+        {
             return Some(image);
         }
         // An id without its algorithm, whole or the first digits of it.
@@ -112,21 +113,12 @@ impl Store {
             let path = root.join(directory);
             std::fs::create_dir_all(&path).map_err(ImageError::io("creating", &path))?;
         }
-        Ok(Self {
-            root,
-            containers: containers.to_owned(),
-            cache: Mutex::new(None),
-        })
+        Ok(Self { root, containers: containers.to_owned(), cache: Mutex::new(None) })
     }
 
     fn lock_file(&self, name: &str) -> Result<File, ImageError> {
         let path = self.root.join(name);
-        File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(ImageError::io("opening", &path))
+        File::options().create(true).truncate(false).write(true).open(&path).map_err(ImageError::io("opening", &path))
     }
 
     /// Keeps layers from being collected: to be held from looking an image up to writing down who uses it.
@@ -152,8 +144,8 @@ impl Store {
         }
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(ImageError::io("reading", &path))?;
-        let index: Index = serde_json::from_slice(&text)
-            .map_err(|error| ImageError::io("parsing", &path)(std::io::Error::other(error)))?;
+        let index: Index =
+            serde_json::from_slice(&text).map_err(|error| ImageError::io("parsing", &path)(std::io::Error::other(error)))?;
         let index = Arc::new(index);
         *self.cache.lock() = Some((identity, index.clone()));
         Ok(index)
@@ -343,10 +335,7 @@ impl Store {
     fn layer_usage(&self, key: &str) -> layer::Usage {
         let text = std::fs::read_to_string(self.root.join("layers").join(key).join("usage")).unwrap_or_default();
         let mut numbers = text.split_whitespace().map(|number| number.parse().unwrap_or(0));
-        layer::Usage {
-            bytes: numbers.next().unwrap_or(0),
-            inodes: numbers.next().unwrap_or(0),
-        }
+        layer::Usage { bytes: numbers.next().unwrap_or(0), inodes: numbers.next().unwrap_or(0) }
     }
 
     /// Bytes and inodes of all layers.
@@ -389,7 +378,8 @@ pub(crate) fn layer_keys(diff_ids: &[String]) -> Vec<String> {
 
 /// Parses and checks an image configuration.
 pub(crate) fn parse_config(json: &[u8]) -> Result<ImageConfig, ImageError> {
-    let config: ImageConfig = serde_json::from_slice(json).map_err(|error| ImageError::Invalid(format!("configuration: {error}")))?;
+    let config: ImageConfig =
+        serde_json::from_slice(json).map_err(|error| ImageError::Invalid(format!("configuration: {error}")))?;
     match config.rootfs.diff_ids.iter().find(|diff_id| !is_digest(diff_id)) {
         Some(diff_id) => Err(ImageError::Invalid(format!("layer digest {diff_id:?}"))),
         None => Ok(config),

@@ -57,10 +57,7 @@ impl Executor for ProcessExecutor {
 }
 
 fn arguments(spec: &Spec) -> &[String] {
-    spec.process()
-        .as_ref()
-        .and_then(|process| process.args().as_deref())
-        .unwrap_or_default()
+    spec.process().as_ref().and_then(|process| process.args().as_deref()).unwrap_or_default()
 }
 
 fn path_variable(spec: &Spec) -> &str {
@@ -96,8 +93,7 @@ fn find_executable(arguments: &[String], path: &str) -> Result<PathBuf, String> 
     path.split(':')
         .map(|directory| Path::new(if directory.is_empty() { "." } else { directory }).join(name))
         .find(|candidate| {
-            std::fs::metadata(candidate)
-                .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+            std::fs::metadata(candidate).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
         })
         .ok_or_else(|| format!("exec: {name:?}: executable file not found in $PATH"))
 }

@@ -67,21 +67,11 @@ fn create_container(root: &str, id: &str, bundle: &Path, console: Option<PathBuf
     let mut container = ContainerBuilder::new(id.to_owned(), SyscallType::Linux)
         .with_executor(ProcessExecutor::new(privileges, true))
         .with_root_path(root)
-        .and_then(|builder| {
-            builder
-                .with_console_socket(console)
-                .as_init(bundle)
-                .with_systemd(false)
-                .with_detach(true)
-                .build()
-        })
+        .and_then(|builder| builder.with_console_socket(console).as_init(bundle).with_systemd(false).with_detach(true).build())
         .map_err(describe)?;
     let pid = container.pid().ok_or("libcontainer reported no pid")?;
     // The shim starts the process by its notify socket; the state must allow `exec` from then on.
-    container
-        .set_status(ContainerStatus::Running)
-        .save()
-        .map_err(|error| describe(error.into()))?;
+    container.set_status(ContainerStatus::Running).save().map_err(|error| describe(error.into()))?;
     Ok(pid.as_raw())
 }
 
@@ -100,12 +90,7 @@ fn exec_process(root: &str, id: &str, bundle: &Path, process: &str, console: Opt
         .with_executor(ProcessExecutor::new(privileges, false))
         .with_root_path(root)
         .and_then(|builder| {
-            builder
-                .with_console_socket(console)
-                .as_tenant()
-                .with_detach(true)
-                .with_process(Some(process))
-                .build()
+            builder.with_console_socket(console).as_tenant().with_detach(true).with_process(Some(process)).build()
         });
     let _ = std::fs::remove_file(process);
     result.map(|pid| pid.as_raw()).map_err(describe)

@@ -55,7 +55,9 @@ impl Inner {
         let exited = phase.wait_for(|phase| matches!(phase, Phase::Exited { .. }));
         match tokio::time::timeout(KILL_TIMEOUT, exited).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(Status::deadline_exceeded(format!("container {} has not ended {KILL_TIMEOUT:?} after SIGKILL", record.id))),
+            Err(_) => {
+                Err(Status::deadline_exceeded(format!("container {} has not ended {KILL_TIMEOUT:?} after SIGKILL", record.id)))
+            }
         }
     }
 
@@ -101,9 +103,11 @@ impl Inner {
 
     /// Blocking. Everything of a container but its log, which is the kubelet's.
     pub(super) fn delete_container_files(&self, id: &str) {
-        let removed = remove_with_mounts(&self.layout.container_run(id)).and_then(|()| match std::fs::remove_dir_all(self.layout.container(id)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        let removed = remove_with_mounts(&self.layout.container_run(id)).and_then(|()| {
+            match std::fs::remove_dir_all(self.layout.container(id)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
         });
         if let Err(error) = removed {
             tracing::warn!(container = id, %error, "files of a container could not be removed");
@@ -208,7 +212,11 @@ pub(super) fn container_status(container: &Container) -> v1::ContainerStatus {
                 supplemental_groups: groups,
             }),
         }),
-        resources: config.linux.as_ref().and_then(|linux| linux.resources.clone()).map(|linux| v1::ContainerResources { linux: Some(linux), windows: None }),
+        resources: config
+            .linux
+            .as_ref()
+            .and_then(|linux| linux.resources.clone())
+            .map(|linux| v1::ContainerResources { linux: Some(linux), windows: None }),
         stop_signal: cri_signal(record.stop_signal) as i32,
         metadata: config.metadata,
         image: config.image,
@@ -232,7 +240,8 @@ fn signal_number(name: &str) -> Option<i32> {
     let upper = name.to_ascii_uppercase();
     let bare = upper.strip_prefix("SIG").unwrap_or(&upper);
     // glibc's 34 and 64, as container images mean them.
-    let offset = |text: &str| text.trim_start_matches(['+', '-']).trim_start_matches("PLUS").trim_start_matches("MINUS").parse::<i32>();
+    let offset =
+        |text: &str| text.trim_start_matches(['+', '-']).trim_start_matches("PLUS").trim_start_matches("MINUS").parse::<i32>();
     if let Some(rest) = bare.strip_prefix("RTMIN") {
         return if rest.is_empty() { Some(34) } else { offset(rest).ok().map(|offset| 34 + offset) };
     }

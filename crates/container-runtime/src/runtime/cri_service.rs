@@ -82,11 +82,17 @@ impl cri::Runtime for ContainerRuntime {
         Ok(v1::ContainerStatusResponse { status: Some(container_status(&container)), info: Default::default() })
     }
 
-    async fn update_container_resources(&self, _request: v1::UpdateContainerResourcesRequest) -> Result<v1::UpdateContainerResourcesResponse, Status> {
+    async fn update_container_resources(
+        &self,
+        _request: v1::UpdateContainerResourcesRequest,
+    ) -> Result<v1::UpdateContainerResourcesResponse, Status> {
         not_implemented("UpdateContainerResources")
     }
 
-    async fn reopen_container_log(&self, request: v1::ReopenContainerLogRequest) -> Result<v1::ReopenContainerLogResponse, Status> {
+    async fn reopen_container_log(
+        &self,
+        request: v1::ReopenContainerLogRequest,
+    ) -> Result<v1::ReopenContainerLogResponse, Status> {
         self.inner.reopen_log(&request.container_id).await?;
         Ok(v1::ReopenContainerLogResponse {})
     }
@@ -111,7 +117,10 @@ impl cri::Runtime for ContainerRuntime {
         not_implemented("ContainerStats")
     }
 
-    async fn list_container_stats(&self, _request: v1::ListContainerStatsRequest) -> Result<v1::ListContainerStatsResponse, Status> {
+    async fn list_container_stats(
+        &self,
+        _request: v1::ListContainerStatsRequest,
+    ) -> Result<v1::ListContainerStatsResponse, Status> {
         not_implemented("ListContainerStats")
     }
 
@@ -119,12 +128,18 @@ impl cri::Runtime for ContainerRuntime {
         not_implemented("PodSandboxStats")
     }
 
-    async fn list_pod_sandbox_stats(&self, _request: v1::ListPodSandboxStatsRequest) -> Result<v1::ListPodSandboxStatsResponse, Status> {
+    async fn list_pod_sandbox_stats(
+        &self,
+        _request: v1::ListPodSandboxStatsRequest,
+    ) -> Result<v1::ListPodSandboxStatsResponse, Status> {
         not_implemented("ListPodSandboxStats")
     }
 
     /// The pod network learns its address range from its own configuration.
-    async fn update_runtime_config(&self, _request: v1::UpdateRuntimeConfigRequest) -> Result<v1::UpdateRuntimeConfigResponse, Status> {
+    async fn update_runtime_config(
+        &self,
+        _request: v1::UpdateRuntimeConfigRequest,
+    ) -> Result<v1::UpdateRuntimeConfigResponse, Status> {
         Ok(v1::UpdateRuntimeConfigResponse {})
     }
 
@@ -142,7 +157,10 @@ impl cri::Runtime for ContainerRuntime {
         };
         Ok(v1::StatusResponse {
             status: Some(v1::RuntimeStatus {
-                conditions: vec![condition("RuntimeReady", "", None), condition("NetworkReady", "NetworkPluginNotReady", network)],
+                conditions: vec![
+                    condition("RuntimeReady", "", None),
+                    condition("NetworkReady", "NetworkPluginNotReady", network),
+                ],
             }),
             info: Default::default(),
             runtime_handlers: vec![handler],
@@ -150,15 +168,24 @@ impl cri::Runtime for ContainerRuntime {
         })
     }
 
-    async fn checkpoint_container(&self, _request: v1::CheckpointContainerRequest) -> Result<v1::CheckpointContainerResponse, Status> {
+    async fn checkpoint_container(
+        &self,
+        _request: v1::CheckpointContainerRequest,
+    ) -> Result<v1::CheckpointContainerResponse, Status> {
         not_implemented("CheckpointContainer")
     }
 
-    async fn list_metric_descriptors(&self, _request: v1::ListMetricDescriptorsRequest) -> Result<v1::ListMetricDescriptorsResponse, Status> {
+    async fn list_metric_descriptors(
+        &self,
+        _request: v1::ListMetricDescriptorsRequest,
+    ) -> Result<v1::ListMetricDescriptorsResponse, Status> {
         not_implemented("ListMetricDescriptors")
     }
 
-    async fn list_pod_sandbox_metrics(&self, _request: v1::ListPodSandboxMetricsRequest) -> Result<v1::ListPodSandboxMetricsResponse, Status> {
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _request: v1::ListPodSandboxMetricsRequest,
+    ) -> Result<v1::ListPodSandboxMetricsResponse, Status> {
         not_implemented("ListPodSandboxMetrics")
     }
 
@@ -168,12 +195,18 @@ impl cri::Runtime for ContainerRuntime {
         })
     }
 
-    async fn update_pod_sandbox_resources(&self, _request: v1::UpdatePodSandboxResourcesRequest) -> Result<v1::UpdatePodSandboxResourcesResponse, Status> {
+    async fn update_pod_sandbox_resources(
+        &self,
+        _request: v1::UpdatePodSandboxResourcesRequest,
+    ) -> Result<v1::UpdatePodSandboxResourcesResponse, Status> {
         // The pod's cgroup belongs to the kubelet, which has changed it already; nothing else depends on the numbers.
         Ok(v1::UpdatePodSandboxResourcesResponse {})
     }
 
-    async fn get_container_events(&self, _request: v1::GetEventsRequest) -> Result<BoxStream<'static, Result<v1::ContainerEventResponse, Status>>, Status> {
+    async fn get_container_events(
+        &self,
+        _request: v1::GetEventsRequest,
+    ) -> Result<BoxStream<'static, Result<v1::ContainerEventResponse, Status>>, Status> {
         Ok(self.inner.events.listen())
     }
 }

@@ -80,7 +80,13 @@ impl Inner {
         })
     }
 
-    async fn exec_with_pipes(&self, record: &ContainerRecord, exec_id: String, process: &std::path::Path, stdin: bool) -> Result<ExecSession, Status> {
+    async fn exec_with_pipes(
+        &self,
+        record: &ContainerRecord,
+        exec_id: String,
+        process: &std::path::Path,
+        stdin: bool,
+    ) -> Result<ExecSession, Status> {
         let failed = |error: nix::Error| Status::internal(format!("pipe: {error}"));
         let (stdin_reader, stdin_writer) = if stdin {
             let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
@@ -108,7 +114,13 @@ impl Inner {
         })
     }
 
-    async fn exec_with_terminal(&self, record: &ContainerRecord, exec_id: String, process: &std::path::Path, stdin: bool) -> Result<ExecSession, Status> {
+    async fn exec_with_terminal(
+        &self,
+        record: &ContainerRecord,
+        exec_id: String,
+        process: &std::path::Path,
+        stdin: bool,
+    ) -> Result<ExecSession, Status> {
         let console = self.layout.container_run(&record.id).join(format!("exec-{exec_id}.console"));
         let listener = listen(&console).map_err(io_status("console socket"))?;
         let path = console.to_string_lossy().into_owned();
@@ -127,7 +139,8 @@ impl Inner {
             .map_err(io_status("terminal"))?;
         let copy = || master.as_fd().try_clone_to_owned();
         nonblocking(&master).map_err(io_status("terminal"))?;
-        let stdin = stdin.then(|| copy().and_then(pipe::Sender::from_owned_fd_unchecked)).transpose().map_err(io_status("terminal"))?;
+        let stdin =
+            stdin.then(|| copy().and_then(pipe::Sender::from_owned_fd_unchecked)).transpose().map_err(io_status("terminal"))?;
         Ok(ExecSession {
             conversation,
             shim: self.layout.shim_socket(&record.sandbox_id),
@@ -140,7 +153,14 @@ impl Inner {
         })
     }
 
-    async fn start_exec(&self, record: &ContainerRecord, exec_id: &str, process: &std::path::Path, console: Option<String>, descriptors: &[i32]) -> Result<Conversation, Status> {
+    async fn start_exec(
+        &self,
+        record: &ContainerRecord,
+        exec_id: &str,
+        process: &std::path::Path,
+        console: Option<String>,
+        descriptors: &[i32],
+    ) -> Result<Conversation, Status> {
         let request = Request::Exec {
             id: record.id.clone(),
             exec_id: exec_id.to_owned(),
@@ -199,7 +219,8 @@ impl ExecSession {
 
     /// Ends the process.
     pub(crate) async fn kill(&self) {
-        let request = Request::Kill { id: self.container.clone(), exec_id: self.exec_id.clone(), signal: libc::SIGKILL, all: false };
+        let request =
+            Request::Kill { id: self.container.clone(), exec_id: self.exec_id.clone(), signal: libc::SIGKILL, all: false };
         if let Err(error) = shim_client::call(&self.shim, &request).await {
             tracing::warn!(container = self.container, %error, "a process in a container could not be killed");
         }

@@ -21,10 +21,7 @@ impl Layout {
             std::fs::create_dir_all(config.run_dir.join(directory))?;
         }
         std::fs::create_dir_all(config.run_dir.join("oci"))?;
-        let layout = Self {
-            root: config.root.canonicalize()?,
-            run: config.run_dir.canonicalize()?,
-        };
+        let layout = Self { root: config.root.canonicalize()?, run: config.run_dir.canonicalize()? };
         if !is_mount_point(&layout.run) {
             nix::mount::mount(Some(&layout.run), &layout.run, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
         }
@@ -77,11 +74,8 @@ pub(crate) fn unmount(path: &Path) {
 pub(crate) fn remove_with_mounts(path: &Path) -> std::io::Result<()> {
     let prefix = format!("{}/", path.display());
     let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mut mounts: Vec<&str> = text
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .filter(|mount| mount.starts_with(&prefix))
-        .collect();
+    let mut mounts: Vec<&str> =
+        text.lines().filter_map(|line| line.split(' ').nth(4)).filter(|mount| mount.starts_with(&prefix)).collect();
     mounts.sort_by_key(|mount| std::cmp::Reverse(mount.len()));
     mounts.into_iter().for_each(|mount| unmount(Path::new(mount)));
     match std::fs::remove_dir_all(path) {

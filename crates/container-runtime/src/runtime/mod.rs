@@ -85,10 +85,7 @@ impl ContainerRuntime {
         let layout = Layout::create(&config).map_err(prepare("directories"))?;
         let hierarchies = Hierarchies::detect().map_err(prepare("cgroups"))?;
         let store = Arc::new(Store::open(&layout.root, &layout.root.join("containers")).map_err(OpenError::Images)?);
-        let images = ImageService {
-            puller: Puller::new(store.clone(), config.registries.clone()),
-            store,
-        };
+        let images = ImageService { puller: Puller::new(store.clone(), config.registries.clone()), store };
         images.prepare(&config.executable).map_err(OpenError::Images)?;
         let inner = Arc::new_cyclic(|this| Inner {
             this: this.clone(),

@@ -4,8 +4,20 @@ use cri::v1::{Capability, LinuxContainerSecurityContext};
 
 /// What a container has unless it says otherwise: the set of Docker and containerd.
 const DEFAULT: [&str; 14] = [
-    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT",
-    "KILL", "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
 ];
 
 /// Every capability that the kernel knows, without the `CAP_` prefix.
@@ -27,7 +39,8 @@ pub(crate) fn capabilities(context: &LinuxContainerSecurityContext) -> Result<(V
     if context.privileged {
         return Ok((known, Vec::new()));
     }
-    let Capability { add_capabilities, drop_capabilities, add_ambient_capabilities } = context.capabilities.clone().unwrap_or_default();
+    let Capability { add_capabilities, drop_capabilities, add_ambient_capabilities } =
+        context.capabilities.clone().unwrap_or_default();
     let names = |list: Vec<String>| list.iter().map(|name| bare(name)).collect::<Vec<_>>();
     let (add, drop, ambient) = (names(add_capabilities), names(drop_capabilities), names(add_ambient_capabilities));
     if let Some(unknown) = add.iter().chain(&drop).chain(&ambient).find(|name| *name != "ALL" && !known.contains(name)) {
@@ -56,7 +69,11 @@ mod tests {
     fn check(add: &[&str], drop: &[&str], expected: &[&str]) {
         let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect();
         let context = LinuxContainerSecurityContext {
-            capabilities: Some(Capability { add_capabilities: names(add), drop_capabilities: names(drop), ..Capability::default() }),
+            capabilities: Some(Capability {
+                add_capabilities: names(add),
+                drop_capabilities: names(drop),
+                ..Capability::default()
+            }),
             ..LinuxContainerSecurityContext::default()
         };
         assert_eq!(capabilities(&context).expect("known names").0, expected, "{add:?} {drop:?}");

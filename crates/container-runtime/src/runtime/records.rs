@@ -121,11 +121,7 @@ pub(crate) struct Container {
 
 impl Container {
     pub(crate) fn new(record: ContainerRecord, phase: Phase) -> Self {
-        Self {
-            record: Mutex::new(record),
-            phase: watch::Sender::new(phase),
-            operation: tokio::sync::Mutex::default(),
-        }
+        Self { record: Mutex::new(record), phase: watch::Sender::new(phase), operation: tokio::sync::Mutex::default() }
     }
 
     pub(crate) fn snapshot(&self) -> ContainerRecord {

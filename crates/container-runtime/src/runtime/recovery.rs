@@ -36,7 +36,9 @@ impl Inner {
         }
         for id in directory_names(&self.layout.root.join("containers")) {
             match records::load::<ContainerRecord>(&self.container_file(&id)) {
-                Some(record) if record.id == id && self.sandboxes.read().contains_key(&record.sandbox_id) => self.recover_container(record, &running).await,
+                Some(record) if record.id == id && self.sandboxes.read().contains_key(&record.sandbox_id) => {
+                    self.recover_container(record, &running).await
+                }
                 _ => self.delete_container_files(&id),
             }
         }

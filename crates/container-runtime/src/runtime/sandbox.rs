@@ -223,14 +223,21 @@ fn sandbox_state(ready: bool) -> v1::PodSandboxState {
 }
 
 /// Whether `labels` have everything that `selector` asks for.
-pub(super) fn matches_labels(labels: &std::collections::HashMap<String, String>, selector: &std::collections::HashMap<String, String>) -> bool {
+pub(super) fn matches_labels(
+    labels: &std::collections::HashMap<String, String>,
+    selector: &std::collections::HashMap<String, String>,
+) -> bool {
     selector.iter().all(|(name, value)| labels.get(name) == Some(value))
 }
 
 /// `/dev/shm`, `resolv.conf` and `hostname` of a sandbox.
 fn prepare_files(run_dir: &std::path::Path, config: &PodSandboxConfig, host_ipc: bool) -> std::io::Result<()> {
     std::fs::create_dir_all(run_dir)?;
-    let hostname = if config.hostname.is_empty() { nix::unistd::gethostname()?.to_string_lossy().into_owned() } else { config.hostname.clone() };
+    let hostname = if config.hostname.is_empty() {
+        nix::unistd::gethostname()?.to_string_lossy().into_owned()
+    } else {
+        config.hostname.clone()
+    };
     std::fs::write(run_dir.join("hostname"), format!("{hostname}\n"))?;
     let resolv_conf = config.dns_config.as_ref().and_then(resolv_conf);
     let text = match resolv_conf {

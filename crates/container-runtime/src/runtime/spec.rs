@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use cri::v1::{ContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, MountPropagation, NamespaceMode, PodSandboxConfig};
+use cri::v1::{
+    ContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, MountPropagation, NamespaceMode, PodSandboxConfig,
+};
 use serde_json::{Value, json};
 
 use super::records::UserRecord;
@@ -107,7 +109,8 @@ pub(crate) fn spec(inputs: &Inputs<'_>) -> Result<Value, String> {
     if arguments.is_empty() {
         return Err("no command specified".to_owned());
     }
-    let bidirectional = inputs.config.mounts.iter().any(|mount| mount.propagation() == MountPropagation::PropagationBidirectional);
+    let bidirectional =
+        inputs.config.mounts.iter().any(|mount| mount.propagation() == MountPropagation::PropagationBidirectional);
     let mut linux = json!({
         "namespaces": namespaces(inputs, &context)?,
         "cgroupsPath": inputs.cgroup,
@@ -136,7 +139,9 @@ pub(crate) fn privileges(inputs: &Inputs<'_>) -> Result<Privileges, String> {
         Some(profile) if !context.privileged => match profile.profile_type() {
             ProfileType::RuntimeDefault => true,
             ProfileType::Unconfined => false,
-            ProfileType::Localhost => return Err(format!("seccomp profile {:?}: localhost profiles are not implemented", profile.localhost_ref)),
+            ProfileType::Localhost => {
+                return Err(format!("seccomp profile {:?}: localhost profiles are not implemented", profile.localhost_ref));
+            }
         },
         _ => false,
     };
@@ -197,7 +202,11 @@ fn mounts(inputs: &Inputs<'_>, context: &LinuxContainerSecurityContext) -> Vec<V
     let mode = |read_only: bool| if read_only { "ro" } else { "rw" };
     let system = |target: &str, kind: &str, options: &[&str]| json!({ "destination": target, "type": kind, "source": kind, "options": options });
     let bind = |target: &str, source: &Path, read_only: bool| json!({ "destination": target, "type": "bind", "source": source, "options": ["rbind", mode(read_only)] });
-    let shm = if sandbox_namespaces(inputs.sandbox).ipc() == NamespaceMode::Node { Path::new("/dev/shm").to_owned() } else { inputs.sandbox_run.join("shm") };
+    let shm = if sandbox_namespaces(inputs.sandbox).ipc() == NamespaceMode::Node {
+        Path::new("/dev/shm").to_owned()
+    } else {
+        inputs.sandbox_run.join("shm")
+    };
     let sys = mode(!context.privileged);
     let mut list = vec![
         system("/proc", "proc", &["nosuid", "noexec", "nodev"]),
@@ -210,7 +219,9 @@ fn mounts(inputs: &Inputs<'_>, context: &LinuxContainerSecurityContext) -> Vec<V
         bind("/etc/hostname", &inputs.sandbox_run.join("hostname"), context.readonly_rootfs),
         bind("/etc/resolv.conf", &inputs.sandbox_run.join("resolv.conf"), context.readonly_rootfs),
     ];
-    list.retain(|mount| !inputs.config.mounts.iter().any(|wanted| mount["destination"] == wanted.container_path.trim_end_matches('/')));
+    list.retain(|mount| {
+        !inputs.config.mounts.iter().any(|wanted| mount["destination"] == wanted.container_path.trim_end_matches('/'))
+    });
     let mut wanted: Vec<&cri::v1::Mount> = inputs.config.mounts.iter().collect();
     // A mount must not hide one that is below it.
     wanted.sort_by_key(|mount| Path::new(&mount.container_path).components().count());
@@ -312,7 +323,8 @@ fn resources(inputs: &Inputs<'_>, context: &LinuxContainerSecurityContext) -> Va
 
 /// Whether the kernel counts swap; without, a limit of it cannot be written.
 fn accounts_swap(hierarchies: &Hierarchies) -> bool {
-    hierarchies.is_v2() || hierarchies.directory("memory", "/").is_some_and(|root| root.join("memory.memsw.limit_in_bytes").exists())
+    hierarchies.is_v2()
+        || hierarchies.directory("memory", "/").is_some_and(|root| root.join("memory.memsw.limit_in_bytes").exists())
 }
 
 fn device_rules(inputs: &Inputs<'_>, context: &LinuxContainerSecurityContext) -> Vec<Value> {
@@ -323,7 +335,9 @@ fn device_rules(inputs: &Inputs<'_>, context: &LinuxContainerSecurityContext) ->
     for device in &inputs.config.devices {
         if let Ok(Some(node)) = device_node(Path::new(&device.host_path), &device.container_path) {
             let access = if device.permissions.is_empty() { "rwm" } else { &device.permissions };
-            rules.push(json!({ "allow": true, "type": node["type"], "major": node["major"], "minor": node["minor"], "access": access }));
+            rules.push(
+                json!({ "allow": true, "type": node["type"], "major": node["major"], "minor": node["minor"], "access": access }),
+            );
         }
     }
     rules

@@ -74,7 +74,8 @@ impl Inner {
         drop(hold);
 
         let rootfs = self.layout.rootfs(id);
-        mount_overlay(&self.images.store.layers_root(), &image.layers, &directory, &rootfs).map_err(io_status("mounting the root file system"))?;
+        mount_overlay(&self.images.store.layers_root(), &image.layers, &directory, &rootfs)
+            .map_err(io_status("mounting the root file system"))?;
         let context = config.linux.as_ref().and_then(|linux| linux.security_context.clone()).unwrap_or_default();
         record.user = user::resolve(&rootfs, &context, &image.config.user).map_err(Status::invalid_argument)?;
         save(&self.container_file(id), &record).map_err(io_status("container record"))?;
@@ -87,7 +88,13 @@ impl Inner {
         Ok(record)
     }
 
-    fn new_record(&self, id: &str, config: &v1::ContainerConfig, sandbox: &super::records::SandboxRecord, image: &Image) -> ContainerRecord {
+    fn new_record(
+        &self,
+        id: &str,
+        config: &v1::ContainerConfig,
+        sandbox: &super::records::SandboxRecord,
+        image: &Image,
+    ) -> ContainerRecord {
         let log_directory = &sandbox.config.0.log_directory;
         let log_path = if config.log_path.is_empty() || log_directory.is_empty() {
             String::new()
@@ -118,7 +125,12 @@ impl Inner {
         }
     }
 
-    fn write_bundle(&self, record: &ContainerRecord, image: &ProcessConfig, sandbox: &v1::PodSandboxConfig) -> Result<(), Status> {
+    fn write_bundle(
+        &self,
+        record: &ContainerRecord,
+        image: &ProcessConfig,
+        sandbox: &v1::PodSandboxConfig,
+    ) -> Result<(), Status> {
         let config = &record.config.0;
         let context = config.linux.as_ref().and_then(|linux| linux.security_context.clone()).unwrap_or_default();
         let inputs = Inputs {
@@ -160,7 +172,12 @@ impl Inner {
         let record = container.snapshot();
         match container.phase() {
             Phase::Created => {}
-            phase => return Err(Status::failed_precondition(format!("container {id} cannot be started: it is {}", phase_name(&phase)))),
+            phase => {
+                return Err(Status::failed_precondition(format!(
+                    "container {id} cannot be started: it is {}",
+                    phase_name(&phase)
+                )));
+            }
         }
         match self.start_in_shim(&record).await {
             Ok((pid, started_at)) => {

@@ -13,10 +13,7 @@ const FILE_MAX: u64 = 1024 * 1024;
 
 /// Resolves the user of a container whose root file system is at `rootfs`.
 pub(crate) fn resolve(rootfs: &Path, context: &LinuxContainerSecurityContext, image_user: &str) -> Result<UserRecord, String> {
-    let database = Database {
-        passwd: read(rootfs, "etc/passwd"),
-        group: read(rootfs, "etc/group"),
-    };
+    let database = Database { passwd: read(rootfs, "etc/passwd"), group: read(rootfs, "etc/group") };
     database.resolve(context, image_user)
 }
 
@@ -54,9 +51,9 @@ impl Database {
         };
         let gid = match (&context.run_as_group, image_group.filter(|group| !group.is_empty())) {
             (Some(group), _) => u32::try_from(group.value).map_err(|_| format!("group {} out of range", group.value))?,
-            (None, Some(group)) => self
-                .group(&group)
-                .ok_or_else(|| format!("unable to find group {group}: no matching entries in group file"))?,
+            (None, Some(group)) => {
+                self.group(&group).ok_or_else(|| format!("unable to find group {group}: no matching entries in group file"))?
+            }
             (None, None) => known.as_ref().map_or(0, |user| user.gid),
         };
         let mut groups = vec![gid];
@@ -144,6 +141,10 @@ mod tests {
         check(strict.clone(), "", Ok((1000, 3000, &[3000, 2000])));
         let merged = LinuxContainerSecurityContext { supplemental_groups_policy: 0, ..strict };
         check(merged, "", Ok((1000, 3000, &[3000, 50, 2000])));
-        check(LinuxContainerSecurityContext { run_as_username: "web".to_owned(), ..context() }, "web:video", Ok((1000, 44, &[44, 50])));
+        check(
+            LinuxContainerSecurityContext { run_as_username: "web".to_owned(), ..context() },
+            "web:video",
+            Ok((1000, 44, &[44, 50])),
+        );
     }
 }

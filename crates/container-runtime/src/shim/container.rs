@@ -34,11 +34,7 @@ impl Output {
     pub(super) fn new(fd: OwnedFd, kind: u8) -> Self {
         set_nonblocking(&fd);
         let stream = if kind == frame::STDERR { "stderr" } else { "stdout" };
-        Self {
-            file: File::from(fd),
-            lines: Lines::new(stream),
-            kind,
-        }
+        Self { file: File::from(fd), lines: Lines::new(stream), kind }
     }
 }
 
@@ -81,12 +77,7 @@ impl Container {
     }
 
     pub(super) fn running(&self) -> Running {
-        Running {
-            id: self.spec.id.clone(),
-            pid: self.pid.map(Pid::as_raw),
-            started_at: self.started_at,
-            exit: self.exit,
-        }
+        Running { id: self.spec.id.clone(), pid: self.pid.map(Pid::as_raw), started_at: self.started_at, exit: self.exit }
     }
 
     /// Takes the terminal's master side that the container's first process sent.
@@ -219,12 +210,7 @@ impl Container {
 
     pub(super) fn resize(&self, width: u16, height: u16) -> nix::Result<()> {
         let terminal = self.terminal.as_ref().ok_or(Errno::ENOTTY)?;
-        let size = libc::winsize {
-            ws_row: height,
-            ws_col: width,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
+        let size = libc::winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: the size is a valid winsize and outlives the call.
         #[allow(unsafe_code)]
         Errno::result(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &size) }).map(drop)
@@ -245,9 +231,7 @@ pub(super) fn receive_terminal(listener: &UnixListener) -> std::io::Result<Owned
     let (stream, _) = listener.accept()?;
     let mut descriptors = Vec::new();
     socket::receive(stream.as_raw_fd(), &mut [0; 256], &mut descriptors)?;
-    descriptors
-        .pop()
-        .ok_or_else(|| std::io::Error::new(std::io::ErrorKind::InvalidData, "no terminal received"))
+    descriptors.pop().ok_or_else(|| std::io::Error::new(std::io::ErrorKind::InvalidData, "no terminal received"))
 }
 
 fn write_durably(path: &Path, exit: &Exit) -> std::io::Result<()> {
@@ -259,9 +243,7 @@ fn write_durably(path: &Path, exit: &Exit) -> std::io::Result<()> {
 }
 
 pub(super) fn now() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_nanos() as i64)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_nanos() as i64)
 }
 
 /// Ends a process that nobody waits for.

@@ -29,9 +29,7 @@ pub(crate) fn main() -> i32 {
 
 fn launch() -> Result<(), String> {
     let mut text = String::new();
-    std::io::stdin()
-        .read_to_string(&mut text)
-        .map_err(|error| format!("sandbox spec: {error}"))?;
+    std::io::stdin().read_to_string(&mut text).map_err(|error| format!("sandbox spec: {error}"))?;
     let spec: SandboxSpec = serde_json::from_str(&text).map_err(|error| format!("sandbox spec: {error}"))?;
     let run_dir = PathBuf::from(&spec.run_dir);
     create_namespaces(&spec, &run_dir)?;
@@ -46,9 +44,7 @@ fn launch() -> Result<(), String> {
         ForkResult::Parent { .. } => {
             drop(ready_writer);
             let mut answer = String::new();
-            File::from(ready)
-                .read_to_string(&mut answer)
-                .map_err(|error| format!("shim: {error}"))?;
+            File::from(ready).read_to_string(&mut answer).map_err(|error| format!("shim: {error}"))?;
             if answer == "ok" { Ok(()) } else { Err(answer) }
         }
         ForkResult::Child => {
@@ -74,11 +70,7 @@ fn become_daemon(spec: &SandboxSpec, run_dir: &Path) -> Result<Option<Pid>, Stri
     setsid().map_err(|error| format!("setsid: {error}"))?;
     nix::sys::prctl::set_child_subreaper(true).map_err(|error| format!("subreaper: {error}"))?;
     std::env::set_current_dir("/").map_err(|error| format!("chdir: {error}"))?;
-    let null = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-        .map_err(|error| format!("/dev/null: {error}"))?;
+    let null = File::options().read(true).write(true).open("/dev/null").map_err(|error| format!("/dev/null: {error}"))?;
     nix::unistd::dup2_stdin(&null)
         .and_then(|()| nix::unistd::dup2_stdout(&null))
         .and_then(|()| nix::unistd::dup2_stderr(&null))
@@ -87,8 +79,7 @@ fn become_daemon(spec: &SandboxSpec, run_dir: &Path) -> Result<Option<Pid>, Stri
     let _ = std::fs::write("/proc/self/comm", "rusternetes-shi");
     let pause = if spec.share_pid { Some(start_pause(run_dir)?) } else { None };
     let pid_file = run_dir.join("shim.pid");
-    std::fs::write(&pid_file, std::process::id().to_string())
-        .map_err(|error| format!("{}: {error}", pid_file.display()))?;
+    std::fs::write(&pid_file, std::process::id().to_string()).map_err(|error| format!("{}: {error}", pid_file.display()))?;
     Ok(pause)
 }
 
@@ -118,18 +109,15 @@ fn create_namespaces(spec: &SandboxSpec, run_dir: &Path) -> Result<(), String> {
             drop(release_writer);
             drop(report);
             let result = enter_namespaces(spec, flags);
-            let _ = File::from(report_writer)
-                .write_all(result.as_ref().map_or_else(String::as_bytes, |()| b"ok"));
+            let _ = File::from(report_writer).write_all(result.as_ref().map_or_else(String::as_bytes, |()| b"ok"));
             let _ = File::from(release).read(&mut [0]);
             std::process::exit(0);
         }
     };
     drop(report_writer);
     drop(release);
-    let pinned = wait_report(report).and_then(|()| {
-        pins.iter()
-            .try_for_each(|(kind, name)| pin(child, kind, &run_dir.join(name)))
-    });
+    let pinned =
+        wait_report(report).and_then(|()| pins.iter().try_for_each(|(kind, name)| pin(child, kind, &run_dir.join(name))));
     drop(release_writer);
     let _ = waitpid(child, None);
     pinned
@@ -137,9 +125,7 @@ fn create_namespaces(spec: &SandboxSpec, run_dir: &Path) -> Result<(), String> {
 
 fn wait_report(report: OwnedFd) -> Result<(), String> {
     let mut text = String::new();
-    File::from(report)
-        .read_to_string(&mut text)
-        .map_err(|error| format!("namespaces: {error}"))?;
+    File::from(report).read_to_string(&mut text).map_err(|error| format!("namespaces: {error}"))?;
     if text == "ok" { Ok(()) } else { Err(text) }
 }
 
@@ -213,11 +199,7 @@ fn start_pause(run_dir: &Path) -> Result<Pid, String> {
 fn pause_in_new_namespace() -> [u8; 4] {
     use std::os::unix::process::CommandExt;
     let started = nix::sched::unshare(CloneFlags::CLONE_NEWPID).is_ok().then(|| {
-        std::process::Command::new("/proc/self/exe")
-            .arg0("pause")
-            .arg(reexec::PAUSE)
-            .spawn()
-            .map(|child| child.id() as i32)
+        std::process::Command::new("/proc/self/exe").arg0("pause").arg(reexec::PAUSE).spawn().map(|child| child.id() as i32)
     });
     match started {
         Some(Ok(pid)) => pid.to_ne_bytes(),
@@ -257,7 +239,11 @@ pub(crate) fn pause() -> i32 {
 /// Containers of the pod see this process: it must show them neither the host's files nor its power.
 fn isolate() -> nix::Result<()> {
     use nix::mount::{MntFlags, mount, umount2};
-    if nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS).is_err() {
+    if nix::sched::unshare(
+        CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS,
+    )
+    .is_err()
+    {
         // Started as the first process of an ordinary container: already isolated.
         return Ok(());
     }

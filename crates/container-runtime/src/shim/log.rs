@@ -19,10 +19,7 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) fn open(path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-            file: open(path),
-        }
+        Self { path: path.to_owned(), file: open(path) }
     }
 
     /// Opens the path anew, after the kubelet has renamed the file.
@@ -46,10 +43,7 @@ pub(super) struct Lines {
 
 impl Lines {
     pub(super) fn new(stream: &'static str) -> Self {
-        Self {
-            stream,
-            partial: Vec::new(),
-        }
+        Self { stream, partial: Vec::new() }
     }
 
     /// Writes the whole lines in `bytes`, and keeps the rest for later.

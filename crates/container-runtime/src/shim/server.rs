@@ -80,9 +80,7 @@ enum Source {
 pub(super) fn run(listener: UnixListener, pause: Option<Pid>) -> i32 {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
-    let signals = mask
-        .thread_block()
-        .and_then(|()| SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC));
+    let signals = mask.thread_block().and_then(|()| SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC));
     let Ok(signals) = signals else { return 1 };
     if listener.set_nonblocking(true).is_err() {
         return 1;
@@ -116,10 +114,7 @@ impl Shim {
     /// Waits for something to do. `None` when polling fails, which it cannot with valid descriptors.
     fn wait(&self, listener: &UnixListener, signals: &SignalFd) -> Option<Vec<(Source, PollFlags)>> {
         let mut sources = vec![Source::Listener, Source::Signals];
-        let mut set = vec![
-            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut set = vec![PollFd::new(listener.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         let mut add = |source, fd, flags| {
             sources.push(source);
             set.push(PollFd::new(fd, flags));
@@ -161,19 +156,18 @@ impl Shim {
     /// Whether more of a client's bytes can be taken: not while the container is behind with its input.
     fn accepts_input(&self, client: &Client) -> bool {
         match &client.mode {
-            Mode::Attached(id) => self
-                .containers
-                .get(id)
-                .is_none_or(|container| container.stdin_pending.len() < STDIN_PENDING_MAX),
+            Mode::Attached(id) => {
+                self.containers.get(id).is_none_or(|container| container.stdin_pending.len() < STDIN_PENDING_MAX)
+            }
             Mode::Closing => false,
             _ => true,
         }
     }
 
     fn is_congested(&self, id: &str) -> bool {
-        self.clients
-            .values()
-            .any(|client| client.output.len() > ATTACH_PENDING_MAX && matches!(&client.mode, Mode::Attached(attached) if attached == id))
+        self.clients.values().any(|client| {
+            client.output.len() > ATTACH_PENDING_MAX && matches!(&client.mode, Mode::Attached(attached) if attached == id)
+        })
     }
 
     fn handle(&mut self, listener: &UnixListener, signals: &SignalFd, source: Source, events: PollFlags) {
@@ -206,13 +200,7 @@ impl Shim {
                 continue;
             }
             self.next_client += 1;
-            let client = Client {
-                stream,
-                input: Vec::new(),
-                output: Vec::new(),
-                descriptors: Vec::new(),
-                mode: Mode::Request,
-            };
+            let client = Client { stream, input: Vec::new(), output: Vec::new(), descriptors: Vec::new(), mode: Mode::Request };
             self.clients.insert(self.next_client, client);
         }
     }
@@ -290,8 +278,7 @@ impl Shim {
     }
 
     fn close_clients(&mut self) {
-        self.clients
-            .retain(|_, client| client.mode != Mode::Closing || !client.output.is_empty());
+        self.clients.retain(|_, client| client.mode != Mode::Closing || !client.output.is_empty());
     }
 
     fn answer(&mut self, id: ClientId, answer: &Answer) {
@@ -322,12 +309,12 @@ impl Shim {
                 Err(message) => Err(message),
             },
             Request::Kill { id, exec_id, signal, all } => self.kill(&id, &exec_id, signal, all),
-            Request::ReopenLog { id } => self
-                .container(&id)
-                .and_then(|container| container.reopen_log().map_err(|error| error.to_string())),
-            Request::Resize { id, width, height } => self
-                .container(&id)
-                .and_then(|container| container.resize(width, height).map_err(|error| error.to_string())),
+            Request::ReopenLog { id } => {
+                self.container(&id).and_then(|container| container.reopen_log().map_err(|error| error.to_string()))
+            }
+            Request::Resize { id, width, height } => {
+                self.container(&id).and_then(|container| container.resize(width, height).map_err(|error| error.to_string()))
+            }
             Request::Forget { id } => {
                 if self.containers.get(&id).is_some_and(|container| container.exit.is_some()) {
                     self.containers.remove(&id);
@@ -394,12 +381,8 @@ impl Shim {
         }
         let id = spec.id.clone();
         let mut container = Container::new(spec);
-        let mut arguments = vec![
-            reexec::OCI_CREATE.to_owned(),
-            container.spec.state_root.clone(),
-            id.clone(),
-            container.spec.bundle.clone(),
-        ];
+        let mut arguments =
+            vec![reexec::OCI_CREATE.to_owned(), container.spec.state_root.clone(), id.clone(), container.spec.bundle.clone()];
         let mut console = None;
         let stdio = if container.spec.tty {
             let path = Path::new(&container.spec.state_root).join(format!("{id}.console"));
@@ -416,15 +399,21 @@ impl Shim {
         Ok(())
     }
 
-    fn exec(&mut self, client: ClientId, id: String, exec_id: String, process: &str, console: Option<String>) -> Result<(), String> {
+    fn exec(
+        &mut self,
+        client: ClientId,
+        id: String,
+        exec_id: String,
+        process: &str,
+        console: Option<String>,
+    ) -> Result<(), String> {
         let descriptors = self.clients.get_mut(&client).map(|client| std::mem::take(&mut client.descriptors));
         let container = self.container(&id)?;
         if container.exit.is_some() {
             return Err(format!("container {id} is not running"));
         }
-        let mut arguments: Vec<String> = [reexec::OCI_EXEC, &container.spec.state_root, &id, &container.spec.bundle, process]
-            .map(str::to_owned)
-            .into();
+        let mut arguments: Vec<String> =
+            [reexec::OCI_EXEC, &container.spec.state_root, &id, &container.spec.bundle, process].map(str::to_owned).into();
         let stdio = match (console, <[OwnedFd; 3]>::try_from(descriptors.unwrap_or_default())) {
             (Some(console), _) => {
                 arguments.push(console);
@@ -489,13 +478,10 @@ impl Shim {
                 Some(listener) => container.take_terminal(listener),
                 None => Ok(()),
             };
-            prepared
-                .and_then(|()| container.start(pid))
-                .map(|()| pid)
-                .map_err(|error| {
-                    container::kill_quietly(pid);
-                    format!("start: {error}")
-                })
+            prepared.and_then(|()| container.start(pid)).map(|()| pid).map_err(|error| {
+                container::kill_quietly(pid);
+                format!("start: {error}")
+            })
         });
         if console.is_some() {
             let _ = std::fs::remove_file(console_path);
@@ -536,11 +522,8 @@ impl Shim {
 
     /// Publishes the containers that have ended with their streams drained.
     fn finish_containers(&mut self) {
-        let finished: Vec<(String, Exit)> = self
-            .containers
-            .iter_mut()
-            .filter_map(|(id, container)| Some((id.clone(), container.finish()?)))
-            .collect();
+        let finished: Vec<(String, Exit)> =
+            self.containers.iter_mut().filter_map(|(id, container)| Some((id.clone(), container.finish()?))).collect();
         for (id, exit) in finished {
             let ids: Vec<ClientId> = self.clients.keys().copied().collect();
             for client in ids {
@@ -593,7 +576,8 @@ fn spawn(arguments: &[String], [stdin, stdout, stderr]: [Stdio; 3]) -> Result<(P
     unsafe {
         command.pre_exec(move || {
             // dup2 onto itself would keep the close-on-exec flag.
-            let outcome = if raw == oci::RESULT_FD { libc::fcntl(raw, libc::F_SETFD, 0) } else { libc::dup2(raw, oci::RESULT_FD) };
+            let outcome =
+                if raw == oci::RESULT_FD { libc::fcntl(raw, libc::F_SETFD, 0) } else { libc::dup2(raw, oci::RESULT_FD) };
             nix::errno::Errno::result(outcome)?;
             Ok(())
         });
@@ -610,10 +594,7 @@ fn read_result(result: OwnedFd) -> Result<Pid, String> {
     let length = File::from(result).read(&mut buffer).unwrap_or(0);
     let text = String::from_utf8_lossy(&buffer[..length]);
     match text.split_once(' ') {
-        Some(("pid", pid)) => pid
-            .parse()
-            .map(Pid::from_raw)
-            .map_err(|_| format!("unexpected result {text:?}")),
+        Some(("pid", pid)) => pid.parse().map(Pid::from_raw).map_err(|_| format!("unexpected result {text:?}")),
         Some(("error", message)) => Err(message.to_owned()),
         _ => Err("the process that creates the container ended without a result".to_owned()),
     }

@@ -14,10 +14,7 @@ fn short(path: &Path) -> io::Result<(File, PathBuf)> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "socket path without directory"));
     };
-    let directory = File::options()
-        .read(true)
-        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-        .open(parent)?;
+    let directory = File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(parent)?;
     let short = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
     Ok((directory, short))
 }
@@ -40,13 +37,7 @@ pub(crate) fn send(stream: &UnixStream, bytes: &[u8], descriptors: &[RawFd]) -> 
     while sent < bytes.len() {
         let rights = [ControlMessage::ScmRights(descriptors)];
         let attached: &[ControlMessage] = if sent == 0 && !descriptors.is_empty() { &rights } else { &[] };
-        sent += sendmsg::<UnixAddr>(
-            stream.as_raw_fd(),
-            &[IoSlice::new(&bytes[sent..])],
-            attached,
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        )?;
+        sent += sendmsg::<UnixAddr>(stream.as_raw_fd(), &[IoSlice::new(&bytes[sent..])], attached, MsgFlags::MSG_NOSIGNAL, None)?;
     }
     Ok(())
 }

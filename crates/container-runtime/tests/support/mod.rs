@@ -75,14 +75,26 @@ impl Node {
         let logs = self.logs().join(name);
         std::fs::create_dir_all(&logs).expect("logs");
         v1::PodSandboxConfig {
-            metadata: Some(v1::PodSandboxMetadata { name: name.to_owned(), uid: format!("uid-{name}"), namespace: "default".to_owned(), attempt: 0 }),
+            metadata: Some(v1::PodSandboxMetadata {
+                name: name.to_owned(),
+                uid: format!("uid-{name}"),
+                namespace: "default".to_owned(),
+                attempt: 0,
+            }),
             hostname: name.to_owned(),
             log_directory: logs.to_string_lossy().into_owned(),
-            dns_config: Some(v1::DnsConfig { servers: vec!["10.96.0.10".to_owned()], searches: vec!["default.svc".to_owned()], options: vec!["ndots:5".to_owned()] }),
+            dns_config: Some(v1::DnsConfig {
+                servers: vec!["10.96.0.10".to_owned()],
+                searches: vec!["default.svc".to_owned()],
+                options: vec!["ndots:5".to_owned()],
+            }),
             labels: [("app".to_owned(), name.to_owned())].into(),
             linux: Some(v1::LinuxPodSandboxConfig {
                 security_context: Some(v1::LinuxSandboxSecurityContext {
-                    namespace_options: Some(v1::NamespaceOption { pid: v1::NamespaceMode::Container as i32, ..Default::default() }),
+                    namespace_options: Some(v1::NamespaceOption {
+                        pid: v1::NamespaceMode::Container as i32,
+                        ..Default::default()
+                    }),
                     ..Default::default()
                 }),
                 ..Default::default()
@@ -101,8 +113,16 @@ impl Node {
         (id, config)
     }
 
-    pub async fn create(&self, sandbox: &(String, v1::PodSandboxConfig), config: v1::ContainerConfig) -> Result<String, cri::Status> {
-        let request = v1::CreateContainerRequest { pod_sandbox_id: sandbox.0.clone(), config: Some(config), sandbox_config: Some(sandbox.1.clone()) };
+    pub async fn create(
+        &self,
+        sandbox: &(String, v1::PodSandboxConfig),
+        config: v1::ContainerConfig,
+    ) -> Result<String, cri::Status> {
+        let request = v1::CreateContainerRequest {
+            pod_sandbox_id: sandbox.0.clone(),
+            config: Some(config),
+            sandbox_config: Some(sandbox.1.clone()),
+        };
         Ok(self.runtime.create_container(request).await?.container_id)
     }
 
@@ -118,7 +138,11 @@ impl Node {
     }
 
     /// Runs a container to its end and returns its status and its log.
-    pub async fn run_to_end(&self, sandbox: &(String, v1::PodSandboxConfig), config: v1::ContainerConfig) -> (v1::ContainerStatus, String) {
+    pub async fn run_to_end(
+        &self,
+        sandbox: &(String, v1::PodSandboxConfig),
+        config: v1::ContainerConfig,
+    ) -> (v1::ContainerStatus, String) {
         let id = self.run(sandbox, config).await;
         let status = self.wait_exit(&id).await;
         let log = std::fs::read_to_string(&status.log_path).expect("log");
