@@ -7,6 +7,7 @@
 pub mod field;
 mod gvk;
 mod meta;
+pub mod patch;
 pub mod quantity;
 pub mod schema;
 pub mod selector;

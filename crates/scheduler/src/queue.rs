@@ -159,7 +159,8 @@ impl Queue {
         [next_backoff, next_overdue].into_iter().flatten().min()
     }
 
-    /// The pods of each part: active, backing off, unschedulable (upstream's metric `scheduler_pending_pods`).
+    /// The pods of each part.
+    #[cfg(test)]
     pub(crate) fn counts(&self) -> BTreeMap<&'static str, usize> {
         let unschedulable = self.unschedulable().count();
         BTreeMap::from([("active", self.active.len()), ("backoff", self.backoff.len()), ("unschedulable", unschedulable)])
