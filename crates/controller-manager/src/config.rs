@@ -22,6 +22,9 @@ pub struct Config {
     pub concurrent_endpoint_syncs: usize,
     /// `--concurrent-namespace-syncs`.
     pub concurrent_namespace_syncs: usize,
+    /// How long a deleted namespace is left alone, so that every API server of the cluster refuses new content in it
+    /// before the old is deleted. A single server needs no delay.
+    pub namespace_deletion_grace_period: Duration,
     /// `--concurrent-gc-syncs`.
     pub concurrent_gc_syncs: usize,
     /// `--node-monitor-period`: how often node health is judged.
@@ -44,6 +47,7 @@ impl Default for Config {
             concurrent_replicaset_syncs: 5,
             concurrent_endpoint_syncs: 5,
             concurrent_namespace_syncs: 5,
+            namespace_deletion_grace_period: Duration::from_secs(5),
             concurrent_gc_syncs: 5,
             node_monitor_period: Duration::from_secs(5),
             node_monitor_grace_period: Duration::from_secs(50),
