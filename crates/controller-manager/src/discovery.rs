@@ -16,12 +16,7 @@ pub(crate) struct Resource {
 
 impl Resource {
     fn new((api, capabilities): (ApiResource, ApiCapabilities), preferred: bool) -> Self {
-        Self {
-            api,
-            namespaced: capabilities.scope == Scope::Namespaced,
-            verbs: capabilities.operations,
-            preferred,
-        }
+        Self { api, namespaced: capabilities.scope == Scope::Namespaced, verbs: capabilities.operations, preferred }
     }
 
     pub(crate) fn supports(&self, verb: &str) -> bool {
@@ -44,18 +39,11 @@ pub(crate) async fn resources(client: &kube::Client) -> Result<Vec<Resource>, Re
     // Two requests if the server has aggregated discovery (KEP-3352), else one per group and version.
     let discovery = match Discovery::new(client.clone()).run_aggregated().await {
         Ok(discovery) => discovery,
-        Err(_) => Discovery::new(client.clone())
-            .run()
-            .await
-            .map_err(ReconcileError::api("discover resources"))?,
+        Err(_) => Discovery::new(client.clone()).run().await.map_err(ReconcileError::api("discover resources"))?,
     };
     let mut found = Vec::new();
     for group in discovery.groups_alphabetical() {
-        let best: Vec<_> = group
-            .resources_by_stability()
-            .into_iter()
-            .map(|(api, _)| (api.version, api.plural))
-            .collect();
+        let best: Vec<_> = group.resources_by_stability().into_iter().map(|(api, _)| (api.version, api.plural)).collect();
         for version in group.versions() {
             for resource in group.versioned_resources(version) {
                 let id = (resource.0.version.clone(), resource.0.plural.clone());

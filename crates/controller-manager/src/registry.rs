@@ -21,10 +21,7 @@ pub(crate) const REGISTRY: &[Entry] = &[
     Entry { name: "replicationcontroller-controller", start: |c| Box::pin(crate::replicaset::run_replication_controllers(c)) },
     Entry { name: "endpointslice-controller", start: |c| Box::pin(crate::endpointslice::run(c)) },
     Entry { name: "endpoints-controller", start: |c| Box::pin(crate::endpoints::run(c)) },
-    Entry {
-        name: "namespace-controller",
-        start: |c| Box::pin(crate::namespace::run(c)),
-    },
+    Entry { name: "namespace-controller", start: |c| Box::pin(crate::namespace::run(c)) },
 ];
 
 /// Names of all controllers, in the order of their start.

@@ -10,11 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 const FINE: [(&str, &str, &str); 5] = [
     ("NamespaceDeletionDiscoveryFailure", "ResourcesDiscovered", "All resources successfully discovered"),
     ("NamespaceDeletionGroupVersionParsingFailure", "ParsedGroupVersions", "All legacy kube types successfully parsed"),
-    (
-        "NamespaceDeletionContentFailure",
-        "ContentDeleted",
-        "All content successfully deleted, may be waiting on finalization",
-    ),
+    ("NamespaceDeletionContentFailure", "ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
     ("NamespaceContentRemaining", "ContentRemoved", "All content successfully removed"),
     ("NamespaceFinalizersRemaining", "ContentHasNoFinalizers", "All content-preserving finalizers finished"),
 ];
@@ -47,16 +43,14 @@ impl Report {
             }
             "NamespaceContentRemaining" if !self.remaining.is_empty() && !self.pods_first => {
                 let remaining = self.remaining.iter();
-                let list: Vec<_> = remaining
-                    .map(|(resource, count)| format!("{resource} has {count} resource instances"))
-                    .collect();
+                let list: Vec<_> =
+                    remaining.map(|(resource, count)| format!("{resource} has {count} resource instances")).collect();
                 Some(("SomeResourcesRemain", format!("Some resources are remaining: {}", list.join(", "))))
             }
             "NamespaceFinalizersRemaining" if !self.finalizers.is_empty() && !self.pods_first => {
                 let finalizers = self.finalizers.iter();
-                let list: Vec<_> = finalizers
-                    .map(|(finalizer, count)| format!("{finalizer} in {count} resource instances"))
-                    .collect();
+                let list: Vec<_> =
+                    finalizers.map(|(finalizer, count)| format!("{finalizer} in {count} resource instances")).collect();
                 let list = list.join(", ");
                 let message = format!("Some content in the namespace has finalizers remaining: {list}");
                 Some(("SomeFinalizersRemain", message))
@@ -67,11 +61,7 @@ impl Report {
 }
 
 /// The conditions after an attempt; `None` if they stay as they are.
-pub(super) fn conditions(
-    current: &[NamespaceCondition],
-    report: &Report,
-    now: Timestamp,
-) -> Option<Vec<NamespaceCondition>> {
+pub(super) fn conditions(current: &[NamespaceCondition], report: &Report, now: Timestamp) -> Option<Vec<NamespaceCondition>> {
     let mut updated = current.to_vec();
     for (type_, reason, message) in FINE {
         let (status, reason, message) = match report.trouble(type_) {

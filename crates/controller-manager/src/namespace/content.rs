@@ -26,12 +26,7 @@ struct Remaining {
     estimate_seconds: i64,
 }
 
-pub(super) async fn delete_all(
-    client: &kube::Client,
-    namespace: &str,
-    deleted_at: Timestamp,
-    now: Timestamp,
-) -> Report {
+pub(super) async fn delete_all(client: &kube::Client, namespace: &str, deleted_at: Timestamp, now: Timestamp) -> Report {
     let mut report = Report::default();
     let resources = match resources(client).await {
         Ok(resources) => resources,
@@ -42,10 +37,8 @@ pub(super) async fn delete_all(
         }
     };
     let deletable = |resource: &&Resource| resource.namespaced && resource.preferred && resource.supports(verbs::DELETE);
-    let (pods, others): (Vec<_>, Vec<_>) = resources
-        .iter()
-        .filter(deletable)
-        .partition(|resource| resource.api.group.is_empty() && resource.api.plural == "pods");
+    let (pods, others): (Vec<_>, Vec<_>) =
+        resources.iter().filter(deletable).partition(|resource| resource.api.group.is_empty() && resource.api.plural == "pods");
     let for_seconds = now.duration_since(deleted_at).as_secs();
     for resource in pods {
         let estimate = match grace_period(client, namespace).await {
@@ -112,17 +105,9 @@ fn is_unsupported(error: &kube::Error) -> bool {
     is_not_found(error) || matches!(error, kube::Error::Api(status) if status.code == 405)
 }
 
-async fn delete_resource(
-    client: &kube::Client,
-    resource: &Resource,
-    namespace: &str,
-    estimate: i64,
-) -> kube::Result<Remaining> {
+async fn delete_resource(client: &kube::Client, resource: &Resource, namespace: &str, estimate: i64) -> kube::Result<Remaining> {
     let api: Api<MetadataObject> = Api::namespaced_with(client.clone(), namespace, &resource.api);
-    let background = DeleteParams {
-        propagation_policy: Some(PropagationPolicy::Background),
-        ..Default::default()
-    };
+    let background = DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..Default::default() };
     let lists = resource.supports(verbs::LIST);
     let mut collection_deleted = false;
     if resource.supports("deletecollection") {
@@ -149,10 +134,7 @@ async fn delete_resource(
         Err(error) if is_unsupported(&error) => return Ok(Remaining::default()),
         Err(error) => return Err(error),
     };
-    let mut remaining = Remaining {
-        count: left.items.len(),
-        ..Default::default()
-    };
+    let mut remaining = Remaining { count: left.items.len(), ..Default::default() };
     for object in &left {
         for finalizer in object.finalizers() {
             *remaining.finalizers.entry(finalizer.clone()).or_default() += 1;

@@ -49,10 +49,7 @@ pub(crate) async fn run(context: Context) {
             on_pod.add_after(name.to_owned(), Duration::from_millis(100));
         }
     });
-    let controller = Namespaces {
-        api: Api::all(context.client.clone()),
-        client: context.client.clone(),
-    };
+    let controller = Namespaces { api: Api::all(context.client.clone()), client: context.client.clone() };
     let workers = context.config.concurrent_namespace_syncs;
     run_workers(Arc::new(controller), queue, workers, context.token).await;
 }
@@ -166,11 +163,7 @@ mod tests {
             (vec![], 30, Next::Wait(Duration::from_secs(16))),
             (vec!["failed".to_owned()], 30, Next::Retry),
         ] {
-            let report = Report {
-                errors,
-                estimate_seconds,
-                ..Default::default()
-            };
+            let report = Report { errors, estimate_seconds, ..Default::default() };
             assert_eq!(next(&report), expected, "{report:?}");
         }
     }
