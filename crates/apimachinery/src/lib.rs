@@ -4,6 +4,7 @@
 //! Invariants: nothing here reads files, the network or the clock (but for explicit `now()` constructors); output is
 //! deterministic (object keys are kept sorted); hostile input gives an error, never a panic or a stack overflow.
 
+pub mod decode;
 pub mod field;
 mod gvk;
 mod meta;
@@ -15,6 +16,7 @@ mod status;
 pub mod time;
 pub mod validation;
 mod value;
+pub mod yaml;
 
 pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource, NamespacedName, ParseError};
 pub use meta::{Meta, MetaMut, OwnerReference};

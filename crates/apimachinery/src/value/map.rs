@@ -180,6 +180,12 @@ impl Map {
         Map(entries)
     }
 
+    /// From members already sorted by key, each key once.
+    pub(crate) fn from_sorted(entries: Vec<(Key, Value)>) -> Map {
+        debug_assert!(entries.is_sorted_by(|a, b| a.0 < b.0), "keys out of order");
+        Map(entries)
+    }
+
     /// The number of members.
     pub fn len(&self) -> usize {
         self.0.len()

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 pub use json::{JsonError, go_quote};
 pub use map::{Key, Map};
+pub(crate) use parse::DEPTH_MAX;
 pub use typed::TypedError;
 
 /// A JSON-like value.
@@ -36,6 +37,11 @@ pub enum Value {
 }
 
 static NULL: Value = Value::Null;
+
+/// Parses JSON and reports the paths of repeated members.
+pub(crate) fn parse_reporting_duplicates(json: &[u8]) -> Result<(Value, Vec<String>), JsonError> {
+    parse::parse(json, true)
+}
 
 impl Value {
     /// An empty object.

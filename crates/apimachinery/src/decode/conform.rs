@@ -1,0 +1,266 @@
+//! Makes a tree conform to a type: what Go's decoder accepts, rejects and ignores, and what its encoder would then write.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::zero;
+use super::{DecodeError, STRICT_MAX};
+use crate::schema::{FieldInfo, Shape, TypeInfo, TypeKind, type_named};
+use crate::{Key, Map, Quantity, Value, time};
+
+/// Makes an object conform to its type. Returns the strict messages for unknown fields. On error the object is `null`.
+pub fn conform(object: &mut Value, info: &'static TypeInfo) -> Result<Vec<String>, DecodeError> {
+    let mut walk = Walk::default();
+    *object = walk.typed(object.take(), info)?;
+    Ok(walk.strict)
+}
+
+enum Step {
+    Field(&'static str),
+    Key(Key),
+    Index(usize),
+}
+
+#[derive(Default)]
+struct Walk {
+    /// The way from the root to here.
+    steps: Vec<Step>,
+    /// The type whose field is being decoded, for messages.
+    owner: Option<&'static TypeInfo>,
+    strict: Vec<String>,
+}
+
+impl Walk {
+    fn shape(&mut self, value: Value, shape: &'static Shape) -> Result<Value, DecodeError> {
+        if value.is_null() {
+            return Ok(value);
+        }
+        match shape {
+            Shape::String(name) => match value {
+                Value::String(_) => Ok(value),
+                other => Err(self.mismatch(&other, name.go_name_or("string"))),
+            },
+            Shape::Bool => match value {
+                Value::Bool(_) => Ok(value),
+                other => Err(self.mismatch(&other, "bool")),
+            },
+            Shape::Int32(name) => match value {
+                Value::Int(i) if i32::try_from(i).is_ok() => Ok(value),
+                other => Err(self.number_mismatch(&other, name.go_name_or("int32"))),
+            },
+            Shape::Int64(name) => match value {
+                Value::Int(_) => Ok(value),
+                other => Err(self.number_mismatch(&other, name.go_name_or("int64"))),
+            },
+            Shape::Float => match value {
+                Value::Int(_) | Value::Float(_) => Ok(value),
+                other => Err(self.mismatch(&other, "float64")),
+            },
+            Shape::Bytes => self.bytes(value),
+            Shape::List(inner) => self.list(value, shape, inner),
+            Shape::Map(inner) => self.map(value, shape, inner),
+            Shape::Type(id) => self.typed(value, id.info()),
+        }
+    }
+
+    fn bytes(&self, value: Value) -> Result<Value, DecodeError> {
+        let Value::String(text) = &value else { return Err(self.mismatch(&value, "[]uint8")) };
+        // Go's decoder skips line breaks.
+        let clean: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
+        match STANDARD.decode(&clean) {
+            Ok(_) if clean.len() == text.len() => Ok(value),
+            Ok(_) => Ok(Value::from(clean)),
+            Err(error) => {
+                let at = match error {
+                    base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
+                    base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => clean.len() / 4 * 4,
+                };
+                Err(DecodeError::Type(format!("illegal base64 data at input byte {at}")))
+            }
+        }
+    }
+
+    fn list(&mut self, value: Value, shape: &'static Shape, inner: &'static Shape) -> Result<Value, DecodeError> {
+        let Value::Array(items) = value else { return Err(self.mismatch(&value, &go_type(shape))) };
+        let mut out = Vec::with_capacity(items.len());
+        for (i, item) in Arc::unwrap_or_clone(items).into_iter().enumerate() {
+            self.steps.push(Step::Index(i));
+            let item = self.shape(item, inner)?;
+            self.steps.pop();
+            out.push(if item.is_null() { zero::of_shape(inner) } else { item });
+        }
+        Ok(Value::Array(Arc::new(out)))
+    }
+
+    fn map(&mut self, value: Value, shape: &'static Shape, inner: &'static Shape) -> Result<Value, DecodeError> {
+        let Value::Object(members) = value else { return Err(self.mismatch(&value, &go_type(shape))) };
+        // The common case, strings, needs no copy.
+        if matches!(inner, Shape::String(_)) && members.values().all(|v| matches!(v, Value::String(_))) {
+            return Ok(Value::Object(members));
+        }
+        let mut out = Vec::with_capacity(members.len());
+        for (key, member) in Arc::unwrap_or_clone(members) {
+            self.steps.push(Step::Key(key.clone()));
+            let member = self.shape(member, inner)?;
+            self.steps.pop();
+            out.push((key, if member.is_null() { zero::of_shape(inner) } else { member }));
+        }
+        Ok(Value::from(Map::from_sorted(out)))
+    }
+
+    fn typed(&mut self, value: Value, info: &'static TypeInfo) -> Result<Value, DecodeError> {
+        match info.kind {
+            TypeKind::Struct => self.object(value, info),
+            TypeKind::Quantity => match &value {
+                Value::String(s) => {
+                    Quantity::canonicalize(s).map(|text| if *text == **s { value.clone() } else { Value::from(&*text) })
+                }
+                other => Quantity::from_value(other).map(Value::from),
+            }
+            .map_err(|e| DecodeError::Type(e.to_string())),
+            TypeKind::IntOrString => match value {
+                Value::String(_) => Ok(value),
+                Value::Int(i) if i32::try_from(i).is_ok() => Ok(value),
+                other => Err(self.number_mismatch(&other, "int32")),
+            },
+            TypeKind::Time => self.text(value, |s| time::parse_time(s).map(time::format_time)),
+            TypeKind::MicroTime => self.text(value, |s| time::parse_micro_time(s).map(time::format_micro_time)),
+            TypeKind::Duration => self.text(value, |s| time::parse_duration(s).map(time::format_duration)),
+            TypeKind::Fields | TypeKind::Raw | TypeKind::Any => Ok(value),
+            TypeKind::SchemaOrBool => match value {
+                Value::Bool(_) => Ok(value),
+                Value::Object(_) => self.object(value, json_schema()),
+                _ => Err(DecodeError::Type("boolean or JSON schema expected".into())),
+            },
+            TypeKind::SchemaOrArray => match value {
+                Value::Array(items) => {
+                    let items: Result<Vec<Value>, _> =
+                        Arc::unwrap_or_clone(items).into_iter().map(|i| self.object(i, json_schema())).collect();
+                    Ok(Value::Array(Arc::new(items?)))
+                }
+                other => self.object(other, json_schema()),
+            },
+            TypeKind::SchemaOrStrings => match value {
+                Value::Array(_) => Ok(value),
+                other => self.object(other, json_schema()),
+            },
+        }
+    }
+
+    fn text(&self, value: Value, canonical: impl Fn(&str) -> Result<String, time::TimeError>) -> Result<Value, DecodeError> {
+        let Value::String(text) = &value else { return Err(self.mismatch(&value, "string")) };
+        let canonical = canonical(text).map_err(|e| DecodeError::Type(e.to_string()))?;
+        Ok(if canonical == **text { value } else { Value::from(canonical) })
+    }
+
+    /// A struct: members and fields are both sorted by name, so that one pass over both suffices.
+    fn object(&mut self, value: Value, info: &'static TypeInfo) -> Result<Value, DecodeError> {
+        let Value::Object(members) = value else { return Err(self.mismatch(&value, info.go_name())) };
+        let owner = self.owner.replace(info);
+        let mut fields = info.fields.iter().peekable();
+        let mut out = Vec::with_capacity(members.len() + 4);
+        for (key, member) in Arc::unwrap_or_clone(members) {
+            while let Some(field) = fields.next_if(|f| f.name < key.as_str()) {
+                push(&mut out, field, zero::of_field(field));
+            }
+            let Some(field) = fields.next_if(|f| f.name == key.as_str()) else {
+                self.unknown(&key);
+                continue;
+            };
+            self.steps.push(Step::Field(field.name));
+            let member = self.shape(member, field.shape)?;
+            self.steps.pop();
+            push(&mut out, field, zero::emitted(field, member));
+        }
+        for field in fields {
+            push(&mut out, field, zero::of_field(field));
+        }
+        self.owner = owner;
+        Ok(Value::from(Map::from_sorted(out)))
+    }
+
+    fn unknown(&mut self, key: &str) {
+        if self.strict.len() < STRICT_MAX {
+            let mut path = self.path();
+            if !path.is_empty() {
+                path.push('.');
+            }
+            self.strict.push(format!("unknown field \"{path}{key}\""));
+        }
+    }
+
+    /// `spec.containers[0].name`
+    fn path(&self) -> String {
+        let mut path = String::new();
+        for step in &self.steps {
+            let name = match step {
+                Step::Field(name) => name,
+                Step::Key(key) => key.as_str(),
+                Step::Index(i) => {
+                    write!(path, "[{i}]").expect("a String takes any text");
+                    continue;
+                }
+            };
+            if !path.is_empty() {
+                path.push('.');
+            }
+            path.push_str(name);
+        }
+        path
+    }
+
+    fn mismatch(&self, value: &Value, go_type: &str) -> DecodeError {
+        self.mismatch_text(value.type_name(), go_type)
+    }
+
+    /// As [`mismatch`](Self::mismatch), but a number that does not fit is shown.
+    fn number_mismatch(&self, value: &Value, go_type: &str) -> DecodeError {
+        match value {
+            Value::Int(_) | Value::Float(_) => self.mismatch_text(&format!("number {}", value.to_json()), go_type),
+            other => self.mismatch(other, go_type),
+        }
+    }
+
+    fn mismatch_text(&self, found: &str, go_type: &str) -> DecodeError {
+        let fields: Vec<&str> =
+            self.steps.iter().filter_map(|s| if let Step::Field(name) = s { Some(*name) } else { None }).collect();
+        DecodeError::Type(match self.owner {
+            Some(owner) if !fields.is_empty() => {
+                format!(
+                    "json: cannot unmarshal {found} into Go struct field {}.{} of type {go_type}",
+                    owner.short_name(),
+                    fields.join(".")
+                )
+            }
+            _ => format!("json: cannot unmarshal {found} into Go value of type {go_type}"),
+        })
+    }
+}
+
+fn push(out: &mut Vec<(Key, Value)>, field: &FieldInfo, value: Option<Value>) {
+    if let Some(value) = value {
+        out.push((Key::constant(field.name), value));
+    }
+}
+
+fn json_schema() -> &'static TypeInfo {
+    type_named("apiextensions.v1.JSONSchemaProps").expect("the facts have the type")
+}
+
+/// A shape's type as Go prints it: `[]v1.Container`, `map[string]string`.
+fn go_type(shape: &'static Shape) -> String {
+    match shape {
+        Shape::String(name) => name.go_name_or("string").into(),
+        Shape::Bool => "bool".into(),
+        Shape::Int32(name) => name.go_name_or("int32").into(),
+        Shape::Int64(name) => name.go_name_or("int64").into(),
+        Shape::Float => "float64".into(),
+        Shape::Bytes => "[]uint8".into(),
+        Shape::List(inner) => format!("[]{}", go_type(inner)),
+        Shape::Map(inner) => format!("map[string]{}", go_type(inner)),
+        Shape::Type(id) => id.info().go_name().into(),
+    }
+}
