@@ -48,6 +48,8 @@ pub(crate) struct Core {
     /// Asks for a node status report now.
     pub(crate) node_changed: Notify,
     pub(crate) port: AtomicU16,
+    /// Counts the runtime's events, for those who wait for any.
+    pub(crate) runtime_changes: tokio::sync::watch::Sender<u64>,
 }
 
 impl Core {

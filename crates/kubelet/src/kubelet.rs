@@ -110,6 +110,7 @@ async fn assemble(
         node: Mutex::new(None),
         node_changed: Notify::new(),
         port: AtomicU16::new(0),
+        runtime_changes: tokio::sync::watch::Sender::new(0),
         config,
         client,
         runtime,

@@ -24,11 +24,6 @@ pub(crate) fn bytes(value: u64) -> Quantity {
     Quantity(value.to_string())
 }
 
-/// The quantity of a number of thousandths: `500m`, `2`.
-pub(crate) fn from_milli(value: i64) -> Quantity {
-    if value % 1000 == 0 { Quantity((value / 1000).to_string()) } else { Quantity(format!("{value}m")) }
-}
-
 fn scaled(text: &str, scale: i128) -> i64 {
     let text = text.trim();
     let split = text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(text.len());

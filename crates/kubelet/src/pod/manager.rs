@@ -184,7 +184,10 @@ pub(crate) fn remove(core: &Arc<Core>, pod: Arc<Pod>) {
 
 /// Wakes workers when the runtime reports a change; after a broken stream, and every [`Config::relist_interval`](crate::Config), all of them.
 pub(crate) async fn follow_runtime(core: Arc<Core>) {
-    let poke_all = || core.pods.all().iter().for_each(|entry| entry.poke());
+    let poke_all = || {
+        core.runtime_changes.send_modify(|count| *count += 1);
+        core.pods.all().iter().for_each(|entry| entry.poke());
+    };
     loop {
         match core.runtime.get_container_events(cri::v1::GetEventsRequest {}).await {
             Ok(mut events) => {
@@ -215,6 +218,7 @@ pub(crate) async fn follow_runtime(core: Arc<Core>) {
 }
 
 fn poke_event(core: &Core, event: &cri::v1::ContainerEventResponse) {
+    core.runtime_changes.send_modify(|count| *count += 1);
     let sandbox = event.pod_sandbox_status.as_ref();
     let uid = sandbox.and_then(|s| s.metadata.as_ref()).map(|m| m.uid.as_str());
     let labelled = || event.containers_statuses.iter().find_map(|c| c.labels.get(labels::POD_UID)).map(String::as_str);

@@ -134,7 +134,7 @@ pub(crate) struct HttpCheck {
 }
 
 enum Answer {
-    Done(u16, String),
+    Done(u16),
     Redirect(String),
 }
 
@@ -171,8 +171,8 @@ impl HttpCheck {
         let mut path = self.path.clone();
         for _ in 0..=REDIRECTS_MAX {
             match self.get(&path).await.map_err(|e| format!("Get \"{}\": {e}", self.url(&path)))? {
-                Answer::Done(status, _) if (200..400).contains(&status) => return Ok(None),
-                Answer::Done(status, _) => return Err(format!("HTTP probe failed with statuscode: {status}")),
+                Answer::Done(status) if (200..400).contains(&status) => return Ok(None),
+                Answer::Done(status) => return Err(format!("HTTP probe failed with statuscode: {status}")),
                 Answer::Redirect(location) => match self.same_host(&location) {
                     Some(next) => path = next,
                     None => return Ok(Some(format!("Probe terminated redirects, Response body: <redirect to {location}>"))),
