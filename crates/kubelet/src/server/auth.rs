@@ -47,7 +47,10 @@ pub(super) fn server_config(tls: &ServerTls) -> Result<Arc<ServerConfig>, Error>
         roots.add(authority).map_err(|e| bad("client authority", &e))?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).allow_unauthenticated().build().map_err(|e| bad("client authority", &e))?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .allow_unauthenticated()
+        .build()
+        .map_err(|e| bad("client authority", &e))?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| bad("TLS versions", &e))?
@@ -92,15 +95,21 @@ impl Reviews {
 
     async fn user_of_token<B>(&self, core: &Core, request: &Request<B>) -> Result<User, Response<Body>> {
         let unauthorized = || text(StatusCode::UNAUTHORIZED, "Unauthorized\n");
-        let authorization = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).ok_or_else(unauthorized)?;
-        let token = authorization.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim()).ok_or_else(unauthorized)?;
+        let authorization =
+            request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).ok_or_else(unauthorized)?;
+        let token = authorization
+            .split_once(' ')
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, token)| token.trim())
+            .ok_or_else(unauthorized)?;
         // Tokens are kept as hashes only.
         let key: [u8; 32] = Sha256::digest(token).into();
         let known = self.tokens.lock().get(&key).filter(|(at, _)| at.elapsed() < TOKEN_TTL).map(|(_, user)| user.clone());
         if let Some(user) = known {
             return Ok(user);
         }
-        let review = TokenReview { spec: TokenReviewSpec { token: Some(token.to_owned()), audiences: None }, ..TokenReview::default() };
+        let review =
+            TokenReview { spec: TokenReviewSpec { token: Some(token.to_owned()), audiences: None }, ..TokenReview::default() };
         let api: Api<TokenReview> = Api::all(core.client.clone());
         let answer = api.create(&PostParams::default(), &review).await.map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "a token could not be reviewed");
@@ -117,9 +126,20 @@ impl Reviews {
         Ok(user)
     }
 
-    async fn allowed(&self, core: &Core, user: &User, verb: &'static str, subresource: &'static str) -> Result<bool, Response<Body>> {
+    async fn allowed(
+        &self,
+        core: &Core,
+        user: &User,
+        verb: &'static str,
+        subresource: &'static str,
+    ) -> Result<bool, Response<Body>> {
         let key = (user.clone(), verb, subresource);
-        let known = self.decisions.lock().get(&key).filter(|(at, yes)| at.elapsed() < if *yes { ALLOWED_TTL } else { DENIED_TTL }).map(|(_, yes)| *yes);
+        let known = self
+            .decisions
+            .lock()
+            .get(&key)
+            .filter(|(at, yes)| at.elapsed() < if *yes { ALLOWED_TTL } else { DENIED_TTL })
+            .map(|(_, yes)| *yes);
         if let Some(decision) = known {
             return Ok(decision);
         }
@@ -142,7 +162,10 @@ impl Reviews {
         let api: Api<SubjectAccessReview> = Api::all(core.client.clone());
         let answer = api.create(&PostParams::default(), &review).await.map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "access could not be reviewed");
-            text(StatusCode::INTERNAL_SERVER_ERROR, format!("Authorization error (user={}, verb={verb}, resource=nodes, subresource={subresource})\n", user.name))
+            text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("Authorization error (user={}, verb={verb}, resource=nodes, subresource={subresource})\n", user.name),
+            )
         })?;
         let decision = answer.status.is_some_and(|s| s.allowed);
         let mut decisions = self.decisions.lock();
@@ -180,7 +203,13 @@ mod tests {
 
     #[test]
     fn paths_map_to_subresources() {
-        for (path, expected) in [("/stats/summary", "stats"), ("/metrics/resource", "metrics"), ("/exec/a/b/c", "proxy"), ("/healthz", "proxy"), ("/", "proxy")] {
+        for (path, expected) in [
+            ("/stats/summary", "stats"),
+            ("/metrics/resource", "metrics"),
+            ("/exec/a/b/c", "proxy"),
+            ("/healthz", "proxy"),
+            ("/", "proxy"),
+        ] {
             assert_eq!(subresource(path), expected);
         }
     }

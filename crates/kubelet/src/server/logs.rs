@@ -71,7 +71,9 @@ pub(super) async fn serve(core: Arc<Core>, namespace: &str, name: &str, containe
         Ok(options) => options,
         Err(message) => return text(StatusCode::BAD_REQUEST, message),
     };
-    let Some(entry) = core.pods.by_name(namespace, name) else { return text(StatusCode::NOT_FOUND, format!("pod \"{name}\" does not exist")) };
+    let Some(entry) = core.pods.by_name(namespace, name) else {
+        return text(StatusCode::NOT_FOUND, format!("pod \"{name}\" does not exist"));
+    };
     if entry.pod().find_container(container).is_none() {
         return text(StatusCode::NOT_FOUND, format!("container \"{container}\" not found in pod \"{name}\""));
     }
@@ -82,11 +84,18 @@ pub(super) async fn serve(core: Arc<Core>, namespace: &str, name: &str, containe
         Ok(id) => id,
         Err(message) => return text(StatusCode::BAD_REQUEST, message),
     };
-    let record = match core.runtime.container_status(v1::ContainerStatusRequest { container_id: id.clone(), verbose: false }).await {
-        Ok(v1::ContainerStatusResponse { status: Some(status), .. }) => status,
-        Ok(_) => return text(StatusCode::INTERNAL_SERVER_ERROR, "the runtime gave no status"),
-        Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, format!("unable to retrieve container logs for {}://{id}", core.runtime_name) + &format!(": {}", error.message())),
-    };
+    let record =
+        match core.runtime.container_status(v1::ContainerStatusRequest { container_id: id.clone(), verbose: false }).await {
+            Ok(v1::ContainerStatusResponse { status: Some(status), .. }) => status,
+            Ok(_) => return text(StatusCode::INTERNAL_SERVER_ERROR, "the runtime gave no status"),
+            Err(error) => {
+                return text(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    format!("unable to retrieve container logs for {}://{id}", core.runtime_name)
+                        + &format!(": {}", error.message()),
+                );
+            }
+        };
     let (sender, receiver) = mpsc::channel(8);
     let reader = Reader { path: PathBuf::from(record.log_path), container_id: id, options, core: Arc::clone(&core), sent: 0 };
     core.tasks.spawn(async move {
@@ -99,7 +108,9 @@ pub(super) async fn serve(core: Arc<Core>, namespace: &str, name: &str, containe
             }
         }
     });
-    let frames = futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|item| (item.map(Frame::data), receiver)) });
+    let frames = futures::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|item| (item.map(Frame::data), receiver))
+    });
     let mut response = Response::new(StreamBody::new(frames.boxed()).boxed_unsync_to_sync());
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain"));
     response
@@ -119,7 +130,10 @@ where
         impl<T: hyper::body::Body<Data = Bytes, Error = io::Error> + Unpin> hyper::body::Body for Locked<T> {
             type Data = Bytes;
             type Error = io::Error;
-            fn poll_frame(self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+            fn poll_frame(
+                self: std::pin::Pin<&mut Self>,
+                context: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<Option<Result<Frame<Bytes>, io::Error>>> {
                 std::pin::Pin::new(self.get_mut().0.get_mut()).poll_frame(context)
             }
         }
@@ -133,7 +147,12 @@ fn container_id(status: Option<&ContainerStatus>, pod: &str, container: &str, pr
     let place = format!("container \"{container}\" in pod \"{pod}\"");
     let Some(status) = status else { return Err(format!("{place} is not available")) };
     let state = status.state.clone().unwrap_or_default();
-    let last = status.last_state.as_ref().and_then(|l| l.terminated.as_ref()).and_then(|t| t.container_id.as_deref()).filter(|id| !id.is_empty());
+    let last = status
+        .last_state
+        .as_ref()
+        .and_then(|l| l.terminated.as_ref())
+        .and_then(|t| t.container_id.as_deref())
+        .filter(|id| !id.is_empty());
     if previous {
         return last.map(strip).ok_or_else(|| format!("previous terminated {place} not found"));
     }
@@ -173,7 +192,12 @@ impl Reader {
             Ok(file) => file,
             // Not a line was written yet.
             Err(error) if error.kind() == io::ErrorKind::NotFound && !self.options.follow => return Ok(()),
-            Err(error) => return Err(io::Error::new(error.kind(), format!("failed to try resolving symlinks in path \"{}\": {error}", self.path.display()))),
+            Err(error) => {
+                return Err(io::Error::new(
+                    error.kind(),
+                    format!("failed to try resolving symlinks in path \"{}\": {error}", self.path.display()),
+                ));
+            }
         };
         if let Some(lines) = self.options.tail {
             let start = tail_start(&mut file, lines).await?;
@@ -202,7 +226,11 @@ impl Reader {
     }
 
     async fn is_running(&self) -> bool {
-        let status = self.core.runtime.container_status(v1::ContainerStatusRequest { container_id: self.container_id.clone(), verbose: false }).await;
+        let status = self
+            .core
+            .runtime
+            .container_status(v1::ContainerStatusRequest { container_id: self.container_id.clone(), verbose: false })
+            .await;
         status.ok().and_then(|s| s.status).is_some_and(|s| s.state == v1::ContainerState::ContainerRunning as i32)
     }
 
@@ -254,7 +282,10 @@ impl Reader {
 /// Appends one line of the CRI format (`TIME STREAM TAG TEXT`) as the client wants it.
 fn render(line: &[u8], options: &Options, output: &mut Vec<u8>) {
     let mut fields = line.splitn(4, |b| *b == b' ');
-    let (Some(time), Some(stream), Some(tag), Some(content)) = (fields.next(), fields.next(), fields.next(), fields.next()) else { return };
+    let (Some(time), Some(stream), Some(tag), Some(content)) = (fields.next(), fields.next(), fields.next(), fields.next())
+    else {
+        return;
+    };
     if options.stream.is_some_and(|wanted| wanted.as_bytes() != stream) {
         return;
     }
@@ -318,7 +349,10 @@ impl DirectoryWatch {
     fn new(log: &Path) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let directory = log.parent().unwrap_or(Path::new("/"));
-        inotify.add_watch(directory, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE)?;
+        inotify.add_watch(
+            directory,
+            AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE,
+        )?;
         // SAFETY: `Owned` owns the descriptor, gives the same one each time and keeps it open as long as it lives.
         let inotify = unsafe { AsyncFd::register(Owned(inotify)) }.map_err(io::Error::from)?;
         Ok(Self { inotify })
@@ -341,7 +375,8 @@ mod tests {
 
     #[test]
     fn lines_are_rendered() {
-        let log: &[u8] = b"2026-01-01T00:00:00.1Z stdout P par\n2026-01-01T00:00:00.2Z stdout F tial\n2026-01-01T00:00:01Z stderr F err or\n";
+        let log: &[u8] =
+            b"2026-01-01T00:00:00.1Z stdout P par\n2026-01-01T00:00:00.2Z stdout F tial\n2026-01-01T00:00:01Z stderr F err or\n";
         let cases = [
             ("", "partial\nerr or\n"),
             ("timestamps=true", "2026-01-01T00:00:00.1Z par2026-01-01T00:00:00.2Z tial\n2026-01-01T00:00:01Z err or\n"),
@@ -375,7 +410,10 @@ mod tests {
         let base = serde_json::json!({"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": {"waiting": {"reason": "ImagePullBackOff"}}});
         let error = container_id(Some(&status(base.clone())), "p", "c", false).unwrap_err();
         assert_eq!(error, "container \"c\" in pod \"p\" is waiting to start: trying and failing to pull image");
-        assert_eq!(container_id(Some(&status(base.clone())), "p", "c", true).unwrap_err(), "previous terminated container \"c\" in pod \"p\" not found");
+        assert_eq!(
+            container_id(Some(&status(base.clone())), "p", "c", true).unwrap_err(),
+            "previous terminated container \"c\" in pod \"p\" not found"
+        );
         let mut crashed = base;
         crashed["lastState"] = serde_json::json!({"terminated": {"exitCode": 1, "containerID": "rusternetes://abc"}});
         assert_eq!(container_id(Some(&status(crashed)), "p", "c", false).unwrap(), "abc");

@@ -15,7 +15,9 @@ use crate::pod::access::PodAccess;
 
 fn exposition(content: String) -> Response<Body> {
     let mut response = text(StatusCode::OK, content);
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     response
 }
 
@@ -48,10 +50,23 @@ pub(super) fn kubelet(core: &Core) -> Response<Body> {
     #[allow(clippy::cast_precision_loss)] // Counts of pods.
     let count = |n: usize| vec![(String::new(), n as f64)];
     family(&mut output, "kubelet_running_pods", "gauge", "Number of pods that have a running pod sandbox", &count(running));
-    family(&mut output, "kubelet_desired_pods", "gauge", "The number of pods the kubelet is being instructed to run.", &count(pods.iter().filter(|e| !e.pod().is_static()).count()));
-    let samples: Vec<_> = containers.into_iter().map(|(state, n)| (format!("{{container_state=\"{state}\"}}"), f64::from(n))).collect();
+    family(
+        &mut output,
+        "kubelet_desired_pods",
+        "gauge",
+        "The number of pods the kubelet is being instructed to run.",
+        &count(pods.iter().filter(|e| !e.pod().is_static()).count()),
+    );
+    let samples: Vec<_> =
+        containers.into_iter().map(|(state, n)| (format!("{{container_state=\"{state}\"}}"), f64::from(n))).collect();
     family(&mut output, "kubelet_running_containers", "gauge", "Number of containers currently running", &samples);
-    family(&mut output, "kubelet_node_name", "gauge", "The node's name. The count is always 1.", &[(format!("{{node=\"{}\"}}", core.config.node_name), 1.0)]);
+    family(
+        &mut output,
+        "kubelet_node_name",
+        "gauge",
+        "The node's name. The count is always 1.",
+        &[(format!("{{node=\"{}\"}}", core.config.node_name), 1.0)],
+    );
     exposition(output)
 }
 
@@ -82,20 +97,56 @@ pub(super) async fn resource(core: &Core) -> Response<Body> {
     let pod_labels = |(namespace, pod): &(String, String)| format!("{{namespace=\"{namespace}\",pod=\"{pod}\"}}");
     let pressure = Pressure::read(&core.config.root_dir);
     let mut output = String::new();
-    family(&mut output, "container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the container in core-seconds", &cpu);
+    family(
+        &mut output,
+        "container_cpu_usage_seconds_total",
+        "counter",
+        "Cumulative cpu time consumed by the container in core-seconds",
+        &cpu,
+    );
     family(&mut output, "container_memory_working_set_bytes", "gauge", "Current working set of the container in bytes", &memory);
-    family(&mut output, "container_start_time_seconds", "gauge", "Start time of the container since unix epoch in seconds", &started);
+    family(
+        &mut output,
+        "container_start_time_seconds",
+        "gauge",
+        "Start time of the container since unix epoch in seconds",
+        &started,
+    );
     #[allow(clippy::cast_precision_loss)]
     {
         let node_cpu: Vec<_> = node_cpu_nanoseconds().map(|n| (String::new(), n as f64 / 1e9)).into_iter().collect();
-        family(&mut output, "node_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the node in core-seconds", &node_cpu);
+        family(
+            &mut output,
+            "node_cpu_usage_seconds_total",
+            "counter",
+            "Cumulative cpu time consumed by the node in core-seconds",
+            &node_cpu,
+        );
         let used = core.machine.memory_bytes.saturating_sub(pressure.memory_available_bytes) as f64;
-        family(&mut output, "node_memory_working_set_bytes", "gauge", "Current working set of the node in bytes", &[(String::new(), used)]);
+        family(
+            &mut output,
+            "node_memory_working_set_bytes",
+            "gauge",
+            "Current working set of the node in bytes",
+            &[(String::new(), used)],
+        );
     }
     let cpu: Vec<_> = pods.iter().map(|(pod, (seconds, _))| (pod_labels(pod), *seconds)).collect();
     let memory: Vec<_> = pods.iter().map(|(pod, (_, bytes))| (pod_labels(pod), *bytes)).collect();
-    family(&mut output, "pod_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the pod in core-seconds", &cpu);
+    family(
+        &mut output,
+        "pod_cpu_usage_seconds_total",
+        "counter",
+        "Cumulative cpu time consumed by the pod in core-seconds",
+        &cpu,
+    );
     family(&mut output, "pod_memory_working_set_bytes", "gauge", "Current working set of the pod in bytes", &memory);
-    family(&mut output, "resource_scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise", &[(String::new(), f64::from(u8::from(failed)))]);
+    family(
+        &mut output,
+        "resource_scrape_error",
+        "gauge",
+        "1 if there was an error while getting container metrics, 0 otherwise",
+        &[(String::new(), f64::from(u8::from(failed)))],
+    );
     exposition(output)
 }

@@ -106,13 +106,22 @@ async fn connection(core: Arc<Core>, reviews: Arc<auth::Reviews>, tls: TlsAccept
         let (core, reviews, user) = (Arc::clone(&core), Arc::clone(&reviews), user.clone());
         async move { Ok::<_, Infallible>(handle(core, &reviews, user, request).await) }
     });
-    let served = hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await;
     if let Err(error) = served {
         tracing::debug!(%error, "a connection to the kubelet ended");
     }
 }
 
-async fn handle(core: Arc<Core>, reviews: &auth::Reviews, user: Option<auth::User>, request: Request<Incoming>) -> Response<Body> {
+async fn handle(
+    core: Arc<Core>,
+    reviews: &auth::Reviews,
+    user: Option<auth::User>,
+    request: Request<Incoming>,
+) -> Response<Body> {
     if let Err(response) = reviews.admit(&core, user, &request).await {
         return response;
     }
@@ -132,18 +141,34 @@ async fn route(core: Arc<Core>, request: Request<Incoming>) -> Response<Body> {
         ["metrics"] if get => metrics::kubelet(&core),
         ["metrics", "resource"] if get => metrics::resource(&core).await,
         ["metrics", "cadvisor" | "probes"] if get => text(StatusCode::OK, ""),
-        ["containerLogs", namespace, pod, container] if get => logs::serve(core, namespace, pod, container, request.uri().query()).await,
-        ["run", namespace, pod, container] | ["run", namespace, pod, _, container] => stream::run(&core, namespace, pod, container, &request).await,
-        ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] => stream::exec(core, namespace, pod, container, request).await,
-        ["attach", namespace, pod, container] | ["attach", namespace, pod, _, container] => stream::attach(core, namespace, pod, container, request).await,
-        ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => stream::port_forward(core, namespace, pod, request).await,
+        ["containerLogs", namespace, pod, container] if get => {
+            logs::serve(core, namespace, pod, container, request.uri().query()).await
+        }
+        ["run", namespace, pod, container] | ["run", namespace, pod, _, container] => {
+            stream::run(&core, namespace, pod, container, &request).await
+        }
+        ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] => {
+            stream::exec(core, namespace, pod, container, request).await
+        }
+        ["attach", namespace, pod, container] | ["attach", namespace, pod, _, container] => {
+            stream::attach(core, namespace, pod, container, request).await
+        }
+        ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => {
+            stream::port_forward(core, namespace, pod, request).await
+        }
         _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
     }
 }
 
 /// A query's parameters, decoded.
 fn parameters(query: Option<&str>) -> Vec<(String, String)> {
-    query.unwrap_or("").split('&').filter(|p| !p.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(key, value)| (decode(key), decode(value))).collect()
+    query
+        .unwrap_or("")
+        .split('&')
+        .filter(|p| !p.is_empty())
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(|(key, value)| (decode(key), decode(value)))
+        .collect()
 }
 
 fn decode(text: &str) -> String {
@@ -151,7 +176,10 @@ fn decode(text: &str) -> String {
     let mut result = Vec::with_capacity(bytes.len());
     let mut index = 0;
     while index < bytes.len() {
-        let hex = bytes.get(index + 1..index + 3).filter(|_| bytes[index] == b'%').and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 16).ok());
+        let hex = bytes
+            .get(index + 1..index + 3)
+            .filter(|_| bytes[index] == b'%')
+            .and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 16).ok());
         match (bytes[index], hex) {
             (_, Some(byte)) => {
                 result.push(byte);

@@ -28,8 +28,16 @@ pub(super) fn all(core: &Core) -> Response<Body> {
 
 /// `/runningpods`: what the runtime runs, whatever the API knows.
 pub(super) async fn running(core: &Core) -> Response<Body> {
-    let filter = v1::ContainerFilter { state: Some(v1::ContainerStateValue { state: v1::ContainerState::ContainerRunning as i32 }), ..Default::default() };
-    let containers = core.runtime.list_containers(v1::ListContainersRequest { filter: Some(filter) }).await.map(|r| r.containers).unwrap_or_default();
+    let filter = v1::ContainerFilter {
+        state: Some(v1::ContainerStateValue { state: v1::ContainerState::ContainerRunning as i32 }),
+        ..Default::default()
+    };
+    let containers = core
+        .runtime
+        .list_containers(v1::ListContainersRequest { filter: Some(filter) })
+        .await
+        .map(|r| r.containers)
+        .unwrap_or_default();
     let mut pods: BTreeMap<String, serde_json::Value> = BTreeMap::new();
     for container in containers {
         let label = |key: &str| container.labels.get(key).cloned().unwrap_or_default();

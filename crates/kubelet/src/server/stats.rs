@@ -70,29 +70,40 @@ fn container(stats: &v1::ContainerStats, name: &str) -> Value {
 
 /// The summary.
 pub(super) async fn summary(core: &Core) -> Response<Body> {
-    let stats = core.runtime.list_container_stats(v1::ListContainerStatsRequest { filter: None }).await.map(|r| r.stats).unwrap_or_default();
+    let stats = core
+        .runtime
+        .list_container_stats(v1::ListContainerStatsRequest { filter: None })
+        .await
+        .map(|r| r.stats)
+        .unwrap_or_default();
     let mut pods: BTreeMap<(String, String), Vec<&v1::ContainerStats>> = BTreeMap::new();
     for item in &stats {
         let Some(attributes) = &item.attributes else { continue };
         let (namespace, pod, _) = identity(attributes);
         pods.entry((namespace, pod)).or_default().push(item);
     }
-    let pods: Vec<Value> = pods.iter().filter_map(|((namespace, name), containers)| pod(core, namespace, name, containers)).collect();
+    let pods: Vec<Value> =
+        pods.iter().filter_map(|((namespace, name), containers)| pod(core, namespace, name, containers)).collect();
     answer(&json!({"node": node(core).await, "pods": pods}))
 }
 
 fn pod(core: &Core, namespace: &str, name: &str, containers: &[&v1::ContainerStats]) -> Option<Value> {
     let uid = uid(core, namespace, name)?;
     let start = core.pods.get(&uid)?.status.lock().start_time.clone();
-    let sum = |read: &dyn Fn(&v1::ContainerStats) -> Option<u64>| -> Option<u64> { containers.iter().filter_map(|c| read(c)).reduce(|a, b| a + b) };
+    let sum = |read: &dyn Fn(&v1::ContainerStats) -> Option<u64>| -> Option<u64> {
+        containers.iter().filter_map(|c| read(c)).reduce(|a, b| a + b)
+    };
     let mut cpu_total = Map::from_iter([("time".to_owned(), time(0))]);
     insert(&mut cpu_total, "usageNanoCores", sum(&|c| number(c.cpu.as_ref()?.usage_nano_cores.as_ref())));
     insert(&mut cpu_total, "usageCoreNanoSeconds", sum(&|c| number(c.cpu.as_ref()?.usage_core_nano_seconds.as_ref())));
     let mut memory_total = Map::from_iter([("time".to_owned(), time(0))]);
     insert(&mut memory_total, "usageBytes", sum(&|c| number(c.memory.as_ref()?.usage_bytes.as_ref())));
     insert(&mut memory_total, "workingSetBytes", sum(&|c| number(c.memory.as_ref()?.working_set_bytes.as_ref())));
-    let list: Vec<Value> = containers.iter().map(|c| container(c, &c.attributes.as_ref().map(|a| identity(a).2).unwrap_or_default())).collect();
-    Some(json!({"podRef": {"name": name, "namespace": namespace, "uid": uid}, "startTime": start, "containers": list, "cpu": cpu_total, "memory": memory_total}))
+    let list: Vec<Value> =
+        containers.iter().map(|c| container(c, &c.attributes.as_ref().map(|a| identity(a).2).unwrap_or_default())).collect();
+    Some(
+        json!({"podRef": {"name": name, "namespace": namespace, "uid": uid}, "startTime": start, "containers": list, "cpu": cpu_total, "memory": memory_total}),
+    )
 }
 
 /// Processor time of the whole machine in nanoseconds, from the aggregate line of /proc/stat.
@@ -108,7 +119,9 @@ async fn node(core: &Core) -> Value {
     let pressure = Pressure::read(&core.config.root_dir);
     let used = core.machine.memory_bytes.saturating_sub(pressure.memory_available_bytes);
     let images = core.images.image_fs_info(v1::ImageFsInfoRequest {}).await.ok();
-    let image_bytes: Option<u64> = images.as_ref().and_then(|i| i.image_filesystems.iter().filter_map(|f| number(f.used_bytes.as_ref())).reduce(|a, b| a + b));
+    let image_bytes: Option<u64> = images
+        .as_ref()
+        .and_then(|i| i.image_filesystems.iter().filter_map(|f| number(f.used_bytes.as_ref())).reduce(|a, b| a + b));
     let fs = json!({
         "time": time(0), "availableBytes": pressure.disk_available_bytes, "capacityBytes": pressure.disk_bytes,
         "usedBytes": pressure.disk_bytes.saturating_sub(pressure.disk_available_bytes),

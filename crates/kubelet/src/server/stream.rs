@@ -30,16 +30,25 @@ async fn running(core: &Core, namespace: &str, pod: &str, container: &str) -> Re
     if entry.pod().find_container(container).is_none() {
         return Err(text(StatusCode::NOT_FOUND, format!("container not found (\"{container}\")")));
     }
-    let snapshot = snapshot::take(&*core.runtime, &entry.uid).await.map_err(|s| bad_gateway("the runtime does not answer", &s))?;
+    let snapshot =
+        snapshot::take(&*core.runtime, &entry.uid).await.map_err(|s| bad_gateway("the runtime does not answer", &s))?;
     match snapshot.latest(container) {
         Some(record) if record.state == State::Running => Ok(record.id.clone()),
-        Some(record) => Err(text(StatusCode::BAD_REQUEST, format!("cannot exec in a container that is not running: \"{}\"", record.id))),
+        Some(record) => {
+            Err(text(StatusCode::BAD_REQUEST, format!("cannot exec in a container that is not running: \"{}\"", record.id)))
+        }
         None => Err(text(StatusCode::NOT_FOUND, format!("container not found (\"{container}\")"))),
     }
 }
 
 /// `/exec`
-pub(super) async fn exec(core: Arc<Core>, namespace: &str, pod: &str, container: &str, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn exec(
+    core: Arc<Core>,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let id = match running(&core, namespace, pod, container).await {
         Ok(id) => id,
         Err(response) => return response,
@@ -47,7 +56,14 @@ pub(super) async fn exec(core: Arc<Core>, namespace: &str, pod: &str, container:
     let query = parameters(request.uri().query());
     let cmd: Vec<String> = query.iter().filter(|(key, _)| key == "command").map(|(_, value)| value.clone()).collect();
     let tty = flag(&query, "tty");
-    let exec = v1::ExecRequest { container_id: id, cmd, tty, stdin: flag(&query, "input"), stdout: flag(&query, "output"), stderr: flag(&query, "error") && !tty };
+    let exec = v1::ExecRequest {
+        container_id: id,
+        cmd,
+        tty,
+        stdin: flag(&query, "input"),
+        stdout: flag(&query, "output"),
+        stderr: flag(&query, "error") && !tty,
+    };
     match core.runtime.exec(exec).await {
         Ok(answer) => join(core, &answer.url, request).await,
         Err(status) => bad_gateway("unable to exec", &status),
@@ -55,15 +71,31 @@ pub(super) async fn exec(core: Arc<Core>, namespace: &str, pod: &str, container:
 }
 
 /// `/attach`
-pub(super) async fn attach(core: Arc<Core>, namespace: &str, pod: &str, container: &str, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn attach(
+    core: Arc<Core>,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let id = match running(&core, namespace, pod, container).await {
         Ok(id) => id,
         Err(response) => return response,
     };
     let query = parameters(request.uri().query());
     // Whether there is a terminal is the container's to say.
-    let tty = core.pods.by_name(namespace, pod).and_then(|e| e.pod().find_container(container)).is_some_and(|(_, c)| c.tty == Some(true));
-    let attach = v1::AttachRequest { container_id: id, stdin: flag(&query, "input"), tty, stdout: flag(&query, "output"), stderr: flag(&query, "error") && !tty };
+    let tty = core
+        .pods
+        .by_name(namespace, pod)
+        .and_then(|e| e.pod().find_container(container))
+        .is_some_and(|(_, c)| c.tty == Some(true));
+    let attach = v1::AttachRequest {
+        container_id: id,
+        stdin: flag(&query, "input"),
+        tty,
+        stdout: flag(&query, "output"),
+        stderr: flag(&query, "error") && !tty,
+    };
     match core.runtime.attach(attach).await {
         Ok(answer) => join(core, &answer.url, request).await,
         Err(status) => bad_gateway("unable to attach", &status),
@@ -77,9 +109,15 @@ pub(super) async fn port_forward(core: Arc<Core>, namespace: &str, pod: &str, re
         Ok(snapshot) => snapshot,
         Err(status) => return bad_gateway("the runtime does not answer", &status),
     };
-    let Some(sandbox) = snapshot.ready_sandbox() else { return text(StatusCode::NOT_FOUND, format!("pod not found (\"{namespace}/{pod}\")")) };
+    let Some(sandbox) = snapshot.ready_sandbox() else {
+        return text(StatusCode::NOT_FOUND, format!("pod not found (\"{namespace}/{pod}\")"));
+    };
     let query = parameters(request.uri().query());
-    let port = query.iter().filter(|(key, _)| matches!(key.as_str(), "port" | "ports")).flat_map(|(_, value)| value.split(',').filter_map(|p| p.parse().ok()).collect::<Vec<i32>>()).collect();
+    let port = query
+        .iter()
+        .filter(|(key, _)| matches!(key.as_str(), "port" | "ports"))
+        .flat_map(|(_, value)| value.split(',').filter_map(|p| p.parse().ok()).collect::<Vec<i32>>())
+        .collect();
     match core.runtime.port_forward(v1::PortForwardRequest { pod_sandbox_id: sandbox.id.clone(), port }).await {
         Ok(answer) => join(core, &answer.url, request).await,
         Err(status) => bad_gateway("unable to forward a port", &status),
@@ -92,7 +130,8 @@ pub(super) async fn run(core: &Core, namespace: &str, pod: &str, container: &str
         Ok(id) => id,
         Err(response) => return response,
     };
-    let cmd = parameters(request.uri().query()).into_iter().find(|(key, _)| key == "cmd").map(|(_, value)| value).unwrap_or_default();
+    let cmd =
+        parameters(request.uri().query()).into_iter().find(|(key, _)| key == "cmd").map(|(_, value)| value).unwrap_or_default();
     let cmd = cmd.split(' ').map(str::to_owned).collect();
     match core.runtime.exec_sync(v1::ExecSyncRequest { container_id: id, cmd, timeout: 0 }).await {
         Ok(output) => {
@@ -122,7 +161,8 @@ async fn forward(core: Arc<Core>, url: &str, mut request: Request<Incoming>) -> 
     let port = authority.port_u16().unwrap_or(80);
     let stream = TcpStream::connect((authority.host().trim_matches(['[', ']']), port)).await.map_err(|e| e.to_string())?;
     let _best_effort = stream.set_nodelay(true);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     let token = core.token.clone();
     core.tasks.spawn(async move {
         tokio::select! {
@@ -147,7 +187,8 @@ async fn forward(core: Arc<Core>, url: &str, mut request: Request<Incoming>) -> 
     }
     let token = core.token.clone();
     let joined = async move {
-        let (client, server) = futures::future::try_join(hyper::upgrade::on(&mut request), hyper::upgrade::on(&mut answer)).await?;
+        let (client, server) =
+            futures::future::try_join(hyper::upgrade::on(&mut request), hyper::upgrade::on(&mut answer)).await?;
         let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
         let _closed = tokio::io::copy_bidirectional(&mut client, &mut server).await;
         Ok::<_, hyper::Error>(())
