@@ -70,7 +70,7 @@ fn mounts(context: &Context<'_>, spec: &Container, variables: &[(String, String)
     for (index, mount) in spec.volume_mounts.iter().flatten().enumerate() {
         mounts.push(volume_mount(context, spec, index, mount, variables)?);
     }
-    for device in spec.volume_devices.iter().flatten() {
+    if let Some(device) = spec.volume_devices.iter().flatten().next() {
         return Err(format!("volume device \"{}\": block volumes are not implemented", device.name));
     }
     let taken = |path: &str, mounts: &[v1::Mount]| mounts.iter().any(|m| Path::new(&m.container_path) == Path::new(path));

@@ -70,11 +70,14 @@ pub(super) fn user_of_certificate(chain: Option<&[CertificateDer<'_>]>) -> Optio
     Some(User { name, groups })
 }
 
+/// Who, verb, subresource.
+type Question = (User, &'static str, &'static str);
+
 /// Remembers what the API server said about tokens and users.
 #[derive(Default)]
 pub(super) struct Reviews {
     tokens: Mutex<HashMap<[u8; 32], (Instant, User)>>,
-    decisions: Mutex<HashMap<(User, &'static str, &'static str), (Instant, bool)>>,
+    decisions: Mutex<HashMap<Question, (Instant, bool)>>,
 }
 
 impl Reviews {
