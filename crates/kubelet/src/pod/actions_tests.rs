@@ -14,7 +14,14 @@ fn pod(spec: Value) -> Pod {
 fn snapshot(pod: &Pod, sandbox: &str, containers: &[&str]) -> Snapshot {
     let sandboxes = match sandbox {
         "none" => Vec::new(),
-        state => vec![SandboxRecord { id: "s".to_owned(), attempt: 0, ready: state == "ready", created_at: 1, host_network: false, ips: vec!["10.0.0.1".to_owned()] }],
+        state => vec![SandboxRecord {
+            id: "s".to_owned(),
+            attempt: 0,
+            ready: state == "ready",
+            created_at: 1,
+            host_network: false,
+            ips: vec!["10.0.0.1".to_owned()],
+        }],
     };
     let containers = containers
         .iter()
@@ -61,7 +68,9 @@ fn summary(actions: &Actions) -> String {
         parts.push(format!("sandbox{}", actions.attempt));
     }
     let indexes = |list: &[usize]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    for (name, list) in [("init", &actions.init_to_start), ("start", &actions.to_start), ("ephemeral", &actions.ephemeral_to_start)] {
+    for (name, list) in
+        [("init", &actions.init_to_start), ("start", &actions.to_start), ("ephemeral", &actions.ephemeral_to_start)]
+    {
         if !list.is_empty() {
             parts.push(format!("{name}={}", indexes(list)));
         }
@@ -159,7 +168,8 @@ fn probes_decide() {
     check_probes(&always, "ready", &["a:running"], &dead, "start=0 stop=a");
     let unstarted = |_: &str| ProbeOutcomes { liveness: None, startup: Some(false) };
     check_probes(&always, "ready", &["a:running"], &unstarted, "start=0 stop=a");
-    let gated = json!({"initContainers": [{"name": "s", "restartPolicy": "Always", "startupProbe": {}}], "containers": [{"name": "a"}]});
+    let gated =
+        json!({"initContainers": [{"name": "s", "restartPolicy": "Always", "startupProbe": {}}], "containers": [{"name": "a"}]});
     check_probes(&gated, "ready", &["s:running"], &|_| ProbeOutcomes::default(), "");
     check_probes(&gated, "ready", &["s:running"], &|_| ProbeOutcomes { liveness: None, startup: Some(true) }, "start=0");
     check_probes(&gated, "ready", &["s:running"], &unstarted, "init=0 stop=s");

@@ -6,7 +6,8 @@ use super::*;
 use crate::runtime::snapshot::SandboxRecord;
 
 fn pod(spec: Value) -> Pod {
-    serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 3}, "spec": spec})).unwrap()
+    serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 3}, "spec": spec}))
+        .unwrap()
 }
 
 /// `NAME:running`, `NAME:waiting`, `NAME:exit N`, `NAME:backoff N`.
@@ -60,7 +61,11 @@ fn phases_with_init_containers() {
         ("Never", &["i:exit 0", "s:exit 143"], &["a:exit 0"], true, "Succeeded"),
         ("Never", &["i:exit 0", "s:running"], &["a:exit 0"], true, "Running"),
     ] {
-        assert_eq!(phase(&pod(spec(policy)), &statuses(init), &statuses(containers), false, initialized), expected, "{policy} {init:?} {containers:?}");
+        assert_eq!(
+            phase(&pod(spec(policy)), &statuses(init), &statuses(containers), false, initialized),
+            expected,
+            "{policy} {init:?} {containers:?}"
+        );
     }
 }
 
@@ -88,10 +93,23 @@ fn record(name: &str, state: State, exit_code: i32, restart_count: u32) -> Conta
 }
 
 fn sandbox() -> Vec<SandboxRecord> {
-    vec![SandboxRecord { id: "s".to_owned(), attempt: 0, ready: true, created_at: 1, host_network: false, ips: vec!["10.1.0.2".to_owned()] }]
+    vec![SandboxRecord {
+        id: "s".to_owned(),
+        attempt: 0,
+        ready: true,
+        created_at: 1,
+        host_network: false,
+        ips: vec!["10.1.0.2".to_owned()],
+    }]
 }
 
-fn generate_json(pod: &Pod, containers: Vec<ContainerRecord>, old: &PodStatus, failures: &HashMap<String, StartFailure>, ready: Option<bool>) -> Value {
+fn generate_json(
+    pod: &Pod,
+    containers: Vec<ContainerRecord>,
+    old: &PodStatus,
+    failures: &HashMap<String, StartFailure>,
+    ready: Option<bool>,
+) -> Value {
     let inputs = Inputs {
         old,
         failures,
@@ -113,9 +131,15 @@ fn condition<'a>(status: &'a Value, kind: &str) -> &'a Value {
 fn a_running_pod() {
     let pod = pod(json!({"containers": [{"name": "a", "image": "busybox", "readinessProbe": {}}]}));
     let status = generate_json(&pod, vec![record("a", State::Running, 0, 0)], &PodStatus::default(), &HashMap::new(), Some(true));
-    assert_eq!((&status["phase"], &status["podIP"], &status["hostIP"], &status["qosClass"], &status["observedGeneration"]), (&json!("Running"), &json!("10.1.0.2"), &json!("192.0.2.1"), &json!("BestEffort"), &json!(3)));
+    assert_eq!(
+        (&status["phase"], &status["podIP"], &status["hostIP"], &status["qosClass"], &status["observedGeneration"]),
+        (&json!("Running"), &json!("10.1.0.2"), &json!("192.0.2.1"), &json!("BestEffort"), &json!(3))
+    );
     let container = &status["containerStatuses"][0];
-    assert_eq!((&container["containerID"], &container["ready"], &container["started"], &container["imageID"]), (&json!("rusternetes://a0"), &json!(true), &json!(true), &json!("busybox@sha256:1")));
+    assert_eq!(
+        (&container["containerID"], &container["ready"], &container["started"], &container["imageID"]),
+        (&json!("rusternetes://a0"), &json!(true), &json!(true), &json!("busybox@sha256:1"))
+    );
     for kind in ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"] {
         assert_eq!(condition(&status, kind)["status"], "True", "{kind}");
     }
@@ -128,9 +152,23 @@ fn a_running_pod() {
 fn a_crashing_container_waits_with_its_last_state() {
     let pod = pod(json!({"restartPolicy": "Always", "containers": [{"name": "a", "image": "busybox"}]}));
     let failures = HashMap::from([("a".to_owned(), StartFailure::new("CrashLoopBackOff", "back-off 10s"))]);
-    let status = generate_json(&pod, vec![record("a", State::Exited, 3, 1), record("a", State::Exited, 2, 0)], &PodStatus::default(), &failures, None);
+    let status = generate_json(
+        &pod,
+        vec![record("a", State::Exited, 3, 1), record("a", State::Exited, 2, 0)],
+        &PodStatus::default(),
+        &failures,
+        None,
+    );
     let container = &status["containerStatuses"][0];
-    assert_eq!((&status["phase"], &container["restartCount"], &container["state"]["waiting"]["reason"], &container["lastState"]["terminated"]["exitCode"]), (&json!("Running"), &json!(1), &json!("CrashLoopBackOff"), &json!(3)));
+    assert_eq!(
+        (
+            &status["phase"],
+            &container["restartCount"],
+            &container["state"]["waiting"]["reason"],
+            &container["lastState"]["terminated"]["exitCode"]
+        ),
+        (&json!("Running"), &json!(1), &json!("CrashLoopBackOff"), &json!(3))
+    );
 }
 
 #[test]
@@ -141,7 +179,10 @@ fn nothing_runs_yet() {
     assert_eq!(condition(&status, "Initialized")["message"], "containers with incomplete status: [i]");
     let plain = pod(json!({"containers": [{"name": "a", "image": "x"}]}));
     let status = generate_json(&plain, Vec::new(), &PodStatus::default(), &HashMap::new(), None);
-    assert_eq!((&status["phase"], &status["containerStatuses"][0]["state"]["waiting"]["reason"]), (&json!("Pending"), &json!("ContainerCreating")));
+    assert_eq!(
+        (&status["phase"], &status["containerStatuses"][0]["state"]["waiting"]["reason"]),
+        (&json!("Pending"), &json!("ContainerCreating"))
+    );
 }
 
 #[test]
