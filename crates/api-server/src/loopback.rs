@@ -80,6 +80,11 @@ impl Loopback {
         Self { server }
     }
 
+    /// The server itself.
+    pub(crate) fn server(&self) -> Result<Arc<ApiServer>, LoopbackError> {
+        self.server.upgrade().ok_or(LoopbackError::Stopped)
+    }
+
     /// Sends a request; a body is JSON of this content type.
     pub async fn send(
         &self,
@@ -87,7 +92,7 @@ impl Loopback {
         path: &str,
         body: Option<(&'static str, Bytes)>,
     ) -> Result<Response<Body>, LoopbackError> {
-        let server: Arc<ApiServer> = self.server.upgrade().ok_or(LoopbackError::Stopped)?;
+        let server = self.server()?;
         let (path_only, query) = path.split_once('?').unwrap_or((path, ""));
         let query = Query::parse(query);
         let answer = |source: Box<dyn std::error::Error + Send + Sync>| LoopbackError::Answer { path: path.to_owned(), source };

@@ -10,6 +10,7 @@ use crate::admission::{AdmissionChain, AdmissionPlugin};
 use crate::filters::InFlightMax;
 use crate::frontend::Frontend;
 use crate::http::Body;
+use crate::loopback::Loopback;
 
 /// What the server is told from outside.
 #[derive(Clone, Debug)]
@@ -46,15 +47,15 @@ impl Default for ServerConfig {
 pub struct ApiServerBuilder {
     config: ServerConfig,
     store: Arc<dyn Store>,
-    admission: Vec<Arc<dyn AdmissionPlugin>>,
+    admission: Option<Vec<Arc<dyn AdmissionPlugin>>>,
     credentials: Option<Credentials>,
 }
 
 impl ApiServerBuilder {
-    /// Sets the admission plugins, in the order that they run in.
+    /// Replaces the built-in admission plugins by these, in the order that they run in.
     #[must_use]
     pub fn admission(mut self, plugins: Vec<Arc<dyn AdmissionPlugin>>) -> ApiServerBuilder {
-        self.admission = plugins;
+        self.admission = Some(plugins);
         self
     }
 
@@ -71,7 +72,9 @@ impl ApiServerBuilder {
             frontend: Frontend::new(&self.config, self.credentials, server.clone()),
             config: self.config,
             store: self.store,
-            admission: AdmissionChain::new(self.admission),
+            admission: AdmissionChain::new(
+                self.admission.unwrap_or_else(|| crate::admission::plugins::ordered(&Loopback::new(server.clone()))),
+            ),
         })
     }
 }
@@ -87,7 +90,7 @@ pub struct ApiServer {
 impl ApiServer {
     /// Starts to put a server together.
     pub fn builder(config: ServerConfig, store: Arc<dyn Store>) -> ApiServerBuilder {
-        ApiServerBuilder { config, store, admission: Vec::new(), credentials: None }
+        ApiServerBuilder { config, store, admission: None, credentials: None }
     }
 
     /// What the server was told.

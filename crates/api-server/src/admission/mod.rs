@@ -5,6 +5,8 @@
 //! The generic registry calls it for every write of every resource, so that no handler can forget it. Mutating webhooks and policies
 //! go after the built-in mutating plugins, validating ones after the built-in validating plugins: the list in `plugins` says where.
 
+pub(crate) mod plugins;
+
 use std::sync::Arc;
 
 use apimachinery::{GroupVersionKind, GroupVersionResource, Status, Value};

@@ -1,0 +1,96 @@
+//! The built-in admission plugins: one module each, and one line in [`ordered`], in upstream's order (`AllOrderedPlugins`).
+//!
+//! Absent of those that upstream enables: PodSecurity, StorageObjectInUseProtection (its finalizers would keep claims for ever while
+//! there is no controller that takes them off), PersistentVolumeClaimResize, CertificateApproval, CertificateSigning,
+//! CertificateSubjectRestriction, ClusterTrustBundleAttest, PodTopologyLabels, ResourceQuota, webhooks and policies.
+
+mod default_class;
+mod default_toleration_seconds;
+mod limit_ranger;
+mod namespace_lifecycle;
+mod node_restriction;
+mod priority;
+mod rbac_escalation;
+mod runtime_class;
+mod service_account;
+mod taint_nodes;
+
+use std::sync::Arc;
+
+use apimachinery::{Status, Value};
+
+use super::{AdmissionPlugin, Attributes};
+use crate::loopback::Loopback;
+use crate::objects::{Objects, ReadError};
+
+/// All plugins, in the order that they run in.
+pub(crate) fn ordered(loopback: &Loopback) -> Vec<Arc<dyn AdmissionPlugin>> {
+    let objects: Arc<dyn Objects> = Arc::new(loopback.clone());
+    vec![
+        Arc::new(namespace_lifecycle::NamespaceLifecycle::new(objects.clone())),
+        Arc::new(limit_ranger::LimitRanger::new(objects.clone())),
+        Arc::new(service_account::ServiceAccountPlugin::new(objects.clone())),
+        Arc::new(node_restriction::NodeRestriction::new(objects.clone())),
+        Arc::new(taint_nodes::TaintNodesByCondition),
+        Arc::new(priority::Priority::new(objects.clone())),
+        Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Arc::new(default_class::DefaultClass::storage(objects.clone())),
+        Arc::new(runtime_class::RuntimeClassPlugin::new(objects.clone())),
+        Arc::new(default_class::DefaultClass::ingress(objects)),
+        // Mutating policies and webhooks go here, then validating policies and webhooks, then ResourceQuota.
+        Arc::new(rbac_escalation::RbacEscalation::new(loopback.clone())),
+    ]
+}
+
+/// Upstream's answer of a plugin that refuses (`admission.NewForbidden`).
+fn forbidden(attributes: &Attributes, why: impl std::fmt::Display) -> Status {
+    let meta = attributes.object.as_ref().map(Value::meta);
+    let from_object = meta.map(|m| if m.name().is_empty() { m.generate_name() } else { m.name() }).filter(|n| !n.is_empty());
+    let name = match attributes.name.as_str() {
+        "" => from_object.unwrap_or("Unknown"),
+        name => name,
+    };
+    Status::forbidden(&attributes.resource.group_resource(), name, why)
+}
+
+fn unreadable(error: ReadError) -> Status {
+    let source = std::error::Error::source(&error).map(|s| format!(": {s}")).unwrap_or_default();
+    Status::internal_error(format_args!("{error}{source}"))
+}
+
+#[cfg(test)]
+mod testing {
+    //! What the plugins' tests share.
+
+    use apimachinery::{GroupVersionKind, GroupVersionResource};
+
+    use super::*;
+    use crate::admission::Operation;
+    use crate::auth::UserInfo;
+    use crate::http::Warnings;
+
+    /// The creation of an object in namespace `ns`, by bob.
+    pub(super) fn create(group: &str, resource: &str, kind: &str, object: &serde_json::Value) -> Attributes {
+        let object = Value::from_slice(object.to_string().as_bytes()).expect("JSON");
+        Attributes {
+            kind: GroupVersionKind::new(group, "v1", kind),
+            resource: GroupVersionResource::new(group, "v1", resource),
+            subresource: String::new(),
+            namespace: "ns".to_owned(),
+            name: object.meta().name().to_owned(),
+            operation: Operation::Create,
+            object: Some(object),
+            old_object: None,
+            options: Value::object(),
+            dry_run: false,
+            user: Arc::new(UserInfo::component("bob")),
+            warnings: Warnings::default(),
+        }
+    }
+
+    /// The object as it is now, as JSON.
+    pub(super) fn object(attributes: &Attributes) -> serde_json::Value {
+        let object = attributes.object.as_ref().expect("an object");
+        serde_json::from_str(&object.to_json()).expect("JSON")
+    }
+}

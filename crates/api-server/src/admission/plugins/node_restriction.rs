@@ -1,0 +1,373 @@
+//! NodeRestriction: a kubelet writes its own Node, its own Lease and CSINode, and the status of its own pods; the Node authorizer
+//! cannot see the content that these rules are about
+//! (<https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#noderestriction>).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use apimachinery::{GroupResource, Status, Value};
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Pod;
+
+use super::{forbidden, unreadable};
+use crate::admission::{AdmissionPlugin, Attributes, Operation};
+use crate::objects::{self, Objects};
+
+const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+/// Labels under kubernetes.io and k8s.io that kubelets set (upstream's `kubeletLabels`).
+const KUBELET_LABELS: [&str; 14] = [
+    "beta.kubernetes.io/arch",
+    "beta.kubernetes.io/instance-type",
+    "beta.kubernetes.io/os",
+    "failure-domain.beta.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "failure-domain.kubernetes.io/region",
+    "failure-domain.kubernetes.io/zone",
+    "kubernetes.io/arch",
+    "kubernetes.io/hostname",
+    "kubernetes.io/instance-type",
+    "kubernetes.io/os",
+    "node.kubernetes.io/instance-type",
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+];
+const KUBELET_LABEL_NAMESPACES: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
+
+pub(super) struct NodeRestriction {
+    objects: Arc<dyn Objects>,
+}
+
+impl NodeRestriction {
+    pub(super) fn new(objects: Arc<dyn Objects>) -> Self {
+        Self { objects }
+    }
+
+    async fn node_of_pod(&self, namespace: &str, name: &str) -> Result<(String, String), Status> {
+        let pod: Option<Pod> = objects::get(self.objects.as_ref(), namespace, name).await.map_err(unreadable)?;
+        let pod = pod.ok_or_else(|| Status::not_found(&GroupResource::new("", "pods"), name))?;
+        Ok((pod.spec.and_then(|s| s.node_name).unwrap_or_default(), pod.metadata.uid.unwrap_or_default()))
+    }
+
+    async fn pod(&self, node: &str, attributes: &Attributes) -> Result<(), Status> {
+        match (attributes.subresource.as_str(), attributes.operation) {
+            ("", Operation::Create) => mirror_pod(node, attributes),
+            ("", Operation::Delete) => {
+                // Deleting the whole collection asks for each object again.
+                if attributes.name.is_empty() {
+                    return Err(forbidden(attributes, format!("node {node:?} can only delete pods by name")));
+                }
+                if self.node_of_pod(&attributes.namespace, &attributes.name).await?.0 != node {
+                    let why = format!("node {node:?} can only delete pods with spec.nodeName set to itself");
+                    return Err(forbidden(attributes, why));
+                }
+                Ok(())
+            }
+            ("", operation) => {
+                let why = format!(
+                    "unexpected operation {:?}, node {node:?} can only create and delete mirror pods",
+                    operation.as_str()
+                );
+                Err(forbidden(attributes, why))
+            }
+            ("status", Operation::Update) => pod_status(node, attributes),
+            ("eviction", Operation::Create) => {
+                if self.node_of_pod(&attributes.namespace, &attributes.name).await?.0 != node {
+                    let why = format!("node {node} can only evict pods with spec.nodeName set to itself");
+                    return Err(forbidden(attributes, why));
+                }
+                Ok(())
+            }
+            (other, _) => {
+                let why = format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed");
+                Err(forbidden(attributes, why))
+            }
+        }
+    }
+
+    async fn token(&self, node: &str, attributes: &Attributes) -> Result<(), Status> {
+        if attributes.operation != Operation::Create || attributes.subresource != "token" {
+            return Ok(());
+        }
+        let reference =
+            attributes.object.as_ref().and_then(|o| o.get_path(&["spec", "boundObjectRef"])).cloned().unwrap_or_default();
+        let text = |field: &str| reference[field].as_str().unwrap_or_default();
+        if text("apiVersion") != "v1" || text("kind") != "Pod" || text("name").is_empty() {
+            return Err(forbidden(attributes, "node requested token not bound to a pod"));
+        }
+        if text("uid").is_empty() {
+            return Err(forbidden(attributes, "node requested token with a pod binding without a uid"));
+        }
+        let (bound, uid) = self.node_of_pod(&attributes.namespace, text("name")).await?;
+        if uid != text("uid") {
+            let why = format!(
+                "the UID in the bound object reference ({}) does not match the UID in record. The object might have been deleted and then recreated",
+                text("uid")
+            );
+            return Err(forbidden(attributes, why));
+        }
+        if bound != node {
+            return Err(forbidden(attributes, "node requested token bound to a pod scheduled on a different node"));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl AdmissionPlugin for NodeRestriction {
+    fn name(&self) -> &'static str {
+        "NodeRestriction"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        operation != Operation::Connect
+    }
+
+    async fn admit(&self, attributes: &mut Attributes) -> Result<(), Status> {
+        let user = attributes.user.clone();
+        let Some(node) = user.node_name() else { return Ok(()) };
+        match (attributes.resource.group.as_str(), attributes.resource.resource.as_str()) {
+            ("", "pods") => self.pod(node, attributes).await,
+            ("", "nodes") => own_node(node, attributes),
+            ("", "persistentvolumeclaims") if attributes.subresource == "status" => claim_status(node, attributes),
+            ("", "persistentvolumeclaims") => Err(forbidden(attributes, "may only update PVC status")),
+            ("", "serviceaccounts") => self.token(node, attributes).await,
+            ("coordination.k8s.io", "leases") => own_lease(node, attributes),
+            ("storage.k8s.io", "csinodes") => named_as_node(node, attributes, "CSINode"),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn mirror_pod(node: &str, attributes: &Attributes) -> Result<(), Status> {
+    let Some(pod) = &attributes.object else { return Ok(()) };
+    let refuse = |why: String| Err(forbidden(attributes, why));
+    if pod.meta().annotation(MIRROR_ANNOTATION).is_none() {
+        let why = format!("pod does not have {MIRROR_ANNOTATION:?} annotation, node {node:?} can only create mirror pods");
+        return refuse(why);
+    }
+    if pod.str_at(&["spec", "nodeName"]) != Some(node) {
+        return refuse(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
+    }
+    let owners: Vec<_> = pod.meta().owner_references().collect();
+    let [owner] = owners.as_slice() else {
+        return refuse(format!("node {node:?} can only create pods with an owner reference set to itself"));
+    };
+    if owner.api_version != "v1" || owner.kind != "Node" || owner.name != node {
+        return refuse(format!("node {node:?} can only create pods with an owner reference set to itself"));
+    }
+    if owner.controller != Some(true) {
+        return refuse(format!("node {node:?} can only create pods with a controller owner reference set to itself"));
+    }
+    if owner.block_owner_deletion == Some(true) {
+        return refuse(format!("node {node:?} must not set blockOwnerDeletion on an owner reference"));
+    }
+    let references = pod.array_at(&["spec", "volumes"]).iter().any(|v| {
+        ["secret", "configMap", "persistentVolumeClaim", "projected", "ephemeral", "csi"].iter().any(|kind| v.get(kind).is_some())
+    });
+    if references || pod.str_at(&["spec", "serviceAccountName"]).is_some_and(|n| !n.is_empty()) {
+        return refuse(format!("node {node:?} can not create pods that reference other API objects"));
+    }
+    Ok(())
+}
+
+fn pod_status(node: &str, attributes: &Attributes) -> Result<(), Status> {
+    let (Some(pod), Some(old)) = (&attributes.object, &attributes.old_object) else { return Ok(()) };
+    if old.str_at(&["spec", "nodeName"]) != Some(node) {
+        let why = format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself");
+        return Err(forbidden(attributes, why));
+    }
+    if !old.meta().labels().eq(pod.meta().labels()) {
+        return Err(forbidden(attributes, format!("node {node:?} cannot update labels through pod status")));
+    }
+    for (field, text) in
+        [("resourceClaimStatuses", "resource claim statues"), ("extendedResourceClaimStatus", "extended resource claim status")]
+    {
+        if old.get_path(&["status", field]) != pod.get_path(&["status", field]) {
+            return Err(forbidden(attributes, format!("node {node:?} cannot update {text}")));
+        }
+    }
+    Ok(())
+}
+
+fn own_node(node: &str, attributes: &Attributes) -> Result<(), Status> {
+    let refuse = |why: String| Err(forbidden(attributes, why));
+    let from_object = attributes.object.as_ref().map(|o| o.meta().name()).unwrap_or_default();
+    let requested = if attributes.name.is_empty() { from_object } else { attributes.name.as_str() };
+    if requested != node {
+        return refuse(format!("node {node:?} is not allowed to modify node {requested:?}"));
+    }
+    let Some(object) = &attributes.object else { return Ok(()) };
+    match (attributes.operation, &attributes.old_object) {
+        (Operation::Create, _) => {
+            if object.get_path(&["spec", "configSource"]).is_some() {
+                return refuse(format!("node {node:?} is not allowed to create pods with a non-nil configSource"));
+            }
+            let labels = forbidden_labels(object, None);
+            if !labels.is_empty() {
+                return refuse(format!("node {node:?} is not allowed to set the following labels: {}", labels.join(", ")));
+            }
+        }
+        (Operation::Update, Some(old)) => {
+            let config = object.get_path(&["spec", "configSource"]);
+            if config.is_some() && config != old.get_path(&["spec", "configSource"]) {
+                return refuse(format!("node {node:?} is not allowed to update configSource to a new non-nil configSource"));
+            }
+            if object.array_at(&["spec", "taints"]) != old.array_at(&["spec", "taints"]) {
+                return refuse(format!("node {node:?} is not allowed to modify taints"));
+            }
+            if object.meta().owner_reference_values() != old.meta().owner_reference_values() {
+                return refuse(format!("node {node:?} is not allowed to modify ownerReferences"));
+            }
+            let labels = forbidden_labels(object, Some(old));
+            if !labels.is_empty() {
+                return refuse(format!("is not allowed to modify labels: {}", labels.join(", ")));
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The labels that differ and are not a kubelet's to set.
+fn forbidden_labels(object: &Value, old: Option<&Value>) -> Vec<String> {
+    let labels = |object: &Value| -> BTreeSet<(String, String)> {
+        object.meta().labels().map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+    };
+    let (new, old) = (labels(object), old.map(labels).unwrap_or_default());
+    let modified: BTreeSet<&str> = new.symmetric_difference(&old).map(|(key, _)| key.as_str()).collect();
+    let under = |namespace: &str, domain: &str| {
+        namespace == domain || namespace.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'))
+    };
+    let is_forbidden = |label: &&str| {
+        let namespace = label.split_once('/').map(|(namespace, _)| namespace).unwrap_or_default();
+        if under(namespace, "node-restriction.kubernetes.io") {
+            return true;
+        }
+        let kubelets = KUBELET_LABELS.contains(label) || KUBELET_LABEL_NAMESPACES.iter().any(|n| under(namespace, n));
+        (under(namespace, "kubernetes.io") || under(namespace, "k8s.io")) && !kubelets
+    };
+    modified.into_iter().filter(is_forbidden).map(str::to_owned).collect()
+}
+
+fn claim_status(node: &str, attributes: &Attributes) -> Result<(), Status> {
+    let (Some(claim), Some(old)) = (&attributes.object, &attributes.old_object) else { return Ok(()) };
+    let stripped = |claim: &Value| {
+        let mut claim = claim.clone();
+        for field in ["capacity", "conditions", "allocatedResourceStatuses", "allocatedResources"] {
+            claim.remove_path(&["status", field]);
+        }
+        claim.meta_mut().remove("resourceVersion");
+        claim.meta_mut().remove("managedFields");
+        claim
+    };
+    if stripped(claim) != stripped(old) {
+        let why = format!("node {node:?} is not allowed to update fields other than status.quantity and status.conditions");
+        return Err(forbidden(attributes, why));
+    }
+    Ok(())
+}
+
+fn own_lease(node: &str, attributes: &Attributes) -> Result<(), Status> {
+    if attributes.namespace != "kube-node-lease" {
+        let why = format!("can only access leases in the {:?} system namespace", "kube-node-lease");
+        return Err(forbidden(attributes, why));
+    }
+    named_as_node(node, attributes, "node lease")
+}
+
+fn named_as_node(node: &str, attributes: &Attributes, what: &str) -> Result<(), Status> {
+    let from_object = attributes.object.as_ref().map(|o| o.meta().name()).unwrap_or_default();
+    let name = if attributes.operation == Operation::Create { from_object } else { attributes.name.as_str() };
+    if name != node {
+        return Err(forbidden(attributes, format!("can only access {what} with the same name as the requesting node")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value as Json, json};
+
+    use super::*;
+    use crate::admission::plugins::testing::create;
+    use crate::auth::UserInfo;
+    use crate::objects::memory::MemoryObjects;
+
+    fn by_node(resource: &str, kind: &str, object: Json) -> Attributes {
+        let group = if resource == "leases" { "coordination.k8s.io" } else { "" };
+        let mut attributes = create(group, resource, kind, &object);
+        attributes.user = Arc::new(UserInfo::node("n1"));
+        attributes
+    }
+
+    async fn refused(attributes: &mut Attributes) -> Option<String> {
+        let objects = MemoryObjects::default();
+        objects.put(
+            "pods",
+            json!({"metadata": {"namespace": "ns", "name": "own", "uid": "u1"}, "spec": {"nodeName": "n1", "containers": []}}),
+        );
+        objects.put(
+            "pods",
+            json!({"metadata": {"namespace": "ns", "name": "other", "uid": "u2"}, "spec": {"nodeName": "n2", "containers": []}}),
+        );
+        NodeRestriction::new(Arc::new(objects)).admit(attributes).await.err().map(|status| status.message)
+    }
+
+    #[tokio::test]
+    async fn nodes() {
+        let node = |name: &str, labels: Json| json!({"metadata": {"name": name, "labels": labels}});
+        for (object, text) in [
+            (node("n1", json!({"kubernetes.io/hostname": "n1", "mine": "x", "node.kubernetes.io/x": "y"})), None),
+            (node("n2", json!({})), Some("is not allowed to modify node \"n2\"")),
+            (node("n1", json!({"kubernetes.io/made-up": "x"})), Some("following labels: kubernetes.io/made-up")),
+            (node("n1", json!({"a.node-restriction.kubernetes.io/x": "x"})), Some("following labels: a.node-restriction")),
+        ] {
+            let message = refused(&mut by_node("nodes", "Node", object)).await;
+            assert_eq!(message.is_some(), text.is_some(), "{message:?}");
+            assert!(message.unwrap_or_default().contains(text.unwrap_or_default()));
+        }
+        let mut update = by_node("nodes", "Node", json!({"metadata": {"name": "n1"}, "spec": {"taints": []}}));
+        update.operation = Operation::Update;
+        let old = json!({"metadata": {"name": "n1"}, "spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}});
+        update.old_object = Some(Value::from_slice(old.to_string().as_bytes()).expect("JSON"));
+        assert!(refused(&mut update).await.expect("refused").contains("is not allowed to modify taints"));
+        update.user = Arc::new(UserInfo::component("bob"));
+        assert_eq!(refused(&mut update).await, None, "others are not restricted");
+    }
+
+    #[tokio::test]
+    async fn pods_and_tokens() {
+        for (name, wanted) in [("own", None), ("other", Some("can only delete pods with spec.nodeName set to itself"))] {
+            let mut delete = by_node("pods", "Pod", json!({"metadata": {"name": name}}));
+            (delete.operation, delete.object) = (Operation::Delete, None);
+            let message = refused(&mut delete).await;
+            assert_eq!(message.is_some(), wanted.is_some());
+            assert!(message.unwrap_or_default().contains(wanted.unwrap_or_default()));
+        }
+        let plain = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n1"}});
+        assert!(refused(&mut by_node("pods", "Pod", plain)).await.expect("refused").contains("can only create mirror pods"));
+        for (reference, text) in [
+            (json!({"apiVersion": "v1", "kind": "Pod", "name": "own", "uid": "u1"}), ""),
+            (json!({"apiVersion": "v1", "kind": "Pod", "name": "own", "uid": "u9"}), "does not match the UID in record"),
+            (json!({"apiVersion": "v1", "kind": "Pod", "name": "other", "uid": "u2"}), "scheduled on a different node"),
+            (json!(null), "not bound to a pod"),
+        ] {
+            let mut request = by_node("serviceaccounts", "TokenRequest", json!({"spec": {"boundObjectRef": reference}}));
+            request.subresource = "token".to_owned();
+            let message = refused(&mut request).await.unwrap_or_default();
+            assert!(message.contains(text) && message.is_empty() == text.is_empty(), "{message}");
+        }
+    }
+
+    #[tokio::test]
+    async fn leases() {
+        let lease = |namespace: &str, name: &str| {
+            let mut attributes = by_node("leases", "Lease", json!({"metadata": {"name": name}}));
+            attributes.namespace = namespace.to_owned();
+            attributes
+        };
+        assert_eq!(refused(&mut lease("kube-node-lease", "n1")).await, None);
+        assert!(refused(&mut lease("kube-node-lease", "n2")).await.is_some());
+        assert!(refused(&mut lease("ns", "n1")).await.is_some());
+    }
+}
