@@ -17,6 +17,7 @@ mod discovery;
 mod endpoints;
 mod endpointslice;
 mod expectations;
+mod garbage_collector;
 mod label_match;
 mod namespace;
 mod ownership;
