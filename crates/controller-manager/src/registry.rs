@@ -22,10 +22,7 @@ pub(crate) const REGISTRY: &[Entry] = &[
     Entry { name: "endpointslice-controller", start: |c| Box::pin(crate::endpointslice::run(c)) },
     Entry { name: "endpoints-controller", start: |c| Box::pin(crate::endpoints::run(c)) },
     Entry { name: "namespace-controller", start: |c| Box::pin(crate::namespace::run(c)) },
-    Entry {
-        name: "garbage-collector-controller",
-        start: |c| Box::pin(crate::garbage_collector::run(c)),
-    },
+    Entry { name: "garbage-collector-controller", start: |c| Box::pin(crate::garbage_collector::run(c)) },
 ];
 
 /// Names of all controllers, in the order of their start.

@@ -44,9 +44,7 @@ pub(super) fn verdict(owners: &Owners, dependents: &[Dependent], meta: &ObjectMe
         return if leave.is_empty() { Verdict::Keep } else { Verdict::Unreference(leave) };
     }
     if !owners.waiting.is_empty() && !dependents.is_empty() {
-        return Verdict::DeleteForeground {
-            unblock: dependents.iter().any(|dependent| dependent.waits_for_dependents),
-        };
+        return Verdict::DeleteForeground { unblock: dependents.iter().any(|dependent| dependent.waits_for_dependents) };
     }
     // Finalizers that a user set before tell the policy.
     let has = |finalizer: &str| meta.finalizers.iter().flatten().any(|present| present == finalizer);
@@ -82,31 +80,19 @@ impl Collector {
         graph: Arc<Mutex<Graph>>,
         enqueue: Arc<dyn Fn(Vec<Work>) + Send + Sync>,
     ) -> Self {
-        Self {
-            client,
-            events,
-            graph,
-            enqueue,
-            resources: RwLock::new(HashMap::new()),
-        }
+        Self { client, events, graph, enqueue, resources: RwLock::new(HashMap::new()) }
     }
 
     pub(super) fn set_resources(&self, resources: &[Resource]) {
         let map = resources.iter().map(|resource| {
-            let kind = Kind {
-                api_version: resource.api.api_version.clone(),
-                kind: resource.api.kind.clone(),
-            };
+            let kind = Kind { api_version: resource.api.api_version.clone(), kind: resource.api.kind.clone() };
             (kind, (resource.api.clone(), resource.namespaced))
         });
         *self.resources.write() = map.collect();
     }
 
     fn resource(&self, api_version: &str, kind: &str) -> Result<(ApiResource, bool), ReconcileError> {
-        let kind = Kind {
-            api_version: api_version.to_owned(),
-            kind: kind.to_owned(),
-        };
+        let kind = Kind { api_version: api_version.to_owned(), kind: kind.to_owned() };
         let found = self.resources.read().get(&kind).cloned();
         found.ok_or_else(|| ReconcileError::Invalid(format!("no resource is known for {api_version}, kind {}", kind.kind)))
     }
@@ -126,10 +112,7 @@ impl Collector {
             return Ok(Done::Finished);
         }
         let api = self.api(&node.identity)?;
-        let latest = api
-            .get_opt(&node.identity.name)
-            .await
-            .map_err(ReconcileError::api("get object"))?;
+        let latest = api.get_opt(&node.identity.name).await.map_err(ReconcileError::api("get object"))?;
         let Some(latest) = latest.filter(|latest| latest.uid().as_deref() == Some(uid)) else {
             let work = self.graph.lock().found_absent(&node.identity);
             (self.enqueue)(work);
@@ -187,10 +170,7 @@ impl Collector {
             } else {
                 Api::all_with(self.client.clone(), &resource)
             };
-            let owner = api
-                .get_opt(&reference.name)
-                .await
-                .map_err(ReconcileError::api("get owner"))?;
+            let owner = api.get_opt(&reference.name).await.map_err(ReconcileError::api("get owner"))?;
             match owner.filter(|owner| owner.metadata.uid.as_ref() == Some(&reference.uid)) {
                 None => {
                     let namespace = if namespaced { namespace } else { "" };
@@ -237,10 +217,7 @@ impl Collector {
         }
         ReconcileError::collect(errors)?;
         let api = self.api(&node.identity)?;
-        let owner = api
-            .get_opt(&node.identity.name)
-            .await
-            .map_err(ReconcileError::api("get object"))?;
+        let owner = api.get_opt(&node.identity.name).await.map_err(ReconcileError::api("get object"))?;
         if let Some(owner) = owner.filter(|owner| owner.uid().as_deref() == Some(uid)) {
             remove_finalizer(&api, &owner, ORPHAN).await?;
         }
@@ -249,10 +226,7 @@ impl Collector {
 
     async fn free(&self, dependent: &Identity, owner: &str) -> Result<(), ReconcileError> {
         let api = self.api(dependent)?;
-        let found = api
-            .get_opt(&dependent.name)
-            .await
-            .map_err(ReconcileError::api("get dependent"))?;
+        let found = api.get_opt(&dependent.name).await.map_err(ReconcileError::api("get dependent"))?;
         let Some(found) = found.filter(|found| found.uid().as_deref() == Some(&dependent.uid)) else {
             return Ok(());
         };
@@ -277,8 +251,7 @@ impl Collector {
         let message = format!(
             "ownerRef [{api_version}/{kind}, namespace: {namespace}, name: {name}, uid: {uid}] does not exist in namespace {namespace:?}"
         );
-        self.events
-            .record_reference(involved, EventKind::Warning, "OwnerRefInvalidNamespace", message);
+        self.events.record_reference(involved, EventKind::Warning, "OwnerRefInvalidNamespace", message);
     }
 }
 
@@ -294,10 +267,7 @@ async fn delete(
 ) -> Result<(), ReconcileError> {
     let params = DeleteParams {
         propagation_policy: Some(policy),
-        preconditions: Some(Preconditions {
-            uid: Some(node.identity.uid.to_string()),
-            resource_version,
-        }),
+        preconditions: Some(Preconditions { uid: Some(node.identity.uid.to_string()), resource_version }),
         ..Default::default()
     };
     let result = api.delete(&node.identity.name, &params).await;
@@ -340,11 +310,7 @@ async fn unblock_owners(api: &Api<MetadataObject>, object: &MetadataObject) -> R
 }
 
 /// Tries again on conflicts: finalizers of others come and go.
-async fn remove_finalizer(
-    api: &Api<MetadataObject>,
-    object: &MetadataObject,
-    finalizer: &str,
-) -> Result<(), ReconcileError> {
+async fn remove_finalizer(api: &Api<MetadataObject>, object: &MetadataObject, finalizer: &str) -> Result<(), ReconcileError> {
     const ATTEMPTS: usize = 5;
     let mut object = object.clone();
     for attempt in 1.. {
@@ -372,25 +338,14 @@ mod tests {
     use super::*;
 
     fn references(uids: &[&str]) -> Vec<OwnerReference> {
-        let reference = |uid: &&str| OwnerReference {
-            uid: (*uid).into(),
-            ..Default::default()
-        };
+        let reference = |uid: &&str| OwnerReference { uid: (*uid).into(), ..Default::default() };
         uids.iter().map(reference).collect()
     }
 
     fn dependent(waits_for_dependents: bool) -> Dependent {
-        let kind = Kind {
-            api_version: "v1".into(),
-            kind: "Pod".into(),
-        };
+        let kind = Kind { api_version: "v1".into(), kind: "Pod".into() };
         Dependent {
-            identity: Identity {
-                kind: Arc::new(kind),
-                namespace: "a".into(),
-                name: "p".into(),
-                uid: "p".into(),
-            },
+            identity: Identity { kind: Arc::new(kind), namespace: "a".into(), name: "p".into(), uid: "p".into() },
             blocks: true,
             waits_for_dependents,
         }
@@ -410,15 +365,8 @@ mod tests {
             (&[], &["d"], &[], vec![], ORPHAN, Verdict::Delete(Orphan)),
             (&[], &["d"], &[], vec![], FOREGROUND, Verdict::Delete(Foreground)),
         ] {
-            let owners = Owners {
-                solid: references(solid),
-                dangling: references(dangling),
-                waiting: references(waiting),
-            };
-            let meta = ObjectMeta {
-                finalizers: Some(vec![finalizer.to_owned()]),
-                ..Default::default()
-            };
+            let owners = Owners { solid: references(solid), dangling: references(dangling), waiting: references(waiting) };
+            let meta = ObjectMeta { finalizers: Some(vec![finalizer.to_owned()]), ..Default::default() };
             assert_eq!(verdict(&owners, &dependents, &meta), expected, "{owners:?}");
         }
     }

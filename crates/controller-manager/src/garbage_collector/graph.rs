@@ -105,10 +105,7 @@ pub(super) struct Graph {
 impl Graph {
     /// The shared copy of a kind.
     pub(super) fn kind(&mut self, api_version: &str, kind: &str) -> Arc<Kind> {
-        let kind = Kind {
-            api_version: api_version.to_owned(),
-            kind: kind.to_owned(),
-        };
+        let kind = Kind { api_version: api_version.to_owned(), kind: kind.to_owned() };
         if let Some(known) = self.kinds.get(&kind) {
             return Arc::clone(known);
         }
@@ -131,9 +128,7 @@ impl Graph {
     }
 
     fn uid(&self, uid: &str) -> Uid {
-        self.nodes
-            .get_key_value(uid)
-            .map_or_else(|| uid.into(), |(known, _)| Arc::clone(known))
+        self.nodes.get_key_value(uid).map_or_else(|| uid.into(), |(known, _)| Arc::clone(known))
     }
 
     pub(super) fn snapshot(&self, uid: &str) -> Option<Snapshot> {
@@ -158,10 +153,7 @@ impl Graph {
     /// UIDs of the objects of a kind that were seen.
     pub(super) fn observed_of_kind(&self, kind: &Kind) -> Vec<Uid> {
         let nodes = self.nodes.iter();
-        nodes
-            .filter(|(_, node)| !node.is_virtual && *node.identity.kind == *kind)
-            .map(|(uid, _)| Arc::clone(uid))
-            .collect()
+        nodes.filter(|(_, node)| !node.is_virtual && *node.identity.kind == *kind).map(|(uid, _)| Arc::clone(uid)).collect()
     }
 
     /// Whether an owner is known not to exist. `namespace` is that of the dependent.
@@ -283,10 +275,7 @@ impl Graph {
                 self.remove_from_owner(uid, &before.uid);
             }
         }
-        let added: Vec<Owner> = owners
-            .into_iter()
-            .filter(|owner| old.iter().all(|before| before.uid != owner.uid))
-            .collect();
+        let added: Vec<Owner> = owners.into_iter().filter(|owner| old.iter().all(|before| before.uid != owner.uid)).collect();
         self.add_to_owners(uid, &added, work);
     }
 

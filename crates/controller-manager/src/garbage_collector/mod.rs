@@ -43,11 +43,7 @@ pub(crate) async fn run(context: Context) {
         Arc::clone(&graph),
         Arc::clone(&enqueue),
     ));
-    let sink = Sink {
-        graph,
-        enqueue,
-        resources_changed: Arc::new(Notify::new()),
-    };
+    let sink = Sink { graph, enqueue, resources_changed: Arc::new(Notify::new()) };
     let changed = Arc::clone(&sink.resources_changed);
     let token = context.token.clone();
     let mut monitors = Monitors::new(context.client.clone(), context.informers.clone(), sink, token.clone());
@@ -77,12 +73,7 @@ pub(crate) async fn run(context: Context) {
 }
 
 /// Finds out which resources there are and watches them; retries until it works. False when cancelled.
-async fn discover(
-    client: &kube::Client,
-    collector: &Collector,
-    monitors: &mut Monitors,
-    token: &CancellationToken,
-) -> bool {
+async fn discover(client: &kube::Client, collector: &Collector, monitors: &mut Monitors, token: &CancellationToken) -> bool {
     let mut delay = Duration::from_millis(200);
     loop {
         let attempt = tokio::select! {

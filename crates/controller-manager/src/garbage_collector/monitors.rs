@@ -69,14 +69,7 @@ pub(super) struct Monitors {
 
 impl Monitors {
     pub(super) fn new(client: kube::Client, informers: Informers, sink: Sink, token: CancellationToken) -> Self {
-        Self {
-            client,
-            informers,
-            sink,
-            token,
-            tasks: TaskTracker::new(),
-            running: HashMap::new(),
-        }
+        Self { client, informers, sink, token, tasks: TaskTracker::new(), running: HashMap::new() }
     }
 
     /// Watches exactly the collectable ones of these resources.
@@ -120,10 +113,7 @@ impl Monitors {
                 () = task => {}
             }
         });
-        Monitor {
-            token: Some(token),
-            synced,
-        }
+        Monitor { token: Some(token), synced }
     }
 
     /// Kinds for which a shared informer runs anyway.
@@ -136,7 +126,15 @@ impl Monitors {
             };
         }
         shared!(
-            Pod, ReplicaSet, Deployment, ReplicationController, Service, Endpoints, EndpointSlice, Namespace, Node,
+            Pod,
+            ReplicaSet,
+            Deployment,
+            ReplicationController,
+            Service,
+            Endpoints,
+            EndpointSlice,
+            Namespace,
+            Node,
             ServiceAccount,
         );
         None
