@@ -5,6 +5,7 @@
 //! deterministic (object keys are kept sorted); hostile input gives an error, never a panic or a stack overflow.
 
 pub mod decode;
+pub mod defaults;
 pub mod field;
 mod gvk;
 mod meta;

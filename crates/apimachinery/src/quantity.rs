@@ -234,6 +234,13 @@ impl Quantity {
         self.nanos.signum() as i32
     }
 
+    /// Rounded up to thousandths.
+    #[must_use]
+    pub fn rounded_up_to_milli(self) -> Quantity {
+        let milli = NANO / 1000;
+        Quantity { nanos: div_away(self.nanos, milli).saturating_mul(milli), format: self.format }
+    }
+
     /// The sum, in the format of `self` (of `other` when `self` is 0).
     #[must_use]
     pub fn plus(self, other: Quantity) -> Quantity {

@@ -81,13 +81,10 @@ fn write_inline(value: &Value, level: usize, out: &mut String) {
 fn write_string(s: &str, level: usize, block: bool, out: &mut String) {
     let printable =
         s.chars().all(|c| c == '\n' || (!c.is_control() && !matches!(c, '\u{85}' | '\u{2028}' | '\u{2029}' | '\u{feff}')));
-    if !printable {
-        out.push_str(&double_quoted(s));
-    } else if block && s.contains('\n') {
+    let lines = s.contains('\n');
+    if printable && block && lines {
         write_literal(s, level, out);
-    } else if s.contains('\n') {
-        out.push_str(&double_quoted(s));
-    } else if !matches!(resolve(s), Value::String(_)) || reads_as_date(s) {
+    } else if !printable || lines || !matches!(resolve(s), Value::String(_)) || reads_as_date(s) {
         out.push_str(&double_quoted(s));
     } else if needs_quotes(s) {
         out.push('\'');
