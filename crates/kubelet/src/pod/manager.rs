@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Core;
 use crate::pod::access::PodAccess;
-use crate::pod::worker;
+use crate::pod::{conditions, worker};
 use crate::runtime::labels;
 
 /// One pod, shared by its worker and everything that tells the worker something.
@@ -109,10 +109,29 @@ impl PodEntry {
             *self.pod.lock() = pod;
             self.stop.cancel();
         } else {
-            *self.pod.lock() = pod;
+            let old = std::mem::replace(&mut *self.pod.lock(), Arc::clone(&pod));
+            // The echo of our own status writes is no news.
+            if asks_the_same(&old, &pod) {
+                return;
+            }
         }
         self.poke();
     }
+}
+
+/// Whether two versions of a pod differ only in what the kubelet itself writes.
+fn asks_the_same(old: &Pod, new: &Pod) -> bool {
+    let foreign = |pod: &Pod| -> Vec<PodCondition> {
+        let owned = |c: &PodCondition| conditions::OWNED.contains(&c.type_.as_str());
+        pod.pod_status().conditions.iter().flatten().filter(|c| !owned(c)).cloned().collect()
+    };
+    let (a, b) = (&old.metadata, &new.metadata);
+    old.spec == new.spec
+        && a.labels == b.labels
+        && a.annotations == b.annotations
+        && a.deletion_timestamp == b.deletion_timestamp
+        && old.phase_is_terminal() == new.phase_is_terminal()
+        && foreign(old) == foreign(new)
 }
 
 /// All pods of this node by uid.
