@@ -60,7 +60,18 @@ impl Node {
         let what = format!("{name}: {expected:?}");
         until(&what, || {
             let pod = self.api.get("pods", "n", name)?;
-            expected.iter().all(|(pointer, value)| pod["status"].pointer(pointer) == Some(value)).then(|| pod.clone()).ok_or(pod).map_or_else(|pod| { LAST.with(|l| *l.borrow_mut() = pod["status"].to_string()); None }, Some)
+            expected
+                .iter()
+                .all(|(pointer, value)| pod["status"].pointer(pointer) == Some(value))
+                .then(|| pod.clone())
+                .ok_or(pod)
+                .map_or_else(
+                    |pod| {
+                        LAST.with(|l| *l.borrow_mut() = pod["status"].to_string());
+                        None
+                    },
+                    Some,
+                )
         })
         .await
     }
@@ -70,7 +81,12 @@ impl Node {
     }
 
     fn events(&self, reason: &str) -> Vec<String> {
-        self.api.list("events").into_iter().filter(|e| e["reason"] == reason).map(|e| e["message"].as_str().unwrap_or("").to_owned()).collect()
+        self.api
+            .list("events")
+            .into_iter()
+            .filter(|e| e["reason"] == reason)
+            .map(|e| e["message"].as_str().unwrap_or("").to_owned())
+            .collect()
     }
 }
 
@@ -103,10 +119,14 @@ async fn the_node_registers_and_is_ready() {
     })
     .await;
     assert_eq!(found["metadata"]["labels"]["kubernetes.io/hostname"], "node-a");
-    assert_eq!(found["status"]["addresses"], json!([{"type": "InternalIP", "address": "192.0.2.1"}, {"type": "Hostname", "address": "node-a"}]));
+    assert_eq!(
+        found["status"]["addresses"],
+        json!([{"type": "InternalIP", "address": "192.0.2.1"}, {"type": "Hostname", "address": "node-a"}])
+    );
     assert_eq!(found["status"]["nodeInfo"]["containerRuntimeVersion"], "scripted://1.0");
     assert_eq!(found["status"]["allocatable"]["pods"], "110");
-    until("a Lease", || node.api.get("leases", "kube-node-lease", "node-a").filter(|l| l["spec"]["holderIdentity"] == "node-a")).await;
+    until("a Lease", || node.api.get("leases", "kube-node-lease", "node-a").filter(|l| l["spec"]["holderIdentity"] == "node-a"))
+        .await;
     node.end().await;
 }
 
@@ -122,7 +142,10 @@ async fn a_pod_runs_and_goes() {
     let env: Vec<String> = config.envs.iter().map(|e| format!("{}={}", e.key, e.value)).collect();
     assert!(env.contains(&"KUBERNETES_SERVICE_HOST=10.96.0.1".to_owned()), "{env:?}");
     assert!(config.mounts.iter().any(|m| m.container_path == "/etc/hosts"));
-    until("events", || (node.events("Started") == ["Container started"] && node.events("Created") == ["Container created"]).then_some(())).await;
+    until("events", || {
+        (node.events("Started") == ["Container started"] && node.events("Created") == ["Container created"]).then_some(())
+    })
+    .await;
     node.api.delete_pod("n", "web", 7);
     until("the pod's end", || node.api.get("pods", "n", "web").is_none().then_some(())).await;
     assert_eq!(node.calls("stop"), ["c 7"]);
@@ -151,12 +174,20 @@ async fn init_containers_come_first_and_jobs_succeed() {
 #[tokio::test]
 async fn crashes_back_off() {
     let node = Node::start("crash");
-    node.pod("crash", json!({"restartPolicy": "Always", "containers": [{"name": "c", "image": "here", "command": ["exit", "1"]}]}));
+    node.pod(
+        "crash",
+        json!({"restartPolicy": "Always", "containers": [{"name": "c", "image": "here", "command": ["exit", "1"]}]}),
+    );
     let waiting = ("/containerStatuses/0/state/waiting/reason", json!("CrashLoopBackOff"));
     let pod = node.status("crash", &[waiting, running()]).await;
     let container = &pod["status"]["containerStatuses"][0];
     assert_eq!((&container["restartCount"], &container["lastState"]["terminated"]["exitCode"]), (&json!(1), &json!(1)));
-    assert!(container["state"]["waiting"]["message"].as_str().unwrap().starts_with("back-off 10s restarting failed container=c pod=crash_n(uid-"));
+    assert!(
+        container["state"]["waiting"]["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("back-off 10s restarting failed container=c pod=crash_n(uid-")
+    );
     node.end().await;
 }
 
@@ -184,7 +215,13 @@ async fn config_is_waited_for_and_updated() {
         json!({"volumes": [{"name": "v", "configMap": {"name": "m"}}, {"name": "e", "emptyDir": {}}],
             "containers": [{"name": "c", "image": "here", "command": ["run"], "volumeMounts": [{"name": "v", "mountPath": "/conf"}, {"name": "e", "mountPath": "/tmp"}]}]}),
     );
-    until("FailedMount", || node.events("FailedMount").iter().any(|m| m == "MountVolume.SetUp failed for volume \"v\" : configmap \"m\" not found").then_some(())).await;
+    until("FailedMount", || {
+        node.events("FailedMount")
+            .iter()
+            .any(|m| m == "MountVolume.SetUp failed for volume \"v\" : configmap \"m\" not found")
+            .then_some(())
+    })
+    .await;
     node.api.apply("configmaps", json!({"metadata": {"name": "m", "namespace": "n"}, "data": {"key": "one"}}));
     node.status("conf", &[running()]).await;
     let mount = node.runtime.config("c").mounts.into_iter().find(|m| m.container_path == "/conf").unwrap();
@@ -199,7 +236,11 @@ async fn config_is_waited_for_and_updated() {
 async fn probes_gate_readiness_and_restart() {
     let node = Node::start("probes");
     node.pod("unready", json!({"containers": [{"name": "c", "image": "here", "command": ["run"], "readinessProbe": {"exec": {"command": ["false"]}, "periodSeconds": 1, "failureThreshold": 1}}]}));
-    node.status("unready", &[running(), ("/containerStatuses/0/ready", json!(false)), ("/containerStatuses/0/started", json!(true))]).await;
+    node.status(
+        "unready",
+        &[running(), ("/containerStatuses/0/ready", json!(false)), ("/containerStatuses/0/started", json!(true))],
+    )
+    .await;
     until("Unhealthy", || node.events("Unhealthy").iter().any(|m| m.starts_with("Readiness probe failed")).then_some(())).await;
     node.pod("dead", json!({"terminationGracePeriodSeconds": 9, "restartPolicy": "Always", "containers": [{"name": "d", "image": "here", "command": ["run"], "livenessProbe": {"exec": {"command": ["false"]}, "periodSeconds": 1, "failureThreshold": 1}}]}));
     node.status("dead", &[("/containerStatuses/0/restartCount", json!(1))]).await;
@@ -235,7 +276,10 @@ async fn a_restarted_kubelet_adopts_what_runs() {
     let (api, runtime, root) = node.stop().await;
     // One pod was force-deleted while nobody looked.
     let client = api.client();
-    kube::Api::<k8s_openapi::api::core::v1::Pod>::namespaced(client, "n").delete("gone", &kube::api::DeleteParams::default()).await.unwrap();
+    kube::Api::<k8s_openapi::api::core::v1::Pod>::namespaced(client, "n")
+        .delete("gone", &kube::api::DeleteParams::default())
+        .await
+        .unwrap();
     let node = Node::on(api, runtime, root);
     until("the orphan's end", || node.calls("stop").iter().any(|c| c.starts_with("g ")).then_some(())).await;
     node.runtime.end("c", 1);

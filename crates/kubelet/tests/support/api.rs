@@ -48,7 +48,10 @@ fn answer(code: u16, value: &Value) -> Response<Body> {
 }
 
 fn failure(code: u16, reason: &str) -> Response<Body> {
-    answer(code, &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": reason, "code": code}))
+    answer(
+        code,
+        &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": reason, "code": code}),
+    )
 }
 
 fn merge(target: &mut Value, patch: &Value, key: &str) {
@@ -70,7 +73,9 @@ fn merge(target: &mut Value, patch: &Value, key: &str) {
                 }
             }
         }
-        (target, Value::Array(patch)) => *target = Value::Array(patch.iter().filter(|i| i.get("$patch").is_none()).cloned().collect()),
+        (target, Value::Array(patch)) => {
+            *target = Value::Array(patch.iter().filter(|i| i.get("$patch").is_none()).cloned().collect())
+        }
         (target, patch) if patch.is_object() => {
             *target = json!({});
             merge(target, patch, key);
@@ -158,7 +163,10 @@ impl Api {
             Method::GET if query.contains("watch=") => self.watch(target.key, selector),
             Method::GET if target.key.2.is_empty() => self.list_response(&target.key, &selector),
             Method::GET => existing.map_or_else(|| failure(404, "NotFound"), |object| answer(200, &object)),
-            Method::POST if target.subresource == "token" => answer(201, &json!({"metadata": {}, "spec": {"audiences": []}, "status": {"token": "a-token", "expirationTimestamp": "2099-01-01T00:00:00Z"}})),
+            Method::POST if target.subresource == "token" => answer(
+                201,
+                &json!({"metadata": {}, "spec": {"audiences": []}, "status": {"token": "a-token", "expirationTimestamp": "2099-01-01T00:00:00Z"}}),
+            ),
             Method::POST => {
                 let mut key = target.key;
                 key.2 = body["metadata"]["name"].as_str().unwrap_or("").to_owned();
@@ -185,8 +193,16 @@ impl Api {
 
     fn list_response(&self, target: &Key, selector: &str) -> Response<Body> {
         let state = self.state.lock().unwrap();
-        let items: Vec<Value> = state.objects.iter().filter(|(key, object)| selected(key, object, target, selector)).map(|(_, object)| object.clone()).collect();
-        answer(200, &json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": state.revision.to_string()}, "items": items}))
+        let items: Vec<Value> = state
+            .objects
+            .iter()
+            .filter(|(key, object)| selected(key, object, target, selector))
+            .map(|(_, object)| object.clone())
+            .collect();
+        answer(
+            200,
+            &json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": state.revision.to_string()}, "items": items}),
+        )
     }
 
     /// Sends what is there, then what happens: a client that listed a moment ago misses nothing.
@@ -195,11 +211,21 @@ impl Api {
         let receiver = self.events.subscribe();
         let current: Vec<_> = state.objects.iter().map(|(key, object)| (key.clone(), "MODIFIED", object.clone())).collect();
         drop(state);
-        let later = futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.ok().map(|event| (event, receiver)) });
+        let later =
+            futures::stream::unfold(
+                receiver,
+                |mut receiver| async move { receiver.recv().await.ok().map(|event| (event, receiver)) },
+            );
         let frames = futures::stream::iter(current).chain(later).filter_map(move |(key, event, object)| {
             let wanted = selected(&key, &object, &target, &selector);
-            std::future::ready(wanted.then(|| Ok::<_, Infallible>(Frame::data(Bytes::from(json!({"type": event, "object": object}).to_string() + "\n")))))
+            std::future::ready(wanted.then(|| {
+                Ok::<_, Infallible>(Frame::data(Bytes::from(json!({"type": event, "object": object}).to_string() + "\n")))
+            }))
         });
-        Response::builder().status(200).header("content-type", "application/json").body(StreamBody::new(frames).boxed_unsync()).unwrap()
+        Response::builder()
+            .status(200)
+            .header("content-type", "application/json")
+            .body(StreamBody::new(frames).boxed_unsync())
+            .unwrap()
     }
 }

@@ -46,14 +46,25 @@ impl Scripted {
 
     /// The configuration that the newest container of that name was created with.
     pub fn config(&self, name: &str) -> v1::ContainerConfig {
-        self.state.lock().unwrap().containers.iter().rev().map(|(_, _, config)| config).find(|c| c.metadata.as_ref().unwrap().name == name).unwrap().clone()
+        self.state
+            .lock()
+            .unwrap()
+            .containers
+            .iter()
+            .rev()
+            .map(|(_, _, config)| config)
+            .find(|c| c.metadata.as_ref().unwrap().name == name)
+            .unwrap()
+            .clone()
     }
 
     /// Ends a running container as if its process had.
     pub fn end(&self, name: &str, code: i32) {
         let uid = {
             let mut state = self.state.lock().unwrap();
-            let running = |c: &&mut (String, v1::ContainerStatus, v1::ContainerConfig)| c.2.metadata.as_ref().unwrap().name == name && c.1.state == v1::ContainerState::ContainerRunning as i32;
+            let running = |c: &&mut (String, v1::ContainerStatus, v1::ContainerConfig)| {
+                c.2.metadata.as_ref().unwrap().name == name && c.1.state == v1::ContainerState::ContainerRunning as i32
+            };
             let (_, status, _) = state.containers.iter_mut().find(running).unwrap();
             finish(status, code);
             status.labels["io.kubernetes.pod.uid"].clone()
@@ -63,7 +74,10 @@ impl Scripted {
 
     fn announce(&self, uid: &str) {
         let metadata = v1::PodSandboxMetadata { uid: uid.to_owned(), ..Default::default() };
-        let event = v1::ContainerEventResponse { pod_sandbox_status: Some(v1::PodSandboxStatus { metadata: Some(metadata), ..Default::default() }), ..Default::default() };
+        let event = v1::ContainerEventResponse {
+            pod_sandbox_status: Some(v1::PodSandboxStatus { metadata: Some(metadata), ..Default::default() }),
+            ..Default::default()
+        };
         let _nobody_listens = self.events.send(event);
     }
 }
@@ -81,11 +95,19 @@ fn missing() -> Status {
 #[async_trait::async_trait]
 impl Runtime for Scripted {
     async fn version(&self, _: v1::VersionRequest) -> Result<v1::VersionResponse, Status> {
-        Ok(v1::VersionResponse { version: "0.1.0".into(), runtime_name: "scripted".into(), runtime_version: "1.0".into(), runtime_api_version: "v1".into() })
+        Ok(v1::VersionResponse {
+            version: "0.1.0".into(),
+            runtime_name: "scripted".into(),
+            runtime_version: "1.0".into(),
+            runtime_api_version: "v1".into(),
+        })
     }
     async fn status(&self, _: v1::StatusRequest) -> Result<v1::StatusResponse, Status> {
         let condition = |name: &str| v1::RuntimeCondition { r#type: name.into(), status: true, ..Default::default() };
-        Ok(v1::StatusResponse { status: Some(v1::RuntimeStatus { conditions: vec![condition("RuntimeReady"), condition("NetworkReady")] }), ..Default::default() })
+        Ok(v1::StatusResponse {
+            status: Some(v1::RuntimeStatus { conditions: vec![condition("RuntimeReady"), condition("NetworkReady")] }),
+            ..Default::default()
+        })
     }
     async fn run_pod_sandbox(&self, request: v1::RunPodSandboxRequest) -> Result<v1::RunPodSandboxResponse, Status> {
         let config = request.config.unwrap();
@@ -128,7 +150,13 @@ impl Runtime for Scripted {
     async fn list_pod_sandbox(&self, request: v1::ListPodSandboxRequest) -> Result<v1::ListPodSandboxResponse, Status> {
         let selector = request.filter.map(|f| f.label_selector).unwrap_or_default();
         let state = self.state.lock().unwrap();
-        let items = state.sandboxes.iter().filter(|s| matches(&s.labels, &selector)).map(|s| v1::PodSandbox { id: s.id.clone(), metadata: s.metadata.clone(), state: s.state, labels: s.labels.clone(), ..Default::default() });
+        let items = state.sandboxes.iter().filter(|s| matches(&s.labels, &selector)).map(|s| v1::PodSandbox {
+            id: s.id.clone(),
+            metadata: s.metadata.clone(),
+            state: s.state,
+            labels: s.labels.clone(),
+            ..Default::default()
+        });
         Ok(v1::ListPodSandboxResponse { items: items.collect() })
     }
     async fn create_container(&self, request: v1::CreateContainerRequest) -> Result<v1::CreateContainerResponse, Status> {
@@ -156,7 +184,8 @@ impl Runtime for Scripted {
     async fn start_container(&self, request: v1::StartContainerRequest) -> Result<v1::StartContainerResponse, Status> {
         let uid = {
             let mut state = self.state.lock().unwrap();
-            let (_, status, config) = state.containers.iter_mut().find(|(_, s, _)| s.id == request.container_id).ok_or_else(missing)?;
+            let (_, status, config) =
+                state.containers.iter_mut().find(|(_, s, _)| s.id == request.container_id).ok_or_else(missing)?;
             status.started_at = now();
             status.state = v1::ContainerState::ContainerRunning as i32;
             if config.command.first().is_some_and(|c| c == "exit") {
@@ -170,7 +199,8 @@ impl Runtime for Scripted {
     async fn stop_container(&self, request: v1::StopContainerRequest) -> Result<v1::StopContainerResponse, Status> {
         let uid = {
             let mut state = self.state.lock().unwrap();
-            let (_, status, config) = state.containers.iter_mut().find(|(_, s, _)| s.id == request.container_id).ok_or_else(missing)?;
+            let (_, status, config) =
+                state.containers.iter_mut().find(|(_, s, _)| s.id == request.container_id).ok_or_else(missing)?;
             let name = config.metadata.as_ref().unwrap().name.clone();
             if status.state == v1::ContainerState::ContainerRunning as i32 {
                 finish(status, 143);
@@ -189,15 +219,16 @@ impl Runtime for Scripted {
     async fn list_containers(&self, request: v1::ListContainersRequest) -> Result<v1::ListContainersResponse, Status> {
         let selector = request.filter.map(|f| f.label_selector).unwrap_or_default();
         let state = self.state.lock().unwrap();
-        let list = state.containers.iter().filter(|(_, s, _)| matches(&s.labels, &selector)).map(|(sandbox, s, _)| v1::Container {
-            id: s.id.clone(),
-            pod_sandbox_id: sandbox.clone(),
-            metadata: s.metadata.clone(),
-            state: s.state,
-            labels: s.labels.clone(),
-            annotations: s.annotations.clone(),
-            ..Default::default()
-        });
+        let list =
+            state.containers.iter().filter(|(_, s, _)| matches(&s.labels, &selector)).map(|(sandbox, s, _)| v1::Container {
+                id: s.id.clone(),
+                pod_sandbox_id: sandbox.clone(),
+                metadata: s.metadata.clone(),
+                state: s.state,
+                labels: s.labels.clone(),
+                annotations: s.annotations.clone(),
+                ..Default::default()
+            });
         Ok(v1::ListContainersResponse { containers: list.collect() })
     }
     async fn container_status(&self, request: v1::ContainerStatusRequest) -> Result<v1::ContainerStatusResponse, Status> {
@@ -209,9 +240,15 @@ impl Runtime for Scripted {
         self.state.lock().unwrap().calls.push(format!("exec {}", request.cmd.join(" ")));
         Ok(v1::ExecSyncResponse { exit_code: i32::from(request.cmd == ["false"]), ..Default::default() })
     }
-    async fn get_container_events(&self, _: v1::GetEventsRequest) -> Result<BoxStream<'static, Result<v1::ContainerEventResponse, Status>>, Status> {
+    async fn get_container_events(
+        &self,
+        _: v1::GetEventsRequest,
+    ) -> Result<BoxStream<'static, Result<v1::ContainerEventResponse, Status>>, Status> {
         let receiver = self.events.subscribe();
-        Ok(futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.ok().map(|event| (Ok(event), receiver)) }).boxed())
+        Ok(futures::stream::unfold(receiver, |mut receiver| async move {
+            receiver.recv().await.ok().map(|event| (Ok(event), receiver))
+        })
+        .boxed())
     }
     async fn list_container_stats(&self, _: v1::ListContainerStatsRequest) -> Result<v1::ListContainerStatsResponse, Status> {
         Ok(v1::ListContainerStatsResponse::default())
@@ -219,7 +256,10 @@ impl Runtime for Scripted {
     async fn reopen_container_log(&self, _: v1::ReopenContainerLogRequest) -> Result<v1::ReopenContainerLogResponse, Status> {
         Ok(v1::ReopenContainerLogResponse {})
     }
-    async fn update_container_resources(&self, _: v1::UpdateContainerResourcesRequest) -> Result<v1::UpdateContainerResourcesResponse, Status> {
+    async fn update_container_resources(
+        &self,
+        _: v1::UpdateContainerResourcesRequest,
+    ) -> Result<v1::UpdateContainerResourcesResponse, Status> {
         Err(Status::unimplemented("not scripted"))
     }
     async fn exec(&self, _: v1::ExecRequest) -> Result<v1::ExecResponse, Status> {
@@ -246,16 +286,25 @@ impl Runtime for Scripted {
     async fn checkpoint_container(&self, _: v1::CheckpointContainerRequest) -> Result<v1::CheckpointContainerResponse, Status> {
         Err(Status::unimplemented("not scripted"))
     }
-    async fn list_metric_descriptors(&self, _: v1::ListMetricDescriptorsRequest) -> Result<v1::ListMetricDescriptorsResponse, Status> {
+    async fn list_metric_descriptors(
+        &self,
+        _: v1::ListMetricDescriptorsRequest,
+    ) -> Result<v1::ListMetricDescriptorsResponse, Status> {
         Err(Status::unimplemented("not scripted"))
     }
-    async fn list_pod_sandbox_metrics(&self, _: v1::ListPodSandboxMetricsRequest) -> Result<v1::ListPodSandboxMetricsResponse, Status> {
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: v1::ListPodSandboxMetricsRequest,
+    ) -> Result<v1::ListPodSandboxMetricsResponse, Status> {
         Err(Status::unimplemented("not scripted"))
     }
     async fn runtime_config(&self, _: v1::RuntimeConfigRequest) -> Result<v1::RuntimeConfigResponse, Status> {
         Err(Status::unimplemented("not scripted"))
     }
-    async fn update_pod_sandbox_resources(&self, _: v1::UpdatePodSandboxResourcesRequest) -> Result<v1::UpdatePodSandboxResourcesResponse, Status> {
+    async fn update_pod_sandbox_resources(
+        &self,
+        _: v1::UpdatePodSandboxResourcesRequest,
+    ) -> Result<v1::UpdatePodSandboxResourcesResponse, Status> {
         Err(Status::unimplemented("not scripted"))
     }
 }
@@ -263,7 +312,14 @@ impl Runtime for Scripted {
 #[async_trait::async_trait]
 impl Images for Scripted {
     async fn list_images(&self, _: v1::ListImagesRequest) -> Result<v1::ListImagesResponse, Status> {
-        Ok(v1::ListImagesResponse { images: vec![v1::Image { id: "sha256:1".into(), repo_tags: vec!["here:latest".into()], size: 7, ..Default::default() }] })
+        Ok(v1::ListImagesResponse {
+            images: vec![v1::Image {
+                id: "sha256:1".into(),
+                repo_tags: vec!["here:latest".into()],
+                size: 7,
+                ..Default::default()
+            }],
+        })
     }
     async fn image_status(&self, request: v1::ImageStatusRequest) -> Result<v1::ImageStatusResponse, Status> {
         let name = request.image.unwrap_or_default().image;
@@ -273,7 +329,11 @@ impl Images for Scripted {
     async fn pull_image(&self, request: v1::PullImageRequest) -> Result<v1::PullImageResponse, Status> {
         let name = request.image.unwrap_or_default().image;
         self.state.lock().unwrap().calls.push(format!("pull {name}"));
-        if name.contains("missing") { Err(Status::new(Code::NotFound, format!("{name}: not found"))) } else { Ok(v1::PullImageResponse { image_ref: name }) }
+        if name.contains("missing") {
+            Err(Status::new(Code::NotFound, format!("{name}: not found")))
+        } else {
+            Ok(v1::PullImageResponse { image_ref: name })
+        }
     }
     async fn remove_image(&self, _: v1::RemoveImageRequest) -> Result<v1::RemoveImageResponse, Status> {
         Ok(v1::RemoveImageResponse {})
