@@ -1,0 +1,119 @@
+//! The server: sockets, informers, shutdown.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{Change, Informers, NamespacedName, ResyncError};
+use hickory_server::Server;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use parking_lot::RwLock;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio_util::sync::CancellationToken;
+
+use crate::forward::Forwarder;
+use crate::handler::Handler;
+use crate::zone::{SharedZone, Zone};
+
+/// A TCP connection that is silent this long is closed (RFC 7766 asks for a few seconds).
+const TCP_IDLE: Duration = Duration::from_secs(10);
+/// Responses that may wait on one TCP connection.
+const TCP_RESPONSES_MAX: usize = 32;
+
+/// Configuration of the DNS server.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen, UDP and TCP each: usually the pod bridge's address, port 53.
+    pub addresses: Vec<SocketAddr>,
+    /// The cluster domain (`--cluster-domain`), usually `cluster.local`.
+    pub cluster_domain: String,
+    /// The addresses that clients reach us by (the ClusterIP of kube-dns): `ns.dns.DOMAIN`.
+    pub service_ips: Vec<IpAddr>,
+    /// The file that names the host's resolvers, usually `/etc/resolv.conf`. A missing file means that there are none.
+    pub resolv_conf: PathBuf,
+}
+
+/// Why the server ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The cluster domain is no domain name.
+    #[error("{0:?} cannot be a cluster domain")]
+    Domain(String),
+    /// An address is taken, or not ours.
+    #[error("cannot listen on {address} ({protocol}) for DNS")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// "udp" or "tcp".
+        protocol: &'static str,
+        /// The error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The informers were stopped before the first list.
+    #[error("the DNS server's informers were stopped")]
+    Informers(#[from] ResyncError),
+    /// The server's sockets failed.
+    #[error("the DNS server failed")]
+    Serve(#[source] hickory_server::net::NetError),
+}
+
+/// Serves DNS until the token ends. Sockets are bound at once; questions that come before the first list of Services is
+/// complete wait in them.
+pub async fn run(config: Config, informers: Informers, token: CancellationToken) -> Result<(), Error> {
+    let zone =
+        Zone::new(&config.cluster_domain, config.service_ips).ok_or_else(|| Error::Domain(config.cluster_domain.clone()))?;
+    let mut sockets = Vec::new();
+    for address in &config.addresses {
+        sockets.push(bind(*address).await?);
+    }
+    let own = sockets.iter().filter_map(|(udp, _)| udp.local_addr().ok()).collect();
+    let zone: SharedZone = Arc::new(RwLock::new(zone));
+    tokio::select! {
+        () = token.cancelled() => return Ok(()),
+        synced = follow(&zone, &informers) => synced?,
+    }
+    let mut server = Server::new(Handler::new(zone, Forwarder::new(config.resolv_conf, own)));
+    for (udp, tcp) in sockets {
+        server.register_socket(udp);
+        server.register_listener(tcp, TCP_IDLE, TCP_RESPONSES_MAX);
+    }
+    tokio::select! {
+        () = token.cancelled() => server.shutdown_gracefully().await.map_err(Error::Serve),
+        ended = server.block_until_done() => ended.map_err(Error::Serve),
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<(UdpSocket, TcpListener), Error> {
+    let error = |protocol| move |source| Error::Listen { address, protocol, source };
+    let udp = UdpSocket::bind(address).await.map_err(error("udp"))?;
+    // With port 0 (tests) both protocols get the same one.
+    let same = SocketAddr::new(address.ip(), udp.local_addr().map_err(error("udp"))?.port());
+    let tcp = TcpListener::bind(same).await.map_err(error("tcp"))?;
+    Ok((udp, tcp))
+}
+
+/// Keeps the zone up to date; returns when it is complete.
+async fn follow(zone: &SharedZone, informers: &Informers) -> Result<(), ResyncError> {
+    let services = informers.get::<Service>();
+    let sink = Arc::clone(zone);
+    services.add_handler(move |change| match change {
+        Change::Deleted(service) => sink.write().remove_service(&NamespacedName::of(&***service)),
+        other => sink.write().set_service(other.object()),
+    });
+    let slices = informers.get::<EndpointSlice>();
+    let sink = Arc::clone(zone);
+    slices.add_handler(move |change| match change {
+        Change::Deleted(slice) => sink.write().remove_slice(slice),
+        Change::Added(slice) => sink.write().set_slice(slice),
+        Change::Updated { old, new } => {
+            let mut zone = sink.write();
+            zone.remove_slice(old);
+            zone.set_slice(new);
+        }
+    });
+    services.wait_synced().await?;
+    slices.wait_synced().await
+}
