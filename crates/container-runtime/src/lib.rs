@@ -15,6 +15,7 @@ mod oci;
 pub mod reexec;
 mod runtime;
 mod shim;
+mod streaming;
 
 pub use image_store::ImageStore;
 pub use images::{ImageError, ImageSummary, RegistryConfig};

@@ -47,6 +47,8 @@ fn run(words: &[&str]) {
         ["count", from] => count(from.parse().expect("number")),
         // The first process of a container ignores SIGTERM unless it handles it: this one dies of it.
         ["die-of-term"] => die_of_term(),
+        ["terminal"] => terminal(),
+        ["serve", directory, cgroup] => serve(directory, cgroup),
         other => {
             eprintln!("unknown command {other:?}");
             std::process::exit(2);
@@ -96,4 +98,79 @@ fn die_of_term() {
     signals.wait().expect("signal");
     println!("terminated");
     std::process::exit(7);
+}
+
+/// Answers `size` with the size of the terminal, until `quit`.
+fn terminal() {
+    println!("ready");
+    for line in std::io::stdin().lines() {
+        match line.expect("line").trim() {
+            "size" => {
+                // SAFETY: the size is plain data that the call fills in.
+                #[allow(unsafe_code)]
+                let size = unsafe {
+                    let mut size: libc::winsize = std::mem::zeroed();
+                    libc::ioctl(0, libc::TIOCGWINSZ, &mut size);
+                    size
+                };
+                println!("{}x{}", size.ws_col, size.ws_row);
+            }
+            "quit" => return,
+            _ => {}
+        }
+    }
+}
+
+/// A server with a sandbox of two containers: prints their ids, then waits to be killed. One container ends only after that.
+fn serve(directory: &str, cgroup: &str) {
+    use cri::{Runtime, v1};
+    let directory = std::path::Path::new(directory);
+    let config = container_runtime::Config {
+        root: directory.join("root"),
+        run_dir: directory.join("run"),
+        executable: std::env::current_exe().expect("executable"),
+        cgroup_parent: cgroup.to_owned(),
+        streaming_address: "127.0.0.1:0".parse().expect("address"),
+        network: std::sync::Arc::new(container_runtime::LoopbackNetwork),
+        registries: container_runtime::RegistryConfig::default(),
+    };
+    let run = async {
+        let runtime = container_runtime::ContainerRuntime::open(config).await.expect("open");
+        let options = v1::NamespaceOption { pid: v1::NamespaceMode::Container as i32, ..Default::default() };
+        let sandbox_config = v1::PodSandboxConfig {
+            metadata: Some(v1::PodSandboxMetadata { name: "served".to_owned(), ..Default::default() }),
+            hostname: "served".to_owned(),
+            log_directory: directory.join("logs/served").to_string_lossy().into_owned(),
+            ..Default::default()
+        };
+        let request = v1::RunPodSandboxRequest { config: Some(sandbox_config.clone()), runtime_handler: String::new() };
+        let sandbox = runtime.run_pod_sandbox(request).await.expect("sandbox").pod_sandbox_id;
+        println!("{sandbox}");
+        for (name, arguments) in [("lasting", &["count", "0"][..]), ("ending", &["sleep-ms", "300", "--", "exit", "9"])] {
+            let config = v1::ContainerConfig {
+                metadata: Some(v1::ContainerMetadata { name: name.to_owned(), attempt: 0 }),
+                image: Some(v1::ImageSpec { image: "localhost/rusternetes:latest".to_owned(), ..Default::default() }),
+                args: arguments.iter().map(|text| (*text).to_owned()).collect(),
+                log_path: format!("{name}/0.log"),
+                linux: Some(v1::LinuxContainerConfig {
+                    security_context: Some(v1::LinuxContainerSecurityContext {
+                        namespace_options: Some(options.clone()),
+                        ..Default::default()
+                    }),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            };
+            let request = v1::CreateContainerRequest {
+                pod_sandbox_id: sandbox.clone(),
+                config: Some(config),
+                sandbox_config: Some(sandbox_config.clone()),
+            };
+            let container_id = runtime.create_container(request).await.expect("create").container_id;
+            runtime.start_container(v1::StartContainerRequest { container_id: container_id.clone() }).await.expect("start");
+            println!("{container_id}");
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime").block_on(run);
 }

@@ -83,6 +83,8 @@ impl Inner {
         })
         .await?;
         if self.containers.write().remove(&record.id).is_some() {
+            self.forget_samples(&record.id);
+            self.forget_samples(&record.id);
             self.publish_gone(&record.sandbox_id, &record.id);
         }
         Ok(())
@@ -138,7 +140,7 @@ impl Inner {
     }
 
     /// The record of a container that runs.
-    pub(super) fn running(&self, id: &str) -> Result<ContainerRecord, Status> {
+    pub(crate) fn running(&self, id: &str) -> Result<ContainerRecord, Status> {
         let container = self.container(id)?;
         match container.phase() {
             Phase::Running { .. } => Ok(container.snapshot()),

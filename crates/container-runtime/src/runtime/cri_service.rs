@@ -84,9 +84,10 @@ impl cri::Runtime for ContainerRuntime {
 
     async fn update_container_resources(
         &self,
-        _request: v1::UpdateContainerResourcesRequest,
+        request: v1::UpdateContainerResourcesRequest,
     ) -> Result<v1::UpdateContainerResourcesResponse, Status> {
-        not_implemented("UpdateContainerResources")
+        self.inner.update_resources(request).await?;
+        Ok(v1::UpdateContainerResourcesResponse {})
     }
 
     async fn reopen_container_log(
@@ -101,38 +102,40 @@ impl cri::Runtime for ContainerRuntime {
         self.inner.exec_sync(request).await
     }
 
-    async fn exec(&self, _request: v1::ExecRequest) -> Result<v1::ExecResponse, Status> {
-        not_implemented("Exec")
+    async fn exec(&self, request: v1::ExecRequest) -> Result<v1::ExecResponse, Status> {
+        self.inner.running(&request.container_id)?;
+        Ok(v1::ExecResponse { url: self.inner.streaming()?.exec_url(request)? })
     }
 
-    async fn attach(&self, _request: v1::AttachRequest) -> Result<v1::AttachResponse, Status> {
-        not_implemented("Attach")
+    async fn attach(&self, request: v1::AttachRequest) -> Result<v1::AttachResponse, Status> {
+        self.inner.running(&request.container_id)?;
+        Ok(v1::AttachResponse { url: self.inner.streaming()?.attach_url(request)? })
     }
 
     async fn port_forward(&self, _request: v1::PortForwardRequest) -> Result<v1::PortForwardResponse, Status> {
         not_implemented("PortForward")
     }
 
-    async fn container_stats(&self, _request: v1::ContainerStatsRequest) -> Result<v1::ContainerStatsResponse, Status> {
-        not_implemented("ContainerStats")
+    async fn container_stats(&self, request: v1::ContainerStatsRequest) -> Result<v1::ContainerStatsResponse, Status> {
+        Ok(v1::ContainerStatsResponse { stats: Some(self.inner.container_stats(&request.container_id).await?) })
     }
 
     async fn list_container_stats(
         &self,
-        _request: v1::ListContainerStatsRequest,
+        request: v1::ListContainerStatsRequest,
     ) -> Result<v1::ListContainerStatsResponse, Status> {
-        not_implemented("ListContainerStats")
+        Ok(v1::ListContainerStatsResponse { stats: self.inner.list_container_stats(request.filter.unwrap_or_default()).await? })
     }
 
-    async fn pod_sandbox_stats(&self, _request: v1::PodSandboxStatsRequest) -> Result<v1::PodSandboxStatsResponse, Status> {
-        not_implemented("PodSandboxStats")
+    async fn pod_sandbox_stats(&self, request: v1::PodSandboxStatsRequest) -> Result<v1::PodSandboxStatsResponse, Status> {
+        Ok(v1::PodSandboxStatsResponse { stats: Some(self.inner.sandbox_stats(&request.pod_sandbox_id).await?) })
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _request: v1::ListPodSandboxStatsRequest,
+        request: v1::ListPodSandboxStatsRequest,
     ) -> Result<v1::ListPodSandboxStatsResponse, Status> {
-        not_implemented("ListPodSandboxStats")
+        Ok(v1::ListPodSandboxStatsResponse { stats: self.inner.list_sandbox_stats(&request.filter.unwrap_or_default()).await? })
     }
 
     /// The pod network learns its address range from its own configuration.

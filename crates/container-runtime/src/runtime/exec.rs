@@ -30,11 +30,11 @@ pub(crate) struct ExecSession {
     container: String,
     exec_id: String,
     /// Closed by dropping it.
-    pub(crate) stdin: Option<pipe::Sender>,
-    pub(crate) stdout: pipe::Receiver,
+    stdin: Option<pipe::Sender>,
+    stdout: pipe::Receiver,
     /// `None` with a terminal, which has one output.
-    pub(crate) stderr: Option<pipe::Receiver>,
-    pub(crate) terminal: Option<Terminal>,
+    stderr: Option<pipe::Receiver>,
+    terminal: Option<Terminal>,
 }
 
 /// The master side of a terminal.
@@ -212,9 +212,11 @@ impl ExecSession {
         Ok(code)
     }
 
-    /// Waits for the end of the process; returns its exit code. Cancel safe only in that the process goes on.
-    pub(crate) async fn wait(&mut self) -> Result<i32, Status> {
-        wait(&mut self.conversation).await
+    /// What waits for the process, its standard input, output and error, and its terminal.
+    pub(crate) fn into_parts(
+        self,
+    ) -> (ExecWaiter, Option<pipe::Sender>, pipe::Receiver, Option<pipe::Receiver>, Option<Terminal>) {
+        (ExecWaiter(self.conversation), self.stdin, self.stdout, self.stderr, self.terminal)
     }
 
     /// Ends the process.
@@ -224,6 +226,16 @@ impl ExecSession {
         if let Err(error) = shim_client::call(&self.shim, &request).await {
             tracing::warn!(container = self.container, %error, "a process in a container could not be killed");
         }
+    }
+}
+
+/// Waits for the end of a process.
+pub(crate) struct ExecWaiter(Conversation);
+
+impl ExecWaiter {
+    /// The exit code. Cancel safe.
+    pub(crate) async fn wait(&mut self) -> Result<i32, Status> {
+        wait(&mut self.0).await
     }
 }
 

@@ -7,24 +7,26 @@ mod config;
 mod container;
 mod cri_service;
 mod events;
-mod exec;
+pub(crate) mod exec;
 mod layout;
 mod privileges;
 mod records;
 mod recovery;
 mod sandbox;
-mod shim_client;
+pub(crate) mod shim_client;
 mod spec;
 mod start;
+mod stats;
+mod update;
 mod user;
 mod watch_shim;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use cri::Status;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,6 +34,7 @@ pub use config::{Config, LoopbackNetwork, NetworkError, NetworkRequest, SandboxN
 
 use crate::cgroup::Hierarchies;
 use crate::images::{ImageError, ImageService, Puller, Store};
+use crate::streaming::StreamingServer;
 use events::Events;
 use layout::Layout;
 use records::{Container, Sandbox};
@@ -44,6 +47,15 @@ pub enum OpenError {
     Prepare {
         /// What was prepared.
         what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The streaming server's address.
+    #[error("listening on {address} for exec, attach and port-forward")]
+    Streaming {
+        /// As configured.
+        address: std::net::SocketAddr,
         /// Why it failed.
         #[source]
         source: std::io::Error,
@@ -74,6 +86,8 @@ pub(crate) struct Inner {
     sandboxes: RwLock<HashMap<String, Arc<Sandbox>>>,
     containers: RwLock<HashMap<String, Arc<Container>>>,
     events: Events,
+    streaming: OnceLock<StreamingServer>,
+    cpu_samples: Mutex<HashMap<String, stats::CpuSample>>,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
@@ -96,9 +110,16 @@ impl ContainerRuntime {
             sandboxes: RwLock::default(),
             containers: RwLock::default(),
             events: Events::new(),
+            streaming: OnceLock::new(),
+            cpu_samples: Mutex::default(),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
         });
+        let address = inner.config.streaming_address;
+        let streaming = StreamingServer::start(address, inner.this.clone(), &inner.tasks, inner.cancel.clone())
+            .await
+            .map_err(|source| OpenError::Streaming { address, source })?;
+        let _ = inner.streaming.set(streaming);
         inner.recover().await?;
         Ok(Arc::new(Self { inner }))
     }
@@ -129,6 +150,15 @@ impl Inner {
     fn containers_of(&self, sandbox: &str) -> Vec<Arc<Container>> {
         let containers = self.containers.read();
         containers.values().filter(|container| container.record.lock().sandbox_id == sandbox).cloned().collect()
+    }
+
+    /// The socket of a sandbox's shim.
+    pub(crate) fn shim_socket(&self, sandbox: &str) -> PathBuf {
+        self.layout.shim_socket(sandbox)
+    }
+
+    fn streaming(&self) -> Result<&StreamingServer, Status> {
+        self.streaming.get().ok_or_else(|| Status::unavailable("the runtime is starting"))
     }
 
     fn sandbox_file(&self, id: &str) -> PathBuf {

@@ -166,6 +166,8 @@ impl Inner {
             _ => {}
         }
         self.sandboxes.write().remove(&id);
+        self.forget_samples(&id);
+        self.forget_samples(&id);
         self.publish_gone(&id, &id);
         Ok(())
     }

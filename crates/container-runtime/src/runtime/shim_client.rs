@@ -19,6 +19,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A connection that has sent its request.
 pub(crate) struct Conversation {
     pub(crate) stream: BufReader<UnixStream>,
+    /// The part of a line that has arrived; kept here so that waiting can be given up and taken up again.
+    line: Vec<u8>,
 }
 
 /// Sends a request, with descriptors.
@@ -28,16 +30,18 @@ pub(crate) fn open(socket: &Path, request: &Request, descriptors: &[RawFd]) -> s
     line.push(b'\n');
     send(&stream, &line, descriptors)?;
     stream.set_nonblocking(true)?;
-    Ok(Conversation { stream: BufReader::new(UnixStream::from_std(stream)?) })
+    Ok(Conversation { stream: BufReader::new(UnixStream::from_std(stream)?), line: Vec::new() })
 }
 
 impl Conversation {
-    /// The next answer; an error when the shim is gone.
+    /// The next answer; an error when the shim is gone. Cancel safe.
     pub(crate) async fn next(&mut self) -> std::io::Result<Answer> {
-        let mut line = Vec::new();
-        if self.stream.read_until(b'\n', &mut line).await? == 0 {
-            return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the shim has closed the connection"));
+        while self.line.last() != Some(&b'\n') {
+            if self.stream.read_until(b'\n', &mut self.line).await? == 0 {
+                return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the shim has closed the connection"));
+            }
         }
+        let line = std::mem::take(&mut self.line);
         Ok(serde_json::from_slice(&line)?)
     }
 

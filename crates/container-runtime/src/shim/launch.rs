@@ -5,11 +5,12 @@ use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, fork, pipe, setsid};
+use nix::unistd::{ForkResult, Pid, fork, pipe2, setsid};
 
 use super::protocol::SandboxSpec;
 use super::{server, socket};
@@ -37,7 +38,7 @@ fn launch() -> Result<(), String> {
     let _ = std::fs::remove_file(&socket_path);
     let listener = socket::listen(&socket_path).map_err(|error| format!("{}: {error}", socket_path.display()))?;
 
-    let (ready, ready_writer) = pipe().map_err(|error| format!("pipe: {error}"))?;
+    let (ready, ready_writer) = pipe2(OFlag::O_CLOEXEC).map_err(|error| format!("pipe: {error}"))?;
     // SAFETY: this process has one thread, so the child may use everything.
     #[allow(unsafe_code)]
     match unsafe { fork() }.map_err(|error| format!("fork: {error}"))? {
@@ -76,7 +77,8 @@ fn become_daemon(spec: &SandboxSpec, run_dir: &Path) -> Result<Option<Pid>, Stri
         .and_then(|()| nix::unistd::dup2_stderr(&null))
         .map_err(|error| format!("/dev/null: {error}"))?;
     let _ = std::fs::write("/proc/self/oom_score_adj", "-998");
-    let _ = std::fs::write("/proc/self/comm", "rusternetes-shi");
+    // 15 characters are all that the kernel keeps.
+    let _ = nix::sys::prctl::set_name(c"rusternetes-shm");
     let pause = if spec.share_pid { Some(start_pause(run_dir)?) } else { None };
     let pid_file = run_dir.join("shim.pid");
     std::fs::write(&pid_file, std::process::id().to_string()).map_err(|error| format!("{}: {error}", pid_file.display()))?;
@@ -99,8 +101,8 @@ fn create_namespaces(spec: &SandboxSpec, run_dir: &Path) -> Result<(), String> {
         flags |= CloneFlags::CLONE_NEWUTS;
         pins.push(("uts", "utsns"));
     }
-    let (report, report_writer) = pipe().map_err(|error| format!("pipe: {error}"))?;
-    let (release, release_writer) = pipe().map_err(|error| format!("pipe: {error}"))?;
+    let (report, report_writer) = pipe2(OFlag::O_CLOEXEC).map_err(|error| format!("pipe: {error}"))?;
+    let (release, release_writer) = pipe2(OFlag::O_CLOEXEC).map_err(|error| format!("pipe: {error}"))?;
     // SAFETY: this process has one thread, so the child may use everything.
     #[allow(unsafe_code)]
     let child = match unsafe { fork() }.map_err(|error| format!("fork: {error}"))? {
@@ -171,7 +173,7 @@ fn pin(pid: Pid, kind: &str, path: &Path) -> Result<(), String> {
 
 /// Starts the first process of the shared PID namespace as a child of this process, and pins the namespace.
 fn start_pause(run_dir: &Path) -> Result<Pid, String> {
-    let (report, report_writer) = pipe().map_err(|error| format!("pipe: {error}"))?;
+    let (report, report_writer) = pipe2(OFlag::O_CLOEXEC).map_err(|error| format!("pipe: {error}"))?;
     // SAFETY: this process has one thread, so the child may use everything.
     #[allow(unsafe_code)]
     match unsafe { fork() }.map_err(|error| format!("fork: {error}"))? {
@@ -209,6 +211,7 @@ fn pause_in_new_namespace() -> [u8; 4] {
 
 /// The pause process: first process of a PID namespace, reaps what it inherits, has no file system and no capability.
 pub(crate) fn pause() -> i32 {
+    let _ = nix::sys::prctl::set_name(c"pause");
     // As a plain command (in a container) there may be no right to do this, and no need.
     if std::process::id() == 1 && isolate().is_err() {
         return 1;
