@@ -9,6 +9,7 @@ pub mod defaults;
 pub mod field;
 mod gvk;
 mod meta;
+pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod schema;

@@ -215,6 +215,13 @@ pub fn resource(group: &str, version: &str, plural: &str) -> Option<&'static Res
     resources().iter().find(|r| r.group == group && r.version == version && r.plural == plural)
 }
 
+/// Identifies the facts: FNV-1a over the text, in hexadecimal.
+pub(crate) fn facts_hash() -> String {
+    let hash =
+        FACTS.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    format!("{hash:016X}")
+}
+
 /// The names of all fields: what is worth interning as keys.
 pub(crate) fn field_names() -> impl Iterator<Item = &'static str> {
     FACTS.lines().filter_map(|line| line.split(' ').next()).filter(|name| name.len() > 1)
@@ -330,6 +337,25 @@ impl ResourceInfo {
     /// The kind of its lists.
     pub fn list_kind(&self) -> String {
         format!("{}List", self.kind)
+    }
+
+    /// Whether a deletion answers with the object as it was, rather than with a `Status`.
+    pub fn delete_returns_object(&self) -> bool {
+        let resources: &[&str] = match self.group {
+            "" => &[
+                "persistentvolumeclaims",
+                "persistentvolumes",
+                "pods",
+                "podtemplates",
+                "resourcequotas",
+                "serviceaccounts",
+                "services",
+            ],
+            "storage.k8s.io" => &["csidrivers", "csinodes", "storageclasses", "volumeattachments", "volumeattributesclasses"],
+            "resource.k8s.io" => &["deviceclasses", "resourceclaims", "resourceclaimtemplates", "resourceslices"],
+            _ => &[],
+        };
+        resources.contains(&self.plural)
     }
 
     /// A subresource by name.
