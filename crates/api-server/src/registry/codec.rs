@@ -1,0 +1,166 @@
+//! The JSON of objects: as it lies in the store, and as it is served.
+//!
+//! A stored value begins with `{"kind":K,"apiVersion":V,"metadata":{` and has no resourceVersion. The served form is the same text with
+//! the resourceVersion spliced in as the first member of the metadata, once, at commit. List items are the same bytes without kind and
+//! apiVersion (upstream's typed lists leave them out), deleted objects the same with another resourceVersion.
+
+use apimachinery::{GroupVersionKind, Value};
+use bytes::{BufMut, Bytes, BytesMut};
+
+const RESOURCE_VERSION: &[u8] = br#""resourceVersion":""#;
+
+/// The fixed beginning of all objects of a kind.
+#[derive(Clone, Debug)]
+pub(crate) struct Header {
+    /// `{"kind":K,"apiVersion":V,"metadata":{`
+    text: Bytes,
+    /// The length of `{"kind":K,"apiVersion":V,`.
+    members_start: usize,
+}
+
+/// An object as served.
+#[derive(Clone, Debug)]
+pub(crate) struct Served {
+    json: Bytes,
+    /// Where the object's members after kind and apiVersion start.
+    members_start: u16,
+    /// Where the resourceVersion's digits start, and how many there are.
+    version_start: u16,
+    version_len: u8,
+}
+
+/// A stored value is not an object of its kind.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CodecError {
+    /// Not JSON.
+    #[error("a stored value is not JSON")]
+    Json(#[from] apimachinery::JsonError),
+}
+
+impl Header {
+    pub(crate) fn new(kind: &GroupVersionKind) -> Header {
+        let members = format!(r#"{{"kind":"{}","apiVersion":"{}","#, kind.kind, kind.api_version());
+        Header { members_start: members.len(), text: format!(r#"{members}"metadata":{{"#).into() }
+    }
+
+    /// The stored form of an object.
+    pub(crate) fn encode(&self, object: &Value) -> Bytes {
+        let mut out = Vec::with_capacity(1024);
+        out.extend_from_slice(&self.text);
+        let mut first = true;
+        for (key, value) in object["metadata"].as_object().into_iter().flatten() {
+            if key != "resourceVersion" && key != "selfLink" {
+                member(&mut out, &mut first, key, value);
+            }
+        }
+        out.push(b'}');
+        let mut first = false;
+        for (key, value) in object.as_object().into_iter().flatten() {
+            if !matches!(key.as_str(), "kind" | "apiVersion" | "metadata") {
+                member(&mut out, &mut first, key, value);
+            }
+        }
+        out.push(b'}');
+        out.into()
+    }
+
+    /// The served form of a stored value. Values that others wrote are brought into our form first.
+    pub(crate) fn serve(&self, stored: &Bytes, revision: i64) -> Result<Served, CodecError> {
+        if stored.starts_with(&self.text) {
+            return Ok(self.splice(&stored[self.text.len()..], revision));
+        }
+        let stored = self.encode(&Value::from_slice(stored)?);
+        Ok(self.splice(&stored[self.text.len()..], revision))
+    }
+
+    fn splice(&self, rest: &[u8], revision: i64) -> Served {
+        let digits = revision.to_string();
+        let mut json = BytesMut::with_capacity(self.text.len() + RESOURCE_VERSION.len() + digits.len() + 2 + rest.len());
+        json.put_slice(&self.text);
+        json.put_slice(RESOURCE_VERSION);
+        let version_start = json.len();
+        json.put_slice(digits.as_bytes());
+        json.put_u8(b'"');
+        if !rest.starts_with(b"}") {
+            json.put_u8(b',');
+        }
+        json.put_slice(rest);
+        Served {
+            json: json.freeze(),
+            // Kinds and groups are at most a few hundred bytes, digits at most 19.
+            members_start: self.members_start as u16,
+            version_start: version_start as u16,
+            version_len: digits.len() as u8,
+        }
+    }
+}
+
+fn member(out: &mut Vec<u8>, first: &mut bool, key: &str, value: &Value) {
+    if !std::mem::take(first) {
+        out.push(b',');
+    }
+    Value::from(key).write_to(out);
+    out.push(b':');
+    value.write_to(out);
+}
+
+impl Served {
+    /// The whole object.
+    pub(crate) fn json(&self) -> &Bytes {
+        &self.json
+    }
+
+    /// What follows `{` in a list item: the members without kind and apiVersion, with the closing brace.
+    pub(crate) fn members(&self) -> &[u8] {
+        &self.json[usize::from(self.members_start)..]
+    }
+
+    /// The same object with another resourceVersion.
+    pub(crate) fn at_revision(&self, revision: i64) -> Bytes {
+        let start = usize::from(self.version_start);
+        let end = start + usize::from(self.version_len);
+        let digits = revision.to_string();
+        let mut json = BytesMut::with_capacity(self.json.len() + digits.len());
+        json.put_slice(&self.json[..start]);
+        json.put_slice(digits.as_bytes());
+        json.put_slice(&self.json[end..]);
+        json.freeze()
+    }
+
+    /// The tree.
+    pub(crate) fn object(&self) -> Result<Value, CodecError> {
+        Ok(Value::from_slice(&self.json)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use apimachinery::value;
+
+    use super::*;
+
+    #[test]
+    fn splices_the_resource_version() {
+        let header = Header::new(&GroupVersionKind::new("", "v1", "ConfigMap"));
+        let object = value!({"apiVersion": "v1", "kind": "ConfigMap", "binaryData": {"a": "b"},
+            "metadata": {"name": "x", "resourceVersion": "5"}, "data": {"k": "v"}});
+        let stored = header.encode(&object);
+        assert_eq!(
+            stored,
+            r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"x"},"binaryData":{"a":"b"},"data":{"k":"v"}}"#
+        );
+        let served = header.serve(&stored, 42).expect("our own form");
+        assert_eq!(
+            served.json(),
+            r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"42","name":"x"},"binaryData":{"a":"b"},"data":{"k":"v"}}"#
+        );
+        assert!(served.members().starts_with(br#""metadata":{"resourceVersion":"42""#));
+        let moved = served.at_revision(1234);
+        assert_eq!(Value::from_slice(&moved).expect("JSON").meta().resource_version(), "1234");
+        let foreign = header.serve(&Bytes::from_static(br#"{"apiVersion":"v1","metadata":{"name":"x"},"kind":"ConfigMap"}"#), 7);
+        assert_eq!(
+            foreign.expect("JSON").json(),
+            r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"7","name":"x"}}"#
+        );
+    }
+}

@@ -1,0 +1,216 @@
+//! The table of resources: one row for each group, version and resource that is served.
+//!
+//! Facts only. What a row means to the engine is in [`super::catalog`]; rules of kinds are strategies.
+
+use apimachinery::{GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
+
+/// One served resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// Its group, version and plural name.
+    pub gvr: GroupVersionResource,
+    /// The kind of its objects.
+    pub kind: GroupVersionKind,
+    /// The singular name, in lower case.
+    pub singular: String,
+    /// Short names for kubectl.
+    pub short_names: Vec<String>,
+    /// Groups of resources for kubectl, such as `all`.
+    pub categories: Vec<String>,
+    /// Objects live in namespaces.
+    pub namespaced: bool,
+    /// What can be done, in discovery's words and order.
+    pub verbs: Vec<&'static str>,
+    /// Its subresources.
+    pub subresources: Vec<Subresource>,
+}
+
+/// One subresource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subresource {
+    /// Its name, for example `status`.
+    pub name: String,
+    /// The kind that it speaks.
+    pub kind: GroupVersionKind,
+    /// The kind's group and version are those of the resource itself and are left out in discovery.
+    pub own_version: bool,
+    /// What can be done.
+    pub verbs: Vec<&'static str>,
+}
+
+impl Resource {
+    /// Group and plural name, as errors print it.
+    pub fn group_resource(&self) -> GroupResource {
+        self.gvr.group_resource()
+    }
+
+    /// Group and version.
+    pub fn group_version(&self) -> GroupVersion {
+        self.gvr.group_version()
+    }
+
+    /// Whether a verb (in discovery's words) is served.
+    pub fn serves(&self, verb: &str) -> bool {
+        self.verbs.contains(&verb)
+    }
+
+    /// A subresource by name.
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|sub| sub.name == name)
+    }
+}
+
+/// Every built-in resource of v1.35 that is on by default, in upstream's discovery order.
+pub(crate) fn builtin() -> Vec<Resource> {
+    let mut resources: Vec<Resource> = Vec::with_capacity(80);
+    for line in include_str!("builtin.txt").lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words[..] {
+            ["R", group, version, plural, singular, kind, scope, short, categories, verbs] => resources.push(Resource {
+                gvr: GroupVersionResource::new(optional(group), version, plural),
+                kind: GroupVersionKind::new(optional(group), version, kind),
+                singular: singular.to_owned(),
+                short_names: list(short),
+                categories: list(categories),
+                namespaced: scope == "N",
+                verbs: verb_names(verbs),
+                subresources: Vec::new(),
+            }),
+            ["S", name, group, version, kind, verbs] => {
+                let parent = resources.last_mut().expect("a subresource's line follows its resource's");
+                let own_version = version == "-";
+                let kind = match own_version {
+                    true => parent.group_version().with_kind(kind),
+                    false => GroupVersionKind::new(optional(group), version, kind),
+                };
+                parent.subresources.push(Subresource { name: name.to_owned(), kind, own_version, verbs: verb_names(verbs) });
+            }
+            _ => unreachable!("builtin.txt has only R and S lines; the test below reads all of it"),
+        }
+    }
+    resources
+}
+
+fn optional(word: &str) -> &str {
+    if word == "-" { "" } else { word }
+}
+
+fn list(word: &str) -> Vec<String> {
+    optional(word).split(',').filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
+fn verb_names(letters: &str) -> Vec<&'static str> {
+    let name = |letter| match letter {
+        'c' => "create",
+        'd' => "delete",
+        'D' => "deletecollection",
+        'g' => "get",
+        'l' => "list",
+        'p' => "patch",
+        'u' => "update",
+        _ => "watch",
+    };
+    letters.chars().map(name).collect()
+}
+
+/// The key prefix of a resource below the storage prefix, as upstream's `SpecialDefaultResourcePrefixes` and its default.
+pub(crate) fn storage_path(resource: &GroupResource) -> String {
+    match (resource.group.as_str(), resource.resource.as_str()) {
+        ("", "replicationcontrollers") => "controllers".to_owned(),
+        ("", "endpoints") => "services/endpoints".to_owned(),
+        ("", "services") => "services/specs".to_owned(),
+        ("", "nodes") => "minions".to_owned(),
+        ("networking.k8s.io", "ingresses") => "ingress".to_owned(),
+        ("apiregistration.k8s.io" | "apiextensions.k8s.io", plural) => format!("{}/{plural}", resource.group),
+        (_, plural) => plural.to_owned(),
+    }
+}
+
+/// The version that objects are stored in when several are served.
+pub(crate) fn storage_version<'a>(group: &str, served: &[&'a str]) -> &'a str {
+    let preferred = match group {
+        "autoscaling" => "v2",
+        _ => "v1",
+    };
+    served.iter().find(|version| **version == preferred).or(served.first()).copied().unwrap_or("v1")
+}
+
+/// Fields that field selectors may name, beyond `metadata.name` and `metadata.namespace`, with their paths in the object.
+pub(crate) fn selectable_fields(resource: &GroupResource) -> &'static [&'static str] {
+    match (resource.group.as_str(), resource.resource.as_str()) {
+        ("", "pods") => &[
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "spec.hostNetwork",
+            "status.phase",
+            "status.podIP",
+            "status.nominatedNodeName",
+        ],
+        ("", "events") => &[
+            "involvedObject.kind",
+            "involvedObject.namespace",
+            "involvedObject.name",
+            "involvedObject.uid",
+            "involvedObject.apiVersion",
+            "involvedObject.resourceVersion",
+            "involvedObject.fieldPath",
+            "reason",
+            "reportingComponent",
+            "source",
+            "type",
+        ],
+        ("", "namespaces") => &["status.phase"],
+        ("", "nodes") => &["spec.unschedulable"],
+        ("", "secrets") => &["type"],
+        ("", "services") => &["spec.clusterIP", "spec.type"],
+        ("", "replicationcontrollers") => &["status.replicas"],
+        ("apps", "replicasets") => &["status.replicas"],
+        ("apps", "statefulsets") => &["status.successful"],
+        ("batch", "jobs") => &["status.successful"],
+        ("certificates.k8s.io", "certificatesigningrequests") => &["spec.signerName"],
+        ("resource.k8s.io", "resourceslices") => &["spec.nodeName", "spec.driver"],
+        _ => &[],
+    }
+}
+
+/// The field whose watchers are found by its value: one lookup instead of one filter each for 5,000 kubelets.
+pub(crate) fn indexed_field(resource: &GroupResource) -> Option<&'static str> {
+    (resource.group.is_empty() && resource.resource == "pods").then_some("spec.nodeName")
+}
+
+/// Whether a deletion answers with the object (upstream's `ReturnDeletedObject`) rather than with a `Status`.
+pub(crate) fn returns_deleted_object(resource: &GroupResource) -> bool {
+    match resource.group.as_str() {
+        "" => matches!(
+            resource.resource.as_str(),
+            "resourcequotas"
+                | "persistentvolumes"
+                | "serviceaccounts"
+                | "persistentvolumeclaims"
+                | "namespaces"
+                | "pods"
+                | "services"
+                | "podtemplates"
+        ),
+        "resource.k8s.io" => true,
+        "storage.k8s.io" => resource.resource != "csistoragecapacities",
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_reads() {
+        let table = builtin();
+        let pods = table.iter().find(|row| row.gvr.resource == "pods").expect("pods");
+        assert!(pods.namespaced && pods.serves("watch") && pods.short_names == ["po"]);
+        assert_eq!(pods.subresource("eviction").expect("eviction").kind, GroupVersionKind::new("policy", "v1", "Eviction"));
+        assert_eq!(pods.subresource("status").expect("status").kind, pods.kind);
+        assert_eq!(table.len(), 66);
+    }
+}
