@@ -223,6 +223,27 @@ impl Cacher {
         Snapshot { entries: state.entries.clone(), revision: state.revision.max(announced) }
     }
 
+    /// The state at an older revision, as far back as the ring remembers: the newest state with the events since undone.
+    pub(crate) fn snapshot_at(&self, revision: i64) -> Option<Snapshot> {
+        let state = self.state.lock();
+        if revision < state.ring_start || !matches!(state.phase, Phase::Ready) {
+            return None;
+        }
+        let mut entries = state.entries.clone();
+        for event in state.ring.iter().rev().take_while(|event| event.revision > revision) {
+            match (&event.previous, &event.current) {
+                (Some(previous), _) => {
+                    entries.insert(previous.key.clone(), previous.clone());
+                }
+                (None, Some(current)) => {
+                    entries.remove(&current.key);
+                }
+                (None, None) => {}
+            }
+        }
+        Some(Snapshot { entries, revision })
+    }
+
     /// One object.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Arc<Entry>> {
         self.state.lock().entries.get(key).cloned()

@@ -1,18 +1,25 @@
 //! Making responses.
 
-use ::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use ::http::{Response, StatusCode};
-use apimachinery::Status;
+use apimachinery::{GroupVersionKind, Status, Value};
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
 
+use super::negotiate::{Accepted, Format, Shape};
 use crate::http::Body;
+use crate::registry::{Endpoint, convert};
+use crate::table;
 
 /// The media type of JSON.
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// The media type of YAML.
+const YAML: HeaderValue = HeaderValue::from_static("application/yaml");
+const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache, private");
 
 /// A failure as its `Status` object, in JSON.
-pub fn status_response(status: &Status) -> Response<Body> {
-    let mut response =
-        json_response(StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), status.to_value().to_vec());
+pub(crate) fn status_response(status: &Status) -> Response<Body> {
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = json_response(code, status.to_value().to_vec());
     if let Some(seconds) = status.details.as_ref().map(|details| details.retry_after_seconds).filter(|seconds| *seconds > 0) {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -20,10 +27,70 @@ pub fn status_response(status: &Status) -> Response<Body> {
 }
 
 /// A response with JSON that is encoded already.
-pub(crate) fn json_response(code: StatusCode, json: impl Into<bytes::Bytes>) -> Response<Body> {
+pub(crate) fn json_response(code: StatusCode, json: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::full(json));
     *response.status_mut() = code;
     response.headers_mut().insert(CONTENT_TYPE, JSON);
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
     response
+}
+
+/// A response with a tree that has no other shapes.
+pub(crate) fn value_response(code: StatusCode, value: &Value, accepted: Accepted) -> Response<Body> {
+    let mut response = json_response(code, encode(value, accepted));
+    if accepted.format == Format::Yaml {
+        response.headers_mut().insert(CONTENT_TYPE, YAML);
+    }
+    response
+}
+
+/// A tree in the form that the client accepts.
+pub(crate) fn encode(value: &Value, accepted: Accepted) -> Bytes {
+    match accepted.format {
+        Format::Yaml => super::yaml::write(value).into(),
+        Format::Json if accepted.pretty => pretty(value).into(),
+        Format::Json => {
+            let mut json = value.to_vec();
+            json.push(b'\n');
+            json.into()
+        }
+    }
+}
+
+fn pretty(value: &Value) -> Vec<u8> {
+    let mut json = serde_json::to_vec_pretty(value).unwrap_or_else(|_| value.to_vec());
+    json.push(b'\n');
+    json
+}
+
+/// One object in the shape that the client accepts. `object` is in the storage version.
+pub(crate) fn object_response(code: StatusCode, object: Value, endpoint: &Endpoint, accepted: Accepted) -> Response<Body> {
+    let object = in_version(object, endpoint);
+    value_response(code, &shape(object, endpoint, accepted.shape), accepted)
+}
+
+/// An object in the version that the endpoint serves.
+pub(crate) fn in_version(object: Value, endpoint: &Endpoint) -> Value {
+    if endpoint.converts() { convert(object, &endpoint.row.kind) } else { object }
+}
+
+/// An object (in the served version) in another shape.
+pub(crate) fn shape(object: Value, endpoint: &Endpoint, shape: Shape) -> Value {
+    match shape {
+        Shape::Object => object,
+        Shape::Metadata(version) => partial_metadata(&object, version),
+        Shape::Table(version) => {
+            let metadata = apimachinery::value!({"resourceVersion": object.meta().resource_version()});
+            table::table(&endpoint.row, version, metadata, &[object], table::Include::Metadata, true)
+        }
+    }
+}
+
+/// Only an object's metadata.
+pub(crate) fn partial_metadata(object: &Value, version: &str) -> Value {
+    let kind = GroupVersionKind::new("meta.k8s.io", version, "PartialObjectMetadata");
+    let mut partial = Value::object();
+    partial.set_gvk(&kind);
+    partial.insert("metadata", object["metadata"].clone());
+    partial
 }

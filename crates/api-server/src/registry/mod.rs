@@ -1,5 +1,27 @@
 //! The generic registry: one engine for every resource, built-in or custom, driven by rows of a table.
+//!
+//! `resource` is the table, `catalog` binds rows to their caches and rules, `write` and `delete` change objects, `options` reads what
+//! clients may ask for. Whoever changes an object goes through here, so that no write escapes admission, validation and history.
 
+mod catalog;
+pub(crate) mod codec;
+mod conversion;
+mod delete;
+mod engine;
+mod managed;
+mod meta;
+mod options;
+mod resource;
 mod strategy;
+mod write;
 
-pub use strategy::{BeginHook, DefaultStrategy, FieldAttrs, Finish, OperationContext, Strategy};
+pub(crate) use catalog::{Catalog, Endpoint, Stored};
+pub(crate) use conversion::convert;
+pub(crate) use delete::Deleted;
+pub(crate) use engine::{Engine, store_status};
+pub(crate) use meta::now;
+pub(crate) use options::{ContinueToken, DeleteOptions, FieldValidation, ListOptions, ListRevision, Selection, WriteOptions};
+pub use resource::{Resource, Subresource};
+pub use strategy::{BeginHook, DefaultStrategy, FieldAttrs, Finish, OperationContext, StatusStrategy, Strategy};
+pub(crate) use strategy::{bump_generation, keep_status};
+pub(crate) use write::{Change, Current, Write, Written};

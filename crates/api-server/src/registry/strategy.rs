@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use apimachinery::{Status, Value, field};
+use apimachinery::{Status, Value, field, validation};
 use async_trait::async_trait;
 
 use crate::auth::UserInfo;
@@ -38,7 +38,7 @@ pub trait Finish: Send {
 pub type BeginHook = Result<Option<Box<dyn Finish>>, Status>;
 
 /// Ends hooks in reverse order.
-pub async fn finish_all(hooks: Vec<Box<dyn Finish>>, success: bool) {
+pub(crate) async fn finish_all(hooks: Vec<Box<dyn Finish>>, success: bool) {
     for hook in hooks.into_iter().rev() {
         hook.finish(success).await;
     }
@@ -119,6 +119,19 @@ pub trait Strategy: Send + Sync + 'static {
         false
     }
 
+    /// Whether a deletion has to wait for finalizers.
+    fn waits_for_finalizers(&self, object: &Value) -> bool {
+        object.meta().finalizers().next().is_some()
+    }
+
+    /// Says in the status that the object is going, where the kind has a place for that.
+    fn mark_terminating(&self, _object: &mut Value) {}
+
+    /// The rule for names of this kind.
+    fn name_rule(&self) -> validation::NameFn {
+        validation::name_is_dns_subdomain
+    }
+
     /// Values for field selectors beyond `metadata.name` and `metadata.namespace`.
     fn selectable_fields(&self, _object: &Value) -> FieldAttrs {
         Vec::new()
@@ -164,12 +177,12 @@ impl Strategy for DefaultStrategy {
 }
 
 /// Drops the status that a creator sent.
-pub fn reset_status(object: &mut Value) {
+pub(crate) fn reset_status(object: &mut Value) {
     object.remove("status");
 }
 
 /// Puts the stored status back.
-pub fn keep_status(object: &mut Value, old: &Value) {
+pub(crate) fn keep_status(object: &mut Value, old: &Value) {
     match old.get("status") {
         Some(status) => object.insert("status", status.clone()),
         None => object.remove("status"),
@@ -177,7 +190,7 @@ pub fn keep_status(object: &mut Value, old: &Value) {
 }
 
 /// Counts `metadata.generation` up if anything but metadata and status changed.
-pub fn bump_generation(object: &mut Value, old: &Value) {
+pub(crate) fn bump_generation(object: &mut Value, old: &Value) {
     let ignored = |key: &str| matches!(key, "metadata" | "status" | "apiVersion" | "kind");
     let changed = match (object.as_object(), old.as_object()) {
         (Some(new), Some(old)) => {
@@ -188,4 +201,39 @@ pub fn bump_generation(object: &mut Value, old: &Value) {
     };
     let generation = old.meta().generation() + i64::from(changed);
     object.meta_mut().set_generation(generation);
+}
+
+/// The rules of a `status` subresource: everything else stays as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StatusStrategy;
+
+impl Strategy for StatusStrategy {
+    fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
+        keep_all_but_status(object, old);
+    }
+
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        &[&["spec"]]
+    }
+}
+
+/// Puts everything back but status, annotations, finalizers and managedFields (labels and owners belong to the object's own endpoint).
+pub(crate) fn keep_all_but_status(object: &mut Value, old: &Value) {
+    let status = object.remove("status");
+    let sent = object.get("metadata").cloned().unwrap_or_default();
+    let mut kept = old.clone();
+    match status {
+        Some(status) => kept.insert("status", status),
+        None => kept.remove("status"),
+    };
+    let mut meta = kept.meta_mut();
+    for member in ["annotations", "finalizers", "managedFields", "resourceVersion", "name", "namespace", "uid"] {
+        match sent.get(member) {
+            Some(value) => meta.set(member, value.clone()),
+            None => {
+                meta.remove(member);
+            }
+        }
+    }
+    *object = kept;
 }

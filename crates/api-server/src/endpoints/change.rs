@@ -1,0 +1,171 @@
+//! Create, update, patch, delete, deletecollection.
+
+use apimachinery::{Status, Value};
+use http::{HeaderMap, Request, Response, StatusCode};
+
+use super::body::{self, Encoding};
+use super::negotiate::{Accepted, Answer, Format, Shape, negotiate};
+use super::patch::{PatchType, Patched};
+use super::read;
+use super::respond::{json_response, object_response, value_response};
+use crate::http::{Body, RequestContext};
+use crate::registry::{
+    Change, DeleteOptions, Endpoint, Engine, ListOptions, Stored, Write, WriteOptions, Written, convert,
+};
+
+/// What all writes of one request share.
+pub(crate) struct Target<'a> {
+    pub(crate) write: Write<'a>,
+    pub(crate) body_bytes_max: usize,
+}
+
+impl Target<'_> {
+    fn engine(&self) -> &Engine {
+        self.write.engine
+    }
+
+    fn endpoint(&self) -> &Endpoint {
+        self.write.endpoint
+    }
+
+    fn stored(&self) -> &Stored {
+        self.write.stored
+    }
+
+    fn context(&self) -> &RequestContext {
+        self.write.context
+    }
+
+    fn name(&self) -> &str {
+        &self.context().info.name
+    }
+}
+
+/// Answers with what was written.
+pub(crate) fn written_response(written: Written, endpoint: &Endpoint, accepted: Accepted) -> Response<Body> {
+    let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
+    let plain = accepted.format == Format::Json && accepted.shape == Shape::Object && !accepted.pretty && !endpoint.converts();
+    match written.served {
+        Some(served) if plain => json_response(code, served.json().clone()),
+        _ => object_response(code, written.object, endpoint, accepted),
+    }
+}
+
+/// POST to a collection.
+pub(crate) async fn create(target: &Target<'_>, request: Request<Body>) -> Result<Response<Body>, Status> {
+    let context = target.context();
+    let accepted = negotiate(request.headers(), &context.query, Answer::Object)?;
+    let options = WriteOptions::parse(&context.query, "CreateOptions")?;
+    let encoding = body::encoding(request.headers())?;
+    let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
+    let object = body::decode(&bytes, encoding, &target.endpoint().row.kind, options.field_validation, context)?;
+    let written = target.write.create(object, &options).await?;
+    Ok(written_response(written, target.endpoint(), accepted))
+}
+
+/// An object that replaces the current one.
+struct Replacement {
+    object: Value,
+    uid: String,
+    stored_kind: apimachinery::GroupVersionKind,
+}
+
+impl Change for Replacement {
+    fn apply(&self, _current: Option<&Value>) -> Result<Value, Status> {
+        Ok(convert(self.object.clone(), &self.stored_kind))
+    }
+
+    fn uid(&self) -> Option<&str> {
+        Some(self.uid.as_str()).filter(|uid| !uid.is_empty())
+    }
+}
+
+/// PUT of an object or of a part of it.
+pub(crate) async fn update(target: &Target<'_>, request: Request<Body>) -> Result<Response<Body>, Status> {
+    let context = target.context();
+    let accepted = negotiate(request.headers(), &context.query, Answer::Object)?;
+    let options = WriteOptions::parse(&context.query, "UpdateOptions")?;
+    let encoding = body::encoding(request.headers())?;
+    let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
+    let mut object = body::decode(&bytes, encoding, &target.endpoint().row.kind, options.field_validation, context)?;
+    check_name(&mut object, target.name())?;
+    let change =
+        Replacement { uid: object.meta().uid().to_owned(), object, stored_kind: target.stored().kind.clone() };
+    let written = target.write.update(target.name(), &change, &options).await?;
+    Ok(written_response(written, target.endpoint(), accepted))
+}
+
+/// The name in the body is the one in the URL.
+fn check_name(object: &mut Value, name: &str) -> Result<(), Status> {
+    match object.meta().name() {
+        "" => {
+            object.meta_mut().set_name(name);
+            Ok(())
+        }
+        given if given == name => Ok(()),
+        given => Err(Status::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({name})"
+        ))),
+    }
+}
+
+/// PATCH of an object or of a part of it.
+pub(crate) async fn patch(target: &Target<'_>, request: Request<Body>) -> Result<Response<Body>, Status> {
+    let context = target.context();
+    let accepted = negotiate(request.headers(), &context.query, Answer::Object)?;
+    let kind = PatchType::of(request.headers())?;
+    let options = WriteOptions::parse(&context.query, "PatchOptions")?;
+    let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
+    let change = Patched::new(kind, &bytes, target.write, &options)?;
+    let written = target.write.update(target.name(), &change, &options).await?;
+    Ok(written_response(written, target.endpoint(), accepted))
+}
+
+/// The options of a deletion, from its body or its query.
+async fn delete_options(request: Request<Body>, target: &Target<'_>) -> Result<DeleteOptions, Status> {
+    let encoding = body::encoding(request.headers()).unwrap_or(Encoding::Json);
+    let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
+    let context = target.context();
+    match bytes.is_empty() {
+        true => DeleteOptions::parse(&context.query, None),
+        false => {
+            let parsed = super::codecs::parse(&bytes, encoding, crate::registry::FieldValidation::Ignore, context)?;
+            DeleteOptions::parse(&context.query, Some(&parsed))
+        }
+    }
+}
+
+/// DELETE of one object.
+pub(crate) async fn delete(target: &Target<'_>, request: Request<Body>) -> Result<Response<Body>, Status> {
+    let accepted = negotiate(request.headers(), &target.context().query, Answer::Object)?;
+    let options = delete_options(request, target).await?;
+    let deleted = target.write.delete(target.name(), &options).await?;
+    if deleted.gone && !target.stored().returns_deleted {
+        return Ok(value_response(StatusCode::OK, &target.write.deleted_status(&deleted.object), accepted));
+    }
+    // Upstream: 202 only for clients that ask to wait for dependents in the old way.
+    let code = match !deleted.gone && options.orphan_dependents == Some(false) {
+        true => StatusCode::ACCEPTED,
+        false => StatusCode::OK,
+    };
+    Ok(object_response(code, deleted.object, target.endpoint(), accepted))
+}
+
+/// DELETE of all objects that a list would find.
+pub(crate) async fn delete_collection(target: &Target<'_>, request: Request<Body>) -> Result<Response<Body>, Status> {
+    let headers: HeaderMap = request.headers().clone();
+    let context = target.context();
+    let accepted = negotiate(&headers, &context.query, Answer::List)?;
+    let list = ListOptions::parse(&context.query, target.stored(), false)?;
+    let options = delete_options(request, target).await?;
+    let page = read::gather(target.engine(), target.stored(), context, &list).await?;
+    for entry in &page.entries {
+        let write = Write { namespace: entry.namespace(), ..target.write };
+        match write.delete(entry.name(), &options).await {
+            Ok(_) => {}
+            Err(status) if status.code == 404 => {}
+            Err(status) => return Err(status),
+        }
+    }
+    read::page_response(target.endpoint(), context, accepted, page)
+}

@@ -1,0 +1,301 @@
+//! Get and list.
+
+use std::sync::Arc;
+
+use apimachinery::{Status, Value, value};
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, Response, StatusCode};
+use imbl::OrdMap;
+use storage::{KeyRange, RangeRequest, Revision, StoreError};
+
+use super::negotiate::{Accepted, Answer, Format, Shape, negotiate};
+use super::respond::{in_version, json_response, object_response, partial_metadata, shape, value_response};
+use crate::cache::{Entry, Snapshot, next_key, prefix_end};
+use crate::http::{Body, RequestContext};
+use crate::registry::{ContinueToken, Endpoint, Engine, ListOptions, ListRevision, Stored, store_status};
+use crate::table;
+
+/// Larger lists are sent in blocks of about this size.
+const BLOCK_BYTES: usize = 64 * 1024;
+
+/// Answers with one object.
+pub(crate) async fn get(
+    engine: &Engine,
+    endpoint: &Endpoint,
+    stored: &Stored,
+    context: &RequestContext,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, Status> {
+    let accepted = negotiate(headers, &context.query, Answer::Object)?;
+    let entry = find(engine, endpoint, stored, context).await?;
+    if accepted.format == Format::Json && accepted.shape == Shape::Object && !accepted.pretty && !endpoint.converts() {
+        return Ok(json_response(StatusCode::OK, entry.served.json().clone()));
+    }
+    let object = entry.served.object().map_err(Status::internal_error)?;
+    Ok(match accepted.shape {
+        Shape::Table(version) => {
+            let object = in_version(object, endpoint);
+            let metadata = value!({"resourceVersion": object.meta().resource_version()});
+            let include = table::Include::parse(context.query.get("includeObject"));
+            let table = table::table(&endpoint.row, version, metadata, &[object], include, true);
+            value_response(StatusCode::OK, &table, accepted)
+        }
+        _ => object_response(StatusCode::OK, object, endpoint, accepted),
+    })
+}
+
+/// The entry of the object that a request names.
+pub(crate) async fn find(
+    engine: &Engine,
+    endpoint: &Endpoint,
+    stored: &Stored,
+    context: &RequestContext,
+) -> Result<Arc<Entry>, Status> {
+    let info = &context.info;
+    match context.query.non_empty("resourceVersion").and_then(|text| text.parse::<i64>().ok()) {
+        Some(0) => engine.ready(stored).await?,
+        Some(revision) => {
+            engine.ready(stored).await?;
+            engine.wait_for(revision).await?;
+        }
+        None => engine.fresh(stored).await?,
+    }
+    let namespace = if stored.namespaced { info.namespace.as_str() } else { "" };
+    let entry = stored.cacher.get(stored.key(namespace, &info.name).as_bytes());
+    entry.ok_or_else(|| Status::not_found(&endpoint.row.group_resource(), &info.name))
+}
+
+/// What a list found.
+pub(crate) struct Page {
+    pub(crate) entries: Vec<Arc<Entry>>,
+    pub(crate) revision: i64,
+    token: Option<String>,
+    remaining: Option<usize>,
+}
+
+/// Answers with a list.
+pub(crate) async fn list(
+    engine: &Engine,
+    endpoint: &Endpoint,
+    stored: &Stored,
+    context: &RequestContext,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, Status> {
+    let accepted = negotiate(headers, &context.query, Answer::List)?;
+    let options = ListOptions::parse(&context.query, stored, false)?;
+    let page = gather(engine, stored, context, &options).await?;
+    page_response(endpoint, context, accepted, page)
+}
+
+/// A list in the form that the client accepts.
+pub(crate) fn page_response(
+    endpoint: &Endpoint,
+    context: &RequestContext,
+    accepted: Accepted,
+    page: Page,
+) -> Result<Response<Body>, Status> {
+    if accepted.format == Format::Json && accepted.shape == Shape::Object && !accepted.pretty && !endpoint.converts() {
+        return Ok(bytes_response(endpoint, page));
+    }
+    let mut objects = Vec::with_capacity(page.entries.len());
+    for entry in &page.entries {
+        objects.push(in_version(entry.served.object().map_err(Status::internal_error)?, endpoint));
+    }
+    let metadata = list_metadata(&page);
+    let include = table::Include::parse(context.query.get("includeObject"));
+    Ok(value_response(StatusCode::OK, &list_value(endpoint, accepted, metadata, objects, include), accepted))
+}
+
+fn list_value(
+    endpoint: &Endpoint,
+    accepted: Accepted,
+    metadata: Value,
+    mut objects: Vec<Value>,
+    include: table::Include,
+) -> Value {
+    match accepted.shape {
+        Shape::Table(version) => table::table(&endpoint.row, version, metadata, &objects, include, true),
+        Shape::Metadata(version) => value!({
+            "kind": "PartialObjectMetadataList",
+            "apiVersion": format!("meta.k8s.io/{version}"),
+            "metadata": metadata,
+            "items": objects.iter().map(|object| partial_metadata(object, version)).collect::<Vec<Value>>(),
+        }),
+        Shape::Object => {
+            for object in &mut objects {
+                object.remove("kind");
+                object.remove("apiVersion");
+            }
+            value!({
+                "kind": format!("{}List", endpoint.row.kind.kind),
+                "apiVersion": endpoint.row.kind.api_version(),
+                "metadata": metadata,
+                "items": objects,
+            })
+        }
+    }
+}
+
+fn list_metadata(page: &Page) -> Value {
+    let mut metadata = value!({"resourceVersion": page.revision.to_string()});
+    if let Some(token) = &page.token {
+        metadata.insert("continue", token.as_str());
+    }
+    if let Some(remaining) = page.remaining {
+        metadata.insert("remainingItemCount", remaining);
+    }
+    metadata
+}
+
+/// A list as a gather of the cache's bytes, in blocks that are made as the client takes them.
+fn bytes_response(endpoint: &Endpoint, page: Page) -> Response<Body> {
+    let kind = &endpoint.row.kind;
+    let head = format!(
+        r#"{{"kind":"{}List","apiVersion":"{}","metadata":{},"items":["#,
+        kind.kind,
+        kind.api_version(),
+        list_metadata(&page).to_json()
+    );
+    let total: usize = page.entries.iter().map(|entry| entry.served.members().len() + 2).sum();
+    let mut entries = page.entries.into_iter().peekable();
+    let mut first = true;
+    let mut block = move |mut out: BytesMut| {
+        for entry in entries.by_ref() {
+            out.put_slice(if std::mem::take(&mut first) { b"{" } else { b",{" });
+            out.put_slice(entry.served.members());
+            if out.len() >= BLOCK_BYTES {
+                break;
+            }
+        }
+        let done = entries.peek().is_none();
+        if done {
+            out.put_slice(b"]}\n");
+        }
+        (out.freeze(), done)
+    };
+    let mut out = BytesMut::with_capacity(head.len() + total.min(BLOCK_BYTES * 2) + 8);
+    out.put_slice(head.as_bytes());
+    let (bytes, done) = block(out);
+    let mut response = json_response(StatusCode::OK, Bytes::new());
+    *response.body_mut() = match done {
+        true => Body::full(bytes),
+        false => {
+            let rest = futures::stream::unfold(Some(block), |block| async move {
+                let mut block = block?;
+                let (bytes, done) = block(BytesMut::with_capacity(BLOCK_BYTES * 2));
+                Some((Ok(bytes), (!done).then_some(block)))
+            });
+            use futures::StreamExt;
+            Body::stream(futures::stream::once(async { Ok(bytes) }).chain(rest))
+        }
+    };
+    response
+}
+
+/// Finds what a list asks for.
+pub(crate) async fn gather(
+    engine: &Engine,
+    stored: &Stored,
+    context: &RequestContext,
+    options: &ListOptions,
+) -> Result<Page, Status> {
+    let snapshot = snapshot(engine, stored, options).await?;
+    let prefix = scope_prefix(stored, context, options);
+    let start = match &options.token {
+        Some(token) => Bytes::from(format!("{}{}", stored.prefix, token.start)),
+        None => Bytes::from(prefix.clone()),
+    };
+    let end = prefix_end(prefix.as_bytes());
+    let mut entries = Vec::new();
+    let mut more = None;
+    let matching = snapshot.entries.range(start..end).filter(|(_, entry)| in_scope(stored, context, options, entry));
+    let mut matching = matching.map(|(_, entry)| entry);
+    for entry in matching.by_ref() {
+        if options.limit > 0 && entries.len() == options.limit {
+            more = Some(1 + matching.count());
+            break;
+        }
+        entries.push(entry.clone());
+    }
+    let token = more.and_then(|_| entries.last()).map(|last: &Arc<Entry>| {
+        let next = next_key(&last.key[stored.prefix.len()..]);
+        ContinueToken { revision: snapshot.revision, start: String::from_utf8_lossy(&next).into_owned() }.encode()
+    });
+    // Upstream counts what remains only where no selector makes that a guess.
+    let remaining = more.filter(|_| options.selection.is_everything());
+    Ok(Page { entries, revision: snapshot.revision, token, remaining })
+}
+
+fn scope_prefix(stored: &Stored, context: &RequestContext, options: &ListOptions) -> String {
+    let info = &context.info;
+    let namespace = match info.namespace.as_str() {
+        "" => options.selection.namespace.as_deref().unwrap_or_default(),
+        namespace => namespace,
+    };
+    match stored.namespaced && !namespace.is_empty() {
+        true => format!("{}{namespace}/", stored.prefix),
+        false => stored.prefix.clone(),
+    }
+}
+
+fn in_scope(stored: &Stored, context: &RequestContext, options: &ListOptions, entry: &Entry) -> bool {
+    let namespace = &context.info.namespace;
+    (namespace.is_empty() || !stored.namespaced || entry.namespace() == namespace) && options.selection.matches(stored, entry)
+}
+
+/// The state that a list reads.
+async fn snapshot(engine: &Engine, stored: &Stored, options: &ListOptions) -> Result<Snapshot, Status> {
+    if let Some(token) = &options.token {
+        engine.ready(stored).await?;
+        return match token.revision {
+            -1 => {
+                engine.fresh(stored).await?;
+                Ok(engine.snapshot(stored))
+            }
+            revision => at_revision(engine, stored, revision).await,
+        };
+    }
+    match options.revision {
+        ListRevision::MostRecent => engine.fresh(stored).await?,
+        ListRevision::Any => engine.ready(stored).await?,
+        ListRevision::NotOlderThan(revision) => {
+            engine.ready(stored).await?;
+            engine.wait_for(revision).await?;
+        }
+        ListRevision::Exact(revision) => {
+            engine.ready(stored).await?;
+            engine.wait_for(revision).await?;
+            return at_revision(engine, stored, revision).await;
+        }
+    }
+    Ok(engine.snapshot(stored))
+}
+
+/// The state at an older revision: the cache's if nothing changed since, else the store's history.
+async fn at_revision(engine: &Engine, stored: &Stored, revision: i64) -> Result<Snapshot, Status> {
+    if let Some(snapshot) = stored.cacher.snapshot_at(revision) {
+        return Ok(snapshot);
+    }
+    let prefix = stored.prefix.as_bytes();
+    let range = KeyRange { start: Bytes::copy_from_slice(prefix), end: prefix_end(prefix) };
+    let request = RangeRequest { range, limit: 0, revision: Some(Revision(revision)), keys_only: false };
+    let found = match engine.store.range(request).await {
+        Ok(found) => found,
+        Err(StoreError::Compacted { .. }) => return Err(expired()),
+        Err(error) => return Err(store_status(error)),
+    };
+    let mut entries = OrdMap::new();
+    for kv in found.kvs {
+        if let Some(entry) = stored.cacher.entry(kv.key.clone(), &kv.value, kv.mod_revision.0) {
+            entries.insert(kv.key, Arc::new(entry));
+        }
+    }
+    Ok(Snapshot { entries, revision })
+}
+
+fn expired() -> Status {
+    Status::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.",
+    )
+}
+

@@ -1,0 +1,103 @@
+//! The rules of kinds: one module for each kind that has rules which its schema cannot say, and one line here.
+
+mod namespace;
+mod pod;
+
+use std::sync::Arc;
+
+use apimachinery::{GroupResource, validation};
+
+use crate::registry::{DefaultStrategy, Resource, StatusStrategy, Strategy};
+
+/// The strategies of a resource and its parts.
+pub(crate) struct Rules {
+    /// Of the object itself.
+    pub(crate) strategy: Arc<dyn Strategy>,
+    /// Of subresources that are parts of the object, by name.
+    pub(crate) subresources: Vec<(&'static str, Arc<dyn Strategy>)>,
+}
+
+/// The rules of a resource; those of a kind without rules where it has no module.
+pub(crate) fn rules(resource: &GroupResource, row: &Resource) -> Rules {
+    match (resource.group.as_str(), resource.resource.as_str()) {
+        ("", "namespaces") => namespace::rules(),
+        ("", "pods") => pod::rules(),
+        _ => default_rules(resource, row),
+    }
+}
+
+fn default_rules(resource: &GroupResource, row: &Resource) -> Rules {
+    let has_status = row.subresource("status").is_some();
+    let strategy = Arc::new(PlainStrategy {
+        rules: DefaultStrategy { has_status, has_generation: has_status || resource.group == "apps" },
+        name: name_rule(resource),
+        create_on_update: creates_on_update(resource),
+        unconditional: !needs_resource_version(resource),
+    });
+    let mut subresources: Vec<(&'static str, Arc<dyn Strategy>)> = Vec::new();
+    if has_status {
+        subresources.push(("status", Arc::new(StatusStrategy)));
+    }
+    Rules { strategy, subresources }
+}
+
+/// Upstream's `AllowCreateOnUpdate`.
+fn creates_on_update(resource: &GroupResource) -> bool {
+    match resource.group.as_str() {
+        "" => matches!(resource.resource.as_str(), "limitranges" | "events" | "services" | "endpoints"),
+        "coordination.k8s.io" | "node.k8s.io" | "rbac.authorization.k8s.io" => true,
+        _ => false,
+    }
+}
+
+/// Kinds without upstream's `AllowUnconditionalUpdate`.
+fn needs_resource_version(resource: &GroupResource) -> bool {
+    match resource.group.as_str() {
+        "admissionregistration.k8s.io" | "coordination.k8s.io" | "node.k8s.io" | "internal.apiserver.k8s.io" => true,
+        "storage.k8s.io" => !matches!(resource.resource.as_str(), "storageclasses" | "volumeattributesclasses"),
+        "policy" => true,
+        _ => false,
+    }
+}
+
+fn name_rule(resource: &GroupResource) -> validation::NameFn {
+    match (resource.group.as_str(), resource.resource.as_str()) {
+        ("rbac.authorization.k8s.io", _) => validation::name_is_path_segment,
+        ("", "services") => validation::name_is_dns1035_label,
+        _ => validation::name_is_dns_subdomain,
+    }
+}
+
+/// A kind whose rules are facts.
+struct PlainStrategy {
+    rules: DefaultStrategy,
+    name: validation::NameFn,
+    create_on_update: bool,
+    unconditional: bool,
+}
+
+impl Strategy for PlainStrategy {
+    fn prepare_for_create(&self, context: &crate::OperationContext, object: &mut apimachinery::Value) {
+        self.rules.prepare_for_create(context, object);
+    }
+
+    fn prepare_for_update(&self, context: &crate::OperationContext, object: &mut apimachinery::Value, old: &apimachinery::Value) {
+        self.rules.prepare_for_update(context, object, old);
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        self.create_on_update
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        self.unconditional
+    }
+
+    fn name_rule(&self) -> validation::NameFn {
+        self.name
+    }
+
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        self.rules.reset_fields()
+    }
+}

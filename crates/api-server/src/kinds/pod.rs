@@ -1,0 +1,72 @@
+//! Pods: their node ends them, so that a deletion gives it time.
+
+use std::sync::Arc;
+
+use apimachinery::Value;
+
+use super::Rules;
+use crate::registry::{FieldAttrs, OperationContext, StatusStrategy, Strategy, bump_generation, keep_status};
+
+pub(super) fn rules() -> Rules {
+    Rules {
+        strategy: Arc::new(PodStrategy),
+        subresources: vec![
+            ("status", Arc::new(StatusStrategy)),
+            ("ephemeralcontainers", Arc::new(PartStrategy(&["ephemeralContainers"]))),
+            ("resize", Arc::new(PartStrategy(&["containers", "initContainers"]))),
+        ],
+    }
+}
+
+struct PodStrategy;
+
+impl Strategy for PodStrategy {
+    fn prepare_for_create(&self, _context: &OperationContext, object: &mut Value) {
+        object.meta_mut().set_generation(1);
+        object.insert("status", apimachinery::value!({"phase": "Pending"}));
+    }
+
+    fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
+        keep_status(object, old);
+        bump_generation(object, old);
+    }
+
+    /// A node gets the pod's own time unless the client says otherwise; pods that no node runs go at once.
+    fn graceful_deletion(&self, _context: &OperationContext, object: &Value, requested: Option<i64>) -> Option<i64> {
+        let own = object.i64_at(&["spec", "terminationGracePeriodSeconds"]).unwrap_or(30);
+        let mut seconds = requested.unwrap_or(own);
+        if object.str_at(&["spec", "nodeName"]).unwrap_or_default().is_empty() {
+            seconds = 0;
+        }
+        if matches!(object.str_at(&["status", "phase"]), Some("Failed" | "Succeeded")) {
+            seconds = 0;
+        }
+        Some(if seconds < 0 { 1 } else { seconds })
+    }
+
+    fn selectable_fields(&self, object: &Value) -> FieldAttrs {
+        let first = object.array_at(&["status", "podIPs"]).first();
+        let ip = first.and_then(|ip| ip["ip"].as_str()).or(object.str_at(&["status", "podIP"]));
+        vec![("status.podIP", ip.unwrap_or_default().to_owned())]
+    }
+}
+
+/// A subresource that changes only these members of the spec.
+struct PartStrategy(&'static [&'static str]);
+
+impl Strategy for PartStrategy {
+    fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
+        let sent = object.clone();
+        *object = old.clone();
+        object.meta_mut().set_resource_version(sent.meta().resource_version());
+        for member in self.0 {
+            match sent.get_path(&["spec", member]) {
+                Some(value) => object.set_path(&["spec", member], value.clone()),
+                None => {
+                    object.remove_path(&["spec", member]);
+                }
+            }
+        }
+        bump_generation(object, old);
+    }
+}

@@ -1,0 +1,165 @@
+//! Between versions of a kind: from the version that a client speaks to the one that is stored, and back.
+//!
+//! Most kinds have one version. Where two differ in more than their name, the function here says how (upstream's `conversion.go` of the kind).
+
+use apimachinery::{GroupVersionKind, Map, Value};
+
+/// Converts an object that is in `object`'s own version to `target`.
+pub(crate) fn convert(mut object: Value, target: &GroupVersionKind) -> Value {
+    let from = (object.api_version().to_owned(), target.api_version());
+    match (from.0.as_str(), from.1.as_str(), target.kind.as_str()) {
+        ("v1", "events.k8s.io/v1", "Event") => event_to_events_v1(&mut object),
+        ("events.k8s.io/v1", "v1", "Event") => event_to_core_v1(&mut object),
+        ("autoscaling/v1", "autoscaling/v2", "HorizontalPodAutoscaler") => autoscaler_to_v2(&mut object),
+        ("autoscaling/v2", "autoscaling/v1", "HorizontalPodAutoscaler") => autoscaler_to_v1(&mut object),
+        _ => {}
+    }
+    object.set_gvk(target);
+    object
+}
+
+/// Moves members to their names in the other version.
+fn rename(object: &mut Value, names: &[(&str, &'static str)]) {
+    for (from, to) in names {
+        if let Some(value) = object.remove(from) {
+            object.insert(*to, value);
+        }
+    }
+}
+
+const EVENT_NAMES: [(&str, &str); 6] = [
+    ("involvedObject", "regarding"),
+    ("message", "note"),
+    ("source", "deprecatedSource"),
+    ("firstTimestamp", "deprecatedFirstTimestamp"),
+    ("lastTimestamp", "deprecatedLastTimestamp"),
+    ("count", "deprecatedCount"),
+];
+
+fn event_to_events_v1(object: &mut Value) {
+    rename(object, &EVENT_NAMES);
+    rename(object, &[("reportingComponent", "reportingController")]);
+}
+
+fn event_to_core_v1(object: &mut Value) {
+    rename(object, &EVENT_NAMES.map(|(core, events)| (events, core)));
+    rename(object, &[("reportingController", "reportingComponent")]);
+}
+
+/// Where v1 keeps the metrics that it has no fields for.
+const METRICS_ANNOTATION: &str = "autoscaling.alpha.kubernetes.io/metrics";
+const BEHAVIOR_ANNOTATION: &str = "autoscaling.alpha.kubernetes.io/behavior";
+const CONDITIONS_ANNOTATION: &str = "autoscaling.alpha.kubernetes.io/conditions";
+const STATUSES_ANNOTATION: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
+
+fn autoscaler_to_v2(object: &mut Value) {
+    let mut metrics: Vec<Value> = Vec::new();
+    if let Some(percent) = object.remove_path(&["spec", "targetCPUUtilizationPercentage"]) {
+        metrics.push(cpu_metric("target", "averageUtilization", percent));
+    }
+    let mut annotation = |object: &mut Value, name: &str| -> Option<Value> {
+        let value = Value::from_slice(object.meta().annotation(name)?.as_bytes()).ok()?;
+        object.meta_mut().remove_annotation(name);
+        Some(value)
+    };
+    if let Some(more) = annotation(object, METRICS_ANNOTATION) {
+        metrics.extend(more.as_array().unwrap_or_default().iter().cloned());
+    }
+    if !metrics.is_empty() {
+        object.set_path(&["spec", "metrics"], metrics);
+    }
+    if let Some(behavior) = annotation(object, BEHAVIOR_ANNOTATION) {
+        object.set_path(&["spec", "behavior"], behavior);
+    }
+    if let Some(conditions) = annotation(object, CONDITIONS_ANNOTATION) {
+        object.set_path(&["status", "conditions"], conditions);
+    }
+    let mut current: Vec<Value> = Vec::new();
+    if let Some(percent) = object.remove_path(&["status", "currentCPUUtilizationPercentage"]) {
+        current.push(cpu_metric("current", "averageUtilization", percent));
+    }
+    if let Some(more) = annotation(object, STATUSES_ANNOTATION) {
+        current.extend(more.as_array().unwrap_or_default().iter().cloned());
+    }
+    if !current.is_empty() {
+        object.set_path(&["status", "currentMetrics"], current);
+    }
+}
+
+fn cpu_metric(side: &str, member: &str, value: Value) -> Value {
+    let mut target = Map::new();
+    target.insert(member, value);
+    if side == "target" {
+        target.insert("type", "Utilization");
+    }
+    let mut resource = Map::new();
+    resource.insert("name", "cpu");
+    resource.insert(side, target);
+    apimachinery::value!({"type": "Resource", "resource": resource})
+}
+
+fn autoscaler_to_v1(object: &mut Value) {
+    let metrics = object.remove_path(&["spec", "metrics"]).unwrap_or_default();
+    let mut others: Vec<Value> = Vec::new();
+    for metric in metrics.as_array().unwrap_or_default() {
+        let percent = metric.get_path(&["resource", "target", "averageUtilization"]);
+        match percent {
+            Some(percent) if metric["resource"]["name"] == "cpu" => {
+                let percent = percent.clone();
+                object.set_path(&["spec", "targetCPUUtilizationPercentage"], percent);
+            }
+            _ => others.push(metric.clone()),
+        }
+    }
+    let mut annotate = |object: &mut Value, name: &str, value: Value| {
+        if !value.is_empty() {
+            object.meta_mut().set_annotation(name, &value.to_json());
+        }
+    };
+    annotate(object, METRICS_ANNOTATION, others.into());
+    if let Some(behavior) = object.remove_path(&["spec", "behavior"]) {
+        annotate(object, BEHAVIOR_ANNOTATION, behavior);
+    }
+    if let Some(conditions) = object.remove_path(&["status", "conditions"]) {
+        annotate(object, CONDITIONS_ANNOTATION, conditions);
+    }
+    let current = object.remove_path(&["status", "currentMetrics"]).unwrap_or_default();
+    let mut others: Vec<Value> = Vec::new();
+    for metric in current.as_array().unwrap_or_default() {
+        match metric.get_path(&["resource", "current", "averageUtilization"]) {
+            Some(percent) if metric["resource"]["name"] == "cpu" => {
+                let percent = percent.clone();
+                object.set_path(&["status", "currentCPUUtilizationPercentage"], percent);
+            }
+            _ => others.push(metric.clone()),
+        }
+    }
+    annotate(object, STATUSES_ANNOTATION, others.into());
+}
+
+#[cfg(test)]
+mod tests {
+    use apimachinery::value;
+
+    use super::*;
+
+    #[test]
+    fn events_round_trip() {
+        let core = value!({"apiVersion": "v1", "kind": "Event", "involvedObject": {"name": "a"}, "message": "m", "count": 3,
+            "reportingComponent": "kubelet"});
+        let events = convert(core.clone(), &GroupVersionKind::new("events.k8s.io", "v1", "Event"));
+        assert_eq!(events["regarding"]["name"], "a");
+        assert_eq!(events["note"], "m");
+        assert_eq!(convert(events, &GroupVersionKind::new("", "v1", "Event")), core);
+    }
+
+    #[test]
+    fn autoscalers_round_trip() {
+        let v1 = value!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "a"},
+            "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 80}});
+        let v2 = convert(v1.clone(), &GroupVersionKind::new("autoscaling", "v2", "HorizontalPodAutoscaler"));
+        assert_eq!(v2["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"].as_i64(), Some(80));
+        let back = convert(v2, &GroupVersionKind::new("autoscaling", "v1", "HorizontalPodAutoscaler"));
+        assert_eq!(back["spec"], v1["spec"]);
+    }
+}

@@ -1,0 +1,340 @@
+//! ListOptions, CreateOptions, UpdateOptions, PatchOptions and DeleteOptions, read from the query and the body.
+
+use apimachinery::selector::{FieldSelector, LabelSelector};
+use apimachinery::{GroupKind, Status, Value, field, validation};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::catalog::Stored;
+use crate::cache::Entry;
+use crate::http::Query;
+
+/// Which objects, by selectors.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Selection {
+    labels: LabelSelector,
+    fields: FieldSelector,
+    /// `metadata.name`, if the field selector requires just one.
+    pub(crate) name: Option<String>,
+    /// `metadata.namespace`, if the field selector requires just one.
+    pub(crate) namespace: Option<String>,
+}
+
+impl Selection {
+    pub(crate) fn parse(query: &Query, stored: &Stored) -> Result<Selection, Status> {
+        let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or_default())
+            .map_err(|error| Status::bad_request(error.to_string()))?;
+        let fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default())
+            .map_err(|error| Status::bad_request(error.to_string()))?;
+        for requirement in fields.requirements() {
+            let known = matches!(requirement.field.as_str(), "metadata.name" | "metadata.namespace");
+            if !known && !stored.fields.contains(&requirement.field.as_str()) {
+                return Err(Status::bad_request(unknown_field(stored, &requirement.field)));
+            }
+        }
+        let name = fields.exact_match("metadata.name").map(str::to_owned);
+        let namespace = fields.exact_match("metadata.namespace").map(str::to_owned);
+        Ok(Selection { labels, fields, name, namespace })
+    }
+
+    /// Whether everything matches.
+    pub(crate) fn is_everything(&self) -> bool {
+        self.labels.is_everything() && self.fields.is_everything()
+    }
+
+    /// The one value that a selectable field must have.
+    pub(crate) fn exact(&self, field: &str) -> Option<&str> {
+        self.fields.exact_match(field)
+    }
+
+    pub(crate) fn matches(&self, stored: &Stored, entry: &Entry) -> bool {
+        let label = |key: &str| entry.labels.iter().find(|(have, _)| &**have == key).map(|(_, value)| &**value);
+        let field = |name: &str| match name {
+            "metadata.name" => entry.name(),
+            "metadata.namespace" => entry.namespace(),
+            _ => stored
+                .fields
+                .iter()
+                .position(|have| *have == name)
+                .and_then(|at| entry.fields.get(at))
+                .map_or("", |value| &**value),
+        };
+        self.labels.matches_with(label) && self.fields.matches_with(field)
+    }
+}
+
+fn unknown_field(stored: &Stored, field: &str) -> String {
+    match stored.fields.is_empty() {
+        true => format!(
+            "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+            apimachinery::go_quote(field)
+        ),
+        false => format!("field label not supported: {field}"),
+    }
+}
+
+/// How old a list may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ListRevision {
+    /// At least as new as every write acknowledged before.
+    MostRecent,
+    /// Whatever is there.
+    Any,
+    /// At least this.
+    NotOlderThan(i64),
+    /// Exactly this.
+    Exact(i64),
+}
+
+/// Where a list goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ContinueToken {
+    /// The revision of the first page; `-1` means the newest, after an expired token.
+    pub(crate) revision: i64,
+    /// The next key, without the resource's prefix.
+    pub(crate) start: String,
+}
+
+impl ContinueToken {
+    pub(crate) fn encode(&self) -> String {
+        let token = apimachinery::value!({"v": "meta.k8s.io/v1", "rv": self.revision, "start": self.start.as_str()});
+        URL_SAFE_NO_PAD.encode(token.to_vec())
+    }
+
+    fn decode(text: &str) -> Result<ContinueToken, Status> {
+        let bad = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
+        let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|error| bad(&error.to_string()))?;
+        let token = Value::from_slice(&bytes).map_err(|error| bad(&error.to_string()))?;
+        if token["v"] != "meta.k8s.io/v1" {
+            return Err(bad("server does not recognize this encoded version"));
+        }
+        match (token["rv"].as_i64(), token["start"].as_str()) {
+            (Some(revision), Some(start)) if !start.contains("/../") && revision != 0 => {
+                Ok(ContinueToken { revision, start: start.to_owned() })
+            }
+            _ => Err(bad("incorrect encoded start resourceVersion or key (version meta.k8s.io/v1)")),
+        }
+    }
+}
+
+/// What a list or watch asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct ListOptions {
+    pub(crate) selection: Selection,
+    /// 0 is "all".
+    pub(crate) limit: usize,
+    pub(crate) token: Option<ContinueToken>,
+    pub(crate) revision: ListRevision,
+    /// The resourceVersion as a number, if one was given.
+    pub(crate) resource_version: Option<i64>,
+    pub(crate) bookmarks: bool,
+    pub(crate) send_initial_events: Option<bool>,
+    pub(crate) timeout: Option<std::time::Duration>,
+}
+
+impl ListOptions {
+    pub(crate) fn parse(query: &Query, stored: &Stored, watch: bool) -> Result<ListOptions, Status> {
+        let selection = Selection::parse(query, stored)?;
+        let text = query.non_empty("resourceVersion");
+        let resource_version = text.map(parse_revision).transpose()?;
+        let mode = query.non_empty("resourceVersionMatch");
+        let number = |key: &str| -> Result<Option<i64>, Status> {
+            let parse = |text: &str| text.parse::<i64>();
+            query.non_empty(key).map(parse).transpose().map_err(|error| Status::bad_request(format!("{key}: {error}")))
+        };
+        let limit = number("limit")?.unwrap_or(0);
+        let token = query.non_empty("continue");
+        let send_initial_events = query.flag("sendInitialEvents");
+        check(mode, text, token, send_initial_events, watch)?;
+        let revision = match (resource_version, mode) {
+            (None, _) => ListRevision::MostRecent,
+            (Some(revision), Some("Exact")) => ListRevision::Exact(revision),
+            (Some(0), _) => ListRevision::Any,
+            // Without a match, a limited list at a revision is exact, as upstream has it for old clients.
+            (Some(revision), None) if limit > 0 => ListRevision::Exact(revision),
+            (Some(revision), _) => ListRevision::NotOlderThan(revision),
+        };
+        Ok(ListOptions {
+            selection,
+            limit: usize::try_from(limit).unwrap_or(0),
+            token: token.map(ContinueToken::decode).transpose()?,
+            revision,
+            resource_version,
+            bookmarks: query.flag("allowWatchBookmarks").unwrap_or(false),
+            send_initial_events,
+            timeout: number("timeoutSeconds")?
+                .and_then(|seconds| u64::try_from(seconds).ok())
+                .filter(|seconds| *seconds > 0)
+                .map(std::time::Duration::from_secs),
+        })
+    }
+}
+
+fn parse_revision(text: &str) -> Result<i64, Status> {
+    match text.parse::<u64>().ok().and_then(|revision| i64::try_from(revision).ok()) {
+        Some(revision) => Ok(revision),
+        None => Err(Status::bad_request(format!("invalid resource version {}: not a number", apimachinery::go_quote(text)))),
+    }
+}
+
+/// Upstream's `ValidateListOptions`.
+fn check(
+    mode: Option<&str>,
+    version: Option<&str>,
+    token: Option<&str>,
+    initial: Option<bool>,
+    watch: bool,
+) -> Result<(), Status> {
+    let mut errors = field::ErrorList::new();
+    let path = field::Path::new("resourceVersionMatch");
+    if let Some(initial) = initial {
+        let path = field::Path::new("sendInitialEvents");
+        if !watch {
+            errors.push(field::Error::forbidden(&path, "sendInitialEvents is forbidden for list"));
+        } else if mode.is_none() && initial {
+            let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+            errors.push(field::Error::forbidden(&field::Path::new("resourceVersionMatch"), why));
+        } else if mode.is_some_and(|mode| mode != "NotOlderThan") {
+            errors.push(field::Error::not_supported(&path, mode.unwrap_or_default(), &["NotOlderThan"]));
+        }
+    } else if let Some(mode) = mode {
+        if watch {
+            errors.push(field::Error::forbidden(&path, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"));
+        } else if version.is_none() {
+            errors.push(field::Error::forbidden(&path, "resourceVersionMatch is forbidden unless resourceVersion is provided"));
+        }
+        if token.is_some() {
+            errors.push(field::Error::forbidden(&path, "resourceVersionMatch is forbidden when continue is provided"));
+        }
+        if !matches!(mode, "Exact" | "NotOlderThan") {
+            errors.push(field::Error::not_supported(&path, mode, &["Exact", "NotOlderThan", ""]));
+        }
+        if mode == "Exact" && version == Some("0") {
+            let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+            errors.push(field::Error::forbidden(&path, why));
+        }
+    }
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(Status::invalid(&GroupKind::new("meta.k8s.io", "ListOptions"), "", &errors)),
+    }
+}
+
+/// How strictly unknown and duplicate fields are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FieldValidation {
+    Ignore,
+    Warn,
+    Strict,
+}
+
+/// What creations, updates and patches share.
+#[derive(Clone, Debug)]
+pub(crate) struct WriteOptions {
+    pub(crate) dry_run: bool,
+    pub(crate) field_manager: String,
+    pub(crate) field_validation: FieldValidation,
+    /// Server-side apply takes over fields of others.
+    pub(crate) force: bool,
+}
+
+impl WriteOptions {
+    /// `kind` is `CreateOptions`, `UpdateOptions` or `PatchOptions`, for errors.
+    pub(crate) fn parse(query: &Query, kind: &str) -> Result<WriteOptions, Status> {
+        let dry_run: Vec<String> = query.all("dryRun").map(str::to_owned).collect();
+        let manager = query.get("fieldManager").unwrap_or_default();
+        let mode = query.get("fieldValidation").unwrap_or_default();
+        let mut errors = validation::validate_field_manager(manager, &field::Path::new("fieldManager"));
+        errors.extend(validation::validate_dry_run(&dry_run, &field::Path::new("dryRun")));
+        errors.extend(validation::validate_field_validation(mode, &field::Path::new("fieldValidation")));
+        if !errors.is_empty() {
+            return Err(Status::invalid(&GroupKind::new("meta.k8s.io", kind), "", &errors));
+        }
+        Ok(WriteOptions {
+            dry_run: !dry_run.is_empty(),
+            field_manager: manager.to_owned(),
+            field_validation: match mode {
+                "Ignore" => FieldValidation::Ignore,
+                "Strict" => FieldValidation::Strict,
+                _ => FieldValidation::Warn,
+            },
+            force: query.flag("force").unwrap_or(false),
+        })
+    }
+
+    /// As the options object that admission sees.
+    pub(crate) fn to_value(&self, kind: &str) -> Value {
+        let mut options = apimachinery::value!({"apiVersion": "meta.k8s.io/v1", "kind": kind});
+        if self.dry_run {
+            options.insert("dryRun", vec![Value::from("All")]);
+        }
+        if !self.field_manager.is_empty() {
+            options.insert("fieldManager", self.field_manager.as_str());
+        }
+        options
+    }
+}
+
+/// What a deletion asks for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DeleteOptions {
+    pub(crate) grace_period_seconds: Option<i64>,
+    pub(crate) propagation_policy: Option<String>,
+    pub(crate) orphan_dependents: Option<bool>,
+    pub(crate) uid: Option<String>,
+    pub(crate) resource_version: Option<String>,
+    pub(crate) dry_run: bool,
+}
+
+impl DeleteOptions {
+    /// Reads the body if there is one, else the query.
+    pub(crate) fn parse(query: &Query, body: Option<&Value>) -> Result<DeleteOptions, Status> {
+        let options = match body {
+            Some(body) => DeleteOptions {
+                grace_period_seconds: body["gracePeriodSeconds"].as_i64(),
+                propagation_policy: body["propagationPolicy"].as_str().map(str::to_owned),
+                orphan_dependents: body["orphanDependents"].as_bool(),
+                uid: body.str_at(&["preconditions", "uid"]).map(str::to_owned),
+                resource_version: body.str_at(&["preconditions", "resourceVersion"]).map(str::to_owned),
+                dry_run: !body.array_at(&["dryRun"]).is_empty(),
+            },
+            None => DeleteOptions {
+                grace_period_seconds: query.non_empty("gracePeriodSeconds").and_then(|text| text.parse().ok()),
+                propagation_policy: query.non_empty("propagationPolicy").map(str::to_owned),
+                orphan_dependents: query.flag("orphanDependents"),
+                dry_run: query.all("dryRun").next().is_some(),
+                ..DeleteOptions::default()
+            },
+        };
+        let dry_run: Vec<String> = match body {
+            Some(body) => body.array_at(&["dryRun"]).iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            None => query.all("dryRun").map(str::to_owned).collect(),
+        };
+        let mut errors = validation::validate_dry_run(&dry_run, &field::Path::new("dryRun"));
+        let policy = field::Path::new("propagationPolicy");
+        if options.propagation_policy.is_some() && options.orphan_dependents.is_some() {
+            let why = "orphanDependents and deletionPropagation cannot be both set";
+            errors.push(field::Error::invalid(&policy, options.propagation_policy.as_deref().unwrap_or_default(), why));
+        }
+        errors.extend(validation::validate_propagation_policy(options.propagation_policy.as_deref(), &policy));
+        match errors.is_empty() {
+            true => Ok(options),
+            false => Err(Status::invalid(&GroupKind::new("meta.k8s.io", "DeleteOptions"), "", &errors)),
+        }
+    }
+
+    /// As the options object that admission sees.
+    pub(crate) fn to_value(&self) -> Value {
+        let mut options = apimachinery::value!({"apiVersion": "meta.k8s.io/v1", "kind": "DeleteOptions"});
+        if let Some(seconds) = self.grace_period_seconds {
+            options.insert("gracePeriodSeconds", seconds);
+        }
+        if let Some(policy) = &self.propagation_policy {
+            options.insert("propagationPolicy", policy.as_str());
+        }
+        if self.dry_run {
+            options.insert("dryRun", vec![Value::from("All")]);
+        }
+        options
+    }
+}

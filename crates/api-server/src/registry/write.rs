@@ -1,0 +1,399 @@
+//! Creating and updating, in upstream's order (`registry/generic/registry/store.go`, `registry/rest/create.go` and `update.go`).
+
+use std::sync::Arc;
+
+use apimachinery::{GroupKind, GroupVersionResource, Reason, Status, Value, field, validation};
+use bytes::Bytes;
+use storage::{Compare, KeyValue, Op, OpResponse, Revision, Txn};
+
+use super::catalog::{Endpoint, Stored};
+use super::codec::Served;
+use super::engine::{Engine, durability, store_status};
+use super::meta::{self, generated_name};
+use super::options::WriteOptions;
+use super::strategy::{OperationContext, Strategy, finish_all};
+use super::{conversion, managed};
+use crate::admission::{Attributes, Operation};
+use crate::http::RequestContext;
+
+/// Names are made up so often before the server gives up (upstream's `maxNameGenerationCreateAttempts`).
+const NAME_ATTEMPTS: usize = 8;
+/// Updates that do not insist on a resourceVersion are tried so often against other writers.
+const UPDATE_ATTEMPTS: usize = 32;
+
+/// One write to one resource.
+#[derive(Clone, Copy)]
+pub(crate) struct Write<'a> {
+    pub(crate) engine: &'a Engine,
+    pub(crate) endpoint: &'a Endpoint,
+    pub(crate) stored: &'a Arc<Stored>,
+    pub(crate) context: &'a RequestContext,
+    /// The namespace of the object; empty for cluster-scoped ones.
+    pub(crate) namespace: &'a str,
+    pub(crate) subresource: &'a str,
+}
+
+/// What a write left behind.
+pub(crate) struct Written {
+    /// In the storage version, with its resourceVersion (none after a dry run).
+    pub(crate) object: Value,
+    /// The bytes, if it was stored just now.
+    pub(crate) served: Option<Served>,
+    /// It was not there before.
+    pub(crate) created: bool,
+}
+
+/// An object as it is in the store.
+pub(crate) struct Current {
+    pub(crate) object: Value,
+    pub(crate) revision: i64,
+}
+
+/// Makes the new object out of the current one, in the storage version.
+pub(crate) trait Change: Send + Sync {
+    /// `current` is `None` where the object is not there and the change may create it.
+    fn apply(&self, current: Option<&Value>) -> Result<Value, Status>;
+
+    /// The uid that the object must have, if the client said.
+    fn uid(&self) -> Option<&str> {
+        None
+    }
+
+    /// Whether the object may be created if it is not there (server-side apply).
+    fn may_create(&self) -> bool {
+        false
+    }
+
+    /// The options' kind for admission.
+    fn options_kind(&self) -> &'static str {
+        "UpdateOptions"
+    }
+}
+
+impl Write<'_> {
+    pub(crate) fn operation(&self, dry_run: bool) -> OperationContext {
+        OperationContext {
+            user: self.context.user.clone(),
+            namespace: self.namespace.to_owned(),
+            subresource: self.subresource.to_owned(),
+            dry_run,
+            warnings: self.context.warnings.clone(),
+        }
+    }
+
+    pub(crate) fn attributes(&self, operation: Operation, name: &str, options: Value, dry_run: bool) -> Attributes {
+        let row = &self.endpoint.row;
+        let kind = match self.endpoint.row.subresource(self.subresource) {
+            Some(sub) => sub.kind.clone(),
+            None => row.kind.clone(),
+        };
+        Attributes {
+            kind,
+            resource: GroupVersionResource::clone(&row.gvr),
+            subresource: self.subresource.to_owned(),
+            namespace: self.namespace.to_owned(),
+            name: name.to_owned(),
+            operation,
+            object: None,
+            old_object: None,
+            options,
+            dry_run,
+            user: self.context.user.clone(),
+            warnings: self.context.warnings.clone(),
+        }
+    }
+
+    pub(crate) fn strategy(&self) -> &dyn Strategy {
+        &**self.stored.strategy_for(self.subresource).unwrap_or(&self.stored.strategy)
+    }
+
+    fn group_kind(&self) -> GroupKind {
+        self.endpoint.row.kind.group_kind()
+    }
+
+    /// Stores a new object, given in any served version.
+    pub(crate) async fn create(&self, object: Value, options: &WriteOptions) -> Result<Written, Status> {
+        let mut object = conversion::convert(object, &self.stored.kind);
+        managed::prepare(&mut object);
+        let generated = object.meta().name().is_empty() && !object.meta().generate_name().is_empty();
+        let mut attributes =
+            self.attributes(Operation::Create, object.meta().name(), options.to_value("CreateOptions"), options.dry_run);
+        let created = managed::created(object, self.endpoint, self.context, options, self.subresource);
+        attributes.object = Some(created);
+        self.engine.admission.admit(&mut attributes).await?;
+        let admitted = attributes.object.take().unwrap_or_default();
+        for attempt in 1.. {
+            let mut object = admitted.clone();
+            if generated && object.meta().name().is_empty() {
+                let name = generated_name(object.meta().generate_name());
+                object.meta_mut().set_name(&name);
+            }
+            let name = object.meta().name().to_owned();
+            match self.create_named(object, &mut attributes, options).await {
+                Err(status) if generated && status.reason == Reason::AlreadyExists => {
+                    if attempt == NAME_ATTEMPTS {
+                        return Err(Status::generate_name_conflict(&self.endpoint.row.group_resource(), &name, 1));
+                    }
+                }
+                result => return result,
+            }
+        }
+        unreachable!("the loop returns at its last attempt")
+    }
+
+    async fn create_named(
+        &self,
+        mut object: Value,
+        attributes: &mut Attributes,
+        options: &WriteOptions,
+    ) -> Result<Written, Status> {
+        let operation = self.operation(options.dry_run);
+        meta::fill_system_fields(&mut object);
+        self.before_create(&operation, &mut object)?;
+        let name = object.meta().name().to_owned();
+        attributes.name.clone_from(&name);
+        attributes.object = Some(object.clone());
+        self.engine.admission.validate(attributes).await?;
+        let hooks = self.strategy().begin_create(&operation, &mut object).await?;
+        let hooks: Vec<_> = hooks.into_iter().collect();
+        let result = self.store_new(&name, object, options).await;
+        finish_all(hooks, result.is_ok() && !options.dry_run).await;
+        result
+    }
+
+    /// Upstream's `rest.BeforeCreate`.
+    fn before_create(&self, operation: &OperationContext, object: &mut Value) -> Result<(), Status> {
+        meta::check_namespace(object, self.stored.namespaced, self.namespace)?;
+        let strategy = self.strategy();
+        strategy.prepare_for_create(operation, object);
+        let mut errors = strategy.validate(operation, object);
+        if errors.is_empty() {
+            let path = field::Path::new("metadata");
+            errors = validation::validate_object_meta(object, self.stored.namespaced, strategy.name_rule(), &path);
+        }
+        if !errors.is_empty() {
+            return Err(Status::invalid(&self.group_kind(), object.meta().name(), &errors));
+        }
+        for warning in strategy.warnings_on_create(operation, object) {
+            operation.warnings.add(warning);
+        }
+        strategy.canonicalize(object);
+        Ok(())
+    }
+
+    async fn store_new(&self, name: &str, object: Value, options: &WriteOptions) -> Result<Written, Status> {
+        let key = Bytes::from(self.stored.key(self.namespace, name));
+        if options.dry_run {
+            return match self.engine.store.get(&key).await.map_err(store_status)? {
+                Some(existing) => Err(self.already_exists(name, Some(&existing))),
+                None => Ok(Written { object, served: None, created: true }),
+            };
+        }
+        let value = self.stored.header.encode(&object);
+        let txn = Txn {
+            compares: vec![Compare::ModRevision(key.clone(), Revision(0))],
+            success: vec![Op::Put { key: key.clone(), value: value.clone(), lease: self.engine.lease_for(self.stored).await? }],
+            failure: vec![Op::Get { key }],
+            durability: durability(self.stored),
+        };
+        let response = self.engine.store.txn(txn).await.map_err(store_status)?;
+        if !response.succeeded {
+            return Err(self.already_exists(name, current_of(&response.responses).as_ref()));
+        }
+        Ok(self.written(object, &value, response.revision.0, true))
+    }
+
+    fn already_exists(&self, name: &str, existing: Option<&KeyValue>) -> Status {
+        let mut status = Status::already_exists(&self.endpoint.row.group_resource(), name);
+        let existing = existing.and_then(|kv| Value::from_slice(&kv.value).ok());
+        if existing.is_some_and(|object| object.meta().deletion_timestamp().is_some()) {
+            status.message = format!("object is being deleted: {}", status.message);
+        }
+        status
+    }
+
+    fn written(&self, mut object: Value, value: &Bytes, revision: i64, created: bool) -> Written {
+        object.meta_mut().set_resource_version(&revision.to_string());
+        Written { served: self.stored.header.serve(value, revision).ok(), object, created }
+    }
+
+    /// The object as it is now.
+    pub(crate) async fn current(&self, name: &str) -> Result<Option<Current>, Status> {
+        self.engine.fresh(self.stored).await?;
+        match self.stored.cacher.get(self.stored.key(self.namespace, name).as_bytes()) {
+            None => Ok(None),
+            Some(entry) => {
+                let object = entry.served.object().map_err(Status::internal_error)?;
+                Ok(Some(Current { object, revision: entry.revision }))
+            }
+        }
+    }
+
+    pub(crate) fn current_from(&self, kv: &KeyValue) -> Result<Current, Status> {
+        let revision = kv.mod_revision.0;
+        let served = self.stored.header.serve(&kv.value, revision).map_err(Status::internal_error)?;
+        Ok(Current { object: served.object().map_err(Status::internal_error)?, revision })
+    }
+
+    pub(crate) fn not_found(&self, name: &str) -> Status {
+        Status::not_found(&self.endpoint.row.group_resource(), name)
+    }
+
+    /// Changes an object: reads it, applies the change, and stores it unless someone else was faster; then it tries again.
+    pub(crate) async fn update(&self, name: &str, change: &dyn Change, options: &WriteOptions) -> Result<Written, Status> {
+        let mut current = self.current(name).await?;
+        for _ in 0..UPDATE_ATTEMPTS {
+            let result = match &current {
+                None if change.may_create() || (self.strategy().allow_create_on_update() && self.subresource.is_empty()) => {
+                    let mut object = change.apply(None)?;
+                    if object.meta().name().is_empty() {
+                        object.meta_mut().set_name(name);
+                    }
+                    object.meta_mut().set_resource_version("");
+                    match self.create(object, options).await {
+                        Err(status) if status.reason == Reason::AlreadyExists => Err(self.current(name).await?),
+                        result => Ok(result?),
+                    }
+                }
+                None => return Err(self.not_found(name)),
+                Some(now) => self.update_once(name, now, change, options).await?,
+            };
+            match result {
+                Ok(written) => return Ok(written),
+                Err(newer) => current = newer,
+            }
+        }
+        Err(Status::modified_conflict(&self.endpoint.row.group_resource(), name))
+    }
+
+    /// One attempt; `Ok(Err(_))` is the newer state that was in the way.
+    async fn update_once(
+        &self,
+        name: &str,
+        current: &Current,
+        change: &dyn Change,
+        options: &WriteOptions,
+    ) -> Result<Result<Written, Option<Current>>, Status> {
+        let operation = self.operation(options.dry_run);
+        let old = &current.object;
+        if let Some(uid) = change.uid().filter(|uid| *uid != old.meta().uid()) {
+            let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.meta().uid());
+            return Err(Status::conflict(&self.endpoint.row.group_resource(), name, why));
+        }
+        let object = change.apply(Some(old))?;
+        let object = managed::updated(object, old, self.endpoint, self.context, options, self.subresource);
+        let mut attributes = self.attributes(Operation::Update, name, options.to_value(change.options_kind()), options.dry_run);
+        attributes.object = Some(object);
+        attributes.old_object = Some(old.clone());
+        self.engine.admission.admit(&mut attributes).await?;
+        let mut object = attributes.object.take().unwrap_or_default();
+        self.check_revision(name, &mut object, current)?;
+        self.before_update(&operation, &mut object, old)?;
+        attributes.object = Some(object.clone());
+        self.engine.admission.validate(&attributes).await?;
+        if object == *old || options.dry_run {
+            return Ok(Ok(Written { object, served: None, created: false }));
+        }
+        let hooks: Vec<_> = self.strategy().begin_update(&operation, &mut object, old).await?.into_iter().collect();
+        let result = self.store_changed(name, object, current).await;
+        finish_all(hooks, matches!(result, Ok(Ok(_)))).await;
+        result
+    }
+
+    fn check_revision(&self, name: &str, object: &mut Value, current: &Current) -> Result<(), Status> {
+        let revision = current.revision.to_string();
+        match object.meta().resource_version() {
+            "" | "0" if self.strategy().allow_unconditional_update() => object.meta_mut().set_resource_version(&revision),
+            "" | "0" => {
+                let path = field::Path::new("metadata").child("resourceVersion");
+                let error = field::Error::invalid(&path, 0, "must be specified for an update");
+                let resource = self.endpoint.row.group_resource();
+                return Err(Status::invalid(&GroupKind::new(resource.group, resource.resource), name, &[error]));
+            }
+            given if given == revision => {}
+            _ => return Err(Status::modified_conflict(&self.endpoint.row.group_resource(), name)),
+        }
+        Ok(())
+    }
+
+    /// Upstream's `rest.BeforeUpdate`.
+    fn before_update(&self, operation: &OperationContext, object: &mut Value, old: &Value) -> Result<(), Status> {
+        meta::check_namespace(object, self.stored.namespaced, self.namespace)?;
+        object.meta_mut().set_generation(old.meta().generation());
+        let strategy = self.strategy();
+        strategy.prepare_for_update(operation, object, old);
+        meta::keep_system_fields(object, old);
+        let path = field::Path::new("metadata");
+        let mut errors = validation::validate_object_meta(object, self.stored.namespaced, strategy.name_rule(), &path);
+        errors.extend(validation::validate_object_meta_update(object, old, &path));
+        errors.extend(strategy.validate_update(operation, object, old));
+        dedup(&mut errors);
+        if !errors.is_empty() {
+            return Err(Status::invalid(&self.group_kind(), object.meta().name(), &errors));
+        }
+        for warning in strategy.warnings_on_update(operation, object, old) {
+            operation.warnings.add(warning);
+        }
+        strategy.canonicalize(object);
+        Ok(())
+    }
+
+    async fn store_changed(
+        &self,
+        name: &str,
+        object: Value,
+        current: &Current,
+    ) -> Result<Result<Written, Option<Current>>, Status> {
+        let key = Bytes::from(self.stored.key(self.namespace, name));
+        let deletes = self.deletes_now(&object, &current.object);
+        let value = self.stored.header.encode(&object);
+        let op = match deletes {
+            true => Op::Delete { key: key.clone() },
+            false => Op::Put { key: key.clone(), value: value.clone(), lease: self.engine.lease_for(self.stored).await? },
+        };
+        let txn = Txn {
+            compares: vec![Compare::ModRevision(key.clone(), Revision(current.revision))],
+            success: vec![op],
+            failure: vec![Op::Get { key }],
+            durability: durability(self.stored),
+        };
+        let response = self.engine.store.txn(txn).await.map_err(store_status)?;
+        if !response.succeeded {
+            return match current_of(&response.responses) {
+                Some(kv) => Ok(Err(Some(self.current_from(&kv)?))),
+                None => Ok(Err(None)),
+            };
+        }
+        if deletes {
+            self.strategy().after_delete(&self.operation(false), &object).await;
+        }
+        Ok(Ok(self.written(object, &value, response.revision.0, false)))
+    }
+
+    /// Whether an update takes away the last thing that a deletion waited for (upstream's `ShouldDeleteDuringUpdate`).
+    fn deletes_now(&self, object: &Value, old: &Value) -> bool {
+        !self.stored.strategy.waits_for_finalizers(object)
+            && old.meta().deletion_timestamp().is_some()
+            && old.meta().deletion_grace_period_seconds().unwrap_or(0) == 0
+    }
+}
+
+/// The same error may come from the metadata's and from the kind's rules.
+fn dedup(errors: &mut field::ErrorList) {
+    let mut seen: field::ErrorList = Vec::with_capacity(errors.len());
+    errors.retain(|error| {
+        let new = !seen.contains(error);
+        if new {
+            seen.push(error.clone());
+        }
+        new
+    });
+}
+
+/// The key as a failed transaction found it.
+pub(crate) fn current_of(responses: &[OpResponse]) -> Option<KeyValue> {
+    responses.iter().find_map(|response| match response {
+        OpResponse::Get(kv) => kv.clone(),
+        _ => None,
+    })
+}

@@ -1,0 +1,89 @@
+//! Tables: what `kubectl get` prints (<https://kubernetes.io/docs/reference/using-api/api-concepts/#receiving-resources-as-tables>).
+//!
+//! A printer knows a kind's columns and makes a row out of an object. Kinds without one have NAME and CREATED AT, as upstream.
+
+use apimachinery::{Value, value};
+
+use crate::endpoints::partial_metadata;
+use crate::registry::Resource;
+
+mod printers;
+
+/// A column.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Column {
+    /// Its heading.
+    pub(crate) name: &'static str,
+    /// `string`, `integer`, `date`, ...
+    pub(crate) kind: &'static str,
+    /// `name` for the column of names.
+    pub(crate) format: &'static str,
+    /// What it shows.
+    pub(crate) description: &'static str,
+    /// Above 0: only for `-o wide`.
+    pub(crate) priority: i64,
+}
+
+/// The columns of a kind and how an object fills them.
+pub(crate) trait Printer: Send + Sync {
+    /// The columns.
+    fn columns(&self) -> &[Column];
+    /// One cell for each column.
+    fn cells(&self, object: &Value) -> Vec<Value>;
+}
+
+/// What a row holds beside its cells (`includeObject`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Include {
+    None,
+    Metadata,
+    Object,
+}
+
+impl Include {
+    /// Reads `includeObject`.
+    pub(crate) fn parse(text: Option<&str>) -> Include {
+        match text {
+            Some("None") => Include::None,
+            Some("Object") => Include::Object,
+            _ => Include::Metadata,
+        }
+    }
+}
+
+/// A Table of objects, which are in the served version. Later events of a watch leave the headers out.
+pub(crate) fn table(
+    resource: &Resource,
+    version: &str,
+    metadata: Value,
+    objects: &[Value],
+    include: Include,
+    headers: bool,
+) -> Value {
+    let printer = printers::find(resource);
+    let row = |object: &Value| {
+        let mut row = value!({"cells": printer.cells(object)});
+        match include {
+            Include::None => {}
+            Include::Metadata => {
+                row.insert("object", partial_metadata(object, version));
+            }
+            Include::Object => {
+                row.insert("object", object.clone());
+            }
+        }
+        row
+    };
+    let definition = |column: &Column| {
+        value!({"name": column.name, "type": column.kind, "format": column.format, "description": column.description,
+            "priority": column.priority})
+    };
+    let definitions: Vec<Value> = if headers { printer.columns().iter().map(definition).collect() } else { Vec::new() };
+    value!({
+        "kind": "Table",
+        "apiVersion": format!("meta.k8s.io/{version}"),
+        "metadata": metadata,
+        "columnDefinitions": definitions,
+        "rows": objects.iter().map(row).collect::<Vec<Value>>(),
+    })
+}
