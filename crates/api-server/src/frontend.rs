@@ -14,6 +14,7 @@ use crate::health::{self, Lifecycle};
 use crate::http::{Body, RequestContext, RequestInfo};
 use crate::loopback::{Loopback, LoopbackError};
 use crate::metrics::Metrics;
+use crate::registry::compaction;
 use crate::server::{ApiServer, ServerConfig};
 use crate::serving::InProcessService;
 
@@ -85,14 +86,16 @@ impl ApiServer {
         Ok(())
     }
 
-    /// Keeps the server going until stopped: follows changes of roles and bindings. The caller owns the task.
+    /// Keeps the server going until stopped: follows changes of roles and bindings, compacts history. The caller owns the task.
     pub async fn run_background(&self, stop: CancellationToken) {
-        RbacFeed::new(self.access().rbac.clone(), self.frontend().loopback.clone()).run(&stop).await;
+        let rbac = RbacFeed::new(self.access().rbac.clone(), self.frontend().loopback.clone());
+        let compaction = compaction::run(self.store(), self.config().compaction_interval, &stop);
+        futures::future::join(rbac.run(&stop), compaction).await;
     }
 
     /// Whether a request is for a resource that this server knows (metrics' labels are bounded by it).
     pub(crate) fn serves(&self, info: &RequestInfo) -> bool {
-        info.is_resource
+        info.is_resource && self.engine().catalog.get(&info.api_group, &info.api_version, &info.resource).is_some()
     }
 }
 

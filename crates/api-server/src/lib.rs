@@ -10,11 +10,14 @@ mod access;
 mod admission;
 mod auth;
 mod bootstrap;
+mod cache;
+mod connect;
 mod endpoints;
 mod filters;
 mod frontend;
 mod health;
 mod http;
+mod kinds;
 mod loopback;
 mod metrics;
 mod objects;
@@ -23,6 +26,7 @@ mod registry;
 mod review;
 mod server;
 mod serving;
+mod table;
 
 pub use self::http::{Body, BoxError, Query, RequestContext, RequestInfo, RequestInfoError, Verb, Warnings};
 pub use access::{Access, AccessConfig, AccessError, Credentials};
@@ -33,12 +37,15 @@ pub use auth::{
     TokenSpec, Unauthenticated, UserInfo, impersonate, names, uncovered,
 };
 pub use bootstrap::BootstrapConfig;
+pub use connect::Connector;
 pub use filters::{InFlightLimits, InFlightMax};
 pub use health::Lifecycle;
 pub use loopback::{Loopback, LoopbackError};
 pub use metrics::Metrics;
 pub use objects::{ListScope, Objects, ReadError};
 pub use pki::{KeyCert, Pki, PkiConfig, PkiError};
-pub use registry::{BeginHook, DefaultStrategy, FieldAttrs, Finish, OperationContext, Strategy};
+pub use registry::{
+    BeginHook, DefaultStrategy, FieldAttrs, Finish, OperationContext, Resource, StatusStrategy, Strategy, Subresource,
+};
 pub use server::{ApiServer, ApiServerBuilder, ServerConfig};
 pub use serving::{InProcessService, Listener, ServeError, ServingCertificate, ShutdownConfig, TlsError};

@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use ::http::{Request, Response};
 use storage::Store;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::access::Credentials;
 use crate::admission::{AdmissionChain, AdmissionPlugin};
+use crate::connect::{Connector, Connectors};
 use crate::filters::InFlightMax;
 use crate::frontend::Frontend;
 use crate::http::Body;
 use crate::loopback::Loopback;
+use crate::registry::Engine;
 
 /// What the server is told from outside.
 #[derive(Clone, Debug)]
@@ -49,9 +52,25 @@ pub struct ApiServerBuilder {
     store: Arc<dyn Store>,
     admission: Option<Vec<Arc<dyn AdmissionPlugin>>>,
     credentials: Option<Credentials>,
+    connectors: Connectors,
+    stopped: CancellationToken,
 }
 
 impl ApiServerBuilder {
+    /// Sets what answers a subresource that is not a part of its object (`("", "pods", "log")`), or the whole of a resource that is
+    /// not stored, with an empty subresource.
+    #[must_use]
+    pub fn connector(
+        mut self,
+        group: &str,
+        resource: &str,
+        subresource: &str,
+        connector: Arc<dyn Connector>,
+    ) -> ApiServerBuilder {
+        self.connectors.add(group, resource, subresource, connector);
+        self
+    }
+
     /// Replaces the built-in admission plugins by these, in the order that they run in.
     #[must_use]
     pub fn admission(mut self, plugins: Vec<Arc<dyn AdmissionPlugin>>) -> ApiServerBuilder {
@@ -70,11 +89,18 @@ impl ApiServerBuilder {
     pub fn build(self) -> Arc<ApiServer> {
         Arc::new_cyclic(|server| ApiServer {
             frontend: Frontend::new(&self.config, self.credentials, server.clone()),
+            engine: Engine::new(
+                self.store.clone(),
+                &self.config.storage_prefix,
+                AdmissionChain::new(
+                    self.admission.unwrap_or_else(|| crate::admission::plugins::ordered(&Loopback::new(server.clone()))),
+                ),
+                self.stopped.clone(),
+            ),
             config: self.config,
             store: self.store,
-            admission: AdmissionChain::new(
-                self.admission.unwrap_or_else(|| crate::admission::plugins::ordered(&Loopback::new(server.clone()))),
-            ),
+            connectors: self.connectors,
+            _stop_on_drop: self.stopped.drop_guard(),
         })
     }
 }
@@ -83,14 +109,24 @@ impl ApiServerBuilder {
 pub struct ApiServer {
     config: ServerConfig,
     store: Arc<dyn Store>,
-    admission: AdmissionChain,
+    engine: Engine,
+    connectors: Connectors,
     frontend: Frontend,
+    /// The feed of the caches ends with the server.
+    _stop_on_drop: DropGuard,
 }
 
 impl ApiServer {
     /// Starts to put a server together.
     pub fn builder(config: ServerConfig, store: Arc<dyn Store>) -> ApiServerBuilder {
-        ApiServerBuilder { config, store, admission: None, credentials: None }
+        ApiServerBuilder {
+            config,
+            store,
+            admission: None,
+            credentials: None,
+            connectors: Connectors::default(),
+            stopped: CancellationToken::new(),
+        }
     }
 
     /// What the server was told.
@@ -110,7 +146,17 @@ impl ApiServer {
 
     /// The admission chain.
     pub fn admission(&self) -> &AdmissionChain {
-        &self.admission
+        &self.engine.admission
+    }
+
+    /// The registry.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// What answers subresources that are not parts of their object.
+    pub(crate) fn connectors(&self) -> &Connectors {
+        &self.connectors
     }
 
     /// Answers one request. A request whose extensions hold a [`UserInfo`](crate::UserInfo) was authenticated by whoever called.

@@ -1,6 +1,7 @@
 //! The one watch on the store that feeds all caches.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -118,7 +119,9 @@ impl Feed {
         let cachers = self.cachers.read();
         for event in events {
             let Ok(key) = std::str::from_utf8(&event.kv.key) else { continue };
-            let Some((prefix, cacher)) = cachers.range::<str, _>(..=key).next_back() else { continue };
+            let Some((prefix, cacher)) = cachers.range::<str, _>((Bound::Unbounded, Bound::Included(key))).next_back() else {
+                continue;
+            };
             if key.starts_with(prefix.as_str()) {
                 cacher.apply(event);
             }
@@ -138,13 +141,12 @@ impl Feed {
         let mut revision = self.revision.subscribe();
         let reached = async {
             loop {
-                match tokio::time::timeout(PROGRESS_AFTER, revision.wait_for(|current| *current >= wanted)).await {
-                    Ok(_) => return,
-                    Err(_) => {
-                        if let Err(error) = self.store.request_progress().await {
-                            tracing::debug!(error = &error as &dyn std::error::Error, "progress request failed");
-                        }
-                    }
+                let reached = revision.wait_for(|current| *current >= wanted);
+                if tokio::time::timeout(PROGRESS_AFTER, reached).await.is_ok() {
+                    return;
+                }
+                if let Err(error) = self.store.request_progress().await {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "progress request failed");
                 }
             }
         };

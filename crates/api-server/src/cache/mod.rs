@@ -10,7 +10,7 @@ mod entry;
 mod feed;
 mod watcher;
 
-pub(crate) use cacher::{Cacher, CacherConfig, Snapshot, WatchStart};
-pub(crate) use entry::{CacheEvent, Entry};
+pub(crate) use cacher::{Cacher, CacherConfig, Snapshot, WatchStart, next_key, prefix_end};
+pub(crate) use entry::{CacheEvent, Entry, Indexer};
 pub(crate) use feed::Feed;
 pub(crate) use watcher::{WatchScope, Watcher};

@@ -51,10 +51,7 @@ pub(crate) fn decode(
     let given = (object.api_version().to_owned(), object.kind().to_owned());
     let expected = (kind.api_version(), kind.kind.clone());
     if !given.0.is_empty() && given.0 != expected.0 {
-        let why = format!(
-            "the API version in the data ({}) does not match the expected API version ({})",
-            given.0, expected.0
-        );
+        let why = format!("the API version in the data ({}) does not match the expected API version ({})", given.0, expected.0);
         return Err(Status::bad_request(why));
     }
     if !given.1.is_empty() && given.1 != expected.1 {

@@ -9,9 +9,7 @@ use super::patch::{PatchType, Patched};
 use super::read;
 use super::respond::{json_response, object_response, value_response};
 use crate::http::{Body, RequestContext};
-use crate::registry::{
-    Change, DeleteOptions, Endpoint, Engine, ListOptions, Stored, Write, WriteOptions, Written, convert,
-};
+use crate::registry::{Change, DeleteOptions, Endpoint, Engine, ListOptions, Stored, Write, WriteOptions, Written, convert};
 
 /// What all writes of one request share.
 pub(crate) struct Target<'a> {
@@ -89,8 +87,7 @@ pub(crate) async fn update(target: &Target<'_>, request: Request<Body>) -> Resul
     let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
     let mut object = body::decode(&bytes, encoding, &target.endpoint().row.kind, options.field_validation, context)?;
     check_name(&mut object, target.name())?;
-    let change =
-        Replacement { uid: object.meta().uid().to_owned(), object, stored_kind: target.stored().kind.clone() };
+    let change = Replacement { uid: object.meta().uid().to_owned(), object, stored_kind: target.stored().kind.clone() };
     let written = target.write.update(target.name(), &change, &options).await?;
     Ok(written_response(written, target.endpoint(), accepted))
 }
@@ -103,9 +100,9 @@ fn check_name(object: &mut Value, name: &str) -> Result<(), Status> {
             Ok(())
         }
         given if given == name => Ok(()),
-        given => Err(Status::bad_request(format!(
-            "the name of the object ({given}) does not match the name on the URL ({name})"
-        ))),
+        given => {
+            Err(Status::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({name})")))
+        }
     }
 }
 

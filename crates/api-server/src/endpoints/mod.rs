@@ -1,15 +1,33 @@
 //! The endpoints: what answers a request that passed the filters.
+//!
+//! [`dispatch`] finds the row of the table that a request is for and the verb's endpoint: `read`, `watch`, `change` work for every
+//! resource; `scale`, `binding`, `eviction` are subresources that write another object than they speak; `discovery` answers for the table.
 
+mod binding;
+mod body;
+mod change;
+mod codecs;
+mod discovery;
+mod eviction;
+mod negotiate;
+mod patch;
+mod read;
 mod respond;
+mod scale;
+mod watch;
+mod yaml;
 
 use std::sync::Arc;
 
-use ::http::{Request, Response};
-use apimachinery::Status;
+use ::http::{Method, Request, Response, StatusCode};
+use apimachinery::{Status, Value};
 
-pub use respond::status_response;
+pub(crate) use respond::{partial_metadata, status_response};
 
-use crate::http::{Body, RequestContext};
+use crate::admission::Operation;
+use crate::http::{Body, RequestContext, Verb};
+use crate::registry::{Endpoint, Stored, Write, WriteOptions};
+use crate::review;
 use crate::server::ApiServer;
 
 /// Finds the endpoint of a request and lets it answer.
@@ -17,5 +35,185 @@ pub(crate) async fn dispatch(server: &Arc<ApiServer>, context: RequestContext, r
     if let Some(response) = crate::frontend::respond(server, &context, request.method()).await {
         return response;
     }
-    status_response(&Status::path_not_found())
+    let head = request.method() == Method::HEAD;
+    let result = match context.info.is_resource {
+        true => resource(server, &context, request).await,
+        false => discovery::respond(server, &context, &request),
+    };
+    let mut response = result.unwrap_or_else(|status| status_response(&status));
+    if head {
+        *response.body_mut() = Body::empty();
+    }
+    response
+}
+
+async fn resource(server: &Arc<ApiServer>, context: &RequestContext, request: Request<Body>) -> Result<Response<Body>, Status> {
+    let info = &context.info;
+    let endpoint =
+        server.engine().catalog.get(&info.api_group, &info.api_version, &info.resource).ok_or_else(Status::path_not_found)?;
+    check_scope(endpoint, context)?;
+    if !info.subresource.is_empty() {
+        return subresource(server, endpoint, context, request).await;
+    }
+    check_verb(&endpoint.row.verbs, info.verb)?;
+    let Some(stored) = &endpoint.stored else { return computed(server, endpoint, context, request).await };
+    let target = target(server, endpoint, stored, context);
+    match info.verb {
+        Verb::Get => read::get(server.engine(), endpoint, stored, context, request.headers()).await,
+        Verb::List => read::list(server.engine(), endpoint, stored, context, request.headers()).await,
+        Verb::Watch => watch::watch(server, endpoint, stored, context, request.headers()).await,
+        Verb::Create => change::create(&target, request).await,
+        Verb::Update => change::update(&target, request).await,
+        Verb::Patch => change::patch(&target, request).await,
+        Verb::Delete => change::delete(&target, request).await,
+        Verb::DeleteCollection => change::delete_collection(&target, request).await,
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+fn target<'a>(
+    server: &'a Arc<ApiServer>,
+    endpoint: &'a Endpoint,
+    stored: &'a Arc<Stored>,
+    context: &'a RequestContext,
+) -> change::Target<'a> {
+    let namespace = if stored.namespaced { context.info.namespace.as_str() } else { "" };
+    let write = Write { engine: server.engine(), endpoint, stored, context, namespace, subresource: &context.info.subresource };
+    change::Target { write, body_bytes_max: server.config().body_bytes_max }
+}
+
+/// Namespaced objects are reached through their namespace, others are not.
+fn check_scope(endpoint: &Endpoint, context: &RequestContext) -> Result<(), Status> {
+    let info = &context.info;
+    let (namespaced, given) = (endpoint.row.namespaced, !info.namespace.is_empty());
+    let itself = info.api_group.is_empty() && info.resource == "namespaces";
+    if namespaced && !given {
+        // Only the whole cluster's list and watch have no namespace (the name is the field selector's).
+        return match info.verb {
+            Verb::List | Verb::Watch => Ok(()),
+            Verb::Create | Verb::DeleteCollection => Err(Status::method_not_allowed()),
+            _ => Err(Status::path_not_found()),
+        };
+    }
+    match !namespaced && given && !itself {
+        true => Err(Status::path_not_found()),
+        false => Ok(()),
+    }
+}
+
+fn check_verb(verbs: &[&str], verb: Verb) -> Result<(), Status> {
+    match verbs.contains(&verb.as_str()) {
+        true => Ok(()),
+        false => Err(Status::method_not_allowed()),
+    }
+}
+
+/// A resource whose objects are answers.
+async fn computed(
+    server: &Arc<ApiServer>,
+    endpoint: &Endpoint,
+    context: &RequestContext,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let gvr = &endpoint.row.gvr;
+    if let Some(connector) = server.connectors().get(&gvr.group, &gvr.resource, "") {
+        return connector.clone().connect(server, context, request).await;
+    }
+    if gvr.resource == "bindings" && gvr.group.is_empty() {
+        return binding::create(server, context, request).await;
+    }
+    match review::answers(gvr, "") {
+        true => review(server, &endpoint.row.kind, context, request).await,
+        false => Err(not_implemented(&gvr.resource)),
+    }
+}
+
+/// Answers with what the review of the body is.
+async fn review(
+    server: &Arc<ApiServer>,
+    kind: &apimachinery::GroupVersionKind,
+    context: &RequestContext,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let accepted = negotiate::negotiate(request.headers(), &context.query, negotiate::Answer::Fixed)?;
+    let object = read_object(server, kind, context, request).await?;
+    let answer = review::respond(server, context, &object).await.ok_or_else(Status::method_not_allowed)??;
+    Ok(respond::value_response(StatusCode::CREATED, &answer, accepted))
+}
+
+/// The body as an object of a kind.
+async fn read_object(
+    server: &ApiServer,
+    kind: &apimachinery::GroupVersionKind,
+    context: &RequestContext,
+    request: Request<Body>,
+) -> Result<Value, Status> {
+    let options = WriteOptions::parse(&context.query, "CreateOptions")?;
+    let encoding = body::encoding(request.headers())?;
+    let bytes = body::read(request.into_body(), server.config().body_bytes_max).await?;
+    body::decode(&bytes, encoding, kind, options.field_validation, context)
+}
+
+async fn subresource(
+    server: &Arc<ApiServer>,
+    endpoint: &Arc<Endpoint>,
+    context: &RequestContext,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let info = &context.info;
+    let row = endpoint.row.subresource(&info.subresource).ok_or_else(Status::path_not_found)?;
+    let gvr = &endpoint.row.gvr;
+    if let Some(connector) = server.connectors().get(&gvr.group, &gvr.resource, &info.subresource).cloned() {
+        return connect(server, endpoint, connector, context, request).await;
+    }
+    check_verb(&row.verbs, info.verb)?;
+    let Some(stored) = &endpoint.stored else { return Err(not_implemented(&info.subresource)) };
+    match (gvr.group.as_str(), gvr.resource.as_str(), info.subresource.as_str()) {
+        (_, _, "scale") => scale::respond(server, endpoint, stored, context, request).await,
+        ("", "pods", "binding") => binding::create(server, context, request).await,
+        ("", "pods", "eviction") => eviction::create(server, context, request).await,
+        _ if review::answers(gvr, &info.subresource) => review(server, &row.kind, context, request).await,
+        _ if stored.strategy_for(&info.subresource).is_some() => part_of_object(server, endpoint, stored, context, request).await,
+        _ => Err(not_implemented(&info.subresource)),
+    }
+}
+
+/// A subresource that is a part of its object, with rules of its own.
+async fn part_of_object(
+    server: &Arc<ApiServer>,
+    endpoint: &Arc<Endpoint>,
+    stored: &Arc<Stored>,
+    context: &RequestContext,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let target = target(server, endpoint, stored, context);
+    match context.info.verb {
+        Verb::Get => read::get(server.engine(), endpoint, stored, context, request.headers()).await,
+        Verb::Update => change::update(&target, request).await,
+        Verb::Patch => change::patch(&target, request).await,
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+/// Admission, then the connector.
+async fn connect(
+    server: &Arc<ApiServer>,
+    endpoint: &Endpoint,
+    connector: Arc<dyn crate::connect::Connector>,
+    context: &RequestContext,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let Some(stored) = &endpoint.stored else { return connector.connect(server, context, request).await };
+    let target = target(server, endpoint, stored, context);
+    let mut attributes = target.write.attributes(Operation::Connect, &context.info.name, Value::Null, false);
+    server.admission().admit(&mut attributes).await?;
+    server.admission().validate(&attributes).await?;
+    connector.connect(server, context, request).await
+}
+
+/// What is not there says so.
+fn not_implemented(what: &str) -> Status {
+    let mut status = Status::new(apimachinery::Reason::Unknown, format!("{what} is not implemented in this server"));
+    status.code = StatusCode::NOT_IMPLEMENTED.as_u16();
+    status
 }

@@ -130,7 +130,8 @@ mod tests {
 
     #[test]
     fn chooses_what_clients_send() {
-        let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        let kubectl =
+            "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         check(kubectl, Answer::List, Some((Format::Json, Shape::Table("v1"))));
         check(kubectl, Answer::Fixed, Some((Format::Json, Shape::Object)));
         check("application/vnd.kubernetes.protobuf,application/json", Answer::List, Some((Format::Json, Shape::Object)));

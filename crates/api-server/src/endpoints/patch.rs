@@ -1,6 +1,7 @@
 //! Which patch, by its content type (<https://kubernetes.io/docs/reference/using-api/api-concepts/#patch-and-update>).
 
-use apimachinery::{GroupVersionKind, Status, Value};
+use apimachinery::patch::{JsonPatch, JsonPatchError, PatchSchema, merge_patch, strategic_merge_patch};
+use apimachinery::{GroupVersionKind, Reason, Status, StatusDetails, Value, schema};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 
@@ -20,7 +21,8 @@ pub(crate) enum PatchType {
     Apply,
 }
 
-const SUPPORTED: &[&str] = &["application/json-patch+json", "application/merge-patch+json"];
+const SUPPORTED: &[&str] =
+    &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
 
 impl PatchType {
     pub(crate) fn of(headers: &HeaderMap) -> Result<PatchType, Status> {
@@ -46,17 +48,11 @@ pub(crate) struct Patched<'a> {
 }
 
 impl<'a> Patched<'a> {
-    pub(crate) fn new(
-        kind: PatchType,
-        bytes: &[u8],
-        write: Write<'a>,
-        options: &WriteOptions,
-    ) -> Result<Patched<'a>, Status> {
-        if matches!(kind, PatchType::Strategic | PatchType::Apply) {
+    pub(crate) fn new(kind: PatchType, bytes: &[u8], write: Write<'a>, options: &WriteOptions) -> Result<Patched<'a>, Status> {
+        if kind == PatchType::Apply {
             return Err(Status::unsupported_media_type(SUPPORTED));
         }
-        let patch = Value::from_slice(bytes)
-            .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
+        let patch = Value::from_slice(bytes).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
         Ok(Patched {
             kind,
             patch,
@@ -68,14 +64,41 @@ impl<'a> Patched<'a> {
     }
 }
 
+/// Applies a patch to an object of a kind.
+pub(crate) fn apply_patch(kind: PatchType, current: &Value, patch: &Value, gvk: &GroupVersionKind) -> Result<Value, Status> {
+    match kind {
+        PatchType::Json => JsonPatch::parse(patch).and_then(|patch| patch.apply(current)).map_err(json_patch_status),
+        PatchType::Strategic => {
+            let schema = schema::lookup(gvk).map(|info| info as &dyn PatchSchema);
+            strategic_merge_patch(current, patch, schema).map_err(|error| Status::bad_request(error.to_string()))
+        }
+        PatchType::Merge => {
+            let mut patched = current.clone();
+            merge_patch(&mut patched, patch);
+            Ok(patched)
+        }
+        PatchType::Apply => Err(Status::unsupported_media_type(SUPPORTED)),
+    }
+}
+
+fn json_patch_status(error: JsonPatchError) -> Status {
+    match error {
+        JsonPatchError::Malformed(_) => Status::bad_request(error.to_string()),
+        JsonPatchError::TooManyOperations(_) => Status::request_entity_too_large(&error.to_string()),
+        JsonPatchError::NotApplicable(_) => {
+            let mut status = Status::new(Reason::Invalid, "the server rejected our request due to an error in our request");
+            status.details = Some(StatusDetails::default());
+            status.message = error.to_string();
+            status
+        }
+    }
+}
+
 impl Change for Patched<'_> {
     fn apply(&self, current: Option<&Value>) -> Result<Value, Status> {
         let current = current.cloned().unwrap_or_else(Value::object);
         let current = convert(current, self.served_kind);
-        let mut patched = match self.kind {
-            PatchType::Json => super::json_patch::apply(&current, &self.patch)?,
-            _ => super::json_patch::merge(current.clone(), &self.patch),
-        };
+        let mut patched = apply_patch(self.kind, &current, &self.patch, self.served_kind)?;
         if patched.as_object().is_none() {
             return Err(Status::bad_request("the patch did not leave an object"));
         }

@@ -9,7 +9,7 @@ use imbl::OrdMap;
 use storage::{KeyRange, RangeRequest, Revision, StoreError};
 
 use super::negotiate::{Accepted, Answer, Format, Shape, negotiate};
-use super::respond::{in_version, json_response, object_response, partial_metadata, shape, value_response};
+use super::respond::{in_version, json_response, object_response, partial_metadata, value_response};
 use crate::cache::{Entry, Snapshot, next_key, prefix_end};
 use crate::http::{Body, RequestContext};
 use crate::registry::{ContinueToken, Endpoint, Engine, ListOptions, ListRevision, Stored, store_status};
@@ -298,4 +298,3 @@ fn expired() -> Status {
         "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.",
     )
 }
-

@@ -181,7 +181,7 @@ impl Frames {
         let end = now + timeout;
         let last_bookmark = end.checked_sub(BOOKMARK_BEFORE_END).filter(|at| *at > now).unwrap_or(end);
         Frames {
-            shutdown: server.shutdown_token().clone(),
+            shutdown: server.draining().clone(),
             server: server.clone(),
             endpoint: endpoint.clone(),
             stored: stored.clone(),

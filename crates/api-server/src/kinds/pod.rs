@@ -13,6 +13,8 @@ pub(super) fn rules() -> Rules {
         subresources: vec![
             ("status", Arc::new(StatusStrategy)),
             ("ephemeralcontainers", Arc::new(PartStrategy(&["ephemeralContainers"]))),
+            // Only the endpoint writes through this one: it changes the node's name, annotations and a condition, and nothing else.
+            ("binding", Arc::new(BindingStrategy)),
             ("resize", Arc::new(PartStrategy(&["containers", "initContainers"]))),
         ],
     }
@@ -67,6 +69,14 @@ impl Strategy for PartStrategy {
                 }
             }
         }
+        bump_generation(object, old);
+    }
+}
+
+struct BindingStrategy;
+
+impl Strategy for BindingStrategy {
+    fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
         bump_generation(object, old);
     }
 }

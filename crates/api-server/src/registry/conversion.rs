@@ -57,7 +57,7 @@ fn autoscaler_to_v2(object: &mut Value) {
     if let Some(percent) = object.remove_path(&["spec", "targetCPUUtilizationPercentage"]) {
         metrics.push(cpu_metric("target", "averageUtilization", percent));
     }
-    let mut annotation = |object: &mut Value, name: &str| -> Option<Value> {
+    let annotation = |object: &mut Value, name: &str| -> Option<Value> {
         let value = Value::from_slice(object.meta().annotation(name)?.as_bytes()).ok()?;
         object.meta_mut().remove_annotation(name);
         Some(value)
@@ -111,7 +111,7 @@ fn autoscaler_to_v1(object: &mut Value) {
             _ => others.push(metric.clone()),
         }
     }
-    let mut annotate = |object: &mut Value, name: &str, value: Value| {
+    let annotate = |object: &mut Value, name: &str, value: Value| {
         if !value.is_empty() {
             object.meta_mut().set_annotation(name, &value.to_json());
         }

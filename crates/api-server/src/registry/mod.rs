@@ -5,6 +5,7 @@
 
 mod catalog;
 pub(crate) mod codec;
+pub(crate) mod compaction;
 mod conversion;
 mod delete;
 mod engine;
@@ -17,11 +18,10 @@ mod write;
 
 pub(crate) use catalog::{Catalog, Endpoint, Stored};
 pub(crate) use conversion::convert;
-pub(crate) use delete::Deleted;
 pub(crate) use engine::{Engine, store_status};
 pub(crate) use meta::now;
-pub(crate) use options::{ContinueToken, DeleteOptions, FieldValidation, ListOptions, ListRevision, Selection, WriteOptions};
+pub(crate) use options::{ContinueToken, DeleteOptions, FieldValidation, ListOptions, ListRevision, WriteOptions};
 pub use resource::{Resource, Subresource};
 pub use strategy::{BeginHook, DefaultStrategy, FieldAttrs, Finish, OperationContext, StatusStrategy, Strategy};
 pub(crate) use strategy::{bump_generation, keep_status};
-pub(crate) use write::{Change, Current, Write, Written};
+pub(crate) use write::{Change, Write, Written};

@@ -10,7 +10,7 @@ use crate::cache::Entry;
 use crate::http::Query;
 
 /// Which objects, by selectors.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Selection {
     labels: LabelSelector,
     fields: FieldSelector,
@@ -199,7 +199,10 @@ fn check(
         }
     } else if let Some(mode) = mode {
         if watch {
-            errors.push(field::Error::forbidden(&path, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"));
+            errors.push(field::Error::forbidden(
+                &path,
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            ));
         } else if version.is_none() {
             errors.push(field::Error::forbidden(&path, "resourceVersionMatch is forbidden unless resourceVersion is provided"));
         }
@@ -260,6 +263,11 @@ impl WriteOptions {
             },
             force: query.flag("force").unwrap_or(false),
         })
+    }
+
+    /// For writes that the server makes on its own account.
+    pub(crate) fn internal() -> WriteOptions {
+        WriteOptions { dry_run: false, field_manager: String::new(), field_validation: FieldValidation::Ignore, force: false }
     }
 
     /// As the options object that admission sees.

@@ -4,6 +4,7 @@
 //! All are pure: a document and a patch in, the patched document or an error out; nothing is half applied. Server-side apply is
 //! not a patch of this kind; it lives with the managed fields.
 
+mod facts;
 mod json;
 mod merge;
 mod order;

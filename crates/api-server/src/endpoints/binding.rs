@@ -1,0 +1,92 @@
+//! Binding a pod to a node: `pods/NAME/binding`, and the old `bindings`.
+
+use std::sync::Arc;
+
+use ::http::{Request, Response, StatusCode};
+use apimachinery::{GroupResource, GroupVersionKind, Status, StatusDetails, Value, value};
+
+use super::negotiate::{Answer, negotiate};
+use super::respond::value_response;
+use crate::http::{Body, RequestContext};
+use crate::registry::{Change, Write, WriteOptions, now};
+use crate::server::ApiServer;
+
+/// Writes the node into the pod.
+pub(crate) async fn create(
+    server: &Arc<ApiServer>,
+    context: &RequestContext,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let accepted = negotiate(request.headers(), &context.query, Answer::Fixed)?;
+    let options = WriteOptions::parse(&context.query, "CreateOptions")?;
+    let binding = super::read_object(server, &GroupVersionKind::new("", "v1", "Binding"), context, request).await?;
+    let name = match context.info.name.as_str() {
+        "" => binding.meta().name().to_owned(),
+        name => name.to_owned(),
+    };
+    if !binding.meta().name().is_empty() && binding.meta().name() != name {
+        return Err(Status::bad_request("name in URL does not match name in Binding object"));
+    }
+    let catalog = &server.engine().catalog;
+    let endpoint = catalog.get("", "v1", "pods").ok_or_else(Status::path_not_found)?;
+    let stored = endpoint.stored.as_ref().ok_or_else(Status::path_not_found)?;
+    let write =
+        Write { engine: server.engine(), endpoint, stored, context, namespace: &context.info.namespace, subresource: "binding" };
+    write.update(&name, &Bind { binding }, &options).await?;
+    Ok(value_response(StatusCode::CREATED, &Status::success(&StatusDetails::default()), accepted))
+}
+
+struct Bind {
+    binding: Value,
+}
+
+impl Change for Bind {
+    fn apply(&self, current: Option<&Value>) -> Result<Value, Status> {
+        let mut pod = current.cloned().unwrap_or_default();
+        let name = pod.meta().name().to_owned();
+        let conflict = |why: String| Err(Status::conflict(&GroupResource::new("", "pods/binding"), &name, why));
+        let target = &self.binding["target"];
+        let node = target["name"].as_str().unwrap_or_default();
+        if node.is_empty() || !matches!(target["kind"].as_str(), None | Some("" | "Node" | "Minion")) {
+            return Err(Status::bad_request("the binding's target must be a Node with a name"));
+        }
+        let uid = self.binding.meta().uid();
+        if !uid.is_empty() && uid != pod.meta().uid() {
+            let found = pod.meta().uid();
+            return conflict(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {found}"));
+        }
+        if pod.meta().deletion_timestamp().is_some() {
+            return conflict(format!("pod {name} is being deleted, cannot be assigned to a host"));
+        }
+        match pod.str_at(&["spec", "nodeName"]).unwrap_or_default() {
+            "" => {}
+            assigned => return conflict(format!("pod {name} is already assigned to node \"{assigned}\"")),
+        }
+        if !pod.array_at(&["spec", "schedulingGates"]).is_empty() {
+            return conflict(format!("pod {name} has non-empty .spec.schedulingGates"));
+        }
+        pod.set_path(&["spec", "nodeName"], node);
+        for (key, value) in self.binding.meta().annotations() {
+            pod.meta_mut().set_annotation(key, value);
+        }
+        set_scheduled(&mut pod);
+        Ok(pod)
+    }
+
+    fn options_kind(&self) -> &'static str {
+        "CreateOptions"
+    }
+}
+
+/// The condition `PodScheduled` becomes true.
+fn set_scheduled(pod: &mut Value) {
+    let mut conditions = pod.array_at(&["status", "conditions"]).to_vec();
+    let found = conditions.iter_mut().find(|condition| condition["type"] == "PodScheduled");
+    let scheduled = value!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now()});
+    match found {
+        Some(condition) if condition["status"] == "True" => return,
+        Some(condition) => *condition = scheduled,
+        None => conditions.push(scheduled),
+    }
+    pod.set_path(&["status", "conditions"], conditions);
+}

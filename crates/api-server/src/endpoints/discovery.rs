@@ -1,0 +1,235 @@
+//! Discovery: which groups, versions and resources there are, plain and aggregated
+//! (<https://kubernetes.io/docs/concepts/overview/kubernetes-api/#discovery-api>).
+
+use std::sync::Arc;
+
+use ::http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use ::http::{Method, Request, Response, StatusCode};
+use apimachinery::{Status, Value, schema, value};
+use sha2::{Digest, Sha512};
+
+use super::negotiate::{Answer, negotiate};
+use super::respond::{json_response, value_response};
+use crate::http::{Body, RequestContext};
+use crate::registry::{Catalog, Resource};
+use crate::server::ApiServer;
+
+/// What the server says it is: the Kubernetes version that it implements.
+const GIT_VERSION: &str = "v1.35.4+rusternetes";
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// Answers the paths that are about the API itself.
+pub(crate) fn respond(
+    server: &Arc<ApiServer>,
+    context: &RequestContext,
+    request: &Request<Body>,
+) -> Result<Response<Body>, Status> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(Status::path_not_found());
+    }
+    let catalog = &server.engine().catalog;
+    let parts: Vec<&str> = context.info.path.split('/').filter(|part| !part.is_empty()).collect();
+    let document = match parts.as_slice() {
+        [] => value!({"paths": paths(catalog)}),
+        ["version"] => version(),
+        [prefix @ ("api" | "apis")] if wants_aggregated(request) => return Ok(aggregated(catalog, prefix, request)),
+        ["api"] => value!({
+            "kind": "APIVersions",
+            "versions": ["v1"],
+            "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": server_address(request)}],
+        }),
+        ["apis"] => {
+            let groups: Vec<Value> = groups().map(|info| group(info, false)).collect();
+            value!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+        }
+        ["api", "v1"] => resource_list(catalog, "", "v1").ok_or_else(Status::path_not_found)?,
+        ["apis", name] => group(groups().find(|info| info.name == *name).ok_or_else(Status::path_not_found)?, true),
+        ["apis", group, version] => resource_list(catalog, group, version).ok_or_else(Status::path_not_found)?,
+        _ => return Err(Status::path_not_found()),
+    };
+    let accepted = negotiate(request.headers(), &context.query, Answer::Fixed)?;
+    Ok(value_response(StatusCode::OK, &document, accepted))
+}
+
+fn server_address(request: &Request<Body>) -> String {
+    let host = request.headers().get(::http::header::HOST).and_then(|value| value.to_str().ok());
+    host.or_else(|| request.uri().authority().map(|authority| authority.as_str())).unwrap_or_default().to_owned()
+}
+
+/// `/version`.
+pub(crate) fn version() -> Value {
+    value!({
+        "major": "1", "minor": "35",
+        "emulationMajor": "1", "emulationMinor": "35",
+        "minCompatibilityMajor": "1", "minCompatibilityMinor": "34",
+        "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "", "compiler": "rustc", "platform": format!("linux/{}", go_architecture()),
+    })
+}
+
+/// The machine's architecture as Go and node objects name it.
+fn go_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn paths(catalog: &Catalog) -> Vec<Value> {
+    let mut paths: Vec<String> = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned(), "/apis/".to_owned()];
+    for info in groups() {
+        paths.push(format!("/apis/{}", info.name));
+        let served = info.versions.iter().filter(|version| resources(catalog, info.name, version).next().is_some());
+        paths.extend(served.map(|version| format!("/apis/{}/{version}", info.name)));
+    }
+    for path in ["/healthz", "/livez", "/metrics", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"] {
+        paths.push(path.to_owned());
+    }
+    paths.push("/.well-known/openid-configuration".to_owned());
+    paths.sort();
+    paths.into_iter().map(Value::from).collect()
+}
+
+/// All groups but the core group.
+fn groups() -> impl Iterator<Item = &'static schema::GroupInfo> {
+    schema::groups().iter().filter(|info| !info.name.is_empty())
+}
+
+fn resources<'a>(catalog: &'a Catalog, group: &'a str, version: &'a str) -> impl Iterator<Item = &'a Resource> {
+    let rows = catalog.endpoints().iter().map(|endpoint| &endpoint.row);
+    rows.filter(move |row| row.gvr.group == group && row.gvr.version == version)
+}
+
+fn group(info: &schema::GroupInfo, alone: bool) -> Value {
+    let version = |version: &&str| value!({"groupVersion": format!("{}/{version}", info.name), "version": *version});
+    let versions: Vec<Value> = info.versions.iter().map(version).collect();
+    let mut group = value!({"name": info.name});
+    group.insert("preferredVersion", versions.first().cloned().unwrap_or_default());
+    group.insert("versions", versions);
+    if alone {
+        group.insert("kind", "APIGroup");
+        group.insert("apiVersion", "v1");
+    }
+    group
+}
+
+fn strings<S: AsRef<str>>(items: &[S]) -> Vec<Value> {
+    items.iter().map(|item| Value::from(item.as_ref())).collect()
+}
+
+fn resource_list(catalog: &Catalog, group: &str, version: &str) -> Option<Value> {
+    let mut list: Vec<(String, Value)> = Vec::new();
+    for row in resources(catalog, group, version) {
+        list.push((row.gvr.resource.clone(), resource(row)));
+        for sub in &row.subresources {
+            let name = format!("{}/{}", row.gvr.resource, sub.name);
+            let mut entry = value!({
+                "name": name.as_str(), "singularName": "", "namespaced": row.namespaced, "kind": sub.kind.kind.as_str(),
+                "verbs": strings(&sub.verbs),
+            });
+            if !sub.own_version {
+                entry.insert("group", sub.kind.group.as_str());
+                entry.insert("version", sub.kind.version.as_str());
+            }
+            list.push((name, entry));
+        }
+    }
+    if list.is_empty() {
+        return None;
+    }
+    list.sort_by(|a, b| a.0.cmp(&b.0));
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let entries: Vec<Value> = list.into_iter().map(|(_, entry)| entry).collect();
+    Some(value!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": entries}))
+}
+
+fn resource(row: &Resource) -> Value {
+    let mut entry = value!({
+        "name": row.gvr.resource.as_str(), "singularName": row.singular.as_str(), "namespaced": row.namespaced,
+        "kind": row.kind.kind.as_str(), "verbs": strings(&row.verbs),
+    });
+    if !row.short_names.is_empty() {
+        entry.insert("shortNames", strings(&row.short_names));
+    }
+    if !row.categories.is_empty() {
+        entry.insert("categories", strings(&row.categories));
+    }
+    if !row.storage_version_hash.is_empty() {
+        entry.insert("storageVersionHash", row.storage_version_hash.as_str());
+    }
+    entry
+}
+
+/// Whether the client asks for everything in one document, before anything else that it accepts.
+fn wants_aggregated(request: &Request<Body>) -> bool {
+    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    accept.split(',').any(|clause| {
+        let mut parts = clause.split(';').map(str::trim);
+        let json = matches!(parts.next(), Some("application/json"));
+        let has = |wanted: &str| clause.split(';').any(|part| part.trim() == wanted);
+        json && has("g=apidiscovery.k8s.io") && has("v=v2") && has("as=APIGroupDiscoveryList")
+    })
+}
+
+fn aggregated(catalog: &Catalog, prefix: &str, request: &Request<Body>) -> Response<Body> {
+    let items: Vec<Value> = match prefix {
+        "api" => vec![aggregated_group(catalog, "", &["v1"])],
+        _ => groups().map(|info| aggregated_group(catalog, info.name, &info.versions)).collect(),
+    };
+    let list = value!({
+        "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items,
+    });
+    let json = list.to_vec();
+    let etag = format!("\"{}\"", hex::encode_upper(Sha512::digest(&json)));
+    let known = request.headers().get(IF_NONE_MATCH).is_some_and(|value| value.as_bytes() == etag.as_bytes());
+    let mut response = match known {
+        true => json_response(StatusCode::NOT_MODIFIED, Vec::new()),
+        false => json_response(StatusCode::OK, json),
+    };
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
+    headers.insert(VARY, HeaderValue::from_static("Accept"));
+    if let Ok(etag) = HeaderValue::from_str(&etag) {
+        headers.insert(ETAG, etag);
+    }
+    headers.insert(::http::header::CACHE_CONTROL, HeaderValue::from_static("public"));
+    response
+}
+
+fn aggregated_group(catalog: &Catalog, name: &str, versions: &[&str]) -> Value {
+    let version = |version: &&str| {
+        let rows: Vec<Value> = resources(catalog, name, version).map(aggregated_resource).collect();
+        value!({"version": *version, "resources": rows, "freshness": "Current"})
+    };
+    let metadata = if name.is_empty() { Value::object() } else { value!({"name": name}) };
+    value!({"metadata": metadata, "versions": versions.iter().map(version).collect::<Vec<Value>>()})
+}
+
+fn aggregated_resource(row: &Resource) -> Value {
+    let mut entry = value!({
+        "resource": row.gvr.resource.as_str(),
+        "responseKind": {"group": "", "version": "", "kind": row.kind.kind.as_str()},
+        "scope": if row.namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": row.singular.as_str(),
+        "verbs": strings(&row.verbs),
+    });
+    if !row.short_names.is_empty() {
+        entry.insert("shortNames", strings(&row.short_names));
+    }
+    if !row.categories.is_empty() {
+        entry.insert("categories", strings(&row.categories));
+    }
+    let subresource = |sub: &crate::registry::Subresource| {
+        let (group, version) = if sub.own_version { ("", "") } else { (sub.kind.group.as_str(), sub.kind.version.as_str()) };
+        value!({
+            "subresource": sub.name.as_str(),
+            "responseKind": {"group": group, "version": version, "kind": sub.kind.kind.as_str()},
+            "verbs": strings(&sub.verbs),
+        })
+    };
+    if !row.subresources.is_empty() {
+        entry.insert("subresources", row.subresources.iter().map(subresource).collect::<Vec<Value>>());
+    }
+    entry
+}

@@ -1,0 +1,107 @@
+//! A server on the memory store, and a client that speaks JSON to it.
+#![allow(dead_code)] // Each test file uses its part of it.
+
+use std::sync::Arc;
+
+use api_server::{ApiServer, Body, ServerConfig, UserInfo, names};
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::Value;
+use storage::Memory;
+
+/// A client with an identity.
+#[derive(Clone)]
+pub struct Api {
+    pub server: Arc<ApiServer>,
+    pub store: Arc<Memory>,
+    user: UserInfo,
+}
+
+/// An answer.
+pub struct Answer {
+    pub code: StatusCode,
+    pub headers: http::HeaderMap,
+    pub body: Value,
+    what: String,
+}
+
+impl Answer {
+    /// The body, if the code is this.
+    #[track_caller]
+    pub fn expect(self, code: u16) -> Value {
+        assert_eq!(self.code.as_u16(), code, "{}: {}", self.what, self.body);
+        self.body
+    }
+}
+
+impl Api {
+    pub async fn new() -> Api {
+        Api::with(ServerConfig::default()).await
+    }
+
+    pub async fn with(config: ServerConfig) -> Api {
+        let store = Arc::new(Memory::new());
+        let server = ApiServer::builder(config, store.clone()).build();
+        let api = Api { server, store, user: UserInfo::new("admin", &[names::MASTERS]) };
+        api.post("/api/v1/namespaces", &serde_json::json!({"metadata": {"name": "default"}})).await.expect(201);
+        api
+    }
+
+    pub fn as_user(&self, user: UserInfo) -> Api {
+        Api { user, ..self.clone() }
+    }
+
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> http::Response<Body> {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = body.map_or_else(Body::empty, |body| Body::full(body.to_string()));
+        let mut request = request.body(body).expect("a valid request");
+        request.extensions_mut().insert(self.user.clone());
+        self.server.handle(request).await
+    }
+
+    pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Answer {
+        let what = format!("{method} {path}");
+        let response = self.request(method, path, headers, body).await;
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.expect("a whole body").to_bytes();
+        let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+        Answer { code: parts.status, headers: parts.headers, body, what }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, &[], None).await
+    }
+
+    pub async fn get_as(&self, path: &str, accept: &str) -> Answer {
+        self.send(Method::GET, path, &[("accept", accept)], None).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send(Method::POST, path, &[("content-type", "application/json")], Some(body)).await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.send(Method::PUT, path, &[("content-type", "application/json")], Some(body)).await
+    }
+
+    pub async fn patch(&self, path: &str, content_type: &str, body: &Value) -> Answer {
+        self.send(Method::PATCH, path, &[("content-type", content_type)], Some(body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.send(Method::DELETE, path, &[], None).await
+    }
+
+    pub async fn delete_with(&self, path: &str, options: &Value) -> Answer {
+        self.send(Method::DELETE, path, &[("content-type", "application/json")], Some(options)).await
+    }
+}
