@@ -56,6 +56,12 @@ async fn resource(server: &Arc<ApiServer>, context: &RequestContext, request: Re
         return subresource(server, endpoint, context, request).await;
     }
     check_verb(&endpoint.row.verbs, info.verb)?;
+    // Collections are posted to, objects are everything else.
+    if (info.verb == Verb::Create) != info.name.is_empty()
+        && !matches!(info.verb, Verb::List | Verb::Watch | Verb::DeleteCollection)
+    {
+        return Err(Status::method_not_allowed());
+    }
     let Some(stored) = &endpoint.stored else { return computed(server, endpoint, context, request).await };
     let target = target(server, endpoint, stored, context);
     match info.verb {
