@@ -87,7 +87,7 @@ mod tests {
     fn writes_blocks() {
         let object = value!({"kind": "Pod", "metadata": {"name": "a", "labels": {}}, "n": 1, "no": "yes",
             "list": [{"a": 1, "b": [true, null]}, "x: y", []]});
-        let expected = "kind: Pod\nlist:\n- a: 1\n  b:\n  - true\n  - null\n- \"x: y\"\n- []\nmetadata:\n  labels: {}\n  name: a\nn: 1\n\"no\": \"yes\"\n";
+        let expected = "kind: Pod\nlist:\n- a: 1\n  b:\n  - true\n  - null\n- \"x: y\"\n- []\nmetadata:\n  labels: {}\n  name: a\n\"n\": 1\n\"no\": \"yes\"\n";
         assert_eq!(String::from_utf8(write(&object)).expect("UTF-8"), expected);
     }
 }
