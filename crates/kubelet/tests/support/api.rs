@@ -24,7 +24,7 @@ struct State {
 
 /// The server; clones share everything.
 #[derive(Clone)]
-pub struct Api {
+pub(crate) struct Api {
     state: Arc<Mutex<State>>,
     events: broadcast::Sender<(Key, &'static str, Value)>,
 }
@@ -95,12 +95,12 @@ fn selected(key: &Key, object: &Value, target: &Key, selector: &str) -> bool {
 }
 
 impl Api {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { state: Arc::default(), events: broadcast::channel(1000).0 }
     }
 
     /// A client of this server.
-    pub fn client(&self) -> kube::Client {
+    pub(crate) fn client(&self) -> kube::Client {
         let api = self.clone();
         let service = tower::service_fn(move |request: Request<kube::client::Body>| {
             let api = api.clone();
@@ -129,23 +129,23 @@ impl Api {
     }
 
     /// Creates or replaces an object.
-    pub fn apply(&self, resource: &str, object: Value) -> Value {
+    pub(crate) fn apply(&self, resource: &str, object: Value) -> Value {
         let text = |field: &str| object["metadata"][field].as_str().unwrap_or("").to_owned();
         let key = (resource.to_owned(), text("namespace"), text("name"));
         let known = self.state.lock().unwrap().objects.contains_key(&key);
         self.put(&key, object, if known { "MODIFIED" } else { "ADDED" })
     }
 
-    pub fn get(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
+    pub(crate) fn get(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
         self.state.lock().unwrap().objects.get(&(resource.to_owned(), namespace.to_owned(), name.to_owned())).cloned()
     }
 
-    pub fn list(&self, resource: &str) -> Vec<Value> {
+    pub(crate) fn list(&self, resource: &str) -> Vec<Value> {
         self.state.lock().unwrap().objects.iter().filter(|(key, _)| key.0 == resource).map(|(_, object)| object.clone()).collect()
     }
 
     /// Asks for a pod's deletion as `kubectl delete` does.
-    pub fn delete_pod(&self, namespace: &str, name: &str, grace: i64) {
+    pub(crate) fn delete_pod(&self, namespace: &str, name: &str, grace: i64) {
         let mut pod = self.get("pods", namespace, name).unwrap();
         pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         pod["metadata"]["deletionGracePeriodSeconds"] = json!(grace);

@@ -1,4 +1,4 @@
 //! Test doubles: an API server of a few hundred lines ([`api::Api`]) and a scripted container runtime ([`runtime::Scripted`]).
 
-pub mod api;
-pub mod runtime;
+pub(crate) mod api;
+pub(crate) mod runtime;

@@ -21,7 +21,7 @@ struct State {
 
 /// The runtime; clones share everything.
 #[derive(Clone)]
-pub struct Scripted {
+pub(crate) struct Scripted {
     state: Arc<Mutex<State>>,
     events: broadcast::Sender<v1::ContainerEventResponse>,
 }
@@ -35,17 +35,17 @@ fn matches(labels: &HashMap<String, String>, selector: &HashMap<String, String>)
 }
 
 impl Scripted {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { state: Arc::default(), events: broadcast::channel(1000).0 }
     }
 
     /// The calls so far.
-    pub fn calls(&self) -> Vec<String> {
+    pub(crate) fn calls(&self) -> Vec<String> {
         self.state.lock().unwrap().calls.clone()
     }
 
     /// The configuration that the newest container of that name was created with.
-    pub fn config(&self, name: &str) -> v1::ContainerConfig {
+    pub(crate) fn config(&self, name: &str) -> v1::ContainerConfig {
         self.state
             .lock()
             .unwrap()
@@ -59,7 +59,7 @@ impl Scripted {
     }
 
     /// Ends a running container as if its process had.
-    pub fn end(&self, name: &str, code: i32) {
+    pub(crate) fn end(&self, name: &str, code: i32) {
         let uid = {
             let mut state = self.state.lock().unwrap();
             let running = |c: &&mut (String, v1::ContainerStatus, v1::ContainerConfig)| {
