@@ -146,7 +146,12 @@ async fn simple_pods(node: &Node, image: &str) {
         json!({"terminationGracePeriodSeconds": 1, "hostname": "called", "containers": [{"name": "c", "image": image, "command": command(&["serve", "$(GREETING)"]), "env": [{"name": "GREETING", "value": "hello"}],
             "resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "500m", "memory": "64Mi"}}}]}),
     );
-    let pod = node.status("web", &[("/phase", json!("Running")), ("/containerStatuses/0/ready", json!(true)), ("/podIP", json!("127.0.0.1"))]).await;
+    let pod = node
+        .status(
+            "web",
+            &[("/phase", json!("Running")), ("/containerStatuses/0/ready", json!(true)), ("/podIP", json!("127.0.0.1"))],
+        )
+        .await;
     let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap();
     assert!(id.starts_with("rusternetes://"), "{id}");
     let deadline = Instant::now() + Duration::from_secs(5);
@@ -154,7 +159,10 @@ async fn simple_pods(node: &Node, image: &str) {
         assert!(Instant::now() < deadline, "log: {}", node.log(&pod, "c").await);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    node.pod("fails", json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": image, "command": command(&["exit", "7"])}]}));
+    node.pod(
+        "fails",
+        json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": image, "command": command(&["exit", "7"])}]}),
+    );
     let pod = node.status("fails", &[("/phase", json!("Failed"))]).await;
     assert_eq!(pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 7);
 }
@@ -174,7 +182,14 @@ async fn volumes(node: &Node, image: &str) {
             "containers": [run("last", &["write", "/dev/termination-log", "the last word"])]}),
     );
     let pod = node.status("files", &[("/phase", json!("Succeeded"))]).await;
-    for (container, expected) in [("config", "from-config"), ("secret", "from-secret"), ("token", "a-token"), ("name", "files"), ("read", "shared"), ("hosts", "Kubernetes-managed hosts file")] {
+    for (container, expected) in [
+        ("config", "from-config"),
+        ("secret", "from-secret"),
+        ("token", "a-token"),
+        ("name", "files"),
+        ("read", "shared"),
+        ("hosts", "Kubernetes-managed hosts file"),
+    ] {
         let log = node.log(&pod, container).await;
         assert!(log.contains(expected), "{container}: {log}");
     }
@@ -189,7 +204,15 @@ async fn probes(node: &Node, image: &str) {
             "readinessProbe": {"exec": {"command": command(&["exists", "/tmp/ready"])}, "periodSeconds": 1},
             "lifecycle": {"postStart": {"exec": {"command": command(&["write", "/tmp/ready", "yes"])}}}}]}),
     );
-    node.status("probed", &[("/phase", json!("Running")), ("/containerStatuses/0/ready", json!(true)), ("/containerStatuses/0/started", json!(true))]).await;
+    node.status(
+        "probed",
+        &[
+            ("/phase", json!("Running")),
+            ("/containerStatuses/0/ready", json!(true)),
+            ("/containerStatuses/0/started", json!(true)),
+        ],
+    )
+    .await;
 }
 
 async fn scenario() {
@@ -205,7 +228,10 @@ async fn scenario() {
     let (api, root) = node.stop().await;
     let node = Node::start(api, root).await;
     // A pod that is new only starts after the kubelet is up; by then the old one must not have been touched.
-    node.pod("late", json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": image, "command": command(&["exit", "0"])}]}));
+    node.pod(
+        "late",
+        json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": image, "command": command(&["exit", "0"])}]}),
+    );
     node.status("late", &[("/phase", json!("Succeeded"))]).await;
     let after = node.status("web", &[("/phase", json!("Running"))]).await;
     assert_eq!(before["status"]["containerStatuses"], after["status"]["containerStatuses"], "adopted as it was");
@@ -231,7 +257,10 @@ fn main() {
     if arguments.first().is_some_and(|a| a == "payload") {
         std::process::exit(payload(&arguments[1..]));
     }
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
     tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(scenario());
     println!("containers: ok");
 }
