@@ -47,7 +47,7 @@ async fn containers_survive_kill_9_of_the_server() {
     assert_eq!((ended.state(), ended.exit_code), (v1::ContainerState::ContainerExited, 9));
     let request =
         v1::ExecSyncRequest { container_id: lasting.clone(), cmd: support::words(&["rusternetes", "hostname"]), timeout: 10 };
-    assert_eq!(runtime.exec_sync(request).await.expect("exec").stdout, b"served");
+    assert_eq!(runtime.exec_sync(request).await.expect("exec").stdout, b"served\n");
     runtime.stop_container(v1::StopContainerRequest { container_id: lasting.clone(), timeout: 0 }).await.expect("stop");
     assert_eq!(status(lasting).await.exit_code, 137);
     let texts = texts(&std::fs::read_to_string(&log).expect("log"));
