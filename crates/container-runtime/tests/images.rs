@@ -203,7 +203,8 @@ async fn registry(corrupt: bool) -> Registry {
     let layers = layers();
     let compressed: Vec<Vec<u8>> = layers.iter().map(|layer| gzip(layer)).collect();
     let config = config_json(&layers);
-    let descriptor = |kind: &str, bytes: &[u8]| serde_json::json!({ "mediaType": kind, "digest": digest(bytes), "size": bytes.len() });
+    let descriptor =
+        |kind: &str, bytes: &[u8]| serde_json::json!({ "mediaType": kind, "digest": digest(bytes), "size": bytes.len() });
     let manifest = serde_json::json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
@@ -219,7 +220,10 @@ async fn registry(corrupt: bool) -> Registry {
     let mut paths: HashMap<String, (&str, Vec<u8>)> = HashMap::new();
     paths.insert("/v2/".to_owned(), ("application/json", b"{}".to_vec()));
     paths.insert("/v2/team/app/manifests/1".to_owned(), ("application/vnd.oci.image.index.v1+json", index.into_bytes()));
-    paths.insert(format!("/v2/team/app/manifests/{}", digest(manifest.as_bytes())), ("application/vnd.oci.image.manifest.v1+json", manifest.into_bytes()));
+    paths.insert(
+        format!("/v2/team/app/manifests/{}", digest(manifest.as_bytes())),
+        ("application/vnd.oci.image.manifest.v1+json", manifest.into_bytes()),
+    );
     for blob in compressed.into_iter().chain([config]) {
         let path = format!("/v2/team/app/blobs/{}", digest(&blob));
         let blob = if corrupt && blob.len() > 1_000_000 { gzip(b"something else") } else { blob };
@@ -236,14 +240,19 @@ async fn registry(corrupt: bool) -> Registry {
                 let response = respond(&request, &paths, &counter);
                 async move { Ok::<_, Infallible>(response) }
             });
-            let connection = hyper::server::conn::http1::Builder::new().serve_connection(hyper_util::rt::TokioIo::new(stream), service);
+            let connection =
+                hyper::server::conn::http1::Builder::new().serve_connection(hyper_util::rt::TokioIo::new(stream), service);
             tokio::spawn(connection);
         }
     });
     Registry { address, blob_requests }
 }
 
-fn respond(request: &Request<hyper::body::Incoming>, paths: &HashMap<String, (&str, Vec<u8>)>, blob_requests: &AtomicUsize) -> Response<Full<Bytes>> {
+fn respond(
+    request: &Request<hyper::body::Incoming>,
+    paths: &HashMap<String, (&str, Vec<u8>)>,
+    blob_requests: &AtomicUsize,
+) -> Response<Full<Bytes>> {
     let expected = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(PASSWORD));
     let authorized = request.headers().get("authorization").is_some_and(|value| value == expected.as_str());
     let path = request.uri().path();
@@ -259,7 +268,9 @@ fn respond(request: &Request<hyper::body::Incoming>, paths: &HashMap<String, (&s
             }
             builder.header("content-type", *kind).body(Full::from(body.clone()))
         }
-        None => builder.status(StatusCode::NOT_FOUND).body(Full::from(r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#)),
+        None => builder
+            .status(StatusCode::NOT_FOUND)
+            .body(Full::from(r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#)),
     };
     response.expect("response")
 }
@@ -333,9 +344,19 @@ async fn pulls_fail_with_words_that_help() {
 async fn the_built_in_image_needs_no_pull() {
     let node = Node::start().await;
     let image = Some(v1::ImageSpec { image: support::image(), ..Default::default() });
-    let found = node.runtime.image_status(v1::ImageStatusRequest { image: image.clone(), verbose: false }).await.expect("status").image.expect("image");
+    let found = node
+        .runtime
+        .image_status(v1::ImageStatusRequest { image: image.clone(), verbose: false })
+        .await
+        .expect("status")
+        .image
+        .expect("image");
     assert!(found.pinned);
-    let pulled = node.runtime.pull_image(v1::PullImageRequest { image: image.clone(), auth: None, sandbox_config: None }).await.expect("pull");
+    let pulled = node
+        .runtime
+        .pull_image(v1::PullImageRequest { image: image.clone(), auth: None, sandbox_config: None })
+        .await
+        .expect("pull");
     assert_eq!(pulled.image_ref, found.id);
     assert!(node.runtime.remove_image(v1::RemoveImageRequest { image }).await.is_err());
     // Opening again is cheap, and makes nothing new.
