@@ -342,6 +342,8 @@ impl ResourceInfo {
     /// Whether a deletion answers with the object as it was, rather than with a `Status`.
     pub fn delete_returns_object(&self) -> bool {
         let resources: &[&str] = match self.group {
+            "resource.k8s.io" => return true,
+            "storage.k8s.io" => return self.plural != "csistoragecapacities",
             "" => &[
                 "persistentvolumeclaims",
                 "persistentvolumes",
@@ -351,8 +353,6 @@ impl ResourceInfo {
                 "serviceaccounts",
                 "services",
             ],
-            "storage.k8s.io" => &["csidrivers", "csinodes", "storageclasses", "volumeattachments", "volumeattributesclasses"],
-            "resource.k8s.io" => &["deviceclasses", "resourceclaims", "resourceclaimtemplates", "resourceslices"],
             _ => &[],
         };
         resources.contains(&self.plural)
