@@ -1,3 +1,5 @@
+//! Objects before and after defaulting.
+
 use super::apply;
 use crate::decode::conform;
 use crate::schema::lookup;
