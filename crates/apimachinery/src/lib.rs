@@ -8,6 +8,7 @@ pub mod decode;
 pub mod defaults;
 pub mod field;
 mod gvk;
+pub mod managed_fields;
 mod meta;
 pub mod openapi;
 pub mod patch;
