@@ -19,7 +19,7 @@ mod typed;
 mod updater;
 
 pub use conflict::{Conflict, Conflicts};
-pub use facts::{BuiltIn, patch_schema};
+pub use facts::BuiltIn;
 pub use field_manager::{Apply, ApplyError, FieldManager};
 pub use managers::{ManagerId, Managers, ManagersError, Owned, managers_to_values, parse_managers};
 pub use merge::extract;
