@@ -13,10 +13,12 @@ mod image_store;
 mod images;
 mod oci;
 pub mod reexec;
+mod reset;
 mod runtime;
 mod shim;
 mod streaming;
 
 pub use image_store::ImageStore;
 pub use images::{ImageError, ImageSummary, RegistryConfig};
+pub use reset::kill_all;
 pub use runtime::{Config, ContainerRuntime, LoopbackNetwork, NetworkError, NetworkRequest, OpenError, SandboxNetwork};

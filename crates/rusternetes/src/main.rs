@@ -1,3 +1,107 @@
-//! Placeholder while the workspace is being laid out.
+//! The `rusternetes` executable: parses the command line, wires the components, reports errors. Logic lives in the crates.
+//!
+//! Exit codes: 0 success, 1 a failure at run time, 2 wrong usage, 3 the data directory cannot be used, 4 an address or port is
+//! taken, 5 not enough privileges.
 
-fn main() {}
+mod exit;
+mod hello;
+mod image;
+mod reset;
+mod server;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The version that `--version`, the built-in image's tag and the node's `kubeletVersion` build upon.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+#[derive(Parser)]
+#[command(
+    name = "rusternetes",
+    version = VERSION,
+    about = "Kubernetes in one binary. Without a command: `server`, a complete cluster on this machine",
+    after_help = "Exit codes: 0 success, 1 failure at run time, 2 wrong usage, 3 the data directory cannot be used,\n4 an address or port is taken, 5 not enough privileges."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a complete cluster on this machine, in the foreground.
+    Server(server::Options),
+    /// Stop all containers of a server that is not running and remove what it left on this machine, its data too.
+    Reset(reset::Options),
+    /// Manage the images of the embedded container runtime.
+    Image(image::Options),
+    /// Serve a page that says where it runs: the example workload of the README.
+    Hello(hello::Options),
+}
+
+fn main() -> ExitCode {
+    // Container processes, shims and the like are this executable again; they never come back from here.
+    container_runtime::reexec::dispatch();
+    let arguments = match Arguments::try_parse_from(with_default_command(std::env::args_os().collect())) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version go to stdout with code 0, mistakes to stderr with code 2.
+            let code = if error.use_stderr() { exit::USAGE } else { 0 };
+            // A closed output is no reason to fail differently.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let result = match arguments.command {
+        Command::Server(options) => server::run(options),
+        Command::Reset(options) => reset::run(&options),
+        Command::Image(options) => image::run(options),
+        Command::Hello(options) => hello::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(exit::code(&error))
+        }
+    }
+}
+
+/// `rusternetes` and `rusternetes --flag` mean `rusternetes server ...`.
+fn with_default_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let names_server = match arguments.get(1).and_then(|argument| argument.to_str()) {
+        None => arguments.len() <= 1,
+        Some("-h" | "--help" | "-V" | "--version") => false,
+        Some(argument) => argument.starts_with('-'),
+    };
+    if names_server {
+        let position = arguments.len().min(1);
+        arguments.insert(position, "server".into());
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_is_the_default_command() {
+        let check = |given: &[&str], expected: &[&str]| {
+            let given = given.iter().map(OsString::from).collect();
+            assert_eq!(with_default_command(given), expected.iter().map(OsString::from).collect::<Vec<_>>());
+        };
+        check(&["rusternetes"], &["rusternetes", "server"]);
+        check(&["rusternetes", "--secure-port", "1"], &["rusternetes", "server", "--secure-port", "1"]);
+        check(&["rusternetes", "--help"], &["rusternetes", "--help"]);
+        check(&["rusternetes", "image", "list"], &["rusternetes", "image", "list"]);
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+}

@@ -35,6 +35,8 @@ pub use config::{Config, LoopbackNetwork, NetworkError, NetworkRequest, SandboxN
 use crate::cgroup::Hierarchies;
 use crate::images::{ImageError, ImageService, Puller, Store};
 use crate::streaming::StreamingServer;
+pub(crate) use layout::remove_with_mounts;
+
 use events::Events;
 use layout::Layout;
 use records::{Container, Sandbox};

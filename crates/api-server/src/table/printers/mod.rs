@@ -1,0 +1,84 @@
+//! Which printer prints which resource: one line for each kind, upstream's columns.
+
+mod access;
+mod cluster;
+mod format;
+mod network;
+mod pods;
+mod storage;
+mod workloads;
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use apimachinery::Value;
+
+use super::{Column, Printer};
+use crate::registry::Resource;
+
+/// A printer as it is registered: resource name and group, columns, and the function that fills those after the name.
+///
+/// A column is written as its heading with marks in front: `+` only in wide output, `#` an integer, `?` a boolean.
+pub(super) struct Registration {
+    pub(super) resource: &'static str,
+    pub(super) group: &'static str,
+    pub(super) columns: &'static [&'static str],
+    pub(super) cells: fn(&Value) -> Vec<Value>,
+}
+
+/// Shorthand for the registries of the modules.
+const fn printer(
+    resource: &'static str,
+    group: &'static str,
+    columns: &'static [&'static str],
+    cells: fn(&Value) -> Vec<Value>,
+) -> Registration {
+    Registration { resource, group, columns, cells }
+}
+
+/// The printer of a resource.
+pub(super) fn find(resource: &Resource) -> &'static dyn Printer {
+    static PRINTERS: LazyLock<HashMap<(&str, &str), Built>> = LazyLock::new(|| {
+        let all = [pods::PRINTERS, workloads::PRINTERS, network::PRINTERS, storage::PRINTERS, cluster::PRINTERS, access::PRINTERS];
+        all.into_iter().flatten().map(|registration| ((registration.group, registration.resource), Built::from(registration))).collect()
+    });
+    static DEFAULT: LazyLock<Built> = LazyLock::new(|| Built::from(&printer("", "", &["Name", "Created At"], created_at)));
+    PRINTERS.get(&(resource.gvr.group.as_str(), resource.gvr.resource.as_str())).unwrap_or(&DEFAULT)
+}
+
+/// For kinds without a printer of their own.
+fn created_at(object: &Value) -> Vec<Value> {
+    vec![format::name(object), object.meta().creation_timestamp().unwrap_or_default().into()]
+}
+
+struct Built {
+    columns: Vec<Column>,
+    cells: fn(&Value) -> Vec<Value>,
+}
+
+impl From<&Registration> for Built {
+    fn from(registration: &Registration) -> Self {
+        Self { columns: registration.columns.iter().map(|column| parse_column(column)).collect(), cells: registration.cells }
+    }
+}
+
+impl Printer for Built {
+    fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    fn cells(&self, object: &Value) -> Vec<Value> {
+        (self.cells)(object)
+    }
+}
+
+fn parse_column(column: &'static str) -> Column {
+    let (priority, column) = column.strip_prefix('+').map_or((0, column), |rest| (1, rest));
+    let (kind, name) = match (column.strip_prefix('#'), column.strip_prefix('?')) {
+        (Some(name), _) => ("integer", name),
+        (_, Some(name)) => ("boolean", name),
+        _ => ("string", column),
+    };
+    let kind = if name == "Created At" { "date" } else { kind };
+    Column { name, kind, format: if name == "Name" { "name" } else { "" }, description: "", priority }
+}

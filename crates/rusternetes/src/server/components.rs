@@ -1,0 +1,189 @@
+//! The components of one process: who they are to the API server, and that they are waited for.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use api_server::{ApiServer, Pki, UserInfo};
+use client::Informers;
+use container_runtime::{ContainerRuntime, RegistryConfig};
+use k8s_openapi::api::core::v1::Node;
+use kubelet::{Kubelet, ServerTls};
+use network::{Cidr, PodNetwork};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::pod_network::Network;
+use super::{CLUSTER_DOMAIN, Site, runtime_root};
+
+/// All running components.
+pub(super) struct Components {
+    tasks: JoinSet<anyhow::Result<()>>,
+    runtime: Arc<ContainerRuntime>,
+}
+
+impl Components {
+    /// Waits until a component ends with an error. Cancellation-safe.
+    pub(super) async fn first_failure(&mut self) -> anyhow::Error {
+        loop {
+            match self.tasks.join_next().await {
+                Some(Ok(Ok(()))) => {}
+                Some(Ok(Err(error))) => return error,
+                Some(Err(error)) => return anyhow::Error::new(error).context("a component panicked"),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Waits until all have ended; their token must be cancelled.
+    pub(super) async fn stopped(mut self) {
+        while let Some(result) = self.tasks.join_next().await {
+            match result {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(error = format!("{error:#}"), "a component failed while stopping"),
+                Err(error) => tracing::warn!(%error, "a component panicked while stopping"),
+            }
+        }
+        self.runtime.close().await;
+    }
+}
+
+fn user(name: &str, groups: &[&str]) -> UserInfo {
+    let groups = groups.iter().copied().chain(["system:authenticated"]).map(str::to_owned).collect();
+    UserInfo { name: name.to_owned(), groups, ..UserInfo::default() }
+}
+
+/// Starts everything that talks to the API server.
+pub(super) async fn start(
+    site: &Arc<Site>,
+    server: &Arc<ApiServer>,
+    pki: &Arc<Pki>,
+    stop: CancellationToken,
+    started: Instant,
+) -> anyhow::Result<Components> {
+    let client_for = |user: UserInfo| client::from_service(server.client_service(user), "default");
+    let mut tasks = JoinSet::new();
+
+    // Upstream gives each controller a service account of its own; here they share informers and one identity, which therefore
+    // needs the sum of their rights, the garbage collector's over every kind among them.
+    let manager = client_for(user("system:kube-controller-manager", &["system:masters"]));
+    let config = controller_manager::Config { root_ca: Some(pki.ca_cert_pem.clone()), ..controller_manager::Config::default() };
+    let informers = Informers::new(manager.clone(), stop.clone());
+    let token = stop.clone();
+    tasks.spawn(async move {
+        controller_manager::run(config, manager, informers, token).await.context("the controller manager failed")
+    });
+
+    let client = client_for(user("system:kube-scheduler", &[]));
+    let token = stop.clone();
+    tasks.spawn(async move { scheduler::run(scheduler::Config::default(), client, token).await.context("the scheduler failed") });
+
+    let network = open_network(site).await?;
+    let gateways = network.gateways();
+    let runtime = open_runtime(site, network).await?;
+
+    let config = kubelet_config(site, pki);
+    let client = client_for(user(&format!("system:node:{}", site.node_name), &["system:nodes"]));
+    tasks.spawn(report_ready(client.clone(), site.node_name.clone(), started));
+    let (for_kubelet, token) = (runtime.clone(), stop.clone());
+    tasks.spawn(async move {
+        Kubelet::run(config, client, for_kubelet.clone(), for_kubelet, token).await.context("the kubelet failed")
+    });
+    start_network_services(site, &mut tasks, &client_for, gateways, &stop);
+    Ok(Components { tasks, runtime })
+}
+
+/// The service proxy and DNS.
+fn start_network_services(
+    site: &Arc<Site>,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    client_for: &impl Fn(UserInfo) -> kube::Client,
+    gateways: Vec<IpAddr>,
+    stop: &CancellationToken,
+) {
+    let client = client_for(user("system:kube-proxy", &[]));
+    let config = kube_proxy::Config {
+        node_name: site.node_name.clone(),
+        node_ips: vec![site.node_ip],
+        nft_table: format!("{}-proxy", site.instance.table()),
+        ..kube_proxy::Config::default()
+    };
+    let token = stop.clone();
+    tasks.spawn(async move { kube_proxy::run(config, client, token).await.context("the service proxy failed") });
+
+    let client = client_for(user("system:kube-dns", &["system:masters"]));
+    let config = dns::Config {
+        cluster_domain: CLUSTER_DOMAIN.to_owned(),
+        listen: gateways.iter().map(|gateway| SocketAddr::new(*gateway, 53)).collect(),
+        service_ip: Some(site.dns_ip),
+        ..dns::Config::default()
+    };
+    let token = stop.clone();
+    tasks.spawn(async move { dns::run(config, client, token).await.context("cluster DNS failed") });
+}
+
+async fn open_network(site: &Arc<Site>) -> anyhow::Result<PodNetwork> {
+    let (pod_network, prefix) = site.instance.pod_network();
+    let (service_network, service_prefix) = site.instance.service_network();
+    let cidr = |address: std::net::Ipv4Addr, prefix| Cidr::new(IpAddr::from(address), prefix).context("not a network");
+    let config = network::Config {
+        bridge: site.instance.bridge(),
+        // One node: the first /24 of the cluster's pod network.
+        pod_cidrs: vec![cidr(pod_network, 24)?],
+        non_masquerade_cidrs: vec![cidr(pod_network, prefix)?],
+        service_cidrs: vec![cidr(service_network, service_prefix)?],
+        state_dir: site.instance.data_dir().join("network"),
+        nft_table: format!("{}-pods", site.instance.table()),
+        mtu: None,
+    };
+    let opened = tokio::task::spawn_blocking(move || PodNetwork::open(config)).await.context("opening the pod network panicked")?;
+    opened.context("cannot set up the pod network")
+}
+
+async fn open_runtime(site: &Arc<Site>, network: PodNetwork) -> anyhow::Result<Arc<ContainerRuntime>> {
+    let config = container_runtime::Config {
+        root: runtime_root(site.instance.data_dir()),
+        run_dir: site.instance.run_dir(),
+        executable: PathBuf::from("/proc/self/exe"),
+        cgroup_parent: site.instance.cgroup(),
+        streaming_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        network: Arc::new(Network(network)),
+        registries: RegistryConfig {
+            plain_http: site.options.registry_plain_http.clone(),
+            credentials_file: site.options.registry_credentials.clone(),
+            certificate_files: site.options.registry_ca.clone(),
+        },
+    };
+    ContainerRuntime::open(config).await.context("cannot start the container runtime")
+}
+
+fn kubelet_config(site: &Site, pki: &Pki) -> kubelet::Config {
+    let data_dir = site.instance.data_dir();
+    kubelet::Config {
+        pod_logs_dir: data_dir.join("logs"),
+        static_pod_dir: None,
+        cgroup_root: site.instance.cgroup(),
+        tls: Some(ServerTls {
+            certificate_pem: pki.kubelet_serving.cert_pem.as_bytes().into(),
+            key_pem: pki.kubelet_serving.key_pem.as_bytes().into(),
+            client_ca_pem: pki.ca_cert_pem.as_bytes().into(),
+        }),
+        cluster_dns: vec![site.dns_ip],
+        cluster_domain: CLUSTER_DOMAIN.to_owned(),
+        ..kubelet::Config::new(site.node_name.clone(), vec![site.node_ip], data_dir.join("kubelet"))
+    }
+}
+
+/// Prints the line that users and scripts wait for.
+async fn report_ready(client: kube::Client, node: String, started: Instant) -> anyhow::Result<()> {
+    let nodes = kube::Api::<Node>::all(client);
+    let is_ready = |node: Option<&Node>| {
+        let conditions = node.and_then(|node| node.status.as_ref()).and_then(|status| status.conditions.as_ref());
+        conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    };
+    kube::runtime::wait::await_condition(nodes, &node, is_ready).await.context("cannot watch the node")?;
+    println!("node {node} is Ready after {} ms", started.elapsed().as_millis());
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! Services by DNS name, by ClusterIP and by NodePort.
+
+use crate::harness::Cluster;
+use crate::images::{BUSYBOX, builtin, import_busybox};
+use crate::kubectl::{http_get, items, line_value, text};
+
+#[test]
+fn services_are_reached_by_name_address_and_node_port() {
+    let mut cluster = Cluster::start();
+    import_busybox(&cluster);
+    let kubectl = cluster.kubectl();
+    let image = builtin();
+    kubectl.ok(&format!("create deployment web --image={image} --replicas=2 -- rusternetes hello --port 8080"));
+    kubectl.ok("rollout status deployment/web --timeout=120s");
+    assert_eq!(kubectl.ok("expose deployment web --port=80 --target-port=8080 --type=NodePort").trim(), "service/web exposed");
+    let service = kubectl.json("get service web");
+    let cluster_ip = text(&service["spec"]["clusterIP"]);
+    let node_port = service["spec"]["ports"][0]["nodePort"].as_u64().expect("a node port");
+    let node_ip = text(&kubectl.json("get nodes")["items"][0]["status"]["addresses"][0]["address"]);
+
+    let pods: Vec<String> = items(&kubectl.json("get pods -l app=web")).map(|pod| text(&pod["metadata"]["name"])).collect();
+    cluster.wait_for("both endpoints", |_| {
+        let slices = kubectl.json("get endpointslices -l kubernetes.io/service-name=web");
+        slices["items"][0]["endpoints"].as_array().is_some_and(|endpoints| endpoints.len() == 2)
+    });
+    // From the host, by both ways, until each pod has answered: the choice is random.
+    for (host, port) in [(cluster_ip.as_str(), 80), (node_ip.as_str(), u16::try_from(node_port).expect("a port"))] {
+        let mut missing = pods.clone();
+        cluster.wait_for("an answer of each pod", |_| {
+            let host = line_value(&http_get(host, port), "host: ");
+            assert!(pods.contains(&host), "{host} is none of {pods:?}");
+            missing.retain(|pod| *pod != host);
+            missing.is_empty()
+        });
+    }
+
+    // From a pod: the short name, the full name and the address.
+    kubectl.ok_arguments(["run", "box", &format!("--image={BUSYBOX}"), "--restart=Never", "--", "sh", "-c", "sleep 3600"]);
+    kubectl.ok("wait --for=condition=Ready pod/box --timeout=120s");
+    for host in ["web", "web.default", "web.default.svc.cluster.local", cluster_ip.as_str()] {
+        let body = kubectl.ok_arguments(["exec", "box", "--", "wget", "-qO-", "-T", "5", &format!("http://{host}/path")]);
+        assert!(pods.contains(&line_value(&body, "host: ")), "{body}");
+        assert_eq!(line_value(&body, "path: "), "/path");
+    }
+    let resolv = kubectl.ok("exec box -- cat /etc/resolv.conf");
+    assert!(resolv.contains("search default.svc.cluster.local svc.cluster.local cluster.local"), "{resolv}");
+    let missing = kubectl.output(["exec", "box", "--", "nslookup", "nothing.default.svc.cluster.local"]);
+    assert!(String::from_utf8_lossy(&missing.stdout).contains("NXDOMAIN"), "{missing:?}");
+
+    // The API server is reached from a pod by name with the mounted token.
+    let script = "wget -qO- --no-check-certificate --header \"Authorization: Bearer $(cat /var/run/secrets/kubernetes.io/serviceaccount/token)\" \
+                  https://kubernetes.default.svc/version || cat /var/run/secrets/kubernetes.io/serviceaccount/namespace";
+    assert!(!kubectl.ok_arguments(["exec", "box", "--", "sh", "-c", script]).is_empty());
+
+    // Without endpoints a connection is refused at once, not left hanging.
+    kubectl.ok("scale deployment/web --replicas=0");
+    cluster.wait_for("no endpoints", |_| {
+        let begun = std::time::Instant::now();
+        crate::kubectl::try_http_get(&cluster_ip, 80, "/").is_err() && begun.elapsed() < std::time::Duration::from_secs(1)
+    });
+}
