@@ -22,8 +22,10 @@ mod namespace;
 mod netlink;
 mod pod_network;
 mod records;
+mod reset;
 
 pub use cidr::Cidr;
 pub use error::Error;
 pub use firewall::{PortMapping, Protocol};
 pub use pod_network::{Config, PodIps, PodNetwork};
+pub use reset::remove;

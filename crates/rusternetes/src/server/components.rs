@@ -81,7 +81,6 @@ pub(super) async fn start(
     tasks.spawn(async move { scheduler::run(scheduler::Config::default(), client, token).await.context("the scheduler failed") });
 
     let network = open_network(site).await?;
-    let gateways = network.gateways();
     let runtime = open_runtime(site, network).await?;
 
     let config = kubelet_config(site, pki);
@@ -91,7 +90,7 @@ pub(super) async fn start(
     tasks.spawn(async move {
         Kubelet::run(config, client, for_kubelet.clone(), for_kubelet, token).await.context("the kubelet failed")
     });
-    start_network_services(site, &mut tasks, &client_for, gateways, &stop);
+    start_network_services(site, &mut tasks, &client_for, &stop);
     Ok(Components { tasks, runtime })
 }
 
@@ -100,28 +99,22 @@ fn start_network_services(
     site: &Arc<Site>,
     tasks: &mut JoinSet<anyhow::Result<()>>,
     client_for: &impl Fn(UserInfo) -> kube::Client,
-    gateways: Vec<IpAddr>,
     stop: &CancellationToken,
 ) {
     let client = client_for(user("system:kube-proxy", &[]));
+    let (pod_network, prefix) = site.instance.pod_network();
     let config = kube_proxy::Config {
         node_name: site.node_name.clone(),
-        node_ips: vec![site.node_ip],
-        nft_table: format!("{}-proxy", site.instance.table()),
-        ..kube_proxy::Config::default()
+        table: format!("{}-proxy", site.instance.table()),
+        cluster_cidrs: vec![(IpAddr::from(pod_network), prefix)],
+        masquerade_all: false,
+        // Upstream's default.
+        masquerade_bit: 14,
+        node_port_addresses: Vec::new(),
+        healthz_bind_address: None,
     };
-    let token = stop.clone();
-    tasks.spawn(async move { kube_proxy::run(config, client, token).await.context("the service proxy failed") });
-
-    let client = client_for(user("system:kube-dns", &["system:masters"]));
-    let config = dns::Config {
-        cluster_domain: CLUSTER_DOMAIN.to_owned(),
-        listen: gateways.iter().map(|gateway| SocketAddr::new(*gateway, 53)).collect(),
-        service_ip: Some(site.dns_ip),
-        ..dns::Config::default()
-    };
-    let token = stop.clone();
-    tasks.spawn(async move { dns::run(config, client, token).await.context("cluster DNS failed") });
+    let (informers, token) = (Informers::new(client, stop.clone()), stop.clone());
+    tasks.spawn(async move { kube_proxy::run(config, informers, token).await.context("the service proxy failed") });
 }
 
 async fn open_network(site: &Arc<Site>) -> anyhow::Result<PodNetwork> {
