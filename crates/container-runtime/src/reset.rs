@@ -24,7 +24,8 @@ pub fn kill_all(data_dir: &Path, run_dir: &Path, cgroup_parent: &str) -> io::Res
     let hierarchies = Hierarchies::detect()?;
     let deadline = Instant::now() + EXIT_MAX;
     loop {
-        let mut left: BTreeSet<i32> = hierarchies.directories(cgroup_parent).iter().flat_map(|directory| all_processes(directory)).collect();
+        let mut left: BTreeSet<i32> =
+            hierarchies.directories(cgroup_parent).iter().flat_map(|directory| all_processes(directory)).collect();
         killed.retain(|pid| Path::new(&format!("/proc/{pid}")).exists());
         left.extend(&killed);
         if left.is_empty() {

@@ -54,7 +54,11 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
 }
 
 fn open(data_dir: &Path) -> anyhow::Result<ImageStore> {
-    anyhow::ensure!(data_dir.exists(), "there is no data directory {}: start the server first, or name it with --data-dir", data_dir.display());
+    anyhow::ensure!(
+        data_dir.exists(),
+        "there is no data directory {}: start the server first, or name it with --data-dir",
+        data_dir.display()
+    );
     ImageStore::open(&runtime_root(data_dir)).with_context(|| format!("cannot open the images of {}", data_dir.display()))
 }
 

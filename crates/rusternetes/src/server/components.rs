@@ -131,7 +131,8 @@ async fn open_network(site: &Arc<Site>) -> anyhow::Result<PodNetwork> {
         nft_table: format!("{}-pods", site.instance.table()),
         mtu: None,
     };
-    let opened = tokio::task::spawn_blocking(move || PodNetwork::open(config)).await.context("opening the pod network panicked")?;
+    let opened =
+        tokio::task::spawn_blocking(move || PodNetwork::open(config)).await.context("opening the pod network panicked")?;
     opened.context("cannot set up the pod network")
 }
 

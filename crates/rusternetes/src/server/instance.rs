@@ -129,11 +129,13 @@ fn lock(data_dir: &Path) -> anyhow::Result<Flock<File>> {
     // The text only helps a person: an unreadable one changes nothing.
     let _ = file.read_to_string(&mut holder);
     let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, _)| {
-        let reason =
-            format!("is in use by process {}: stop that server, or give this one another --data-dir", holder.trim());
+        let reason = format!("is in use by process {}: stop that server, or give this one another --data-dir", holder.trim());
         unusable(data_dir, &reason)
     })?;
-    lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| write!(lock, "{}", std::process::id())).context("cannot write the lock")?;
+    lock.set_len(0)
+        .and_then(|()| lock.rewind())
+        .and_then(|()| write!(lock, "{}", std::process::id()))
+        .context("cannot write the lock")?;
     Ok(lock)
 }
 
@@ -228,8 +230,7 @@ fn try_claim(claims: &Path, slot: u8, data_dir: &Path) -> anyhow::Result<bool> {
 fn is_claimed_by(data_dir: &Path, slot: u8) -> bool {
     match read_record(data_dir) {
         Ok(Some(record)) => record.slot == slot,
-        Ok(None) => File::open(data_dir.join(LOCK))
-            .is_ok_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err()),
+        Ok(None) => File::open(data_dir.join(LOCK)).is_ok_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err()),
         // Unreadable or newer: somebody's.
         Err(_) => true,
     }

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use api_server::{
-    AccessConfig, ApiServer, BootstrapConfig, Credentials, Listener, Pki, PkiConfig, ServeError, ServerConfig, ServingCertificate,
-    ShutdownConfig, TokenFile,
+    AccessConfig, ApiServer, BootstrapConfig, Credentials, Listener, Pki, PkiConfig, ServeError, ServerConfig,
+    ServingCertificate, ShutdownConfig, TokenFile,
 };
 use storage::{Store, sqlite};
 use tokio::signal::unix::{SignalKind, signal};
@@ -106,7 +106,15 @@ impl Site {
         let (service_network, prefix) = instance.service_network();
         let nth = |n: u32| IpAddr::from(std::net::Ipv4Addr::from_bits(service_network.to_bits() + n));
         let (service_ip, dns_ip) = (nth(1), nth(10));
-        Ok(Self { instance, options, node_name, node_ip, service_ip, dns_ip, service_cidr: format!("{service_network}/{prefix}") })
+        Ok(Self {
+            instance,
+            options,
+            node_name,
+            node_ip,
+            service_ip,
+            dns_ip,
+            service_cidr: format!("{service_network}/{prefix}"),
+        })
     }
 
     fn kubeconfig(&self) -> PathBuf {

@@ -13,7 +13,8 @@ pub(super) struct Network(pub(super) PodNetwork);
 #[async_trait::async_trait]
 impl SandboxNetwork for Network {
     async fn setup(&self, request: NetworkRequest) -> Result<Vec<IpAddr>, NetworkError> {
-        let ports = request.port_mappings.iter().filter(|port| port.host_port > 0).map(port_mapping).collect::<Result<Vec<_>, _>>()?;
+        let ports =
+            request.port_mappings.iter().filter(|port| port.host_port > 0).map(port_mapping).collect::<Result<Vec<_>, _>>()?;
         let ips = self.0.setup(&request.netns, &request.sandbox_id, &ports).await?;
         Ok(ips.addresses)
     }

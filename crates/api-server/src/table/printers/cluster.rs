@@ -12,7 +12,18 @@ pub(super) const PRINTERS: &[Registration] = &[
     printer(
         "nodes",
         "",
-        &["Name", "Status", "Roles", "Age", "Version", "+Internal-IP", "+External-IP", "+OS-Image", "+Kernel-Version", "+Container-Runtime"],
+        &[
+            "Name",
+            "Status",
+            "Roles",
+            "Age",
+            "Version",
+            "+Internal-IP",
+            "+External-IP",
+            "+OS-Image",
+            "+Kernel-Version",
+            "+Container-Runtime",
+        ],
         node,
     ),
     printer("namespaces", "", &["Name", "Status", "Age"], namespace),
@@ -25,7 +36,12 @@ pub(super) const PRINTERS: &[Registration] = &[
     printer("resourcequotas", "", &["Name", "Request", "Limit", "Age"], resource_quota),
     printer("limitranges", "", &["Name", "Created At"], super::created_at),
     printer("leases", "coordination.k8s.io", &["Name", "Holder", "Age"], lease),
-    printer("priorityclasses", "scheduling.k8s.io", &["Name", "Value", "Global-Default", "Age", "+PreemptionPolicy"], priority_class),
+    printer(
+        "priorityclasses",
+        "scheduling.k8s.io",
+        &["Name", "Value", "Global-Default", "Age", "+PreemptionPolicy"],
+        priority_class,
+    ),
     printer("runtimeclasses", "node.k8s.io", &["Name", "Handler", "Age"], runtime_class),
     printer("deviceclasses", "resource.k8s.io", &["Name", "Age"], name_and_age),
     printer("resourceclaimtemplates", "resource.k8s.io", &["Name", "Age"], name_and_age),
@@ -59,7 +75,8 @@ fn node(object: &Value) -> Vec<Value> {
     let roles = if roles.is_empty() { "<none>".to_owned() } else { roles.join(",") };
     let address = |kind: &str| {
         let addresses = object.array_at(&["status", "addresses"]).iter();
-        let found = addresses.filter(|address| address.str_at(&["type"]) == Some(kind)).find_map(|address| address.str_at(&["address"]));
+        let found =
+            addresses.filter(|address| address.str_at(&["type"]) == Some(kind)).find_map(|address| address.str_at(&["address"]));
         Value::from(found.unwrap_or("<none>"))
     };
     let info = |field: &str| text(object, &["status", "nodeInfo", field], "<unknown>");
@@ -86,12 +103,18 @@ fn event(object: &Value) -> Vec<Value> {
     let first_of = |paths: &[&[&str]]| paths.iter().find_map(|path| object.str_at(path).filter(|text| !text.is_empty()));
     let first = first_of(&[&["firstTimestamp"], &["deprecatedFirstTimestamp"], &["eventTime"]]);
     let last = first_of(&[&["series", "lastObservedTime"], &["lastTimestamp"], &["deprecatedLastTimestamp"]]).or(first);
-    let count = [&["series", "count"][..], &["count"], &["deprecatedCount"]].iter().map(|path| number(object, path)).find(|n| *n > 0);
+    let count =
+        [&["series", "count"][..], &["count"], &["deprecatedCount"]].iter().map(|path| number(object, path)).find(|n| *n > 0);
     let about = object.get("involvedObject").or_else(|| object.get("regarding"));
     let part = |field: &str| about.and_then(|about| about.str_at(&[field])).unwrap_or_default();
     let kind = part("kind").to_ascii_lowercase();
     let target = if part("name").is_empty() { kind } else { format!("{kind}/{}", part("name")) };
-    let component = first_of(&[&["source", "component"], &["deprecatedSource", "component"], &["reportingComponent"], &["reportingController"]]);
+    let component = first_of(&[
+        &["source", "component"],
+        &["deprecatedSource", "component"],
+        &["reportingComponent"],
+        &["reportingController"],
+    ]);
     let instance = first_of(&[&["source", "host"], &["deprecatedSource", "host"], &["reportingInstance"]]);
     let source = [component, instance].into_iter().flatten().collect::<Vec<_>>().join(", ");
     let message = first_of(&[&["message"], &["note"]]).unwrap_or_default().trim();

@@ -168,7 +168,8 @@ mod tests {
 
     #[test]
     fn selectors_and_lists() {
-        let object = value!({"matchLabels": {"b": "1"}, "matchExpressions": [{"key": "a", "operator": "In", "values": ["y", "x"]}]});
+        let object =
+            value!({"matchLabels": {"b": "1"}, "matchExpressions": [{"key": "a", "operator": "In", "values": ["y", "x"]}]});
         assert_eq!(selector(Some(&object)), "a in (x,y),b=1");
         assert_eq!(selector(None), "<none>");
         let list: Vec<String> = ["a", "b", "c", "d"].map(str::to_owned).into();

@@ -8,7 +8,6 @@ mod pods;
 mod storage;
 mod workloads;
 
-use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use apimachinery::Value;
@@ -38,12 +37,16 @@ const fn printer(
 
 /// The printer of a resource.
 pub(super) fn find(resource: &Resource) -> &'static dyn Printer {
-    static PRINTERS: LazyLock<HashMap<(&str, &str), Built>> = LazyLock::new(|| {
-        let all = [pods::PRINTERS, workloads::PRINTERS, network::PRINTERS, storage::PRINTERS, cluster::PRINTERS, access::PRINTERS];
-        all.into_iter().flatten().map(|registration| ((registration.group, registration.resource), Built::from(registration))).collect()
+    static PRINTERS: LazyLock<Vec<(&Registration, Built)>> = LazyLock::new(|| {
+        let all =
+            [pods::PRINTERS, workloads::PRINTERS, network::PRINTERS, storage::PRINTERS, cluster::PRINTERS, access::PRINTERS];
+        all.into_iter().flatten().map(|registration| (registration, Built::from(registration))).collect()
     });
     static DEFAULT: LazyLock<Built> = LazyLock::new(|| Built::from(&printer("", "", &["Name", "Created At"], created_at)));
-    PRINTERS.get(&(resource.gvr.group.as_str(), resource.gvr.resource.as_str())).unwrap_or(&DEFAULT)
+    let is_for =
+        |registration: &Registration| registration.group == resource.gvr.group && registration.resource == resource.gvr.resource;
+    // Some sixty lines, once a request: not worth an index.
+    PRINTERS.iter().find(|(registration, _)| is_for(registration)).map_or(&*DEFAULT, |(_, built)| built)
 }
 
 /// For kinds without a printer of their own.

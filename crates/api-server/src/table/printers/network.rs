@@ -121,7 +121,12 @@ fn ingress_class(object: &Value) -> Vec<Value> {
         let group = parameters.str_at(&["apiGroup"]).map(|group| format!(".{group}")).unwrap_or_default();
         format!("{kind}{group}/{}", parameters.str_at(&["name"]).unwrap_or_default())
     });
-    vec![name(object), text(object, &["spec", "controller"], ""), parameters.unwrap_or_else(|| "<none>".to_owned()).into(), age(object)]
+    vec![
+        name(object),
+        text(object, &["spec", "controller"], ""),
+        parameters.unwrap_or_else(|| "<none>".to_owned()).into(),
+        age(object),
+    ]
 }
 
 fn network_policy(object: &Value) -> Vec<Value> {

@@ -6,7 +6,12 @@ use super::format::{age, condition, containers, is_true, labels, name, number, s
 use super::{Registration, printer};
 
 pub(super) const PRINTERS: &[Registration] = &[
-    printer("pods", "", &["Name", "Ready", "Status", "Restarts", "Age", "+IP", "+Node", "+Nominated Node", "+Readiness Gates"], pod),
+    printer(
+        "pods",
+        "",
+        &["Name", "Ready", "Status", "Restarts", "Age", "+IP", "+Node", "+Nominated Node", "+Readiness Gates"],
+        pod,
+    ),
     printer("podtemplates", "", &["Name", "Containers", "Images", "Pod Labels"], pod_template),
 ];
 
@@ -86,7 +91,8 @@ fn init_state(object: &Value, specs: &[Value], summary: &mut Summary) -> bool {
         summary.count_restarts(status);
         let sidecar = specs.iter().any(|spec| is_sidecar(spec) && spec.str_at(&["name"]) == status.str_at(&["name"]));
         let terminated = status.get_path(&["state", "terminated"]);
-        let waiting = status.str_at(&["state", "waiting", "reason"]).filter(|reason| !reason.is_empty() && *reason != "PodInitializing");
+        let waiting =
+            status.str_at(&["state", "waiting", "reason"]).filter(|reason| !reason.is_empty() && *reason != "PodInitializing");
         if terminated.is_some_and(|terminated| number(terminated, &["exitCode"]) == 0) {
             continue;
         }
@@ -182,7 +188,11 @@ mod tests {
         check(value!({"phase": "Running", "containerStatuses": [running(), running()]}), false, ["2/2", "Running", "0"]);
         check(value!({"phase": "Running", "containerStatuses": [running(), running()]}), true, ["2/2", "Terminating", "0"]);
         check(value!({"phase": "Running", "containerStatuses": [running(), done(1, "Error")]}), false, ["1/2", "Error", "2"]);
-        check(value!({"phase": "Running", "containerStatuses": [done(0, "Completed"), running()]}), false, ["1/2", "NotReady", "2"]);
+        check(
+            value!({"phase": "Running", "containerStatuses": [done(0, "Completed"), running()]}),
+            false,
+            ["1/2", "NotReady", "2"],
+        );
         check(value!({"phase": "Succeeded", "containerStatuses": [done(0, "Completed")]}), true, ["0/2", "Completed", "2"]);
         let waiting = value!({"name": "a", "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "restartCount": 1});
         check(value!({"phase": "Running", "containerStatuses": [waiting]}), false, ["0/2", "CrashLoopBackOff", "1"]);

@@ -10,12 +10,29 @@ const REPLICAS: &[&str] = &["Name", "#Desired", "#Current", "#Ready", "Age", "+C
 pub(super) const PRINTERS: &[Registration] = &[
     printer("replicationcontrollers", "", REPLICAS, replication_controller),
     printer("replicasets", "apps", REPLICAS, replica_set),
-    printer("deployments", "apps", &["Name", "Ready", "Up-to-date", "Available", "Age", "+Containers", "+Images", "+Selector"], deployment),
+    printer(
+        "deployments",
+        "apps",
+        &["Name", "Ready", "Up-to-date", "Available", "Age", "+Containers", "+Images", "+Selector"],
+        deployment,
+    ),
     printer("statefulsets", "apps", &["Name", "Ready", "Age", "+Containers", "+Images"], stateful_set),
     printer(
         "daemonsets",
         "apps",
-        &["Name", "#Desired", "#Current", "#Ready", "#Up-to-date", "#Available", "Node Selector", "Age", "+Containers", "+Images", "+Selector"],
+        &[
+            "Name",
+            "#Desired",
+            "#Current",
+            "#Ready",
+            "#Up-to-date",
+            "#Available",
+            "Node Selector",
+            "Age",
+            "+Containers",
+            "+Images",
+            "+Selector",
+        ],
         daemon_set,
     ),
     printer("controllerrevisions", "apps", &["Name", "Controller", "Revision", "Age"], controller_revision),
@@ -26,7 +43,12 @@ pub(super) const PRINTERS: &[Registration] = &[
         &["Name", "Schedule", "Timezone", "?Suspend", "#Active", "Last Schedule", "Age", "+Containers", "+Images", "+Selector"],
         cron_job,
     ),
-    printer("poddisruptionbudgets", "policy", &["Name", "Min Available", "Max Unavailable", "#Allowed Disruptions", "Age"], disruption_budget),
+    printer(
+        "poddisruptionbudgets",
+        "policy",
+        &["Name", "Min Available", "Max Unavailable", "#Allowed Disruptions", "Age"],
+        disruption_budget,
+    ),
     printer(
         "horizontalpodautoscalers",
         "autoscaling",
@@ -44,7 +66,16 @@ fn status(object: &Value, field: &str) -> Value {
 fn replicas(object: &Value, selector: String) -> Vec<Value> {
     let [names, images] = containers(object.get_path(TEMPLATE));
     let desired = number(object, &["spec", "replicas"]).into();
-    vec![name(object), desired, status(object, "replicas"), status(object, "readyReplicas"), age(object), names, images, selector.into()]
+    vec![
+        name(object),
+        desired,
+        status(object, "replicas"),
+        status(object, "readyReplicas"),
+        age(object),
+        names,
+        images,
+        selector.into(),
+    ]
 }
 
 fn replication_controller(object: &Value) -> Vec<Value> {
@@ -94,7 +125,12 @@ fn controller_revision(object: &Value) -> Vec<Value> {
         let kind = owner.kind.to_ascii_lowercase();
         if group.is_empty() { format!("{kind}/{}", owner.name) } else { format!("{kind}.{group}/{}", owner.name) }
     });
-    vec![name(object), controller.unwrap_or_else(|| "<none>".to_owned()).into(), number(object, &["revision"]).into(), age(object)]
+    vec![
+        name(object),
+        controller.unwrap_or_else(|| "<none>".to_owned()).into(),
+        number(object, &["revision"]).into(),
+        age(object),
+    ]
 }
 
 fn job(object: &Value) -> Vec<Value> {
@@ -194,14 +230,16 @@ fn metric(spec: &Value, status: Option<&Value>) -> String {
         _ => return "<unknown type>".to_owned(),
     };
     let wanted = |field: &str| spec.str_at(&[source, "target", field]);
-    let current = |field: &str| status.and_then(|status| status.str_at(&[source, "current", field])).unwrap_or("<unknown>").to_owned();
+    let current =
+        |field: &str| status.and_then(|status| status.str_at(&[source, "current", field])).unwrap_or("<unknown>").to_owned();
     let label = if named { format!("{}: ", spec.str_at(&[source, "name"]).unwrap_or_default()) } else { String::new() };
     match (wanted("averageValue"), named) {
         (Some(value), true) => format!("{label}{}/{value}", current("averageValue")),
         (Some(value), false) if source == "pods" => format!("{}/{value}", current("averageValue")),
         (Some(value), false) => format!("{}/{value} (avg)", current("averageValue")),
         (None, true) => {
-            let percent = |number: Option<i64>, otherwise: &str| number.map_or_else(|| otherwise.to_owned(), |number| format!("{number}%"));
+            let percent =
+                |number: Option<i64>, otherwise: &str| number.map_or_else(|| otherwise.to_owned(), |number| format!("{number}%"));
             let now = percent(status.and_then(|status| status.i64_at(&[source, "current", "averageUtilization"])), "<unknown>");
             format!("{label}{now}/{}", percent(spec.i64_at(&[source, "target", "averageUtilization"]), "<auto>"))
         }
