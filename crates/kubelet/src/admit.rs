@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 
 use crate::context::Core;
 use crate::pod::access::PodAccess;
+use crate::pod::qos::{self, Qos};
 use crate::pod::resources;
 use crate::quantity;
 
@@ -29,6 +30,7 @@ pub(crate) fn check(core: &Core, pod: &Pod) -> Result<(), (String, String)> {
     let node = core.node.lock().clone();
     if let Some(node) = node {
         node_selector(&node, pod)?;
+        pressure(&node, pod)?;
     }
     // A restarted kubelet does not refuse what it has started before.
     if already_running(pod) { Ok(()) } else { fits(core, pod) }
@@ -67,6 +69,24 @@ fn node_selector(node: &Node, pod: &Pod) -> Result<(), (String, String)> {
         }
     }
     Ok(())
+}
+
+/// Under memory pressure only pods that asked for memory are taken, under disk pressure none (upstream's eviction manager).
+fn pressure(node: &Node, pod: &Pod) -> Result<(), (String, String)> {
+    if already_running(pod) || pod.is_static() {
+        return Ok(());
+    }
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let under = |kind: &str| conditions.iter().any(|c| c.type_ == kind && c.status == "True");
+    let tolerates = pod.pod_spec().tolerations.iter().flatten().any(|t| t.key.as_deref() == Some("node.kubernetes.io/memory-pressure"));
+    let found = if under("DiskPressure") {
+        "DiskPressure"
+    } else if under("MemoryPressure") && qos::class(pod) == Qos::BestEffort && !tolerates {
+        "MemoryPressure"
+    } else {
+        return Ok(());
+    };
+    Err(("Evicted".to_owned(), format!("The node had condition: [{found}]. ")))
 }
 
 /// Whether processors, memory and the number of pods suffice beside the pods that are here.

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::cgroup::Cgroups;
 use crate::config::Config;
 use crate::events::Events;
+use crate::gc::images::ImageUse;
 use crate::image::Puller;
 use crate::node::Machine;
 use crate::objects::ObjectCache;
@@ -38,6 +39,7 @@ pub(crate) struct Core {
     pub(crate) tokens: TokenCache,
     pub(crate) probes: Probes,
     pub(crate) puller: Puller,
+    pub(crate) image_use: ImageUse,
     pub(crate) cgroups: Cgroups,
     pub(crate) pods: PodTable,
     pub(crate) reporter: StatusReporter,

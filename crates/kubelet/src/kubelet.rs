@@ -27,7 +27,7 @@ use crate::pod::report::StatusReporter;
 use crate::pod::sources;
 use crate::probe::Probes;
 use crate::volume::TokenCache;
-use crate::{gc, server};
+use crate::{eviction, gc, server};
 
 /// How long an attempt to register waits after a failed one.
 const REGISTER_RETRY: Duration = Duration::from_millis(100);
@@ -72,6 +72,9 @@ impl Kubelet {
         // Only when all of this node's pods are known can one be called an orphan.
         if pods.wait_synced().await.is_ok() {
             tasks.spawn(gc::run(Arc::clone(&core)));
+            tasks.spawn(gc::images::run(Arc::clone(&core)));
+            tasks.spawn(gc::logs::run(Arc::clone(&core)));
+            tasks.spawn(eviction::run(Arc::clone(&core)));
         }
         token.cancelled().await;
         core.token.cancel();
@@ -105,6 +108,7 @@ async fn assemble(
         tokens: TokenCache::default(),
         probes: Probes::default(),
         puller: Puller::default(),
+        image_use: gc::images::ImageUse::default(),
         pods: PodTable::default(),
         reporter: StatusReporter::default(),
         node: Mutex::new(None),

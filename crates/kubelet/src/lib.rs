@@ -14,6 +14,7 @@ mod dns;
 mod env;
 mod error;
 mod events;
+mod eviction;
 mod gc;
 mod hosts;
 mod image;

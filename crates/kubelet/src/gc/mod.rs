@@ -1,5 +1,8 @@
 //! Removes what pods leave behind: dead containers and sandboxes, directories, logs, cgroups.
 
+pub(crate) mod images;
+pub(crate) mod logs;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;

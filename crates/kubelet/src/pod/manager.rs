@@ -35,7 +35,7 @@ pub(crate) struct PodEntry {
 }
 
 impl PodEntry {
-    fn new(pod: Arc<Pod>) -> Self {
+    pub(crate) fn new(pod: Arc<Pod>) -> Self {
         Self {
             uid: pod.uid().to_owned(),
             status: Mutex::new(pod.pod_status().clone()),
