@@ -78,7 +78,8 @@ fn pressure(node: &Node, pod: &Pod) -> Result<(), (String, String)> {
     }
     let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let under = |kind: &str| conditions.iter().any(|c| c.type_ == kind && c.status == "True");
-    let tolerates = pod.pod_spec().tolerations.iter().flatten().any(|t| t.key.as_deref() == Some("node.kubernetes.io/memory-pressure"));
+    let tolerates =
+        pod.pod_spec().tolerations.iter().flatten().any(|t| t.key.as_deref() == Some("node.kubernetes.io/memory-pressure"));
     let found = if under("DiskPressure") {
         "DiskPressure"
     } else if under("MemoryPressure") && qos::class(pod) == Qos::BestEffort && !tolerates {

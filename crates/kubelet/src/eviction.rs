@@ -52,7 +52,12 @@ pub(crate) async fn run(core: Arc<Core>) {
 }
 
 fn shortage(core: &Core) -> Option<Shortage> {
-    by_pressure(Pressure::read(&core.config.root_dir), core.config.eviction_memory_available_bytes, core.config.eviction_nodefs_available_percent, core.config.eviction_nodefs_inodes_free_percent)
+    by_pressure(
+        Pressure::read(&core.config.root_dir),
+        core.config.eviction_memory_available_bytes,
+        core.config.eviction_nodefs_available_percent,
+        core.config.eviction_nodefs_inodes_free_percent,
+    )
 }
 
 fn by_pressure(pressure: Pressure, memory_bytes: u64, disk_percent: u8, inodes_percent: u8) -> Option<Shortage> {
@@ -75,13 +80,19 @@ fn may_go(pod: &Pod) -> bool {
 }
 
 fn memory_request(pod: &Pod) -> u64 {
-    let sum: i64 = pod.containers().iter().filter_map(|c| resources::request(c.resources.as_ref(), "memory", quantity::whole)).sum();
+    let sum: i64 =
+        pod.containers().iter().filter_map(|c| resources::request(c.resources.as_ref(), "memory", quantity::whole)).sum();
     u64::try_from(sum).unwrap_or(0)
 }
 
 /// Working set by pod uid.
 async fn memory_use(core: &Core) -> HashMap<String, u64> {
-    let stats = core.runtime.list_container_stats(v1::ListContainerStatsRequest { filter: None }).await.map(|r| r.stats).unwrap_or_default();
+    let stats = core
+        .runtime
+        .list_container_stats(v1::ListContainerStatsRequest { filter: None })
+        .await
+        .map(|r| r.stats)
+        .unwrap_or_default();
     let mut by_pod = HashMap::new();
     for item in stats {
         let uid = item.attributes.as_ref().and_then(|a| a.labels.get(labels::POD_UID)).cloned().unwrap_or_default();
@@ -107,7 +118,9 @@ async fn evict_one(core: &Core, shortage: Shortage) {
     };
     let (name, threshold, available) = match shortage {
         Shortage::Memory { threshold, available } => ("memory", quantity::bytes(threshold).0, quantity::bytes(available).0),
-        Shortage::Disk { threshold, available } => ("ephemeral-storage", quantity::bytes(threshold).0, quantity::bytes(available).0),
+        Shortage::Disk { threshold, available } => {
+            ("ephemeral-storage", quantity::bytes(threshold).0, quantity::bytes(available).0)
+        }
         Shortage::Inodes { threshold, available } => ("inodes", threshold.to_string(), available.to_string()),
     };
     let message = format!("The node was low on resource: {name}. Threshold quantity: {threshold}, available: {available}. ");
@@ -128,12 +141,24 @@ async fn empty_dirs(core: &Core) {
             continue;
         }
         for volume in pod.pod_spec().volumes.iter().flatten() {
-            let Some(limit) = volume.empty_dir.as_ref().filter(|e| e.medium.as_deref().unwrap_or("").is_empty()).and_then(|e| e.size_limit.clone()) else { continue };
+            let Some(limit) = volume
+                .empty_dir
+                .as_ref()
+                .filter(|e| e.medium.as_deref().unwrap_or("").is_empty())
+                .and_then(|e| e.size_limit.clone())
+            else {
+                continue;
+            };
             let path = core.config.pod_dir(pod.uid()).join("volumes/kubernetes.io~empty-dir").join(&volume.name);
             let bytes = u64::try_from(quantity::whole(&limit)).unwrap_or(u64::MAX);
             let used = tokio::task::spawn_blocking(move || disk_use(&path)).await.unwrap_or(0);
             if bytes > 0 && used > bytes {
-                evict(core, &entry, &pod, &format!("Usage of EmptyDir volume \"{}\" exceeds the limit \"{}\". ", volume.name, limit.0));
+                evict(
+                    core,
+                    &entry,
+                    &pod,
+                    &format!("Usage of EmptyDir volume \"{}\" exceeds the limit \"{}\". ", volume.name, limit.0),
+                );
                 break;
             }
         }
@@ -157,7 +182,14 @@ mod tests {
 
     #[test]
     fn thresholds() {
-        let pressure = |memory, disk, inodes| Pressure { memory_available_bytes: memory, disk_bytes: 1000, disk_available_bytes: disk, inodes: 1000, inodes_free: inodes, ..Pressure::default() };
+        let pressure = |memory, disk, inodes| Pressure {
+            memory_available_bytes: memory,
+            disk_bytes: 1000,
+            disk_available_bytes: disk,
+            inodes: 1000,
+            inodes_free: inodes,
+            ..Pressure::default()
+        };
         for (found, expected) in [
             (pressure(100, 500, 500), None),
             (pressure(99, 500, 500), Some(Shortage::Memory { threshold: 100, available: 99 })),
@@ -173,8 +205,16 @@ mod tests {
         let pod = |name: &str, priority: i32, request: &str| -> Arc<Pod> {
             Arc::new(serde_json::from_value(serde_json::json!({"metadata": {"name": name, "uid": name}, "spec": {"priority": priority, "containers": [{"name": "c", "resources": {"requests": {"memory": request}}}]}})).unwrap())
         };
-        let mut pods: Vec<_> = [pod("modest", -5, "1Gi"), pod("important", 9, "0"), pod("greedy", 0, "0"), pod("small", 0, "0")].into_iter().map(|p| (Arc::new(PodEntry::new(Arc::clone(&p))), p)).collect();
-        let used = HashMap::from([("modest".to_owned(), 500), ("important".to_owned(), 900), ("greedy".to_owned(), 700), ("small".to_owned(), 10)]);
+        let mut pods: Vec<_> = [pod("modest", -5, "1Gi"), pod("important", 9, "0"), pod("greedy", 0, "0"), pod("small", 0, "0")]
+            .into_iter()
+            .map(|p| (Arc::new(PodEntry::new(Arc::clone(&p))), p))
+            .collect();
+        let used = HashMap::from([
+            ("modest".to_owned(), 500),
+            ("important".to_owned(), 900),
+            ("greedy".to_owned(), 700),
+            ("small".to_owned(), 10),
+        ]);
         rank(&mut pods, &used);
         assert_eq!(pods.iter().map(|(_, p)| p.name()).collect::<Vec<_>>(), ["greedy", "small", "important", "modest"]);
     }

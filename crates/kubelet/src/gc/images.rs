@@ -42,7 +42,9 @@ pub(crate) async fn run(core: Arc<Core>) {
         if wanted > 0 {
             let freed = free(&core, candidates, wanted).await;
             if freed < wanted {
-                let message = format!("Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found {freed} bytes eligible to free.");
+                let message = format!(
+                    "Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found {freed} bytes eligible to free."
+                );
                 core.events.node("Warning", "FreeDiskSpaceFailed", message);
             }
         }
@@ -72,14 +74,16 @@ async fn candidates(core: &Core) -> Vec<Candidate> {
     let containers = core.runtime.list_containers(v1::ListContainersRequest { filter: None }).await;
     let images = core.images.list_images(v1::ListImagesRequest { filter: None }).await;
     let (Ok(containers), Ok(images)) = (containers, images) else { return Vec::new() };
-    let used: HashSet<String> = containers.containers.into_iter().flat_map(|c| [c.image_id, c.image_ref, c.image.unwrap_or_default().image]).collect();
+    let used: HashSet<String> =
+        containers.containers.into_iter().flat_map(|c| [c.image_id, c.image_ref, c.image.unwrap_or_default().image]).collect();
     let now = Instant::now();
     let mut seen = core.image_use.seen.lock();
     seen.retain(|id, _| images.images.iter().any(|i| i.id == *id));
     let mut candidates = Vec::new();
     for image in images.images {
         let entry = seen.entry(image.id.clone()).or_insert(Seen { detected: now, used: now });
-        let in_use = used.contains(&image.id) || image.repo_digests.iter().chain(&image.repo_tags).any(|name| used.contains(name));
+        let in_use =
+            used.contains(&image.id) || image.repo_digests.iter().chain(&image.repo_tags).any(|name| used.contains(name));
         if in_use {
             entry.used = now;
         } else if !image.pinned && now.duration_since(entry.detected) >= core.config.image_gc_age_min {

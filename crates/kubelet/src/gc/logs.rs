@@ -22,8 +22,16 @@ pub(crate) async fn run(core: Arc<Core>) {
             () = core.token.cancelled() => return,
             () = tokio::time::sleep(PERIOD) => {}
         }
-        let filter = v1::ContainerFilter { state: Some(v1::ContainerStateValue { state: v1::ContainerState::ContainerRunning as i32 }), ..Default::default() };
-        let containers = core.runtime.list_containers(v1::ListContainersRequest { filter: Some(filter) }).await.map(|r| r.containers).unwrap_or_default();
+        let filter = v1::ContainerFilter {
+            state: Some(v1::ContainerStateValue { state: v1::ContainerState::ContainerRunning as i32 }),
+            ..Default::default()
+        };
+        let containers = core
+            .runtime
+            .list_containers(v1::ListContainersRequest { filter: Some(filter) })
+            .await
+            .map(|r| r.containers)
+            .unwrap_or_default();
         for container in containers {
             if let Err(error) = rotate(&core, &container.id).await {
                 tracing::warn!(id = container.id, %error, "a container's log was not rotated");
@@ -33,7 +41,11 @@ pub(crate) async fn run(core: Arc<Core>) {
 }
 
 async fn rotate(core: &Core, id: &str) -> io::Result<()> {
-    let Ok(response) = core.runtime.container_status(v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: false }).await else { return Ok(()) };
+    let Ok(response) =
+        core.runtime.container_status(v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: false }).await
+    else {
+        return Ok(());
+    };
     let Some(path) = response.status.map(|s| PathBuf::from(s.log_path)).filter(|p| p.is_absolute()) else { return Ok(()) };
     match tokio::fs::metadata(&path).await {
         Ok(metadata) if metadata.len() >= core.config.container_log_bytes_max => {}
@@ -65,7 +77,11 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 fn make_room(log: &Path, keep: usize) -> io::Result<()> {
     let directory = log.parent().unwrap_or(Path::new("/"));
     let prefix = format!("{}.", log.file_name().unwrap_or_default().to_string_lossy());
-    let mut rotated: Vec<PathBuf> = std::fs::read_dir(directory)?.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(&prefix)).map(|e| e.path()).collect();
+    let mut rotated: Vec<PathBuf> = std::fs::read_dir(directory)?
+        .flatten()
+        .filter(|e| e.file_name().to_string_lossy().starts_with(&prefix))
+        .map(|e| e.path())
+        .collect();
     let unfinished = |path: &PathBuf| path.extension().is_some_and(|e| e == "tmp");
     for path in rotated.iter().filter(|p| unfinished(p)) {
         std::fs::remove_file(path)?;
@@ -101,11 +117,19 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("kubelet-rotate-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let log = directory.join("0.log");
-        for name in ["0.log", "0.log.20260101-000001.gz", "0.log.20260101-000002", "0.log.20260101-000003", "0.log.20260101-000003.tmp", "1.log"] {
+        for name in [
+            "0.log",
+            "0.log.20260101-000001.gz",
+            "0.log.20260101-000002",
+            "0.log.20260101-000003",
+            "0.log.20260101-000003.tmp",
+            "1.log",
+        ] {
             std::fs::write(directory.join(name), "x").unwrap();
         }
         make_room(&log, 4).unwrap();
-        let mut left: Vec<String> = std::fs::read_dir(&directory).unwrap().flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        let mut left: Vec<String> =
+            std::fs::read_dir(&directory).unwrap().flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
         left.sort();
         assert_eq!(left, ["0.log", "0.log.20260101-000002.gz", "0.log.20260101-000003.gz", "1.log"]);
         std::fs::remove_dir_all(&directory).unwrap();
