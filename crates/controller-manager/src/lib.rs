@@ -20,6 +20,7 @@ mod expectations;
 mod garbage_collector;
 mod label_match;
 mod namespace;
+mod node_lifecycle;
 mod ownership;
 mod pod_state;
 mod pod_template;
@@ -29,6 +30,8 @@ mod root_ca_publisher;
 mod run;
 mod service_pods;
 mod serviceaccount;
+mod taint_eviction;
+mod ttl_after_finished;
 
 pub use config::Config;
 pub use registry::controller_names;
