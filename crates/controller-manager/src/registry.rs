@@ -23,18 +23,9 @@ pub(crate) const REGISTRY: &[Entry] = &[
     Entry { name: "endpoints-controller", start: |c| Box::pin(crate::endpoints::run(c)) },
     Entry { name: "namespace-controller", start: |c| Box::pin(crate::namespace::run(c)) },
     Entry { name: "garbage-collector-controller", start: |c| Box::pin(crate::garbage_collector::run(c)) },
-    Entry {
-        name: "node-lifecycle-controller",
-        start: |c| Box::pin(crate::node_lifecycle::run(c)),
-    },
-    Entry {
-        name: "taint-eviction-controller",
-        start: |c| Box::pin(crate::taint_eviction::run(c)),
-    },
-    Entry {
-        name: "ttl-after-finished-controller",
-        start: |c| Box::pin(crate::ttl_after_finished::run(c)),
-    },
+    Entry { name: "node-lifecycle-controller", start: |c| Box::pin(crate::node_lifecycle::run(c)) },
+    Entry { name: "taint-eviction-controller", start: |c| Box::pin(crate::taint_eviction::run(c)) },
+    Entry { name: "ttl-after-finished-controller", start: |c| Box::pin(crate::ttl_after_finished::run(c)) },
 ];
 
 /// Names of all controllers, in the order of their start.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use client::{Change, Controller, EventKind, EventRecorder, NamespacedName, Outcome, ReconcileError, Store, WorkQueue, run_workers};
+use client::{
+    Change, Controller, EventKind, EventRecorder, NamespacedName, Outcome, ReconcileError, Store, WorkQueue, run_workers,
+};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -29,9 +31,7 @@ pub(crate) async fn run(context: Context) {
     pods.add_handler(move |change| {
         let pod = change.object();
         let concerned = match change {
-            Change::Updated { old, new } => {
-                node_name(old) != node_name(new) || tolerations(old) != tolerations(new)
-            }
+            Change::Updated { old, new } => node_name(old) != node_name(new) || tolerations(old) != tolerations(new),
             Change::Added(_) | Change::Deleted(_) => true,
         };
         let tainted = || known.get("", node_name(pod)).is_some_and(|node| !evicting(&node).is_empty());
@@ -79,9 +79,7 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
         return false;
     }
     match toleration.operator.as_deref() {
-        None | Some("" | "Equal") => {
-            toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or("")
-        }
+        None | Some("" | "Equal") => toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or(""),
         Some("Exists") => true,
         Some(_) => false,
     }
@@ -197,13 +195,8 @@ impl TaintEviction {
             let result = api.patch_status(&key.name, &PatchParams::default(), &patch).await;
             ignore_not_found(result).map_err(ReconcileError::api("tell why the pod is deleted"))?;
         }
-        let params = DeleteParams {
-            preconditions: Some(Preconditions {
-                uid: pod.uid(),
-                resource_version: None,
-            }),
-            ..Default::default()
-        };
+        let params =
+            DeleteParams { preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }), ..Default::default() };
         ignore_not_found(api.delete(&key.name, &params).await).map_err(ReconcileError::api("evict pod"))?;
         self.scheduled.lock().remove(key);
         Ok(Outcome::Done)
@@ -216,12 +209,7 @@ mod tests {
     use serde_json::Value;
 
     fn taint(key: &str, value: &str) -> Taint {
-        Taint {
-            key: key.into(),
-            value: Some(value.into()),
-            effect: "NoExecute".into(),
-            time_added: None,
-        }
+        Taint { key: key.into(), value: Some(value.into()), effect: "NoExecute".into(), time_added: None }
     }
 
     #[test]
@@ -247,8 +235,7 @@ mod tests {
             ),
             (vec![taint("a", "")], vec![json!({"key": "a", "operator": "Exists", "tolerationSeconds": 0})], Plan::Evict),
         ] {
-            let tolerations: Vec<Toleration> =
-                serde_json::from_value(Value::Array(tolerations)).expect("are tolerations");
+            let tolerations: Vec<Toleration> = serde_json::from_value(Value::Array(tolerations)).expect("are tolerations");
             let taints: Vec<&Taint> = taints.iter().collect();
             assert_eq!(plan(&taints, &tolerations), expected, "{taints:?} {tolerations:?}");
         }

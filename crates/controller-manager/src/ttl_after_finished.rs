@@ -29,10 +29,7 @@ pub(crate) async fn run(context: Context) {
         }
     });
     wait_synced!(jobs);
-    let controller = TtlAfterFinished {
-        jobs: jobs.store().clone(),
-        context: context.clone(),
-    };
+    let controller = TtlAfterFinished { jobs: jobs.store().clone(), context: context.clone() };
     run_workers(Arc::new(controller), queue, 1, context.token).await;
 }
 
@@ -89,10 +86,7 @@ impl Controller for TtlAfterFinished {
             Plan::Wait(left) => Ok(Outcome::RequeueAfter(left)),
             Plan::Delete => {
                 let params = DeleteParams {
-                    preconditions: Some(Preconditions {
-                        uid: fresh.uid(),
-                        resource_version: None,
-                    }),
+                    preconditions: Some(Preconditions { uid: fresh.uid(), resource_version: None }),
                     ..DeleteParams::foreground()
                 };
                 let result = api.delete(&key.name, &params).await;

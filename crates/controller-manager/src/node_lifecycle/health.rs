@@ -50,12 +50,8 @@ pub(super) fn assess(
     let ready = ready_condition(node);
     let created = node.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
     let heartbeat = ready.and_then(|ready| ready.last_heartbeat_time.as_ref().map(|time| time.0));
-    let mut health = Health {
-        probed: now,
-        heartbeat,
-        has_ready: ready.is_some(),
-        lease_renewed: last.and_then(|last| last.lease_renewed),
-    };
+    let mut health =
+        Health { probed: now, heartbeat, has_ready: ready.is_some(), lease_renewed: last.and_then(|last| last.lease_renewed) };
     match last {
         // Unknown to us: alive as of now, or of its creation if it never had a status.
         None if ready.is_none() => health.probed = created,
@@ -81,12 +77,7 @@ pub(super) fn assess(
     let conditions = unknown(node, created, now);
     // Once Ready is Unknown everything else was made so with it.
     let write = ready.is_none() || observed_ready != "Unknown";
-    Assessment {
-        health,
-        observed_ready,
-        ready: "Unknown".into(),
-        conditions: write.then_some(conditions),
-    }
+    Assessment { health, observed_ready, ready: "Unknown".into(), conditions: write.then_some(conditions) }
 }
 
 fn unknown(node: &Node, created: Timestamp, now: Timestamp) -> Vec<NodeCondition> {

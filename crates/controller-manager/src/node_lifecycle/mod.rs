@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use client::{
-    Change, Controller, EventKind, EventRecorder, Informer, Outcome, ReconcileError, Scope, Store, TokenBucket,
-    WorkQueue, run_workers,
+    Change, Controller, EventKind, EventRecorder, Informer, Outcome, ReconcileError, Scope, Store, TokenBucket, WorkQueue,
+    run_workers,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -31,10 +31,8 @@ use crate::context::{Context, now, wait_synced};
 const PODS_BY_NODE: &str = "nodeName";
 const LEASES: &str = "kube-node-lease";
 /// Old names of labels that are kept in step with the new ones.
-const MIRRORED_LABELS: [(&str, &str); 2] = [
-    ("kubernetes.io/os", "beta.kubernetes.io/os"),
-    ("kubernetes.io/arch", "beta.kubernetes.io/arch"),
-];
+const MIRRORED_LABELS: [(&str, &str); 2] =
+    [("kubernetes.io/os", "beta.kubernetes.io/os"), ("kubernetes.io/arch", "beta.kubernetes.io/arch")];
 
 pub(crate) async fn run(context: Context) {
     let nodes = context.informers.get::<Node>();
@@ -49,10 +47,7 @@ pub(crate) async fn run(context: Context) {
         }
     });
     wait_synced!(nodes);
-    let follow = Arc::new(FollowConditions {
-        nodes: nodes.store().clone(),
-        api: Api::all(context.client.clone()),
-    });
+    let follow = Arc::new(FollowConditions { nodes: nodes.store().clone(), api: Api::all(context.client.clone()) });
     let mut monitor = Monitor {
         api: Api::all(context.client.clone()),
         events: context.events("node-controller"),
@@ -236,12 +231,7 @@ impl Monitor {
         let lease = self.leases.get(LEASES, &name);
         let renewed = lease.and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref().map(|time| time.0));
         let grace = self.context.config.node_monitor_grace_period;
-        let Assessment {
-            health,
-            observed_ready,
-            ready,
-            conditions,
-        } = assess(node, renewed, self.health.get(&name), grace, now);
+        let Assessment { health, observed_ready, ready, conditions } = assess(node, renewed, self.health.get(&name), grace, now);
         self.health.insert(name.clone(), health);
         if let Some(conditions) = conditions {
             let mut updated = node.clone();

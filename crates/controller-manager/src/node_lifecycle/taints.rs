@@ -23,12 +23,7 @@ fn taints(node: &Node) -> &[Taint] {
 }
 
 fn taint(key: &str, effect: &str, now: Timestamp) -> Taint {
-    Taint {
-        key: key.into(),
-        effect: effect.into(),
-        value: None,
-        time_added: Some(Time(now)),
-    }
+    Taint { key: key.into(), effect: effect.into(), value: None, time_added: Some(Time(now)) }
 }
 
 /// All taints of the node with those of effect NoSchedule brought in line with its conditions; `None` if they are.
@@ -36,24 +31,17 @@ pub(super) fn no_schedule(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref());
     let conditions = conditions.unwrap_or_default();
     let holds = |type_: &str, status: &str| conditions.iter().any(|c| c.type_ == type_ && c.status == status);
-    let mut wanted: Vec<&str> = TAINTED
-        .iter()
-        .filter(|(type_, status, _)| holds(type_, status))
-        .map(|(_, _, key)| *key)
-        .collect();
+    let mut wanted: Vec<&str> =
+        TAINTED.iter().filter(|(type_, status, _)| holds(type_, status)).map(|(_, _, key)| *key).collect();
     if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
         wanted.push(UNSCHEDULABLE);
     }
     let is_ours = |taint: &Taint| {
-        taint.effect == "NoSchedule"
-            && (taint.key == UNSCHEDULABLE || TAINTED.iter().any(|(_, _, key)| *key == taint.key))
+        taint.effect == "NoSchedule" && (taint.key == UNSCHEDULABLE || TAINTED.iter().any(|(_, _, key)| *key == taint.key))
     };
     let current = taints(node);
-    let mut updated: Vec<Taint> = current
-        .iter()
-        .filter(|taint| !is_ours(taint) || wanted.contains(&taint.key.as_str()))
-        .cloned()
-        .collect();
+    let mut updated: Vec<Taint> =
+        current.iter().filter(|taint| !is_ours(taint) || wanted.contains(&taint.key.as_str())).cloned().collect();
     for key in wanted {
         if !updated.iter().any(|taint| taint.key == key && taint.effect == "NoSchedule") {
             updated.push(taint(key, "NoSchedule", now));
@@ -112,11 +100,8 @@ fn with_swapped(node: &Node, wanted: &str, opposite: &str, now: Timestamp) -> Ve
 /// The node's taints without the evicting ones of these keys; `None` if it has none of them.
 pub(super) fn without(node: &Node, keys: &[&str]) -> Option<Vec<Taint>> {
     let current = taints(node);
-    let left: Vec<Taint> = current
-        .iter()
-        .filter(|taint| !(taint.effect == "NoExecute" && keys.contains(&taint.key.as_str())))
-        .cloned()
-        .collect();
+    let left: Vec<Taint> =
+        current.iter().filter(|taint| !(taint.effect == "NoExecute" && keys.contains(&taint.key.as_str()))).cloned().collect();
     (left.len() != current.len()).then_some(left)
 }
 
@@ -150,10 +135,7 @@ mod tests {
             (node(&[("Ready", "True")], &[(NOT_READY, "NoSchedule"), own], false), Some(vec![own])),
             (node(&[("Ready", "True")], &[own], false), None),
             (node(&[("Ready", "False")], &[], false), Some(vec![(NOT_READY, "NoSchedule")])),
-            (
-                node(&[("Ready", "Unknown")], &[(NOT_READY, "NoSchedule")], false),
-                Some(vec![(UNREACHABLE, "NoSchedule")]),
-            ),
+            (node(&[("Ready", "Unknown")], &[(NOT_READY, "NoSchedule")], false), Some(vec![(UNREACHABLE, "NoSchedule")])),
             (
                 node(&[("Ready", "True"), ("DiskPressure", "True")], &[], true),
                 Some(vec![("node.kubernetes.io/disk-pressure", "NoSchedule"), (UNSCHEDULABLE, "NoSchedule")]),
