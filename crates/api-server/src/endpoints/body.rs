@@ -5,6 +5,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, Limited};
 
+use super::codecs;
 use crate::http::{Body, RequestContext};
 use crate::registry::FieldValidation;
 
@@ -44,7 +45,7 @@ pub(crate) fn decode(
     mode: FieldValidation,
     context: &RequestContext,
 ) -> Result<Value, Status> {
-    let mut object = super::codecs::parse(bytes, encoding, mode, context)?;
+    let (mut object, mut complaints) = codecs::parse(bytes, encoding)?;
     if object.as_object().is_none() {
         return Err(Status::bad_request("the body of the request is not an object"));
     }
@@ -62,6 +63,7 @@ pub(crate) fn decode(
         return Err(Status::bad_request(why));
     }
     object.set_gvk(kind);
-    super::codecs::check_fields(&mut object, kind, mode, context)?;
+    complaints.extend(codecs::conform(&mut object, kind).map_err(|error| codecs::unfit(kind, error))?);
+    codecs::judge(complaints, mode, context).map_err(|why| codecs::unfit(kind, why))?;
     Ok(object)
 }

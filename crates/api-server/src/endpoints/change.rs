@@ -126,7 +126,7 @@ async fn delete_options(request: Request<Body>, target: &Target<'_>) -> Result<D
     match bytes.is_empty() {
         true => DeleteOptions::parse(&context.query, None),
         false => {
-            let parsed = super::codecs::parse(&bytes, encoding, crate::registry::FieldValidation::Ignore, context)?;
+            let (parsed, _) = super::codecs::parse(&bytes, encoding)?;
             DeleteOptions::parse(&context.query, Some(&parsed))
         }
     }

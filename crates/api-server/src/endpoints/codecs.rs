@@ -1,31 +1,69 @@
 //! Turning bytes into trees, and trees into what their kind's schema says: unknown fields out, defaults in.
+//!
+//! How strictly, `fieldValidation` says (<https://kubernetes.io/docs/reference/using-api/api-concepts/#field-validation>): unknown and
+//! duplicate fields are ignored, make warnings, or refuse the request. They are never stored.
 
-use apimachinery::{GroupVersionKind, Status, Value};
+use apimachinery::decode::{self, DecodeError, Format};
+use apimachinery::{GroupKind, GroupVersionKind, Status, Value, defaults, field, schema};
 
 use super::body::Encoding;
 use crate::http::RequestContext;
 use crate::registry::FieldValidation;
 
-/// Parses a body.
-pub(crate) fn parse(
-    bytes: &[u8],
-    encoding: Encoding,
-    _mode: FieldValidation,
-    _context: &RequestContext,
-) -> Result<Value, Status> {
-    match encoding {
-        Encoding::Json => Value::from_slice(bytes)
-            .map_err(|error| Status::bad_request(format!("couldn't get version/kind; json parse error: {error}"))),
-        Encoding::Yaml => Err(Status::unsupported_media_type(&["application/json"])),
+/// What strict decoding complains about.
+type Complaints = Vec<String>;
+
+/// Parses bytes without a schema.
+pub(crate) fn parse(bytes: &[u8], encoding: Encoding) -> Result<(Value, Complaints), Status> {
+    let format = match encoding {
+        Encoding::Json => Format::Json,
+        Encoding::Yaml => Format::Yaml,
+    };
+    decode::parse(bytes, format).map_err(|error| Status::bad_request(error.to_string()))
+}
+
+/// Makes an object what its kind's schema says, and fills in defaults. Kinds without a schema stay as they are.
+pub(crate) fn conform(object: &mut Value, kind: &GroupVersionKind) -> Result<Complaints, DecodeError> {
+    let Some(info) = schema::lookup(kind) else { return Ok(Vec::new()) };
+    let complaints = decode::conform(object, info)?;
+    defaults::apply(object, info);
+    object.set_gvk(kind);
+    Ok(complaints)
+}
+
+/// Warns of complaints, or returns those that refuse the request.
+pub(crate) fn judge(complaints: Complaints, mode: FieldValidation, context: &RequestContext) -> Result<(), String> {
+    match mode {
+        FieldValidation::Ignore => Ok(()),
+        FieldValidation::Warn => {
+            for complaint in complaints {
+                context.warnings.add(complaint);
+            }
+            Ok(())
+        }
+        FieldValidation::Strict => decode::strict_error(&complaints).map_or(Ok(()), Err),
     }
 }
 
-/// Checks an object against its schema, as `fieldValidation` asks, and fills in defaults.
-pub(crate) fn check_fields(
-    _object: &mut Value,
-    _kind: &GroupVersionKind,
-    _mode: FieldValidation,
-    _context: &RequestContext,
-) -> Result<(), Status> {
-    Ok(())
+/// Upstream's answer to a body that is not an object of the kind.
+pub(crate) fn unfit(kind: &GroupVersionKind, why: impl std::fmt::Display) -> Status {
+    let name = &kind.kind;
+    Status::bad_request(format!("{name} in version \"{}\" cannot be handled as a {name}: {why}", kind.version))
+}
+
+/// The result of a patch as an object of its kind; `patch` is shown in errors.
+pub(crate) fn patched(
+    mut object: Value,
+    kind: &GroupVersionKind,
+    mode: FieldValidation,
+    context: &RequestContext,
+    patch: &Value,
+) -> Result<Value, Status> {
+    let refused = |why: String| {
+        let error = field::Error::invalid(&field::Path::new("patch"), patch.to_json(), why);
+        Status::invalid(&GroupKind::default(), "", &[error])
+    };
+    let complaints = conform(&mut object, kind).map_err(|error| refused(error.to_string()))?;
+    judge(complaints, mode, context).map_err(refused)?;
+    Ok(object)
 }

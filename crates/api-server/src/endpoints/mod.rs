@@ -15,7 +15,6 @@ mod read;
 mod respond;
 mod scale;
 mod watch;
-mod yaml;
 
 use std::sync::Arc;
 

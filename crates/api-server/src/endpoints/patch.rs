@@ -5,6 +5,8 @@ use apimachinery::{GroupVersionKind, Reason, Status, StatusDetails, Value, schem
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 
+use super::body::Encoding;
+use super::codecs;
 use crate::http::RequestContext;
 use crate::registry::{Change, FieldValidation, Write, WriteOptions, convert};
 
@@ -52,7 +54,9 @@ impl<'a> Patched<'a> {
         if kind == PatchType::Apply {
             return Err(Status::unsupported_media_type(SUPPORTED));
         }
-        let patch = Value::from_slice(bytes).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
+        let (patch, complaints) = codecs::parse(bytes, Encoding::Json)
+            .map_err(|status| Status::bad_request(format!("error decoding patch: {}", status.message)))?;
+        codecs::judge(complaints, options.field_validation, write.context).map_err(Status::bad_request)?;
         Ok(Patched {
             kind,
             patch,
@@ -111,7 +115,7 @@ impl Change for Patched<'_> {
             )));
         }
         patched.set_gvk(self.served_kind);
-        super::codecs::check_fields(&mut patched, self.served_kind, self.mode, self.context)?;
+        let patched = codecs::patched(patched, self.served_kind, self.mode, self.context, &self.patch)?;
         Ok(convert(patched, self.stored_kind))
     }
 

@@ -47,7 +47,7 @@ pub(crate) fn value_response(code: StatusCode, value: &Value, accepted: Accepted
 /// A tree in the form that the client accepts.
 pub(crate) fn encode(value: &Value, accepted: Accepted) -> Bytes {
     match accepted.format {
-        Format::Yaml => super::yaml::write(value).into(),
+        Format::Yaml => apimachinery::yaml::to_yaml(value).into(),
         Format::Json if accepted.pretty => pretty(value).into(),
         Format::Json => {
             let mut json = value.to_vec();
