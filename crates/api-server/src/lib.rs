@@ -21,6 +21,7 @@ mod kinds;
 mod loopback;
 mod metrics;
 mod objects;
+mod openapi;
 mod pki;
 mod registry;
 mod review;

@@ -294,3 +294,54 @@ async fn discovery() {
     let as_nobody = api.as_user(UserInfo::anonymous()).get("/api/v1/namespaces").await;
     as_nobody.expect(403);
 }
+
+#[tokio::test]
+async fn unknown_fields_and_defaults() {
+    let api = Api::new().await;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let object = json!({
+        "metadata": {"name": "web"},
+        "spec": {"selector": {"matchLabels": {"app": "web"}}, "replicsa": 3, "template": {"metadata": {"labels": {"app": "web"}},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}}},
+    });
+    let refused = api.post(&format!("{deployments}?fieldValidation=Strict"), &object).await.expect(400);
+    assert_eq!(
+        refused["message"],
+        "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: unknown field \"spec.replicsa\""
+    );
+    let answer = api.post(deployments, &object).await;
+    let warning = answer.headers.get("warning").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    assert_eq!(warning.as_deref(), Some("299 - \"unknown field \\\"spec.replicsa\\\"\""));
+    let created = answer.expect(201);
+    assert!(created["spec"].get("replicsa").is_none());
+    assert_eq!((&created["spec"]["replicas"], &created["spec"]["strategy"]["type"]), (&json!(1), &json!("RollingUpdate")));
+    assert_eq!(created["spec"]["template"]["spec"]["restartPolicy"], "Always");
+    let wrong = json!({"metadata": {"name": "bad"}, "spec": {"replicas": "many"}});
+    api.post(deployments, &wrong).await.expect(400);
+}
+
+#[tokio::test]
+async fn yaml_in_and_out() {
+    let api = Api::new().await;
+    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: y\ndata:\n  a: \"1\"\n";
+    let request = http::Request::post(MAPS).header("content-type", "application/yaml").header("accept", "application/yaml");
+    let mut request = request.body(api_server::Body::full(yaml)).expect("a valid request");
+    request.extensions_mut().insert(UserInfo::new("admin", &[api_server::names::MASTERS]));
+    let response = api.server.handle(request).await;
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["content-type"]),
+        (201, &"application/yaml".parse().expect("a value"))
+    );
+    let bytes = http_body_util::BodyExt::collect(response.into_body()).await.expect("a body").to_bytes();
+    assert!(String::from_utf8_lossy(&bytes).contains("data:\n  a: \"1\"\n"), "{}", String::from_utf8_lossy(&bytes));
+}
+
+#[tokio::test]
+async fn openapi() {
+    let api = Api::new().await;
+    let index = api.get("/openapi/v3").await.expect(200);
+    let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().expect("apps/v1 is there").to_owned();
+    let document = api.get(&url).await.expect(200);
+    let deployment = &document["components"]["schemas"]["io.k8s.api.apps.v1.Deployment"];
+    assert!(deployment["description"].as_str().is_some_and(|text| text.contains("declarative updates")), "{deployment}");
+}

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha512};
 use super::negotiate::{Answer, negotiate};
 use super::respond::{json_response, value_response};
 use crate::http::{Body, RequestContext};
+use crate::openapi;
 use crate::registry::{Catalog, Resource};
 use crate::server::ApiServer;
 
@@ -45,6 +46,7 @@ pub(crate) fn respond(
         ["api", "v1"] => resource_list(catalog, "", "v1").ok_or_else(Status::path_not_found)?,
         ["apis", name] => group(groups().find(|info| info.name == *name).ok_or_else(Status::path_not_found)?, true),
         ["apis", group, version] => resource_list(catalog, group, version).ok_or_else(Status::path_not_found)?,
+        ["openapi", "v3", rest @ ..] => return openapi::respond(rest, &context.query, request.headers(), GIT_VERSION),
         _ => return Err(Status::path_not_found()),
     };
     let accepted = negotiate(request.headers(), &context.query, Answer::Fixed)?;

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use ::http::{Method, Request, Response, StatusCode};
 use apimachinery::{Status, Value};
 
-pub(crate) use respond::{partial_metadata, status_response};
+pub(crate) use respond::{json_response, partial_metadata, status_response};
 
 use crate::admission::Operation;
 use crate::http::{Body, RequestContext, Verb};

@@ -1,0 +1,188 @@
+//! Watches: order, selectors, resuming, bookmarks, streaming lists, expiry.
+
+mod harness;
+
+use std::time::Duration;
+
+use api_server::{Body, ServerConfig};
+use harness::Api;
+use http::Method;
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use storage::{Revision, Store};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+/// No wait in these tests takes longer unless something is broken.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+fn config_map(name: &str, value: &str) -> Value {
+    json!({"metadata": {"name": name, "labels": {"v": value}}, "data": {"k": value}})
+}
+
+/// The frames of a watch, one at a time.
+struct Watch {
+    body: Body,
+    buffer: Vec<u8>,
+}
+
+impl Watch {
+    async fn start(api: &Api, path: &str) -> Watch {
+        Watch::start_as(api, path, "application/json").await
+    }
+
+    async fn start_as(api: &Api, path: &str, accept: &str) -> Watch {
+        let response = api.request(Method::GET, path, &[("accept", accept)], None).await;
+        assert_eq!(response.status(), 200, "{path}");
+        Watch { body: response.into_body(), buffer: Vec::new() }
+    }
+
+    /// The next frame; `None` at the end of the stream.
+    async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some(at) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=at).collect();
+                return Some(serde_json::from_slice(&line).expect("a frame is JSON"));
+            }
+            let frame = tokio::time::timeout(DEADLINE, self.body.frame()).await.expect("a frame in time")?;
+            let data = frame.expect("no error in the body").into_data().expect("data");
+            self.buffer.extend_from_slice(&data);
+        }
+    }
+
+    /// Type and name of the next frames.
+    async fn expect(&mut self, expected: &[(&str, &str)]) {
+        for (kind, name) in expected {
+            let frame = self.next().await.expect("another frame");
+            assert_eq!(
+                (frame["type"].as_str(), frame["object"]["metadata"]["name"].as_str()),
+                (Some(*kind), Some(*name)),
+                "{frame}"
+            );
+        }
+    }
+}
+
+fn revision(object: &Value) -> String {
+    object["metadata"]["resourceVersion"].as_str().expect("a resourceVersion").to_owned()
+}
+
+#[tokio::test]
+async fn events_come_in_order_and_resume() {
+    let api = Api::new().await;
+    let first = api.post(MAPS, &config_map("a", "1")).await.expect(201);
+    let mut watch = Watch::start(&api, &format!("{MAPS}?watch=1&resourceVersion={}", revision(&first))).await;
+    api.post(MAPS, &config_map("b", "1")).await.expect(201);
+    let second = api.put(&format!("{MAPS}/a"), &config_map("a", "2")).await.expect(200);
+    api.delete(&format!("{MAPS}/b")).await.expect(200);
+    watch.expect(&[("ADDED", "b"), ("MODIFIED", "a")]).await;
+    let deleted = watch.next().await.expect("the deletion");
+    assert_eq!((&deleted["type"], &deleted["object"]["kind"]), (&json!("DELETED"), &json!("ConfigMap")));
+    // The object has the revision of its deletion, so that a client can resume from it.
+    assert!(revision(&deleted["object"]).parse::<i64>().expect("a number") > revision(&second).parse::<i64>().expect("a number"));
+    let mut resumed = Watch::start(&api, &format!("{MAPS}?watch=1&resourceVersion={}", revision(&second))).await;
+    resumed.expect(&[("DELETED", "b")]).await;
+    // Without a revision: the state first.
+    let mut fresh = Watch::start(&api, &format!("{MAPS}?watch=1")).await;
+    fresh.expect(&[("ADDED", "a")]).await;
+}
+
+#[tokio::test]
+async fn selectors_turn_changes_into_arrivals_and_departures() {
+    let api = Api::new().await;
+    let one = api.post(MAPS, &config_map("a", "1")).await.expect(201);
+    let path = format!("{MAPS}?watch=1&labelSelector=v%3D2&resourceVersion={}", revision(&one));
+    let mut watch = Watch::start(&api, &path).await;
+    let named = format!("/api/v1/configmaps?watch=1&fieldSelector=metadata.name%3Db&resourceVersion={}", revision(&one));
+    let mut named = Watch::start(&api, &named).await;
+    api.put(&format!("{MAPS}/a"), &config_map("a", "2")).await.expect(200);
+    api.post(MAPS, &config_map("b", "1")).await.expect(201);
+    api.put(&format!("{MAPS}/a"), &config_map("a", "3")).await.expect(200);
+    watch.expect(&[("ADDED", "a")]).await;
+    let departed = watch.next().await.expect("the departure");
+    assert_eq!((&departed["type"], &departed["object"]["data"]["k"]), (&json!("DELETED"), &json!("2")));
+    named.expect(&[("ADDED", "b")]).await;
+}
+
+#[tokio::test]
+async fn pods_are_watched_by_node() {
+    let api = Api::new().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let mut watch = Watch::start(&api, "/api/v1/pods?watch=1&fieldSelector=spec.nodeName%3Dn1").await;
+    for name in ["a", "b"] {
+        let pod = json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        api.post(pods, &pod).await.expect(201);
+        let node = if name == "a" { "n2" } else { "n1" };
+        let binding = json!({"metadata": {"name": name}, "target": {"kind": "Node", "name": node}});
+        api.post(&format!("{pods}/{name}/binding"), &binding).await.expect(201);
+    }
+    watch.expect(&[("ADDED", "b")]).await;
+    api.delete(&format!("{pods}/b?gracePeriodSeconds=0")).await.expect(200);
+    watch.expect(&[("DELETED", "b")]).await;
+}
+
+#[tokio::test]
+async fn streaming_lists_end_with_a_bookmark() {
+    let api = Api::new().await;
+    api.post(MAPS, &config_map("a", "1")).await.expect(201);
+    let last = api.post(MAPS, &config_map("b", "1")).await.expect(201);
+    let options = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let mut watch = Watch::start(&api, &format!("{MAPS}?{options}")).await;
+    watch.expect(&[("ADDED", "a"), ("ADDED", "b")]).await;
+    let bookmark = watch.next().await.expect("a bookmark");
+    assert_eq!(bookmark["type"], "BOOKMARK");
+    assert_eq!(bookmark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    assert_eq!(revision(&bookmark["object"]), revision(&last));
+    api.delete(&format!("{MAPS}/a")).await.expect(200);
+    watch.expect(&[("DELETED", "a")]).await;
+    let refused = api.get(&format!("{MAPS}?watch=1&sendInitialEvents=true")).await.expect(422);
+    assert_eq!(refused["reason"], "Invalid");
+}
+
+#[tokio::test]
+async fn a_bookmark_comes_before_the_end() {
+    let api = Api::new().await;
+    let last = api.post(MAPS, &config_map("a", "1")).await.expect(201);
+    let path = format!("{MAPS}?watch=1&allowWatchBookmarks=true&timeoutSeconds=3&resourceVersion={}", revision(&last));
+    let mut watch = Watch::start(&api, &path).await;
+    let bookmark = watch.next().await.expect("a bookmark");
+    assert_eq!((&bookmark["type"], revision(&bookmark["object"])), (&json!("BOOKMARK"), revision(&last)));
+    assert!(watch.next().await.is_none(), "the watch ends at its timeout");
+}
+
+#[tokio::test]
+async fn tables_are_watched_too() {
+    let api = Api::new().await;
+    api.post(MAPS, &config_map("a", "1")).await.expect(201);
+    api.post(MAPS, &config_map("b", "1")).await.expect(201);
+    let accept = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let mut watch = Watch::start_as(&api, &format!("{MAPS}?watch=1"), accept).await;
+    let first = watch.next().await.expect("a table");
+    assert_eq!((&first["object"]["kind"], &first["object"]["rows"][0]["cells"][0]), (&json!("Table"), &json!("a")));
+    assert!(first["object"]["columnDefinitions"].as_array().is_some_and(|columns| !columns.is_empty()));
+    let second = watch.next().await.expect("another table");
+    assert_eq!(second["object"]["columnDefinitions"], json!([]));
+}
+
+#[tokio::test]
+async fn what_is_too_old_has_expired() {
+    let api = Api::new().await;
+    let old = api.post(MAPS, &config_map("a", "1")).await.expect(201);
+    for at in 0..5 {
+        api.put(&format!("{MAPS}/a"), &config_map("a", &at.to_string())).await.expect(200);
+    }
+    let now = api.store.current_revision().await.expect("a revision");
+    api.store.compact(now).await.expect("compacted");
+    // A server that starts now knows nothing of before.
+    let server = api_server::ApiServer::builder(ServerConfig::default(), api.store.clone()).build();
+    let restarted = Api { server, ..api.clone() };
+    let mut watch = Watch::start(&restarted, &format!("{MAPS}?watch=1&resourceVersion={}", revision(&old))).await;
+    let error = watch.next().await.expect("an error");
+    assert_eq!((&error["type"], &error["object"]["code"]), (&json!("ERROR"), &json!(410)));
+    assert_eq!(error["object"]["reason"], "Expired");
+    assert!(watch.next().await.is_none());
+    let list = format!("{MAPS}?resourceVersionMatch=Exact&resourceVersion={}", revision(&old));
+    restarted.get(&list).await.expect(410);
+    let ahead = Revision(now.0 + 1000);
+    let late = restarted.get(&format!("{MAPS}?resourceVersion={ahead}&resourceVersionMatch=NotOlderThan")).await.expect(504);
+    assert_eq!(late["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
+}
