@@ -14,7 +14,7 @@ use storage::Memory;
 pub struct Api {
     pub server: Arc<ApiServer>,
     pub store: Arc<Memory>,
-    user: UserInfo,
+    pub user: UserInfo,
 }
 
 /// An answer.
@@ -44,6 +44,9 @@ impl Api {
         let server = ApiServer::builder(config, store.clone()).build();
         let api = Api { server, store, user: UserInfo::new("admin", &[names::MASTERS]) };
         api.post("/api/v1/namespaces", &serde_json::json!({"metadata": {"name": "default"}})).await.expect(201);
+        // Pods need it, and its controller does not run here.
+        let account = serde_json::json!({"metadata": {"name": "default"}});
+        api.post("/api/v1/namespaces/default/serviceaccounts", &account).await.expect(201);
         api
     }
 
