@@ -12,6 +12,7 @@ pub mod managed_fields;
 mod meta;
 pub mod openapi;
 pub mod patch;
+pub mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod selector;

@@ -139,7 +139,7 @@ impl Loader {
                 }
                 Line::Embedded(name, number) => {
                     let inner = self.names[name];
-                    self.collect(usize::from(inner.0), *number, lines, fields);
+                    self.collect(usize::from(inner.0), embedded_in << 8 | *number, lines, fields);
                 }
             }
         }

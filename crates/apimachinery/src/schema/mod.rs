@@ -116,7 +116,8 @@ pub struct FieldInfo {
     pub shape: &'static Shape,
     /// The number in protobuf; 0 when it has none.
     pub number: u16,
-    /// The protobuf number of the embedded message that holds it; 0 when the field is the message's own.
+    /// The protobuf number of the embedded message that holds it; 0 when the field is the message's own. Of one embedded in an
+    /// embedded message: the outer number in the high byte, the inner one in the low byte.
     pub embedded_in: u16,
     flags: u8,
     attributes: &'static str,
