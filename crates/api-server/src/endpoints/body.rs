@@ -25,6 +25,7 @@ pub(crate) async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Status> 
 pub(crate) enum Encoding {
     Json,
     Yaml,
+    Protobuf,
 }
 
 /// The encoding that the client says; JSON if it says nothing.
@@ -33,7 +34,10 @@ pub(crate) fn encoding(headers: &http::HeaderMap) -> Result<Encoding, Status> {
     match media_type.split(';').next().unwrap_or_default().trim() {
         "" | "application/json" | "*/*" => Ok(Encoding::Json),
         "application/yaml" => Ok(Encoding::Yaml),
-        _ => Err(Status::unsupported_media_type(&["application/json", "application/yaml"])),
+        "application/vnd.kubernetes.protobuf" => Ok(Encoding::Protobuf),
+        _ => {
+            Err(Status::unsupported_media_type(&["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"]))
+        }
     }
 }
 
@@ -45,7 +49,7 @@ pub(crate) fn decode(
     mode: FieldValidation,
     context: &RequestContext,
 ) -> Result<Value, Status> {
-    let (mut object, mut complaints) = codecs::parse(bytes, encoding)?;
+    let (mut object, mut complaints) = codecs::parse(bytes, encoding, kind)?;
     if object.as_object().is_none() {
         return Err(Status::bad_request("the body of the request is not an object"));
     }

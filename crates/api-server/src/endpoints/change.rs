@@ -1,6 +1,6 @@
 //! Create, update, patch, delete, deletecollection.
 
-use apimachinery::{Status, Value};
+use apimachinery::{GroupVersionKind, Status, Value};
 use http::{HeaderMap, Request, Response, StatusCode};
 
 use super::body::{self, Encoding};
@@ -126,7 +126,8 @@ async fn delete_options(request: Request<Body>, target: &Target<'_>) -> Result<D
     match bytes.is_empty() {
         true => DeleteOptions::parse(&context.query, None),
         false => {
-            let (parsed, _) = super::codecs::parse(&bytes, encoding)?;
+            let kind = GroupVersionKind::new("", "v1", "DeleteOptions");
+            let (parsed, _) = super::codecs::parse(&bytes, encoding, &kind)?;
             DeleteOptions::parse(&context.query, Some(&parsed))
         }
     }

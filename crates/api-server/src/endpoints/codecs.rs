@@ -4,7 +4,7 @@
 //! duplicate fields are ignored, make warnings, or refuse the request. They are never stored.
 
 use apimachinery::decode::{self, DecodeError, Format};
-use apimachinery::{GroupKind, GroupVersionKind, Status, Value, defaults, field, schema};
+use apimachinery::{GroupKind, GroupVersionKind, Status, Value, defaults, field, protobuf, schema};
 
 use super::body::Encoding;
 use crate::http::RequestContext;
@@ -13,11 +13,15 @@ use crate::registry::FieldValidation;
 /// What strict decoding complains about.
 type Complaints = Vec<String>;
 
-/// Parses bytes without a schema.
-pub(crate) fn parse(bytes: &[u8], encoding: Encoding) -> Result<(Value, Complaints), Status> {
+/// Parses bytes. Only protobuf needs a schema for it: that of the kind that it names, or else of `kind`.
+pub(crate) fn parse(bytes: &[u8], encoding: Encoding, kind: &GroupVersionKind) -> Result<(Value, Complaints), Status> {
     let format = match encoding {
         Encoding::Json => Format::Json,
         Encoding::Yaml => Format::Yaml,
+        Encoding::Protobuf => {
+            let decoded = protobuf::decode(bytes, kind).map_err(|error| Status::bad_request(error.to_string()));
+            return decoded.map(|object| (object, Vec::new()));
+        }
     };
     decode::parse(bytes, format).map_err(|error| Status::bad_request(error.to_string()))
 }

@@ -54,7 +54,7 @@ impl<'a> Patched<'a> {
         if kind == PatchType::Apply {
             return Err(Status::unsupported_media_type(SUPPORTED));
         }
-        let (patch, complaints) = codecs::parse(bytes, Encoding::Json)
+        let (patch, complaints) = codecs::parse(bytes, Encoding::Json, &write.endpoint.row.kind)
             .map_err(|status| Status::bad_request(format!("error decoding patch: {}", status.message)))?;
         codecs::judge(complaints, options.field_validation, write.context).map_err(Status::bad_request)?;
         Ok(Patched {

@@ -19,9 +19,9 @@ pub(super) fn decode(kind: TypeKind, bytes: &[u8], depth: usize) -> Result<Value
         }
         TypeKind::Fields | TypeKind::Any => json(first_bytes(bytes)?),
         TypeKind::Raw => raw(first_bytes(bytes)?, depth),
-        TypeKind::SchemaOrBool => either(bytes, depth, |number, value| {
-            Ok(if number == 1 { Some((value.integer()? != 0).into()) } else { None })
-        }),
+        TypeKind::SchemaOrBool => {
+            either(bytes, depth, |number, value| Ok(if number == 1 { Some((value.integer()? != 0).into()) } else { None }))
+        }
         TypeKind::SchemaOrArray | TypeKind::SchemaOrStrings => schema_or_list(kind, bytes, depth),
         TypeKind::Struct => Err(ProtobufError::Malformed("a type that is not special")),
     }
