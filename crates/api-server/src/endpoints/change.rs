@@ -3,6 +3,7 @@
 use apimachinery::{GroupVersionKind, Status, Value};
 use http::{HeaderMap, Request, Response, StatusCode};
 
+use super::apply::{Applied, check_options};
 use super::body::{self, Encoding};
 use super::negotiate::{Accepted, Answer, Format, Shape, negotiate};
 use super::patch::{PatchType, Patched};
@@ -111,10 +112,19 @@ pub(crate) async fn patch(target: &Target<'_>, request: Request<Body>) -> Result
     let context = target.context();
     let accepted = negotiate(request.headers(), &context.query, Answer::Object)?;
     let kind = PatchType::of(request.headers())?;
+    check_options(kind, &context.query)?;
     let options = WriteOptions::parse(&context.query, "PatchOptions")?;
     let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
-    let change = Patched::new(kind, &bytes, target.write, &options)?;
-    let written = target.write.update(target.name(), &change, &options).await?;
+    let written = match kind {
+        PatchType::Apply => {
+            let change = Applied::new(&bytes, target.write, &options)?;
+            target.write.update(target.name(), &change, &options).await?
+        }
+        _ => {
+            let change = Patched::new(kind, &bytes, target.write, &options)?;
+            target.write.update(target.name(), &change, &options).await?
+        }
+    };
     Ok(written_response(written, target.endpoint(), accepted))
 }
 

@@ -4,6 +4,7 @@
 //! resource; `scale`, `binding`, `eviction` are subresources that write another object than they speak; `discovery` answers for the table.
 
 mod binding;
+mod apply;
 mod body;
 mod change;
 mod codecs;

@@ -24,7 +24,7 @@ pub(crate) enum PatchType {
 }
 
 const SUPPORTED: &[&str] =
-    &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+    &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"];
 
 impl PatchType {
     pub(crate) fn of(headers: &HeaderMap) -> Result<PatchType, Status> {
@@ -51,9 +51,6 @@ pub(crate) struct Patched<'a> {
 
 impl<'a> Patched<'a> {
     pub(crate) fn new(kind: PatchType, bytes: &[u8], write: Write<'a>, options: &WriteOptions) -> Result<Patched<'a>, Status> {
-        if kind == PatchType::Apply {
-            return Err(Status::unsupported_media_type(SUPPORTED));
-        }
         let (patch, complaints) = codecs::parse(bytes, Encoding::Json, &write.endpoint.row.kind)
             .map_err(|status| Status::bad_request(format!("error decoding patch: {}", status.message)))?;
         codecs::judge(complaints, options.field_validation, write.context).map_err(Status::bad_request)?;

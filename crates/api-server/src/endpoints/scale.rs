@@ -108,6 +108,10 @@ impl Change for ScaleChange {
         Ok(object)
     }
 
+    fn managed_subresource(&self) -> Option<&'static str> {
+        Some("scale")
+    }
+
     fn options_kind(&self) -> &'static str {
         match self {
             ScaleChange::Replace(_) => "UpdateOptions",

@@ -19,6 +19,7 @@ mod write;
 pub(crate) use catalog::{Catalog, Endpoint, Stored};
 pub(crate) use conversion::convert;
 pub(crate) use engine::{Engine, store_status};
+pub(crate) use managed::applied as apply_managed;
 pub(crate) use meta::now;
 pub(crate) use options::{ContinueToken, DeleteOptions, FieldValidation, ListOptions, ListRevision, WriteOptions};
 pub use resource::{Resource, Subresource};

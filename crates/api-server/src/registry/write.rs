@@ -64,6 +64,16 @@ pub(crate) trait Change: Send + Sync {
         false
     }
 
+    /// Whether the change keeps `managedFields` itself (server-side apply).
+    fn manages_fields(&self) -> bool {
+        false
+    }
+
+    /// The subresource that `managedFields` names, where the write goes to the object itself (`scale`).
+    fn managed_subresource(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The options' kind for admission.
     fn options_kind(&self) -> &'static str {
         "UpdateOptions"
@@ -113,13 +123,17 @@ impl Write<'_> {
 
     /// Stores a new object, given in any served version.
     pub(crate) async fn create(&self, object: Value, options: &WriteOptions) -> Result<Written, Status> {
-        let mut object = conversion::convert(object, &self.stored.kind);
-        managed::prepare(&mut object);
+        let object = conversion::convert(object, &self.stored.kind);
+        let object = managed::created(self, object, options);
+        self.create_managed(object, options).await
+    }
+
+    /// Stores a new object that has its `managedFields`.
+    async fn create_managed(&self, object: Value, options: &WriteOptions) -> Result<Written, Status> {
         let generated = object.meta().name().is_empty() && !object.meta().generate_name().is_empty();
         let mut attributes =
             self.attributes(Operation::Create, object.meta().name(), options.to_value("CreateOptions"), options.dry_run);
-        let created = managed::created(object, self.endpoint, self.context, options, self.subresource);
-        attributes.object = Some(created);
+        attributes.object = Some(object);
         self.engine.admission.admit(&mut attributes).await?;
         let admitted = attributes.object.take().unwrap_or_default();
         for attempt in 1.. {
@@ -250,7 +264,11 @@ impl Write<'_> {
                         object.meta_mut().set_name(name);
                     }
                     object.meta_mut().set_resource_version("");
-                    match self.create(object, options).await {
+                    let created = match change.manages_fields() {
+                        true => self.create_managed(object, options).await,
+                        false => self.create(object, options).await,
+                    };
+                    match created {
                         Err(status) if status.reason == Reason::AlreadyExists => Err(self.current(name).await?),
                         result => Ok(result?),
                     }
@@ -281,7 +299,13 @@ impl Write<'_> {
             return Err(Status::conflict(&self.endpoint.row.group_resource(), name, why));
         }
         let object = change.apply(Some(old))?;
-        let object = managed::updated(object, old, self.endpoint, self.context, options, self.subresource);
+        let object = match change.manages_fields() {
+            true => object,
+            false => {
+                let subresource = change.managed_subresource().unwrap_or(self.subresource);
+                managed::updated(self, object, old, options, subresource)
+            }
+        };
         let mut attributes = self.attributes(Operation::Update, name, options.to_value(change.options_kind()), options.dry_run);
         attributes.object = Some(object);
         attributes.old_object = Some(old.clone());

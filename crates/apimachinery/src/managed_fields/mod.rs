@@ -10,7 +10,6 @@ mod field_manager;
 mod managers;
 mod merge;
 mod path;
-mod scale;
 mod schema;
 mod set;
 #[cfg(test)]
@@ -24,7 +23,6 @@ pub use field_manager::{Apply, ApplyError, FieldManager};
 pub use managers::{ManagerId, Managers, ManagersError, Owned, managers_to_values, parse_managers};
 pub use merge::extract;
 pub use path::{PathElement, PathError};
-pub use scale::{managers_from_scale, managers_to_scale};
 pub use schema::{Node, Scalar, Tree};
 pub use set::{Set, SetError};
 pub use typed::Comparison;
