@@ -3,8 +3,8 @@
 //! [`dispatch`] finds the row of the table that a request is for and the verb's endpoint: `read`, `watch`, `change` work for every
 //! resource; `scale`, `binding`, `eviction` are subresources that write another object than they speak; `discovery` answers for the table.
 
-mod binding;
 mod apply;
+mod binding;
 mod body;
 mod change;
 mod codecs;

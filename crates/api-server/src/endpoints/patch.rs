@@ -23,8 +23,12 @@ pub(crate) enum PatchType {
     Apply,
 }
 
-const SUPPORTED: &[&str] =
-    &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"];
+const SUPPORTED: &[&str] = &[
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+];
 
 impl PatchType {
     pub(crate) fn of(headers: &HeaderMap) -> Result<PatchType, Status> {
