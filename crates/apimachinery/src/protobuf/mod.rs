@@ -1,281 +1,152 @@
-//! Reading objects in Kubernetes' protobuf encoding, `application/vnd.kubernetes.protobuf`
+//! Kubernetes' protobuf form of objects, driven by the numbers in the schema facts
 //! (<https://kubernetes.io/docs/reference/using-api/api-concepts/#protobuf-encoding>).
 //!
-//! Driven by the schema facts: field numbers and shapes come from there, so that there is one decoder for every built-in type. The
-//! result is the tree that the object's JSON would give. Unknown field numbers are skipped, as protobuf wants. Writing this encoding
-//! is not here yet: clients that ask for it accept JSON too.
+//! Byte for byte what upstream's generated code writes: every field that is no pointer, also when it is zero, in order of
+//! its number; map entries sorted. Reading takes fields in any order and skips unknown ones. Objects must conform to their
+//! type when they are written, and do when they were read.
 
-mod special;
+mod message;
+mod read;
+mod wire;
+mod write;
 
-use base64::Engine;
-use bytes::Buf;
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use crate::schema::TypeInfo;
+use crate::{GroupVersionKind, Value};
 
-use crate::schema::{self, FieldInfo, Shape, TypeInfo, TypeKind};
-use crate::{GroupVersionKind, Map, Value};
+/// What every object in protobuf starts with.
+pub const MAGIC: &[u8; 4] = b"k8s\0";
 
-/// The first four bytes of every object.
-const MAGIC: &[u8] = b"k8s\0";
-/// How deep messages may be nested; the deepest built-in type that does not contain itself needs a dozen.
-const DEPTH_MAX: usize = 100;
+/// The media type.
+pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 
-/// Why bytes are no object.
-#[derive(Debug, thiserror::Error)]
+/// Why bytes are not an object in protobuf.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProtobufError {
-    /// The bytes do not start as an object does.
+    /// The first four bytes are not Kubernetes'.
     #[error("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")]
-    NoMagic,
-    /// No built-in type has this group, version and kind.
-    #[error("no kind {kind:?} is registered for version {api_version:?} in protobuf")]
-    UnknownKind {
-        /// The kind.
-        kind: String,
-        /// Group and version.
-        api_version: String,
+    NoPrefix,
+    /// The bytes end in the middle of something, or a number is too long.
+    #[error("unexpected EOF")]
+    Truncated,
+    /// A field's wire type is not that of its type.
+    #[error("proto: wrong wireType = {wire_type} for field {field}")]
+    WireType {
+        /// What was found.
+        wire_type: u8,
+        /// The field's JSON name.
+        field: String,
     },
-    /// The bytes are cut off, or a field has a wire type that its type does not have.
-    #[error("the protobuf message is malformed at {0}")]
-    Malformed(&'static str),
-    /// Messages are nested deeper than any built-in type.
-    #[error("the protobuf message is nested too deeply")]
+    /// No built-in type has this kind.
+    #[error("no kind {:?} is registered for version {:?}", .0.kind, .0.api_version())]
+    UnknownKind(GroupVersionKind),
+    /// Messages nested too deeply.
+    #[error("exceeded max depth")]
     TooDeep,
+    /// A value that its type does not accept.
+    #[error("{0}")]
+    Invalid(String),
 }
 
-type Result<T> = std::result::Result<T, ProtobufError>;
+/// The envelope around an object: its kind, and the message itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope<'a> {
+    /// The kind, as far as the envelope tells; `None` when it is malformed or empty.
+    pub gvk: Option<GroupVersionKind>,
+    /// The message.
+    pub raw: &'a [u8],
+}
 
-/// Reads one object with its envelope (`runtime.Unknown`). A kind that the envelope leaves out is that of `expected`.
-pub fn decode(bytes: &[u8], expected: &GroupVersionKind) -> Result<Value> {
-    let mut rest = bytes.strip_prefix(MAGIC).ok_or(ProtobufError::NoMagic)?;
-    let (mut api_version, mut kind, mut raw) = (String::new(), String::new(), &[][..]);
-    while let Some(field) = next_field(&mut rest)? {
-        match field {
-            Field { number: 1, value: Wire::Bytes(meta) } => (api_version, kind) = type_meta(meta)?,
-            Field { number: 2, value: Wire::Bytes(object) } => raw = object,
+/// Writes an object with its envelope.
+pub fn encode(object: &Value, info: &'static TypeInfo) -> Vec<u8> {
+    seal(object.api_version(), object.kind(), &encode_message(object, info))
+}
+
+/// Writes the message alone.
+pub fn encode_message(object: &Value, info: &'static TypeInfo) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    write::message(object, info, &mut out);
+    out
+}
+
+/// Puts the envelope around a message that is encoded already.
+pub fn seal(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(raw.len() + 64);
+    out.extend_from_slice(MAGIC);
+    wire::nested(1, &mut out, |out| {
+        wire::bytes(1, api_version.as_bytes(), out);
+        wire::bytes(2, kind.as_bytes(), out);
+    });
+    wire::bytes(2, raw, &mut out);
+    // contentEncoding and contentType, which upstream writes though they are empty.
+    wire::bytes(3, b"", &mut out);
+    wire::bytes(4, b"", &mut out);
+    out
+}
+
+/// A list with its envelope, gathered from the messages (see [`Envelope::raw`]) of its items; `metadata` is a ListMeta.
+pub fn encode_list<'a>(api_version: &str, kind: &str, metadata: &Value, items: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut raw = Vec::with_capacity(4096);
+    if let Some(info) = crate::schema::type_named("meta.v1.ListMeta") {
+        wire::nested(1, &mut raw, |out| write::message(metadata, info, out));
+    }
+    for item in items {
+        wire::bytes(2, item, &mut raw);
+    }
+    seal(api_version, kind, &raw)
+}
+
+/// One watch event as it stands in a stream: its length in four bytes, then the event around an object with its envelope.
+pub fn watch_frame(event_type: &str, object: &[u8]) -> Vec<u8> {
+    let mut raw = Vec::with_capacity(object.len() + 32);
+    wire::bytes(1, event_type.as_bytes(), &mut raw);
+    wire::nested(2, &mut raw, |out| wire::bytes(1, object, out));
+    let event = seal("v1", "WatchEvent", &raw);
+    let length = u32::try_from(event.len()).expect("objects are limited to a few megabytes");
+    [&length.to_be_bytes(), event.as_slice()].concat()
+}
+
+/// Opens the envelope.
+pub fn open(bytes: &[u8]) -> Result<Envelope<'_>, ProtobufError> {
+    let mut rest = wire::Reader::new(bytes.strip_prefix(MAGIC).ok_or(ProtobufError::NoPrefix)?);
+    let mut envelope = Envelope { gvk: None, raw: &[] };
+    while let Some((number, field)) = rest.field()? {
+        match (number, field) {
+            (1, wire::Field::Bytes(meta)) => {
+                let mut meta = wire::Reader::new(meta);
+                let (mut api_version, mut kind) = (String::new(), String::new());
+                while let Some((number, field)) = meta.field()? {
+                    match (number, field) {
+                        (1, wire::Field::Bytes(text)) => api_version = String::from_utf8_lossy(text).into_owned(),
+                        (2, wire::Field::Bytes(text)) => kind = String::from_utf8_lossy(text).into_owned(),
+                        _ => {}
+                    }
+                }
+                let gvk = GroupVersionKind::from_api_version(&api_version, &kind).ok();
+                envelope.gvk = gvk.filter(|gvk| !gvk.version.is_empty() && !gvk.kind.is_empty());
+            }
+            (2, wire::Field::Bytes(raw)) => envelope.raw = raw,
             _ => {}
         }
     }
-    let found = if kind.is_empty() { Some(expected.clone()) } else { parse_kind(&api_version, &kind) };
-    let Some((gvk, info)) = found.and_then(|gvk| Some((gvk.clone(), schema::lookup(&gvk)?))) else {
-        return Err(ProtobufError::UnknownKind { kind, api_version });
-    };
-    let mut object = Value::from(message(raw, info, DEPTH_MAX)?);
+    Ok(envelope)
+}
+
+/// Reads an object with its envelope. A kind that the envelope leaves out is that of `expected`; one that it names must be
+/// built in.
+pub fn decode(bytes: &[u8], expected: &GroupVersionKind) -> Result<Value, ProtobufError> {
+    let envelope = open(bytes)?;
+    let gvk = envelope.gvk.unwrap_or_else(|| expected.clone());
+    let info = crate::schema::lookup(&gvk).ok_or_else(|| ProtobufError::UnknownKind(gvk.clone()))?;
+    let mut object = decode_message(envelope.raw, info)?;
     object.set_gvk(&gvk);
     Ok(object)
 }
 
-fn parse_kind(api_version: &str, kind: &str) -> Option<GroupVersionKind> {
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    Some(GroupVersionKind::new(group, version, kind))
-}
-
-fn type_meta(mut bytes: &[u8]) -> Result<(String, String)> {
-    let (mut api_version, mut kind) = (String::new(), String::new());
-    while let Some(Field { number, value }) = next_field(&mut bytes)? {
-        match number {
-            1 => api_version = value.text()?.to_owned(),
-            2 => kind = value.text()?.to_owned(),
-            _ => {}
-        }
-    }
-    Ok((api_version, kind))
-}
-
-/// A field as it is on the wire.
-struct Field<'a> {
-    number: u32,
-    value: Wire<'a>,
-}
-
-enum Wire<'a> {
-    Varint(u64),
-    Fixed64(u64),
-    Fixed32(u32),
-    Bytes(&'a [u8]),
-}
-
-impl<'a> Wire<'a> {
-    fn bytes(self) -> Result<&'a [u8]> {
-        match self {
-            Wire::Bytes(bytes) => Ok(bytes),
-            _ => Err(ProtobufError::Malformed("a field that should be length-delimited")),
-        }
-    }
-
-    fn text(self) -> Result<&'a str> {
-        std::str::from_utf8(self.bytes()?).map_err(|_| ProtobufError::Malformed("a string that is not UTF-8"))
-    }
-
-    fn integer(self) -> Result<i64> {
-        match self {
-            // Two's complement, as protobuf writes negative int32 and int64.
-            Wire::Varint(number) => Ok(number as i64),
-            _ => Err(ProtobufError::Malformed("a field that should be a varint")),
-        }
-    }
-}
-
-/// The next field of a message; `None` at its end.
-fn next_field<'a>(rest: &mut &'a [u8]) -> Result<Option<Field<'a>>> {
-    loop {
-        if rest.is_empty() {
-            return Ok(None);
-        }
-        let (number, kind) = decode_key(rest).map_err(|_| ProtobufError::Malformed("a field's key"))?;
-        let value = match kind {
-            WireType::Varint => Wire::Varint(decode_varint(rest).map_err(|_| ProtobufError::Malformed("a varint"))?),
-            WireType::SixtyFourBit if rest.len() >= 8 => Wire::Fixed64(rest.get_u64_le()),
-            WireType::ThirtyTwoBit if rest.len() >= 4 => Wire::Fixed32(rest.get_u32_le()),
-            WireType::LengthDelimited => {
-                let length = decode_varint(rest).ok().and_then(|length| usize::try_from(length).ok());
-                let (bytes, after) = length
-                    .and_then(|length| rest.split_at_checked(length))
-                    .ok_or(ProtobufError::Malformed("a length beyond the end"))?;
-                *rest = after;
-                Wire::Bytes(bytes)
-            }
-            WireType::StartGroup => {
-                skip_field(kind, number, rest, DecodeContext::default()).map_err(|_| ProtobufError::Malformed("a group"))?;
-                continue;
-            }
-            _ => return Err(ProtobufError::Malformed("the end of the data")),
-        };
-        return Ok(Some(Field { number, value }));
-    }
-}
-
-/// The fields of a message of a type.
-fn message(bytes: &[u8], info: &'static TypeInfo, depth: usize) -> Result<Map> {
-    let mut object = Map::new();
-    fields(bytes, info, 0, &mut object, depth)?;
+/// Reads a message alone.
+pub fn decode_message(raw: &[u8], info: &'static TypeInfo) -> Result<Value, ProtobufError> {
+    let mut object = read::message(raw, info, 0)?;
+    crate::decode::conform(&mut object, info).map_err(|e| ProtobufError::Invalid(e.to_string()))?;
     Ok(object)
-}
-
-/// Reads the fields that are in the message itself (`holder` 0) or in an embedded message.
-fn fields(bytes: &[u8], info: &'static TypeInfo, holder: u16, object: &mut Map, depth: usize) -> Result<()> {
-    let depth = depth.checked_sub(1).ok_or(ProtobufError::TooDeep)?;
-    // A message may be embedded in an embedded one (`FieldInfo::embedded_in`).
-    let is_holder = |inner: &u16| info.fields.iter().any(|field| field.embedded_in == *inner || field.embedded_in >> 8 == *inner);
-    let mut rest = bytes;
-    while let Some(Field { number, value }) = next_field(&mut rest)? {
-        let is_it = |field: &&FieldInfo| u32::from(field.number) == number && field.number != 0 && field.embedded_in == holder;
-        if let Some(field) = info.fields.iter().find(is_it) {
-            add(object, field, value, depth)?;
-        } else if let Some(inner) = u8::try_from(number).ok().map(|number| holder << 8 | u16::from(number)).filter(is_holder) {
-            fields(value.bytes()?, info, inner, object, depth)?;
-        }
-    }
-    Ok(())
-}
-
-/// Adds a field's value: lists and maps come one element at a time.
-fn add(object: &mut Map, field: &FieldInfo, value: Wire<'_>, depth: usize) -> Result<()> {
-    match field.shape {
-        Shape::List(element) => {
-            let list = object.entry(field.name);
-            if list.is_null() {
-                *list = Value::array();
-            }
-            for value in elements(element, value) {
-                list.push(single(element, value?, depth)?);
-            }
-        }
-        Shape::Map(element) => {
-            let (key, value) = entry(value.bytes()?, element, depth)?;
-            let map = object.entry(field.name);
-            if map.is_null() {
-                *map = Value::object();
-            }
-            map.insert(key, value);
-        }
-        shape => {
-            let value = single(shape, value, depth)?;
-            object.insert(field.name, value);
-        }
-    }
-    Ok(())
-}
-
-/// Numbers may come packed: several in one field.
-fn elements<'a>(shape: &Shape, value: Wire<'a>) -> Vec<Result<Wire<'a>>> {
-    match (shape, value) {
-        (Shape::Int32(_) | Shape::Int64(_) | Shape::Bool, Wire::Bytes(mut packed)) => {
-            let mut numbers = Vec::new();
-            while !packed.is_empty() {
-                let number = decode_varint(&mut packed).map(Wire::Varint).map_err(|_| ProtobufError::Malformed("a varint"));
-                let failed = number.is_err();
-                numbers.push(number);
-                if failed {
-                    break;
-                }
-            }
-            numbers
-        }
-        (_, value) => vec![Ok(value)],
-    }
-}
-
-/// A map's entry: key and value are fields 1 and 2. A missing value is the zero one.
-fn entry(mut bytes: &[u8], shape: &'static Shape, depth: usize) -> Result<(String, Value)> {
-    let (mut key, mut value) = (String::new(), None);
-    while let Some(Field { number, value: wire }) = next_field(&mut bytes)? {
-        match number {
-            1 => key = wire.text()?.to_owned(),
-            2 => value = Some(single(shape, wire, depth)?),
-            _ => {}
-        }
-    }
-    let zero = match shape {
-        Shape::String(_) | Shape::Bytes | Shape::Type(_) | Shape::List(_) | Shape::Map(_) => Wire::Bytes(&[]),
-        Shape::Float => Wire::Fixed64(0),
-        Shape::Bool | Shape::Int32(_) | Shape::Int64(_) => Wire::Varint(0),
-    };
-    let value = match value {
-        Some(value) => value,
-        None => single(shape, zero, depth)?,
-    };
-    Ok((key, value))
-}
-
-/// One value that is no list or map of a field's own.
-fn single(shape: &'static Shape, value: Wire<'_>, depth: usize) -> Result<Value> {
-    Ok(match shape {
-        Shape::String(_) => value.text()?.into(),
-        Shape::Bool => (value.integer()? != 0).into(),
-        // An int32 is written as the 64 bits that it extends to.
-        Shape::Int32(_) => i64::from(value.integer()? as i32).into(),
-        Shape::Int64(_) => value.integer()?.into(),
-        Shape::Float => match value {
-            Wire::Fixed64(bits) => f64::from_bits(bits).into(),
-            Wire::Fixed32(bits) => f64::from(f32::from_bits(bits)).into(),
-            _ => return Err(ProtobufError::Malformed("a floating-point number")),
-        },
-        Shape::Bytes => base64::engine::general_purpose::STANDARD.encode(value.bytes()?).into(),
-        // A list or map inside a list or map is a message around it (`authorization.v1.ExtraValue`).
-        Shape::List(element) => {
-            let mut bytes = value.bytes()?;
-            let mut list = Vec::new();
-            while let Some(Field { value, .. }) = next_field(&mut bytes)? {
-                list.push(single(element, value, depth)?);
-            }
-            list.into()
-        }
-        Shape::Map(element) => {
-            let mut bytes = value.bytes()?;
-            let mut map = Map::new();
-            while let Some(Field { value, .. }) = next_field(&mut bytes)? {
-                let (key, value) = entry(value.bytes()?, element, depth)?;
-                map.insert(key, value);
-            }
-            map.into()
-        }
-        Shape::Type(id) => {
-            let info = id.info();
-            match info.kind {
-                TypeKind::Struct => message(value.bytes()?, info, depth)?.into(),
-                kind => special::decode(kind, value.bytes()?, depth)?,
-            }
-        }
-    })
 }
 
 #[cfg(test)]

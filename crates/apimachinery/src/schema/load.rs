@@ -118,7 +118,7 @@ impl Loader {
         let lines: Vec<Vec<Line>> = self.types.iter_mut().map(|(_, lines)| std::mem::take(lines)).collect();
         for at in 0..lines.len() {
             let mut fields = Vec::new();
-            self.collect(at, 0, &lines, &mut fields);
+            self.collect(at, [0, 0], &lines, &mut fields);
             fields.sort_by_key(|f| f.name);
             fields.shrink_to_fit();
             self.types[at].0.fields = fields;
@@ -126,7 +126,7 @@ impl Loader {
         self.types.drain(..).map(|(info, _)| info).collect()
     }
 
-    fn collect(&mut self, at: usize, embedded_in: u16, lines: &[Vec<Line>], fields: &mut Vec<FieldInfo>) {
+    fn collect(&mut self, at: usize, embedded_in: [u16; 2], lines: &[Vec<Line>], fields: &mut Vec<FieldInfo>) {
         for line in &lines[at] {
             match line {
                 Line::Field(line) => {
@@ -134,18 +134,23 @@ impl Loader {
                     fields.push(field);
                 }
                 Line::Embedded("TypeMeta", _) => {
-                    fields.push(self.field("kind s - o", 0));
-                    fields.push(self.field("apiVersion s - o", 0));
+                    fields.push(self.field("kind s - o", [0, 0]));
+                    fields.push(self.field("apiVersion s - o", [0, 0]));
                 }
                 Line::Embedded(name, number) => {
                     let inner = self.names[name];
-                    self.collect(usize::from(inner.0), embedded_in << 8 | *number, lines, fields);
+                    let path = match embedded_in {
+                        [0, _] => [*number, 0],
+                        [outer, 0] => [outer, *number],
+                        _ => unreachable!("the facts embed no deeper than two levels"),
+                    };
+                    self.collect(usize::from(inner.0), path, lines, fields);
                 }
             }
         }
     }
 
-    fn field(&mut self, line: &'static str, embedded_in: u16) -> FieldInfo {
+    fn field(&mut self, line: &'static str, embedded_in: [u16; 2]) -> FieldInfo {
         let mut parts = line.splitn(4, ' ');
         let mut part = || parts.next().unwrap_or_default();
         let (name, shape, number, attributes) = (part(), part(), part(), part());

@@ -116,9 +116,8 @@ pub struct FieldInfo {
     pub shape: &'static Shape,
     /// The number in protobuf; 0 when it has none.
     pub number: u16,
-    /// The protobuf number of the embedded message that holds it; 0 when the field is the message's own. Of one embedded in an
-    /// embedded message: the outer number in the high byte, the inner one in the low byte.
-    pub embedded_in: u16,
+    /// The protobuf numbers of the embedded messages that hold it, the outermost first; 0 where there is none.
+    pub embedded_in: [u16; 2],
     flags: u8,
     attributes: &'static str,
 }
@@ -395,7 +394,7 @@ mod tests {
             (Some("map"), Some("merge"), Some("port"))
         );
         let probe = type_named("core.v1.Probe").and_then(|t| t.field("httpGet")).expect("embedded");
-        assert_eq!((probe.number, probe.embedded_in), (2, 1));
+        assert_eq!((probe.number, probe.embedded_in), (2, [1, 0]));
         let Shape::String(policy) = type_named("core.v1.PodSpec").and_then(|t| t.field("restartPolicy")).expect("field").shape
         else {
             panic!()
