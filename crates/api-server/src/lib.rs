@@ -38,7 +38,7 @@ pub use auth::{
     TokenSpec, Unauthenticated, UserInfo, impersonate, names, uncovered,
 };
 pub use bootstrap::BootstrapConfig;
-pub use connect::Connector;
+pub use connect::{Connector, KubeletAccess, KubeletAccessError};
 pub use filters::{InFlightLimits, InFlightMax};
 pub use health::Lifecycle;
 pub use loopback::{Loopback, LoopbackError};

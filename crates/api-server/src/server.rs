@@ -8,7 +8,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::access::Credentials;
 use crate::admission::{AdmissionChain, AdmissionPlugin};
-use crate::connect::{Connector, Connectors};
+use crate::connect::{Connector, Connectors, KubeletAccess};
 use crate::filters::InFlightMax;
 use crate::frontend::Frontend;
 use crate::http::Body;
@@ -68,6 +68,15 @@ impl ApiServerBuilder {
         connector: Arc<dyn Connector>,
     ) -> ApiServerBuilder {
         self.connectors.add(group, resource, subresource, connector);
+        self
+    }
+
+    /// Sets how kubelets are reached, for logs, exec, attach and port-forward. Without it these answer "not implemented".
+    #[must_use]
+    pub fn kubelets(mut self, access: &KubeletAccess) -> ApiServerBuilder {
+        for (subresource, connector) in access.connectors() {
+            self.connectors.add("", "pods", subresource, connector);
+        }
         self
     }
 

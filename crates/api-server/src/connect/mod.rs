@@ -3,6 +3,8 @@
 //! A connector gets the request as it came, after authentication, authorization and the lookup in the table, and answers it; it may
 //! upgrade the connection. It goes through admission (CONNECT) here, so that no connector can forget it.
 
+mod kubelet;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -12,6 +14,8 @@ use async_trait::async_trait;
 
 use crate::http::{Body, RequestContext};
 use crate::server::ApiServer;
+
+pub use kubelet::{KubeletAccess, KubeletAccessError};
 
 /// Answers a subresource.
 #[async_trait]

@@ -39,8 +39,11 @@ pub(crate) fn answers(resource: &GroupVersionResource, subresource: &str) -> boo
         || (resource.group.is_empty() && resource.resource == "serviceaccounts" && subresource == "token")
 }
 
+/// A review as its type. What the client sends as its status is no part of the question.
 fn decode<T: DeserializeOwned>(object: &Value) -> Result<T, Status> {
-    object.to_typed().map_err(|error| Status::bad_request(format!("the object provided is unrecognized: {error}")))
+    let mut question = object.clone();
+    question.remove("status");
+    question.to_typed().map_err(|error| Status::bad_request(format!("the object provided is unrecognized: {error}")))
 }
 
 /// The answer as a tree. An empty `metadata` is part of it, as upstream writes it.

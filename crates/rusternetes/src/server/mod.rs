@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use api_server::{
-    AccessConfig, ApiServer, BootstrapConfig, Credentials, Listener, Pki, PkiConfig, ServeError, ServerConfig,
+    AccessConfig, ApiServer, BootstrapConfig, Credentials, KubeletAccess, Listener, Pki, PkiConfig, ServeError, ServerConfig,
     ServingCertificate, ShutdownConfig, TokenFile,
 };
 use storage::{Store, sqlite};
@@ -129,9 +129,8 @@ async fn serve(options: Options, instance: Instance, started: Instant) -> anyhow
     let port = listener.address().port();
     let site = Arc::new(Site::new(options, instance)?);
     let (store, pki) = tokio::try_join!(open_store(&site), load_pki(&site))?;
-    let server = build_server(store.clone(), &pki)?;
-
     let stop = CancellationToken::new();
+    let server = build_server(store.clone(), &pki, &stop)?;
     let certificate = ServingCertificate::new(&pki.api_server).context("cannot use the serving certificate")?;
     let serving = tokio::spawn(listener.serve(server.clone(), certificate, ShutdownConfig::default(), stop.clone()));
     let background = tokio::spawn({
@@ -231,7 +230,7 @@ async fn load_pki(site: &Site) -> anyhow::Result<Arc<Pki>> {
     Ok(Arc::new(loaded.context("making the certificates panicked")?.context("cannot make or read the certificates")?))
 }
 
-fn build_server(store: Arc<dyn Store>, pki: &Pki) -> anyhow::Result<Arc<ApiServer>> {
+fn build_server(store: Arc<dyn Store>, pki: &Pki, stop: &CancellationToken) -> anyhow::Result<Arc<ApiServer>> {
     let credentials = Credentials::new(AccessConfig {
         client_ca_pem: pki.ca_cert_pem.clone(),
         service_account_key_pem: pki.service_account_key_pem.clone(),
@@ -240,7 +239,9 @@ fn build_server(store: Arc<dyn Store>, pki: &Pki) -> anyhow::Result<Arc<ApiServe
         anonymous: true,
     })
     .context("cannot use the credentials in the data directory")?;
-    Ok(ApiServer::builder(ServerConfig::default(), store).credentials(credentials).build())
+    let kubelets = KubeletAccess::new(&pki.api_server_kubelet_client, &pki.ca_cert_pem, stop.clone())
+        .context("cannot use the kubelet client's certificate in the data directory")?;
+    Ok(ApiServer::builder(ServerConfig::default(), store).credentials(credentials).kubelets(&kubelets).build())
 }
 
 fn bootstrap_config(site: &Site, pki: &Pki, port: u16) -> BootstrapConfig {

@@ -1,0 +1,362 @@
+//! Subresources of pods that the kubelet answers: logs, exec, attach and port-forward.
+//!
+//! The server checks what the API promises (the pod runs somewhere, the container is one of its), then passes the request on to the
+//! pod's kubelet over TLS and the answer back: logs as they come, upgraded connections as bytes in both directions. Whether these
+//! bytes are WebSocket or SPDY is between the client and the container runtime.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use apimachinery::{GroupResource, Status};
+use async_trait::async_trait;
+use http_body_util::Empty;
+use hyper::body::{Bytes, Incoming};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Connector;
+use crate::http::{Body, RequestContext};
+use crate::objects;
+use crate::pki::KeyCert;
+use crate::server::ApiServer;
+
+/// How long a kubelet may take to accept a connection.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// The port of a kubelet that does not say another.
+const KUBELET_PORT: u16 = 10250;
+
+/// Why a connection to kubelets cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum KubeletAccessError {
+    /// A certificate or key is not PEM.
+    #[error("the kubelet client's certificate or key is not PEM")]
+    Pem(#[from] rustls::pki_types::pem::Error),
+    /// They do not fit together.
+    #[error("the kubelet client's certificate cannot be used")]
+    Tls(#[from] rustls::Error),
+}
+
+/// The API server's identity at kubelets, and the upgraded connections that it carries. Cloning shares both.
+#[derive(Clone)]
+pub struct KubeletAccess {
+    tls: TlsConnector,
+    carried: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl KubeletAccess {
+    /// Uses a client certificate, and trusts the CA that signs kubelets' serving certificates. Upgraded connections end with `stop`.
+    pub fn new(client: &KeyCert, ca_pem: &str, stop: CancellationToken) -> Result<Self, KubeletAccessError> {
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
+            roots.add(certificate?)?;
+        }
+        let chain = CertificateDer::pem_slice_iter(client.cert_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+        let key = PrivateKeyDer::from_pem_slice(client.key_pem.as_bytes())?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)?;
+        Ok(Self { tls: TlsConnector::from(Arc::new(config)), carried: TaskTracker::new(), stop })
+    }
+
+    /// The connector of each subresource of pods that goes through the kubelet.
+    pub(crate) fn connectors(&self) -> [(&'static str, Arc<dyn Connector>); 4] {
+        let of = |action| -> Arc<dyn Connector> { Arc::new(PodConnector { action, access: self.clone() }) };
+        [
+            ("log", of(Action::Log)),
+            ("exec", of(Action::Exec)),
+            ("attach", of(Action::Attach)),
+            ("portforward", of(Action::PortForward)),
+        ]
+    }
+
+    /// Sends a request to a node's kubelet on a connection of its own.
+    async fn send(&self, node: &Node, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, Status> {
+        let (address, port) = kubelet_of(node)?;
+        let unreachable = |error: std::io::Error| Status::internal_error(format!("error dialing backend: {error}"));
+        let dial = async {
+            let stream = TcpStream::connect((address, port)).await?;
+            stream.set_nodelay(true)?;
+            self.tls.connect(ServerName::IpAddress(address.into()), stream).await
+        };
+        let timed_out = |_| std::io::Error::new(std::io::ErrorKind::TimedOut, format!("dial tcp {address}:{port}: i/o timeout"));
+        let stream =
+            tokio::time::timeout(CONNECT_MAX, dial).await.map_err(timed_out).and_then(|dialed| dialed).map_err(unreachable)?;
+        let failed = |error: hyper::Error| Status::internal_error(format!("error dialing backend: {error}"));
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+        let stop = self.stop.clone();
+        self.carried.spawn(async move {
+            tokio::select! {
+                // How it ends is seen by whoever reads the answer.
+                _ = connection.with_upgrades() => {}
+                () = stop.cancelled() => {}
+            }
+        });
+        sender.send_request(request).await.map_err(failed)
+    }
+}
+
+/// Where a node's kubelet listens.
+fn kubelet_of(node: &Node) -> Result<(IpAddr, u16), Status> {
+    let status = node.status.clone().unwrap_or_default();
+    let addresses = status.addresses.unwrap_or_default();
+    // Upstream's order of preference, names aside: a static program has no resolver of the host's.
+    let preferred = ["InternalIP", "ExternalIP"];
+    let address = preferred
+        .iter()
+        .find_map(|kind| addresses.iter().find(|address| address.type_ == *kind))
+        .and_then(|address| address.address.parse().ok())
+        .ok_or_else(|| Status::internal_error("no preferred addresses found; known addresses: []"))?;
+    let port = status.daemon_endpoints.and_then(|endpoints| endpoints.kubelet_endpoint).map(|endpoint| endpoint.port);
+    Ok((address, port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0).unwrap_or(KUBELET_PORT)))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Log,
+    Exec,
+    Attach,
+    PortForward,
+}
+
+struct PodConnector {
+    action: Action,
+    access: KubeletAccess,
+}
+
+#[async_trait]
+impl Connector for PodConnector {
+    async fn connect(
+        &self,
+        server: &Arc<ApiServer>,
+        context: &RequestContext,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, Status> {
+        let (namespace, name) = (context.info.namespace.as_str(), context.info.name.as_str());
+        let pod: Option<Pod> = objects::get(server.loopback(), namespace, name).await.map_err(Status::internal_error)?;
+        let pod = pod.ok_or_else(|| Status::not_found(&GroupResource::new("", "pods"), name))?;
+        let path = self.kubelet_path(context, &pod)?;
+        let node_name = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+        if node_name.is_empty() {
+            // Logs of a pod that waits for a node are empty; there is nobody to ask.
+            return match self.action {
+                Action::Log => Ok(Response::new(Body::empty())),
+                _ => Err(Status::bad_request(format!("pod {name} does not have a host assigned"))),
+            };
+        }
+        let node: Option<Node> = objects::get(server.loopback(), "", node_name).await.map_err(Status::internal_error)?;
+        let node = node.ok_or_else(|| Status::not_found(&GroupResource::new("", "nodes"), node_name))?;
+        if self.action == Action::Log {
+            return self.fetch(&node, &path).await;
+        }
+        self.upgrade(&node, &path, request).await
+    }
+}
+
+impl PodConnector {
+    /// The path and query at the kubelet.
+    fn kubelet_path(&self, context: &RequestContext, pod: &Pod) -> Result<String, Status> {
+        let (namespace, name) = (&context.info.namespace, &context.info.name);
+        let query = &context.query;
+        if self.action == Action::PortForward {
+            return Ok(format!("/portForward/{namespace}/{name}{}", encode_query(query.all("port").map(|port| ("port", port)))));
+        }
+        let container = container_of(pod, query.get("container").unwrap_or_default())?;
+        let (root, pairs): (&str, Vec<(&str, &str)>) = match self.action {
+            Action::Log => {
+                let passed =
+                    ["follow", "previous", "timestamps", "tailLines", "limitBytes", "sinceSeconds", "sinceTime", "stream"];
+                ("containerLogs", passed.iter().filter_map(|key| Some((*key, query.non_empty(key)?))).collect())
+            }
+            action => {
+                let streams = [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")];
+                let wanted = streams.iter().filter(|(key, _)| query.flag(key) == Some(true)).map(|(_, flag)| (*flag, "1"));
+                let commands = query.all("command").map(|word| ("command", word));
+                (if action == Action::Exec { "exec" } else { "attach" }, wanted.chain(commands).collect())
+            }
+        };
+        if self.action != Action::Log && pairs.iter().all(|(key, _)| matches!(*key, "command" | "tty")) {
+            return Err(Status::bad_request("you must specify at least 1 of stdin, stdout, stderr"));
+        }
+        Ok(format!("/{root}/{namespace}/{name}/{container}{}", encode_query(pairs.into_iter())))
+    }
+
+    /// Passes the kubelet's answer on as it comes; what it refuses becomes a Status.
+    async fn fetch(&self, node: &Node, path: &str) -> Result<Response<Body>, Status> {
+        let answer = self.access.send(node, request(Method::GET, node, path, &HeaderMap::new())?).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(refusal(answer).await);
+        }
+        let mut response = Response::new(Body::new(answer.into_body()));
+        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain"));
+        Ok(response)
+    }
+
+    /// Asks the kubelet for the upgrade that the client asks for, and joins the two connections.
+    async fn upgrade(&self, node: &Node, path: &str, mut from_client: Request<Body>) -> Result<Response<Body>, Status> {
+        if !from_client.headers().contains_key(header::UPGRADE) {
+            return Err(Status::bad_request("Upgrade request required"));
+        }
+        let onward = request(from_client.method().clone(), node, path, from_client.headers())?;
+        let mut answer = self.access.send(node, onward).await?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(refusal(answer).await);
+        }
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        response.headers_mut().extend(answer.headers().clone());
+        let (client, kubelet) = (hyper::upgrade::on(&mut from_client), hyper::upgrade::on(&mut answer));
+        let stop = self.access.stop.clone();
+        self.access.carried.spawn(async move {
+            let join = async {
+                let (client, kubelet) = tokio::try_join!(client, kubelet).map_err(std::io::Error::other)?;
+                tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(kubelet)).await
+            };
+            tokio::select! {
+                joined = join => {
+                    if let Err(error) = joined {
+                        tracing::debug!(%error, "an upgraded connection ended");
+                    }
+                }
+                () = stop.cancelled() => {}
+            }
+        });
+        Ok(response)
+    }
+}
+
+/// The container that is meant: the one named, or the only one.
+fn container_of(pod: &Pod, wanted: &str) -> Result<String, Status> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let spec = pod.spec.clone().unwrap_or_default();
+    let main: Vec<String> = spec.containers.into_iter().map(|container| container.name).collect();
+    let init: Vec<String> = spec.init_containers.into_iter().flatten().map(|container| container.name).collect();
+    let ephemeral: Vec<String> = spec.ephemeral_containers.into_iter().flatten().map(|container| container.name).collect();
+    if !wanted.is_empty() {
+        let known = [&main, &init, &ephemeral].into_iter().flatten().any(|container| container == wanted);
+        let unknown = || Status::bad_request(format!("container {wanted} is not valid for pod {name}"));
+        return if known { Ok(wanted.to_owned()) } else { Err(unknown()) };
+    }
+    match main.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => Err(Status::bad_request(format!("a container name must be specified for pod {name}"))),
+        several => {
+            let mut message =
+                format!("a container name must be specified for pod {name}, choose one of: [{}]", several.join(" "));
+            if !init.is_empty() {
+                message.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+            }
+            Err(Status::bad_request(message))
+        }
+    }
+}
+
+/// A request without a body; of the client's headers only those of an upgrade go along.
+fn request(method: Method, node: &Node, path: &str, from_client: &HeaderMap) -> Result<Request<Empty<Bytes>>, Status> {
+    let (address, port) = kubelet_of(node)?;
+    let mut builder =
+        Request::builder().method(method).uri(path).header(header::HOST, std::net::SocketAddr::new(address, port).to_string());
+    let passed =
+        |name: &str| matches!(name, "connection" | "upgrade" | "x-stream-protocol-version") || name.starts_with("sec-websocket-");
+    for (name, value) in from_client.iter().filter(|(name, _)| passed(name.as_str())) {
+        builder = builder.header(name, value);
+    }
+    builder.body(Empty::new()).map_err(|error| Status::bad_request(error.to_string()))
+}
+
+/// The kubelet's refusal as a Status: its code and its text.
+async fn refusal(answer: Response<Incoming>) -> Status {
+    use http_body_util::BodyExt;
+    /// More is not read: it is an error's text.
+    const BYTES_MAX: usize = 64 << 10;
+    let code = answer.status();
+    let body = http_body_util::Limited::new(answer.into_body(), BYTES_MAX).collect().await;
+    let text = body.map(|body| String::from_utf8_lossy(&body.to_bytes()).trim().to_owned()).unwrap_or_default();
+    let text = if text.is_empty() { format!("the kubelet answered {code}") } else { text };
+    let mut status = match code {
+        StatusCode::NOT_FOUND => {
+            let mut status = Status::bad_request(text);
+            status.reason = apimachinery::Reason::NotFound;
+            status
+        }
+        StatusCode::BAD_REQUEST => Status::bad_request(text),
+        _ => Status::internal_error(text),
+    };
+    status.code = code.as_u16();
+    status
+}
+
+/// `?a=b&c=d`, percent-encoded; empty for no pairs.
+fn encode_query<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let mut query = String::new();
+    for (key, value) in pairs {
+        query.push(if query.is_empty() { '?' } else { '&' });
+        query.push_str(key);
+        query.push('=');
+        for byte in value.bytes() {
+            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                query.push(char::from(byte));
+            } else {
+                query.push_str(&format!("%{byte:02X}"));
+            }
+        }
+    }
+    query
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(spec: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap()
+    }
+
+    #[test]
+    fn the_container_is_named_or_the_only_one() {
+        let check = |spec: serde_json::Value, wanted: &str, expected: Result<&str, &str>| {
+            let found = container_of(&pod(spec), wanted).map_err(|status| status.message);
+            assert_eq!(found.as_deref().map_err(String::as_str), expected);
+        };
+        let one = json!({"containers": [{"name": "a"}], "initContainers": [{"name": "i"}]});
+        check(one.clone(), "", Ok("a"));
+        check(one.clone(), "i", Ok("i"));
+        check(one, "x", Err("container x is not valid for pod p"));
+        let two = json!({"containers": [{"name": "a"}, {"name": "b"}]});
+        check(two.clone(), "b", Ok("b"));
+        check(two, "", Err("a container name must be specified for pod p, choose one of: [a b]"));
+    }
+
+    #[test]
+    fn a_query_is_encoded() {
+        assert_eq!(
+            encode_query([("command", "sh"), ("command", "a b&c/ü")].into_iter()),
+            "?command=sh&command=a%20b%26c%2F%C3%BC"
+        );
+        assert_eq!(encode_query(std::iter::empty()), "");
+    }
+
+    #[test]
+    fn a_kubelet_is_where_its_node_says() {
+        let node = |addresses: serde_json::Value, port: u16| -> Node {
+            let endpoints = json!({"kubeletEndpoint": {"Port": port}});
+            serde_json::from_value(json!({"status": {"addresses": addresses, "daemonEndpoints": endpoints}})).unwrap()
+        };
+        let addresses = json!([{"type": "Hostname", "address": "n"}, {"type": "InternalIP", "address": "10.0.0.1"}]);
+        assert_eq!(kubelet_of(&node(addresses.clone(), 9)).unwrap(), ("10.0.0.1".parse().unwrap(), 9));
+        assert_eq!(kubelet_of(&node(addresses, 0)).unwrap().1, KUBELET_PORT);
+        assert!(kubelet_of(&node(json!([]), 9)).is_err());
+    }
+}
