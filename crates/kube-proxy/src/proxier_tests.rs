@@ -354,3 +354,88 @@ fn rules_that_somebody_flushed_come_back() {
     world.kernel.apply(&[]).unwrap();
     assert_eq!(world.one.answers("10.43.0.10:80"), both());
 }
+
+/// Answers lists; streamed lists are refused, as an older server would, and watches stay silent.
+fn api() -> kube::Client {
+    use http::{Request, Response};
+    use kube::client::Body;
+    type Full = http_body_util::Full<bytes::Bytes>;
+    let service = tower::service_fn(|request: Request<Body>| async move {
+        let query = request.uri().query().unwrap_or_default();
+        let (status, body) = if query.contains("sendInitialEvents=true") {
+            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 422, "reason": "Invalid", "message": "no"});
+            (422, status)
+        } else if query.contains("watch=true") {
+            std::future::pending().await
+        } else if request.uri().path() == "/api/v1/services" {
+            let service = json!({"metadata": {"namespace": "default", "name": "web", "uid": "1", "resourceVersion": "1"},
+                "spec": {"clusterIP": "10.43.0.10", "type": "LoadBalancer", "externalTrafficPolicy": "Local",
+                    "healthCheckNodePort": 32000, "ports": [{"port": 80}]}});
+            (200, json!({"kind": "ServiceList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": [service]}))
+        } else {
+            let slice = json!({"metadata": {"namespace": "default", "name": "web-1", "uid": "2", "resourceVersion": "1",
+                    "labels": {"kubernetes.io/service-name": "web"}},
+                "addressType": "IPv4", "ports": [{"port": 8080}],
+                "endpoints": [{"addresses": ["10.42.0.2"], "nodeName": NODE}]});
+            (
+                200,
+                json!({"kind": "EndpointSliceList", "apiVersion": "discovery.k8s.io/v1", "metadata": {"resourceVersion": "1"}, "items": [slice]}),
+            )
+        };
+        let response = Response::builder().status(status).header("Content-Type", "application/json");
+        Ok::<_, std::convert::Infallible>(response.body(Full::from(body.to_string())).unwrap())
+    });
+    client::from_service(service, "default")
+}
+
+/// The answer to a GET, status line and all.
+fn http_get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+fn wait_for(what: &str, done: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !done() {
+        assert!(std::time::Instant::now() < deadline, "not in time: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn run_follows_the_api_and_leaves_the_rules_when_it_ends() {
+    let world = World::new();
+    let token = CancellationToken::new();
+    let node = world.node.clone();
+    thread::scope(|scope| {
+        let stop = token.clone();
+        let proxy = scope.spawn(move || {
+            node.run(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let config = Config {
+                        node_name: NODE.into(),
+                        table: "proxy-test".into(),
+                        cluster_cidrs: vec![("10.42.0.0".parse().unwrap(), 16)],
+                        masquerade_all: false,
+                        masquerade_bit: 14,
+                        node_port_addresses: vec![],
+                        healthz_bind_address: Some("127.0.0.1:10256".parse().unwrap()),
+                    };
+                    run(config, Informers::new(api(), stop.clone()), stop).await
+                })
+            })
+        });
+        wait_for("the Service answers", || world.two.get("10.43.0.10:80").is_ok());
+        let health = world.node.run(|| http_get("127.0.0.1:10256", "/healthz"));
+        assert!(health.starts_with("HTTP/1.1 200"), "{health}");
+        let local = world.node.run(|| http_get("127.0.0.1:32000", "/"));
+        assert!(local.contains("\"localEndpoints\":1") && local.starts_with("HTTP/1.1 200"), "{local}");
+        token.cancel();
+        proxy.join().unwrap().unwrap();
+    });
+    assert_eq!(world.two.get("10.43.0.10:80").unwrap(), "one 10.42.0.3");
+}
