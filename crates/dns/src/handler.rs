@@ -72,7 +72,7 @@ impl Handler {
                 Answer::NoData => (ResponseCode::NoError, Vec::new(), vec![soa], Vec::new()),
                 Answer::NxDomain => (ResponseCode::NXDomain, Vec::new(), vec![soa], Vec::new()),
                 Answer::Alias { record, target } => {
-                    answers.push(record);
+                    answers.push(*record);
                     if query_type == RecordType::CNAME {
                         (ResponseCode::NoError, Vec::new(), Vec::new(), Vec::new())
                     } else {

@@ -17,6 +17,6 @@ mod server;
 mod service;
 mod zone;
 
-pub use server::{Config, Error, run};
+pub use server::{Config, DnsServer, Error, run};
 pub use service::{ServiceConfig, ensure_service};
 pub use zone::{Answer, Zone};

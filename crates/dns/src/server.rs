@@ -1,5 +1,6 @@
 //! The server: sockets, informers, shutdown.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -60,36 +61,67 @@ pub enum Error {
     Serve(#[source] hickory_server::net::NetError),
 }
 
-/// Serves DNS until the token ends. Sockets are bound at once; questions that come before the first list of Services is
-/// complete wait in them.
+/// A DNS server whose sockets are bound, not yet serving.
+pub struct DnsServer {
+    zone: Zone,
+    resolv_conf: PathBuf,
+    sockets: Vec<(UdpSocket, TcpListener)>,
+}
+
+impl DnsServer {
+    /// Binds the sockets. Port 53 may be taken by a resolver of the host's that listens everywhere: then another port is
+    /// chosen, see [`DnsServer::addresses`], because the Service leads to any port.
+    pub async fn bind(config: Config) -> Result<Self, Error> {
+        let zone =
+            Zone::new(&config.cluster_domain, config.service_ips).ok_or_else(|| Error::Domain(config.cluster_domain.clone()))?;
+        let mut sockets = Vec::new();
+        for address in &config.addresses {
+            sockets.push(match bind(*address).await {
+                Err(Error::Listen { source, .. }) if address.port() == 53 && source.kind() == ErrorKind::AddrInUse => {
+                    let other = bind(SocketAddr::new(address.ip(), 0)).await?;
+                    tracing::warn!(%address, "port 53 is taken, cluster DNS listens on another port");
+                    other
+                }
+                other => other?,
+            });
+        }
+        Ok(Self { zone, resolv_conf: config.resolv_conf, sockets })
+    }
+
+    /// Where the server listens.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.sockets.iter().filter_map(|(udp, _)| udp.local_addr().ok()).collect()
+    }
+
+    /// Serves until the token ends. Questions that come before the first list of Services is complete wait in the sockets.
+    pub async fn run(self, informers: Informers, token: CancellationToken) -> Result<(), Error> {
+        let own = self.addresses();
+        let zone: SharedZone = Arc::new(RwLock::new(self.zone));
+        tokio::select! {
+            () = token.cancelled() => return Ok(()),
+            synced = follow(&zone, &informers) => synced?,
+        }
+        let mut server = Server::new(Handler::new(zone, Forwarder::new(self.resolv_conf, own)));
+        for (udp, tcp) in self.sockets {
+            server.register_socket(udp);
+            server.register_listener(tcp, TCP_IDLE, TCP_RESPONSES_MAX);
+        }
+        tokio::select! {
+            () = token.cancelled() => server.shutdown_gracefully().await.map_err(Error::Serve),
+            ended = server.block_until_done() => ended.map_err(Error::Serve),
+        }
+    }
+}
+
+/// Binds and serves until the token ends: [`DnsServer::bind`] and [`DnsServer::run`] in one.
 pub async fn run(config: Config, informers: Informers, token: CancellationToken) -> Result<(), Error> {
-    let zone =
-        Zone::new(&config.cluster_domain, config.service_ips).ok_or_else(|| Error::Domain(config.cluster_domain.clone()))?;
-    let mut sockets = Vec::new();
-    for address in &config.addresses {
-        sockets.push(bind(*address).await?);
-    }
-    let own = sockets.iter().filter_map(|(udp, _)| udp.local_addr().ok()).collect();
-    let zone: SharedZone = Arc::new(RwLock::new(zone));
-    tokio::select! {
-        () = token.cancelled() => return Ok(()),
-        synced = follow(&zone, &informers) => synced?,
-    }
-    let mut server = Server::new(Handler::new(zone, Forwarder::new(config.resolv_conf, own)));
-    for (udp, tcp) in sockets {
-        server.register_socket(udp);
-        server.register_listener(tcp, TCP_IDLE, TCP_RESPONSES_MAX);
-    }
-    tokio::select! {
-        () = token.cancelled() => server.shutdown_gracefully().await.map_err(Error::Serve),
-        ended = server.block_until_done() => ended.map_err(Error::Serve),
-    }
+    DnsServer::bind(config).await?.run(informers, token).await
 }
 
 async fn bind(address: SocketAddr) -> Result<(UdpSocket, TcpListener), Error> {
     let error = |protocol| move |source| Error::Listen { address, protocol, source };
     let udp = UdpSocket::bind(address).await.map_err(error("udp"))?;
-    // With port 0 (tests) both protocols get the same one.
+    // With port 0 both protocols get the same one.
     let same = SocketAddr::new(address.ip(), udp.local_addr().map_err(error("udp"))?.port());
     let tcp = TcpListener::bind(same).await.map_err(error("tcp"))?;
     Ok((udp, tcp))

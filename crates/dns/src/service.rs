@@ -1,11 +1,14 @@
 //! The Service by which pods reach us: `kube-system/kube-dns`, as tools expect it.
 
+use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
+use kube::api::{Patch, PatchParams, PostParams};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 const NAMESPACE: &str = "kube-system";
@@ -23,8 +26,8 @@ pub struct ServiceConfig {
     pub node_name: String,
 }
 
-/// Creates or updates the Service and its EndpointSlices by server-side apply. A Service of the same name that selects pods is
-/// somebody else's DNS (CoreDNS, say) and is left alone; the answer says whether ours is in place.
+/// Creates or corrects the Service and its EndpointSlices. A Service of the same name that selects pods is somebody else's DNS
+/// (CoreDNS, say) and is left alone; the answer says whether ours is in place.
 ///
 /// Fails while the namespace `kube-system` does not exist yet: call again.
 pub async fn ensure_service(client: &kube::Client, config: &ServiceConfig) -> Result<bool, kube::Error> {
@@ -34,15 +37,30 @@ pub async fn ensure_service(client: &kube::Client, config: &ServiceConfig) -> Re
     {
         return Ok(false);
     }
-    let params = PatchParams::apply(MANAGER).force();
-    services.patch(NAME, &params, &Patch::Apply(service(config))).await?;
+    put(&services, NAME, service(config)).await?;
     let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), NAMESPACE);
     for ipv6 in [false, true] {
         if let Some((name, slice)) = slice(config, ipv6) {
-            slices.patch(&name, &params, &Patch::Apply(slice)).await?;
+            put(&slices, &name, slice).await?;
         }
     }
     Ok(true)
+}
+
+/// Creates an object, or merges ours into the one that is there (which writes nothing if it is as it should be).
+async fn put<K>(api: &Api<K>, name: &str, wanted: Value) -> Result<(), kube::Error>
+where
+    K: Clone + DeserializeOwned + Debug + Serialize,
+{
+    let object: K = serde_json::from_value(wanted.clone()).map_err(kube::Error::SerdeError)?;
+    match api.create(&PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() }, &object).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {
+            let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+            api.patch(name, &params, &Patch::Merge(wanted)).await.map(|_| ())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn labels() -> Value {

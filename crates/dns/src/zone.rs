@@ -32,7 +32,7 @@ pub enum Answer {
     /// A name for another one, which the client wants to know of, too (ExternalName).
     Alias {
         /// The CNAME record.
-        record: Record,
+        record: Box<Record>,
         /// Where it leads.
         target: Name,
     },
@@ -260,7 +260,9 @@ impl Zone {
     ) -> Answer {
         if let ServiceKind::External(target) = &service.kind {
             return match rest {
-                [] => Answer::Alias { record: record(name, RData::CNAME(CNAME(target.clone()))), target: target.clone() },
+                [] => {
+                    Answer::Alias { record: Box::new(record(name, RData::CNAME(CNAME(target.clone())))), target: target.clone() }
+                }
                 _ => Answer::NxDomain,
             };
         }

@@ -48,7 +48,7 @@ fn ask(zone: &Zone, name: &str, query_type: RecordType) -> Vec<String> {
     };
     match zone.lookup(&Name::from_str(name).unwrap(), query_type) {
         Answer::Records { answers, .. } => text(&answers),
-        Answer::Alias { record, .. } => text(&[record]),
+        Answer::Alias { record, .. } => text(&[*record]),
         other => vec![format!("{other:?}")],
     }
 }

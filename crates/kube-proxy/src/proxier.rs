@@ -76,6 +76,8 @@ pub enum Error {
 ///
 /// Must be called on a thread of the host's network namespace.
 pub async fn run(config: Config, informers: Informers, token: CancellationToken) -> Result<(), Error> {
+    // Ending this token ends the proxy's parts, not its owner.
+    let token = token.child_token();
     let connection = Connection::open().map_err(Error::Open)?;
     let health = HealthState::default();
     let healthz = match config.healthz_bind_address {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use api_server::{ApiServer, Pki, UserInfo};
@@ -81,6 +81,7 @@ pub(super) async fn start(
     tasks.spawn(async move { scheduler::run(scheduler::Config::default(), client, token).await.context("the scheduler failed") });
 
     let network = open_network(site).await?;
+    let gateways = network.gateways();
     let runtime = open_runtime(site, network).await?;
 
     let config = kubelet_config(site, pki);
@@ -90,18 +91,20 @@ pub(super) async fn start(
     tasks.spawn(async move {
         Kubelet::run(config, client, for_kubelet.clone(), for_kubelet, token).await.context("the kubelet failed")
     });
-    start_network_services(site, &mut tasks, &client_for, &stop);
+    start_network_services(site, &gateways, &mut tasks, &client_for, &stop).await?;
     Ok(Components { tasks, runtime })
 }
 
-/// The service proxy and DNS.
-fn start_network_services(
+/// The service proxy and DNS. They read the same objects: one set of informers.
+async fn start_network_services(
     site: &Arc<Site>,
+    gateways: &[IpAddr],
     tasks: &mut JoinSet<anyhow::Result<()>>,
     client_for: &impl Fn(UserInfo) -> kube::Client,
     stop: &CancellationToken,
-) {
+) -> anyhow::Result<()> {
     let client = client_for(user("system:kube-proxy", &[]));
+    let informers = Informers::new(client, stop.clone());
     let (pod_network, prefix) = site.instance.pod_network();
     let config = kube_proxy::Config {
         node_name: site.node_name.clone(),
@@ -113,8 +116,46 @@ fn start_network_services(
         node_port_addresses: Vec::new(),
         healthz_bind_address: None,
     };
-    let (informers, token) = (Informers::new(client, stop.clone()), stop.clone());
-    tasks.spawn(async move { kube_proxy::run(config, informers, token).await.context("the service proxy failed") });
+    let (for_proxy, token) = (informers.clone(), stop.clone());
+    tasks.spawn(async move { kube_proxy::run(config, for_proxy, token).await.context("the service proxy failed") });
+
+    let config = dns::Config {
+        addresses: gateways.iter().map(|gateway| SocketAddr::new(*gateway, 53)).collect(),
+        cluster_domain: CLUSTER_DOMAIN.to_owned(),
+        service_ips: vec![site.dns_ip],
+        resolv_conf: PathBuf::from("/etc/resolv.conf"),
+    };
+    let server = dns::DnsServer::bind(config).await.context("cannot start cluster DNS")?;
+    let service =
+        dns::ServiceConfig { cluster_ips: vec![site.dns_ip], endpoints: server.addresses(), node_name: site.node_name.clone() };
+    let client = client_for(user("system:kube-dns-publisher", &["system:masters"]));
+    tasks.spawn(publish_dns(client, service, stop.clone()));
+    let token = stop.clone();
+    tasks.spawn(async move { server.run(informers, token).await.context("cluster DNS failed") });
+    Ok(())
+}
+
+/// Puts the kube-dns Service in place; the namespace it belongs to is made while the server starts.
+async fn publish_dns(client: kube::Client, service: dns::ServiceConfig, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut pause = Duration::from_millis(20);
+    loop {
+        match dns::ensure_service(&client, &service).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => {
+                tracing::info!("the Service kube-dns belongs to another DNS server and is left alone");
+                return Ok(());
+            }
+            Err(error) if pause > Duration::from_secs(1) => {
+                tracing::warn!(%error, "cannot put the Service kube-dns in place yet")
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(Duration::from_secs(10));
+    }
 }
 
 async fn open_network(site: &Arc<Site>) -> anyhow::Result<PodNetwork> {
