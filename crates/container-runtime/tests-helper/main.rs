@@ -48,6 +48,7 @@ fn run(words: &[&str]) {
         // The first process of a container ignores SIGTERM unless it handles it: this one dies of it.
         ["die-of-term"] => die_of_term(),
         ["terminal"] => terminal(),
+        ["upper-server", port] => upper_server(port.parse().expect("port")),
         ["serve", directory, cgroup] => serve(directory, cgroup),
         other => {
             eprintln!("unknown command {other:?}");
@@ -173,4 +174,22 @@ fn serve(directory: &str, cgroup: &str) {
         std::future::pending::<()>().await;
     };
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime").block_on(run);
+}
+
+/// Sends back in upper case what each connection sends, until its end.
+fn upper_server(port: u16) {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", port)).expect("bind");
+    println!("listening");
+    for stream in listener.incoming() {
+        let mut stream = stream.expect("connection");
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                buffer[..length].make_ascii_uppercase();
+                if stream.write_all(&buffer[..length]).is_err() {
+                    return;
+                }
+            }
+        });
+    }
 }

@@ -5,6 +5,7 @@ use futures::stream::BoxStream;
 
 use super::ContainerRuntime;
 use super::container::container_status;
+use super::spec::sandbox_namespaces;
 
 /// What `Version` and `Status` call this runtime.
 const NAME: &str = "rusternetes";
@@ -112,8 +113,15 @@ impl cri::Runtime for ContainerRuntime {
         Ok(v1::AttachResponse { url: self.inner.streaming()?.attach_url(request)? })
     }
 
-    async fn port_forward(&self, _request: v1::PortForwardRequest) -> Result<v1::PortForwardResponse, Status> {
-        not_implemented("PortForward")
+    async fn port_forward(&self, request: v1::PortForwardRequest) -> Result<v1::PortForwardResponse, Status> {
+        let record = self.inner.sandbox(&request.pod_sandbox_id)?.snapshot();
+        if !record.ready {
+            return Err(Status::failed_precondition(format!("sandbox {} is not ready", record.id)));
+        }
+        let host_network = sandbox_namespaces(&record.config.0).network() == v1::NamespaceMode::Node;
+        let netns = (!host_network).then(|| self.inner.layout.sandbox_run(&record.id).join("netns"));
+        let name = record.config.0.metadata.map_or(record.id, |metadata| metadata.name);
+        Ok(v1::PortForwardResponse { url: self.inner.streaming()?.port_forward_url(name, netns)? })
     }
 
     async fn container_stats(&self, request: v1::ContainerStatsRequest) -> Result<v1::ContainerStatsResponse, Status> {

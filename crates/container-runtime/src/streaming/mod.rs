@@ -1,11 +1,13 @@
 //! The streaming server: exec, attach and port-forward by URL, as the CRI has it.
 //!
 //! It listens on a loopback address. A URL carries a token that cannot be guessed, works once and only for a minute, so that
-//! whoever holds it may do this one thing. Protocols: WebSocket `v4.channel.k8s.io` and `v5.channel.k8s.io`.
+//! whoever holds it may do this one thing. Protocols: WebSocket (`v4.channel.k8s.io`,
+//! `v5.channel.k8s.io`, and SPDY tunnelled for port-forward) and SPDY/3.1.
 
 mod forward;
 mod server;
 mod session;
+mod spdy;
 mod websocket;
 
 pub(crate) use server::StreamingServer;

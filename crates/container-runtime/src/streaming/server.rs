@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::forward::{self, Target};
+use super::spdy::{self, Wanted};
 use super::{session, websocket};
 use crate::runtime::Inner;
 
@@ -29,7 +32,20 @@ const TOKENS_MAX: usize = 1000;
 enum Grant {
     Exec(v1::ExecRequest),
     Attach(v1::AttachRequest),
+    PortForward(Target),
 }
+
+/// How the client wants to speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transport {
+    /// With its subprotocol.
+    WebSocket(&'static str),
+    /// With its stream protocol.
+    Spdy(&'static str),
+}
+
+/// SPDY's stream protocol is negotiated in this header.
+const STREAM_PROTOCOL: &str = "x-stream-protocol-version";
 
 /// Gives out URLs and serves them.
 pub(crate) struct StreamingServer {
@@ -58,6 +74,11 @@ impl StreamingServer {
 
     pub(crate) fn attach_url(&self, request: v1::AttachRequest) -> Result<String, cri::Status> {
         self.grant("attach", Grant::Attach(request))
+    }
+
+    /// `netns`: the sandbox's pinned network namespace, the host's if `None`.
+    pub(crate) fn port_forward_url(&self, sandbox: String, netns: Option<PathBuf>) -> Result<String, cri::Status> {
+        self.grant("portforward", Grant::PortForward(Target { netns, sandbox }))
     }
 
     fn grant(&self, verb: &str, grant: Grant) -> Result<String, cri::Status> {
@@ -118,58 +139,77 @@ impl Service {
 
     fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let token = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-        let protocol = match negotiate(request.headers()) {
-            Ok(protocol) => protocol,
+        let forwards = request.uri().path().starts_with("/portforward/");
+        let transport = match negotiate(request.headers(), forwards) {
+            Ok(transport) => transport,
             Err(message) => return plain(StatusCode::BAD_REQUEST, message),
         };
         let Some((given, grant)) = self.grants.lock().remove(&token) else {
             return plain(StatusCode::NOT_FOUND, "unknown or used token");
         };
-        if given.elapsed() >= TOKEN_LIFETIME {
+        if given.elapsed() >= TOKEN_LIFETIME || forwards != matches!(grant, Grant::PortForward(_)) {
             return plain(StatusCode::NOT_FOUND, "the token has expired");
         }
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        let key =
-            request.headers().get(header::SEC_WEBSOCKET_KEY).map(|key| tungstenite::handshake::derive_accept_key(key.as_bytes()));
+        let key = request.headers().get(header::SEC_WEBSOCKET_KEY);
+        let accept = key.map(|key| tungstenite::handshake::derive_accept_key(key.as_bytes()));
         let headers = response.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
-        if let Some(accept) = key.and_then(|key| HeaderValue::from_str(&key).ok()) {
-            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        match transport {
+            Transport::WebSocket(protocol) => {
+                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+                headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+                if let Some(accept) = accept.and_then(|key| HeaderValue::from_str(&key).ok()) {
+                    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+                }
+            }
+            Transport::Spdy(protocol) => {
+                headers.insert(header::UPGRADE, HeaderValue::from_static("SPDY/3.1"));
+                headers.insert(STREAM_PROTOCOL, HeaderValue::from_static(protocol));
+            }
         }
         let service = self.clone();
         self.tasks.spawn(async move {
             let cancel = service.cancel.clone();
             tokio::select! {
                 () = cancel.cancelled() => {}
-                () = service.session(request, grant) => {}
+                () = service.session(request, grant, transport) => {}
             }
         });
         response
     }
 
-    async fn session(self, request: Request<Incoming>, grant: Grant) {
+    async fn session(self, request: Request<Incoming>, grant: Grant, transport: Transport) {
         let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
         let Some(runtime) = self.runtime.upgrade() else { return };
         let stream = TokioIo::new(upgraded);
-        match grant {
-            Grant::Exec(request) => {
+        match (grant, transport) {
+            (Grant::Exec(request), Transport::WebSocket(_)) => {
                 let has_stdout = request.stdout || request.tty;
                 websocket::serve(stream, has_stdout, |streams| session::exec(&runtime, request, streams)).await;
             }
-            Grant::Attach(request) => {
+            (Grant::Attach(request), Transport::WebSocket(_)) => {
                 let has_stdout = request.stdout || request.tty;
                 websocket::serve(stream, has_stdout, |streams| session::attach(&runtime, request, streams)).await;
             }
+            (Grant::Exec(request), Transport::Spdy(_)) => {
+                let wanted = Wanted { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, tty: request.tty };
+                spdy::serve(stream, wanted, |streams| session::exec(&runtime, request, streams)).await;
+            }
+            (Grant::Attach(request), Transport::Spdy(_)) => {
+                let wanted = Wanted { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, tty: request.tty };
+                spdy::serve(stream, wanted, |streams| session::attach(&runtime, request, streams)).await;
+            }
+            (Grant::PortForward(target), Transport::WebSocket(_)) => forward::serve_tunnel(stream, target).await,
+            (Grant::PortForward(target), Transport::Spdy(_)) => forward::serve(stream, target).await,
         }
     }
 }
 
-/// The subprotocol to speak, out of those that the client offers.
-fn negotiate(headers: &http::HeaderMap) -> Result<&'static str, &'static str> {
-    let holds = |name: header::HeaderName, wanted: &str| {
+/// The transport to use, out of those that the client offers.
+fn negotiate(headers: &http::HeaderMap, forwards: bool) -> Result<Transport, &'static str> {
+    let holds = |name: &str, wanted: &str| {
         headers
             .get_all(name)
             .iter()
@@ -177,17 +217,49 @@ fn negotiate(headers: &http::HeaderMap) -> Result<&'static str, &'static str> {
             .flat_map(|value| value.split(','))
             .any(|value| value.trim().eq_ignore_ascii_case(wanted))
     };
-    if !holds(header::UPGRADE, "websocket") || !holds(header::CONNECTION, "upgrade") {
-        return Err("only WebSocket is served here");
+    if !holds("connection", "upgrade") {
+        return Err("WebSocket or SPDY/3.1 is served here: the request asks for no upgrade");
     }
-    websocket::PROTOCOLS
-        .into_iter()
-        .find(|protocol| holds(header::SEC_WEBSOCKET_PROTOCOL, protocol))
-        .ok_or("no common subprotocol: v5.channel.k8s.io and v4.channel.k8s.io are served")
+    if holds("upgrade", "websocket") {
+        let protocols: &[&'static str] = if forwards { &[forward::TUNNEL_PROTOCOL] } else { &websocket::PROTOCOLS };
+        let common = protocols.iter().find(|protocol| holds("sec-websocket-protocol", protocol));
+        return common.map(|protocol| Transport::WebSocket(protocol)).ok_or("no common WebSocket subprotocol");
+    }
+    if holds("upgrade", "SPDY/3.1") {
+        let protocol = if forwards { forward::PROTOCOL } else { spdy::PROTOCOL };
+        return if holds(STREAM_PROTOCOL, protocol) { Ok(Transport::Spdy(protocol)) } else { Err("no common stream protocol") };
+    }
+    Err("only WebSocket and SPDY/3.1 are served here")
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(text));
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transports_are_negotiated() {
+        let check = |list: &[(&'static str, &'static str)], forwards, expected: Option<Transport>| {
+            let mut headers = http::HeaderMap::new();
+            list.iter().for_each(|(name, value)| drop(headers.append(*name, HeaderValue::from_static(value))));
+            assert_eq!(negotiate(&headers, forwards).ok(), expected, "{list:?}");
+        };
+        let websocket = [("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")];
+        let with = |head: &[(&'static str, &'static str)], name, value| [head, &[(name, value)][..]].concat();
+        let both = with(&websocket, "sec-websocket-protocol", "v4.channel.k8s.io, v5.channel.k8s.io");
+        check(&both, false, Some(Transport::WebSocket("v5.channel.k8s.io")));
+        check(&both, true, None);
+        check(&websocket, false, None);
+        let tunnel = with(&websocket, "sec-websocket-protocol", "SPDY/3.1+portforward.k8s.io");
+        check(&tunnel, true, Some(Transport::WebSocket(forward::TUNNEL_PROTOCOL)));
+        let spdy = [("connection", "Upgrade"), ("upgrade", "SPDY/3.1"), (STREAM_PROTOCOL, "v5.channel.k8s.io"), (STREAM_PROTOCOL, "v4.channel.k8s.io")];
+        check(&spdy, false, Some(Transport::Spdy("v4.channel.k8s.io")));
+        check(&spdy, true, None);
+        check(&[("upgrade", "websocket")], false, None);
+    }
 }

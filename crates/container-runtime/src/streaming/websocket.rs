@@ -7,8 +7,9 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
-use tungstenite::Message;
-use tungstenite::protocol::{Role, WebSocketConfig};
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tungstenite::{Message, Utf8Bytes};
 
 use super::session::{Input, Output, Streams};
 
@@ -53,7 +54,8 @@ where
             going = sink.send(Message::Binary(encode(&message))).await.is_ok();
         }
         output_receiver.close();
-        let _ = sink.send(Message::Close(None)).await;
+        // Clients take a close without this code for an error.
+        let _ = sink.send(Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::from_static("") }))).await;
         let _ = sink.close().await;
     };
     let receiving = async {
