@@ -121,7 +121,8 @@ where
     // Weak: when all streams are gone, the channel of frames closes and the connection can end.
     let weak = frames.downgrade();
     let keep_open = frames;
-    let mut state = State { new_streams, frames: weak, streams: HashMap::new(), decoder: Decoder::new(), encoder: Encoder::default() };
+    let mut state =
+        State { new_streams, frames: weak, streams: HashMap::new(), decoder: Decoder::new(), encoder: Encoder::default() };
     let closed = state.new_streams.clone();
     let writing = async {
         while let Some(bytes) = outgoing.recv().await {

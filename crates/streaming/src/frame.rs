@@ -33,12 +33,26 @@ pub enum SpdyError {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Incoming {
     /// `headers` are compressed.
-    SynStream { id: u32, fin: bool, headers: Bytes },
+    SynStream {
+        id: u32,
+        fin: bool,
+        headers: Bytes,
+    },
     /// Only to keep the compression's state in step.
-    Headers { headers: Bytes },
-    Data { id: u32, fin: bool, bytes: Bytes },
-    Reset { id: u32 },
-    Ping { id: u32 },
+    Headers {
+        headers: Bytes,
+    },
+    Data {
+        id: u32,
+        fin: bool,
+        bytes: Bytes,
+    },
+    Reset {
+        id: u32,
+    },
+    Ping {
+        id: u32,
+    },
     GoAway,
     /// Settings, window updates: nothing to do.
     Ignored,
@@ -77,7 +91,9 @@ fn control(kind: u16, flags: u8, payload: &Bytes) -> Result<Incoming, SpdyError>
     };
     Ok(match kind {
         // Stream, associated stream, priority, slot, then the headers.
-        SYN_STREAM if payload.len() >= 10 => Incoming::SynStream { id: id()?, fin: flags & FIN != 0, headers: payload.slice(10..) },
+        SYN_STREAM if payload.len() >= 10 => {
+            Incoming::SynStream { id: id()?, fin: flags & FIN != 0, headers: payload.slice(10..) }
+        }
         SYN_STREAM => return Err(SpdyError::Protocol("frame too short")),
         SYN_REPLY | HEADERS => {
             id()?;
@@ -151,7 +167,9 @@ mod tests {
         check(syn, Incoming::SynStream { id: 5, fin: true, headers: payload }).await;
         check(b"\x80\x03\0\x09\0\0\0\x08\0\0\0\x01\0\0\0\x01", Incoming::Ignored).await;
         assert!(read(&mut &b""[..]).await.expect("end").is_none());
-        for bad in [&b"\x80\x02\0\x01\0\0\0\0"[..], b"\x80\x03\0\x01\0\0\0\0", b"\0\0\0\x01\0\xff\xff\xff", b"\0\0\0\x01\0\0\0\x05abc"] {
+        for bad in
+            [&b"\x80\x02\0\x01\0\0\0\0"[..], b"\x80\x03\0\x01\0\0\0\0", b"\0\0\0\x01\0\xff\xff\xff", b"\0\0\0\x01\0\0\0\x05abc"]
+        {
             assert!(read(&mut &bad[..]).await.is_err(), "{bad:?}");
         }
     }

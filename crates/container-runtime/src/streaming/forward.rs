@@ -131,7 +131,10 @@ async fn forward(data: Stream, error: Stream, target: &Target) {
             error.writer.finish().await;
         }
         Err(failure) => {
-            let message = format!("error forwarding port {port} to pod {}, uid : failed to connect to localhost:{port} inside the pod's network namespace: {failure}", target.sandbox);
+            let message = format!(
+                "error forwarding port {port} to pod {}, uid : failed to connect to localhost:{port} inside the pod's network namespace: {failure}",
+                target.sandbox
+            );
             fail(data, error, &message).await;
         }
     }
@@ -195,6 +198,8 @@ fn connect_blocking(netns: Option<&Path>, port: u16) -> std::io::Result<TcpStrea
     let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     match TcpStream::connect_timeout(&v4, CONNECT_TIMEOUT) {
         Ok(stream) => Ok(stream),
-        Err(error) => TcpStream::connect_timeout(&SocketAddr::from((Ipv6Addr::LOCALHOST, port)), CONNECT_TIMEOUT).map_err(|_| error),
+        Err(error) => {
+            TcpStream::connect_timeout(&SocketAddr::from((Ipv6Addr::LOCALHOST, port)), CONNECT_TIMEOUT).map_err(|_| error)
+        }
     }
 }

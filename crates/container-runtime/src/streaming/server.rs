@@ -257,7 +257,12 @@ mod tests {
         check(&websocket, false, None);
         let tunnel = with(&websocket, "sec-websocket-protocol", "SPDY/3.1+portforward.k8s.io");
         check(&tunnel, true, Some(Transport::WebSocket(forward::TUNNEL_PROTOCOL)));
-        let spdy = [("connection", "Upgrade"), ("upgrade", "SPDY/3.1"), (STREAM_PROTOCOL, "v5.channel.k8s.io"), (STREAM_PROTOCOL, "v4.channel.k8s.io")];
+        let spdy = [
+            ("connection", "Upgrade"),
+            ("upgrade", "SPDY/3.1"),
+            (STREAM_PROTOCOL, "v5.channel.k8s.io"),
+            (STREAM_PROTOCOL, "v4.channel.k8s.io"),
+        ];
         check(&spdy, false, Some(Transport::Spdy("v4.channel.k8s.io")));
         check(&spdy, true, None);
         check(&[("upgrade", "websocket")], false, None);

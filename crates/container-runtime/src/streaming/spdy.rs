@@ -31,7 +31,8 @@ pub(super) struct Wanted {
 
 impl Wanted {
     fn types(self) -> Vec<&'static str> {
-        let list = [("error", true), ("stdin", self.stdin), ("stdout", self.stdout), ("stderr", self.stderr), ("resize", self.tty)];
+        let list =
+            [("error", true), ("stdin", self.stdin), ("stdout", self.stdout), ("stderr", self.stderr), ("resize", self.tty)];
         list.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| name).collect()
     }
 }
