@@ -10,10 +10,12 @@ pub fn to_yaml(value: &Value) -> String {
     match value {
         Value::Object(map) if !map.is_empty() => write_map(map, 0, &mut out),
         Value::Array(items) if !items.is_empty() => write_list(items, 0, &mut out),
-        scalar => {
-            write_inline(scalar, 0, &mut out);
-            out.push('\n');
-        }
+        // Alone in a document, a block's indentation has nothing to refer to.
+        Value::String(s) => write_string(s, 0, false, &mut out),
+        scalar => write_inline(scalar, 0, &mut out),
+    }
+    if !out.ends_with('\n') {
+        out.push('\n');
     }
     out
 }
