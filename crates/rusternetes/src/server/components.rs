@@ -206,6 +206,10 @@ fn kubelet_config(site: &Site, pki: &Pki) -> kubelet::Config {
             client_ca_pem: pki.ca_cert_pem.as_bytes().into(),
         }),
         cluster_dns: vec![site.dns_ip],
+        // Small machines with large, shared disks are the usual case: pressure is what is really short, not the last tenth.
+        eviction_nodefs_available_percent: 5,
+        image_gc_high_percent: 95,
+        image_gc_low_percent: 90,
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
         ..kubelet::Config::new(site.node_name.clone(), vec![site.node_ip], data_dir.join("kubelet"))
     }
