@@ -91,6 +91,13 @@ impl Cgroups {
             return Ok(());
         }
         self.create(&path)?;
+        self.set_limits(pod);
+        Ok(())
+    }
+
+    /// Gives the pod's cgroup the limits that the pod has now.
+    pub(crate) fn set_limits(&self, pod: &Pod) {
+        let path = self.parent(pod);
         let totals = resources::pod_totals(pod);
         self.set_shares(&path, resources::shares(totals.cpu_request_milli));
         if let Some(limit) = totals.cpu_limit_milli.filter(|l| *l > 0) {
@@ -99,7 +106,6 @@ impl Cgroups {
         if let Some(limit) = totals.memory_limit_bytes.filter(|l| *l > 0) {
             self.write(&path, "memory", if self.is_v2() { "memory.max" } else { "memory.limit_in_bytes" }, &limit.to_string());
         }
-        Ok(())
     }
 
     /// Removes the pod's cgroup and what is left below it. Fails while a process is in it.

@@ -97,7 +97,8 @@ impl Pressure {
         };
         if let Ok(stat) = nix::sys::statvfs::statvfs(root_dir) {
             let block = stat.fragment_size();
-            pressure.disk_bytes = stat.blocks() * block;
+            // As df counts: blocks that only root may take are no capacity.
+            pressure.disk_bytes = (stat.blocks() - stat.blocks_free() + stat.blocks_available()) * block;
             pressure.disk_available_bytes = stat.blocks_available() * block;
             pressure.inodes = stat.files();
             pressure.inodes_free = stat.files_available();

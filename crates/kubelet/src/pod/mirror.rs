@@ -35,6 +35,10 @@ pub(crate) async fn ensure(core: &Core, pod: &Pod) -> bool {
         return true;
     }
     if let Some(mirror) = entry.target() {
+        if mirror.is_deleted() {
+            // Only the kubelet can end it; the next look makes it anew.
+            delete_object(core, &mirror).await;
+        }
         return !mirror.is_deleted();
     }
     let api: Api<Pod> = Api::namespaced(core.client.clone(), pod.namespace());

@@ -14,6 +14,7 @@ use crate::error::StartFailure;
 use crate::pod::access::{ContainerKind, PodAccess, ephemeral_as_container, find_status, is_sidecar};
 use crate::pod::actions::{restarts_after, should_restart};
 use crate::pod::{conditions, qos};
+use crate::runtime::resize;
 use crate::runtime::snapshot::{ContainerRecord, Snapshot, State};
 
 /// What probes found about one container; `None`: no result yet.
@@ -155,7 +156,12 @@ fn container_status(
         state: Some(state(record, inputs.runtime_name)),
         last_state: Some(ContainerState::default()),
         volume_mounts: old.and_then(|o| o.volume_mounts.clone()).or_else(|| volume_mounts(container)),
-        resources: Some(container.resources.clone().unwrap_or_default()),
+        // What the container has; while a resize is under way that is what it had.
+        resources: if record.state != State::Running || resize::is_actual(pod, container, record) {
+            Some(container.resources.clone().unwrap_or_default())
+        } else {
+            old.and_then(|o| o.resources.clone()).or_else(|| container.resources.clone())
+        },
         allocated_resources: container.resources.as_ref().and_then(|r| r.requests.clone()),
         user: record.user.as_ref().map(|u| ContainerUser {
             linux: Some(LinuxContainerUser {

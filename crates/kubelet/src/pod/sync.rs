@@ -14,7 +14,7 @@ use crate::pod::worker::{Next, Worker, after};
 use crate::probe::ProbeKind;
 use crate::runtime::kill::{self, KillPod};
 use crate::runtime::snapshot::{self, Snapshot, State};
-use crate::runtime::{sandbox, start};
+use crate::runtime::{resize, sandbox, start};
 use crate::{admit, image, volume};
 
 /// Volumes that cannot be set up are tried again after this, doubling to [`MOUNT_RETRY_MAX`] (upstream: 500 ms to 2 m 2 s).
@@ -72,7 +72,14 @@ impl Worker {
             liveness: core.probes.result(id, ProbeKind::Liveness),
             startup: core.probes.result(id, ProbeKind::Startup),
         };
-        let actions = actions::compute(pod, &snapshot, &probes);
+        let mut actions = actions::compute(pod, &snapshot, &probes);
+        if !actions.kill_pod {
+            let resizes = resize::plan(pod, &snapshot, &mut actions);
+            if !resizes.is_empty() {
+                resize::apply(&core, pod, &resizes).await?;
+                return Ok(Some(Next::Again));
+            }
+        }
         let changed = self.act(pod, snapshot, actions, &volumes, &mut wake).await?;
         Ok(Some(if changed { Next::Again } else { Next::Wait(wake) }))
     }
@@ -143,6 +150,12 @@ impl Worker {
             actions.to_start.is_empty() && actions.init_to_start.is_empty() && actions.ephemeral_to_start.is_empty();
         let (sandbox_id, ips) = if actions.create_sandbox {
             match sandbox::create(&core, pod, actions.attempt).await {
+                // Without this a network that gives no addresses would be asked for sandbox after sandbox.
+                Ok((_, ips)) if ips.is_empty() && !pod.host_network() => {
+                    core.events.pod(pod, "Warning", "FailedCreatePodSandBox", "Failed to create pod sandbox: the network gave it no address");
+                    *wake = earliest(*wake, after(Duration::from_secs(10)));
+                    return Ok(false);
+                }
                 Ok(created) => {
                     changed = true;
                     created

@@ -4,6 +4,7 @@ pub(crate) mod container;
 pub(crate) mod hooks;
 pub(crate) mod kill;
 pub(crate) mod labels;
+pub(crate) mod resize;
 pub(crate) mod sandbox;
 pub(crate) mod security;
 pub(crate) mod snapshot;

@@ -1,0 +1,84 @@
+//! In-place resize (KEP-1287): a running container whose requests or limits changed gets them without a restart, unless its
+//! `resizePolicy` wants one.
+
+use cri::v1;
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+use crate::context::Core;
+use crate::pod::access::{PodAccess, is_sidecar};
+use crate::pod::actions::{Actions, Kill, KillReason};
+use crate::pod::resources::{self, container_resources};
+use crate::runtime::snapshot::{ContainerRecord, Snapshot, State};
+
+/// Whether the runtime gives the container what the pod asks for now. A runtime that does not tell counts as yes.
+pub(crate) fn is_actual(pod: &Pod, container: &Container, record: &ContainerRecord) -> bool {
+    changed(pod, container, record).is_none()
+}
+
+/// Which of processor and memory differ.
+fn changed(pod: &Pod, container: &Container, record: &ContainerRecord) -> Option<(bool, bool)> {
+    let actual = record.resources.as_ref()?;
+    // Only what a resize can change is compared: neither the node's memory nor the cgroup version matters for these.
+    let wanted = container_resources(pod, container, 1, false);
+    let cpu = actual.cpu_shares != wanted.cpu_shares || actual.cpu_quota != wanted.cpu_quota;
+    let memory = actual.memory_limit_in_bytes != wanted.memory_limit_in_bytes;
+    (cpu || memory).then_some((cpu, memory))
+}
+
+fn wants_restart(container: &Container, cpu: bool, memory: bool) -> bool {
+    let policies = container.resize_policy.as_deref().unwrap_or_default();
+    policies.iter().any(|p| p.restart_policy == "RestartContainer" && ((cpu && p.resource_name == "cpu") || (memory && p.resource_name == "memory")))
+}
+
+/// The running containers to resize, with their new resources; those that want a restart are added to `actions` instead.
+pub(crate) fn plan<'a>(pod: &'a Pod, snapshot: &'a Snapshot, actions: &mut Actions) -> Vec<(&'a Container, &'a ContainerRecord)> {
+    let mut resizes = Vec::new();
+    let sidecars = pod.init_containers().iter().enumerate().filter(|(_, c)| is_sidecar(c)).map(|(index, c)| (true, index, c));
+    for (init, index, container) in pod.containers().iter().enumerate().map(|(index, c)| (false, index, c)).chain(sidecars) {
+        let Some(record) = snapshot.latest(&container.name).filter(|r| r.state == State::Running) else { continue };
+        let Some((cpu, memory)) = changed(pod, container, record) else { continue };
+        if actions.to_kill.iter().any(|k| k.id == record.id) {
+            continue;
+        }
+        if wants_restart(container, cpu, memory) {
+            let message = format!("Container {} resize requires restart", container.name);
+            actions.to_kill.push(Kill { id: record.id.clone(), name: container.name.clone(), message, reason: KillReason::Unknown });
+            if init { &mut actions.init_to_start } else { &mut actions.to_start }.push(index);
+        } else {
+            resizes.push((container, record));
+        }
+    }
+    resizes
+}
+
+/// Resizes the containers and the pod's cgroup around them.
+pub(crate) async fn apply(core: &Core, pod: &Pod, resizes: &[(&Container, &ContainerRecord)]) -> Result<(), cri::Status> {
+    // Before, so that a larger container fits; after, so that a smaller pod is one. The kernel refuses what does not fit yet.
+    core.cgroups.set_limits(pod);
+    for (container, record) in resizes {
+        let linux = container_resources(pod, container, core.machine.memory_bytes, core.cgroups.is_v2());
+        let request = v1::UpdateContainerResourcesRequest { container_id: record.id.clone(), linux: Some(linux), ..Default::default() };
+        if let Err(status) = core.runtime.update_container_resources(request).await {
+            core.events.container(pod, &container.name, "Warning", "ResizeError", format!("Error resizing container: {}", status.message()));
+            return Err(status);
+        }
+    }
+    core.cgroups.set_limits(pod);
+    let totals = resources::pod_totals(pod);
+    tracing::info!(namespace = pod.namespace(), name = pod.name(), ?totals, "pod resized in place");
+    core.events.pod(pod, "Normal", "ResizeCompleted", "Pod resize completed");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_policy_restarts() {
+        let container: Container = serde_json::from_value(serde_json::json!({"name": "c", "resizePolicy": [{"resourceName": "memory", "restartPolicy": "RestartContainer"}, {"resourceName": "cpu", "restartPolicy": "NotRequired"}]})).unwrap();
+        for (cpu, memory, expected) in [(true, false, false), (false, true, true), (true, true, true)] {
+            assert_eq!(wants_restart(&container, cpu, memory), expected);
+        }
+    }
+}
