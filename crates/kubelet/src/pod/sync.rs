@@ -152,7 +152,12 @@ impl Worker {
             match sandbox::create(&core, pod, actions.attempt).await {
                 // Without this a network that gives no addresses would be asked for sandbox after sandbox.
                 Ok((_, ips)) if ips.is_empty() && !pod.host_network() => {
-                    core.events.pod(pod, "Warning", "FailedCreatePodSandBox", "Failed to create pod sandbox: the network gave it no address");
+                    core.events.pod(
+                        pod,
+                        "Warning",
+                        "FailedCreatePodSandBox",
+                        "Failed to create pod sandbox: the network gave it no address",
+                    );
                     *wake = earliest(*wake, after(Duration::from_secs(10)));
                     return Ok(false);
                 }

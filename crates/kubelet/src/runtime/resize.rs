@@ -27,7 +27,9 @@ fn changed(pod: &Pod, container: &Container, record: &ContainerRecord) -> Option
 
 fn wants_restart(container: &Container, cpu: bool, memory: bool) -> bool {
     let policies = container.resize_policy.as_deref().unwrap_or_default();
-    policies.iter().any(|p| p.restart_policy == "RestartContainer" && ((cpu && p.resource_name == "cpu") || (memory && p.resource_name == "memory")))
+    policies.iter().any(|p| {
+        p.restart_policy == "RestartContainer" && ((cpu && p.resource_name == "cpu") || (memory && p.resource_name == "memory"))
+    })
 }
 
 /// The running containers to resize, with their new resources; those that want a restart are added to `actions` instead.
@@ -42,7 +44,12 @@ pub(crate) fn plan<'a>(pod: &'a Pod, snapshot: &'a Snapshot, actions: &mut Actio
         }
         if wants_restart(container, cpu, memory) {
             let message = format!("Container {} resize requires restart", container.name);
-            actions.to_kill.push(Kill { id: record.id.clone(), name: container.name.clone(), message, reason: KillReason::Unknown });
+            actions.to_kill.push(Kill {
+                id: record.id.clone(),
+                name: container.name.clone(),
+                message,
+                reason: KillReason::Unknown,
+            });
             if init { &mut actions.init_to_start } else { &mut actions.to_start }.push(index);
         } else {
             resizes.push((container, record));
@@ -57,9 +64,16 @@ pub(crate) async fn apply(core: &Core, pod: &Pod, resizes: &[(&Container, &Conta
     core.cgroups.set_limits(pod);
     for (container, record) in resizes {
         let linux = container_resources(pod, container, core.machine.memory_bytes, core.cgroups.is_v2());
-        let request = v1::UpdateContainerResourcesRequest { container_id: record.id.clone(), linux: Some(linux), ..Default::default() };
+        let request =
+            v1::UpdateContainerResourcesRequest { container_id: record.id.clone(), linux: Some(linux), ..Default::default() };
         if let Err(status) = core.runtime.update_container_resources(request).await {
-            core.events.container(pod, &container.name, "Warning", "ResizeError", format!("Error resizing container: {}", status.message()));
+            core.events.container(
+                pod,
+                &container.name,
+                "Warning",
+                "ResizeError",
+                format!("Error resizing container: {}", status.message()),
+            );
             return Err(status);
         }
     }
