@@ -49,4 +49,4 @@ pub use registry::{
     BeginHook, DefaultStrategy, FieldAttrs, Finish, OperationContext, Resource, StatusStrategy, Strategy, Subresource,
 };
 pub use server::{ApiServer, ApiServerBuilder, ServerConfig};
-pub use serving::{InProcessService, Listener, ServeError, ServingCertificate, ShutdownConfig, TlsError};
+pub use serving::{CertificateRotation, InProcessService, Listener, ServeError, ServingCertificate, ShutdownConfig, TlsError};

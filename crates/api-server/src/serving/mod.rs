@@ -5,6 +5,7 @@
 
 mod connection;
 mod in_process;
+mod rotation;
 mod tls;
 
 use std::io;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use in_process::InProcessService;
+pub use rotation::CertificateRotation;
 pub use tls::{ServingCertificate, TlsError};
 
 use crate::server::ApiServer;
