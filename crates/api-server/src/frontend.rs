@@ -97,6 +97,13 @@ impl ApiServer {
     pub(crate) fn serves(&self, info: &RequestInfo) -> bool {
         info.is_resource && self.engine().catalog.get(&info.api_group, &info.api_version, &info.resource).is_some()
     }
+
+    /// How many objects are stored, by resource; only of resources that somebody has read since the start.
+    fn object_counts(&self) -> std::collections::BTreeMap<String, i64> {
+        let stored = self.engine().catalog.endpoints().iter().filter_map(|endpoint| endpoint.stored.as_ref());
+        let counted = stored.filter_map(|stored| Some((stored.resource.to_string(), stored.cacher.count()?)));
+        counted.map(|(resource, count)| (resource, i64::try_from(count).unwrap_or(i64::MAX))).collect()
+    }
 }
 
 /// Answers the server's own paths (health, metrics, OpenID discovery), or `None` for all others.
@@ -107,7 +114,7 @@ pub(crate) async fn respond(server: &Arc<ApiServer>, context: &RequestContext, m
     let tokens = server.access().tokens();
     match context.info.path.as_str() {
         "/metrics" => {
-            let text = server.metrics().render([]);
+            let text = server.metrics().render(server.object_counts());
             Some(document("text/plain; version=0.0.4; charset=utf-8", "no-cache, private", text))
         }
         "/openid/v1/jwks" => {

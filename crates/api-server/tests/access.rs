@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api_server::{
-    AccessConfig, ApiServer, BootstrapConfig, Credentials, Listener, Pki, PkiConfig, ServerConfig, ServingCertificate, ShutdownConfig,
-    TokenFile,
+    AccessConfig, ApiServer, BootstrapConfig, Credentials, Listener, Pki, PkiConfig, ServerConfig, ServingCertificate,
+    ShutdownConfig, TokenFile,
 };
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
@@ -146,7 +146,8 @@ async fn questions_and_roles() {
     cluster.eventually(&bob, "yes").await;
     let list = cluster.admin(&["auth", "can-i", "--list", "--as", "bob", "-n", "default"]).await;
     assert!(list.contains("pods") && list.contains("selfsubjectaccessreviews.authorization.k8s.io"), "{list}");
-    let output = cluster.run("admin.kubeconfig", &["auth", "can-i", "list", "pods", "--as", "bob", "-n", "kube-system"], "").await;
+    let output =
+        cluster.run("admin.kubeconfig", &["auth", "can-i", "list", "pods", "--as", "bob", "-n", "kube-system"], "").await;
     assert_eq!(output.out, "no\n");
 }
 
@@ -158,11 +159,28 @@ async fn nobody_grants_what_they_do_not_have() {
     cluster.eventually(&["auth", "can-i", "create", "roles", "--as", "eve", "-n", "default"], "yes").await;
     let create = ["create", "role", "thief", "--verb=get", "--resource=secrets", "-n", "default", "--as", "eve"];
     let text = cluster.refused(&create).await;
-    assert!(text.contains(r#"user "eve" (groups=["system:authenticated"]) is attempting to grant RBAC permissions not currently held:"#), "{text}");
+    assert!(
+        text.contains(
+            r#"user "eve" (groups=["system:authenticated"]) is attempting to grant RBAC permissions not currently held:"#
+        ),
+        "{text}"
+    );
     assert!(text.contains(r#"{APIGroups:[""], Resources:["secrets"], Verbs:["get"]}"#), "{text}");
     let bind = ["create", "rolebinding", "thief", "--clusterrole=cluster-admin", "--user=eve", "-n", "default", "--as", "eve"];
     assert!(cluster.refused(&bind).await.contains("is attempting to grant RBAC permissions not currently held"));
-    cluster.admin(&["create", "role", "same", "--verb=get", "--resource=roles.rbac.authorization.k8s.io", "-n", "default", "--as", "eve"]).await;
+    cluster
+        .admin(&[
+            "create",
+            "role",
+            "same",
+            "--verb=get",
+            "--resource=roles.rbac.authorization.k8s.io",
+            "-n",
+            "default",
+            "--as",
+            "eve",
+        ])
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

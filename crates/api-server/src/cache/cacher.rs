@@ -244,6 +244,12 @@ impl Cacher {
         Some(Snapshot { entries, revision })
     }
 
+    /// How many objects there are; `None` while nobody has asked for any.
+    pub(crate) fn count(&self) -> Option<usize> {
+        let state = self.state.lock();
+        matches!(state.phase, Phase::Ready).then(|| state.entries.len())
+    }
+
     /// One object.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Arc<Entry>> {
         self.state.lock().entries.get(key).cloned()
