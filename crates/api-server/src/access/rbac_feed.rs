@@ -17,6 +17,8 @@ use crate::auth::RbacIndex;
 use crate::loopback::{Loopback, LoopbackError, collection, failure};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
+/// The pause after a watch that ended in order.
+const AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// The pause after a failed list or watch.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -96,7 +98,8 @@ impl RbacFeed {
                 Err(error) => Err(error),
             };
             match followed {
-                Ok(()) => {}
+                // Never at once: while the server stops, lists and watches end without waiting for anything.
+                Ok(()) => tokio::time::sleep(AGAIN_AFTER).await,
                 Err(LoopbackError::Stopped) => return,
                 Err(error) => {
                     tracing::warn!(resource, error = %error, "cannot follow RBAC objects; trying again");
