@@ -2,12 +2,15 @@
 
 mod namespace;
 mod pod;
+mod service;
 
 use std::sync::Arc;
 
 use apimachinery::{GroupResource, validation};
 
 use crate::registry::{DefaultStrategy, Resource, StatusStrategy, Strategy};
+
+pub(crate) use service::ServiceAllocator;
 
 /// The strategies of a resource and its parts.
 pub(crate) struct Rules {
@@ -18,10 +21,11 @@ pub(crate) struct Rules {
 }
 
 /// The rules of a resource; those of a kind without rules where it has no module.
-pub(crate) fn rules(resource: &GroupResource, row: &Resource) -> Rules {
+pub(crate) fn rules(resource: &GroupResource, row: &Resource, services: &Arc<ServiceAllocator>) -> Rules {
     match (resource.group.as_str(), resource.resource.as_str()) {
         ("", "namespaces") => namespace::rules(),
         ("", "pods") => pod::rules(),
+        ("", "services") => service::rules(services.clone()),
         _ => default_rules(resource, row),
     }
 }

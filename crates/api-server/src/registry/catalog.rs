@@ -77,11 +77,11 @@ pub(crate) struct Catalog {
 
 impl Catalog {
     /// Binds the built-in table to a store's caches.
-    pub(crate) fn builtin(storage_prefix: &str, feed: &Feed) -> Catalog {
+    pub(crate) fn builtin(storage_prefix: &str, feed: &Feed, services: &Arc<kinds::ServiceAllocator>) -> Catalog {
         let rows = resource::builtin();
         let mut catalog = Catalog { endpoints: Vec::new(), by_name: HashMap::new(), stored: HashMap::new() };
         for row in &rows {
-            let stored = row.serves("update").then(|| catalog.bind(storage_prefix, feed, &rows, row));
+            let stored = row.serves("update").then(|| catalog.bind(storage_prefix, feed, &rows, row, services));
             let name = (row.gvr.group.clone(), row.gvr.version.clone(), row.gvr.resource.clone());
             catalog.by_name.insert(name, catalog.endpoints.len());
             catalog.endpoints.push(Arc::new(Endpoint { row: row.clone(), stored }));
@@ -89,7 +89,14 @@ impl Catalog {
         catalog
     }
 
-    fn bind(&mut self, storage_prefix: &str, feed: &Feed, rows: &[Resource], row: &Resource) -> Arc<Stored> {
+    fn bind(
+        &mut self,
+        storage_prefix: &str,
+        feed: &Feed,
+        rows: &[Resource],
+        row: &Resource,
+        services: &Arc<kinds::ServiceAllocator>,
+    ) -> Arc<Stored> {
         let gr = cohabitant(row.group_resource());
         if let Some(stored) = self.stored.get(&gr) {
             return stored.clone();
@@ -100,7 +107,7 @@ impl Catalog {
         let prefix = format!("{storage_prefix}/{}/", resource::storage_path(&gr));
         let header = Header::new(&kind);
         let fields = resource::selectable_fields(&gr);
-        let rules = kinds::rules(&gr, row);
+        let rules = kinds::rules(&gr, row, services);
         let indexed = resource::indexed_field(&gr);
         let cacher = Arc::new(Cacher::new(CacherConfig {
             prefix: prefix.clone(),

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::catalog::{Catalog, Stored};
 use crate::admission::AdmissionChain;
 use crate::cache::{Feed, Snapshot};
+use crate::kinds::ServiceAllocator;
 
 /// How long a read waits for the caches (upstream's `blockTimeout`).
 pub(crate) const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
@@ -31,7 +32,8 @@ pub(crate) struct Engine {
 impl Engine {
     pub(crate) fn new(store: Arc<dyn Store>, prefix: &str, admission: AdmissionChain, shutdown: CancellationToken) -> Engine {
         let feed = Feed::new(store.clone(), prefix, shutdown);
-        let catalog = Catalog::builtin(prefix, &feed);
+        let services = Arc::new(ServiceAllocator::new(store.clone(), prefix));
+        let catalog = Catalog::builtin(prefix, &feed, &services);
         Engine { store, feed, catalog, admission, event_lease: Mutex::default() }
     }
 

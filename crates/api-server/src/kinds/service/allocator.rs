@@ -1,0 +1,299 @@
+//! Which cluster IPs and node ports are taken.
+//!
+//! The truth is the stored Services: the state is read from them at the first use, so that a crash between a reservation and a write
+//! leaks nothing. Ranges are those of the ServiceCIDR objects. What is absent: IPAddress objects.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use apimachinery::Value;
+use parking_lot::Mutex;
+use storage::{KeyRange, RangeRequest, Store, StoreError};
+use tokio::sync::OnceCell;
+
+/// Upstream's default of `--service-node-port-range`.
+const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
+/// Upstream's default of `--service-cluster-ip-range`, while there is no ServiceCIDR.
+const DEFAULT_CIDR: &str = "10.0.0.0/24";
+
+/// Addresses and ports of all Services.
+pub(crate) struct ServiceAllocator {
+    store: Arc<dyn Store>,
+    prefix: String,
+    state: OnceCell<Mutex<Taken>>,
+}
+
+/// Why something could not be reserved; the texts are upstream's.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AllocateError {
+    #[error("provided IP is already allocated")]
+    IpTaken,
+    #[error("provided port is already allocated")]
+    PortTaken,
+    #[error("range is full")]
+    Full,
+    #[error("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {ranges}")]
+    IpOutOfRange { ip: IpAddr, ranges: String },
+    #[error("provided port is not in the valid range. The range of valid ports is {}-{}", NODE_PORTS.start(), NODE_PORTS.end())]
+    PortOutOfRange,
+}
+
+#[derive(Default)]
+struct Taken {
+    ranges: Vec<Range>,
+    ips: HashSet<IpAddr>,
+    ports: HashSet<u16>,
+}
+
+/// A block of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    ipv4: bool,
+    base: u128,
+    bits: u8,
+}
+
+impl Range {
+    pub(super) fn parse(cidr: &str) -> Option<Range> {
+        let (address, bits) = cidr.split_once('/')?;
+        let (address, bits): (IpAddr, u8) = (address.parse().ok()?, bits.parse().ok()?);
+        let width = if address.is_ipv4() { 32 } else { 128 };
+        let host_bits = u32::checked_sub(width, u32::from(bits))?;
+        let mask = if host_bits >= 128 { 0 } else { u128::MAX << host_bits };
+        Some(Range { ipv4: address.is_ipv4(), base: number(address) & mask, bits })
+    }
+
+    fn host_bits(self) -> u32 {
+        (if self.ipv4 { 32 } else { 128 }) - u32::from(self.bits)
+    }
+
+    /// The number of usable addresses; of IPv6 at most 2^64, as upstream.
+    fn size(self) -> u128 {
+        let all = 1u128 << self.host_bits().min(64);
+        // Neither the network's own address nor, in IPv4, the broadcast address.
+        all.saturating_sub(if self.ipv4 { 2 } else { 1 })
+    }
+
+    fn address(self, offset: u128) -> IpAddr {
+        let number = self.base + 1 + offset;
+        match self.ipv4 {
+            true => IpAddr::V4(Ipv4Addr::from(number as u32)),
+            false => IpAddr::V6(Ipv6Addr::from(number)),
+        }
+    }
+
+    fn contains(self, ip: IpAddr) -> bool {
+        let at = number(ip);
+        ip.is_ipv4() == self.ipv4 && at > self.base && at - self.base - 1 < self.size()
+    }
+
+    fn text(self) -> String {
+        match self.ipv4 {
+            true => format!("{}/{}", Ipv4Addr::from(self.base as u32), self.bits),
+            false => format!("{}/{}", Ipv6Addr::from(self.base), self.bits),
+        }
+    }
+}
+
+fn number(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => u128::from(u32::from(ip)),
+        IpAddr::V6(ip) => u128::from(ip),
+    }
+}
+
+/// The cluster IPs of a Service, without `None`.
+pub(super) fn cluster_ips(service: &Value) -> Vec<IpAddr> {
+    service.array_at(&["spec", "clusterIPs"]).iter().filter_map(|ip| ip.as_str()?.parse().ok()).collect()
+}
+
+/// The node ports of a Service.
+pub(super) fn node_ports(service: &Value) -> HashSet<u16> {
+    let of_ports = service.array_at(&["spec", "ports"]).iter().filter_map(|port| port["nodePort"].as_i64());
+    let ports = of_ports.chain(service.i64_at(&["spec", "healthCheckNodePort"]));
+    ports.filter_map(|port| u16::try_from(port).ok()).filter(|port| *port != 0).collect()
+}
+
+impl ServiceAllocator {
+    pub(crate) fn new(store: Arc<dyn Store>, prefix: &str) -> ServiceAllocator {
+        ServiceAllocator { store, prefix: prefix.to_owned(), state: OnceCell::new() }
+    }
+
+    async fn list(&self, path: &str) -> Result<Vec<Value>, StoreError> {
+        // `0` follows `/`.
+        let (start, end) = (format!("{}/{path}/", self.prefix), format!("{}/{path}0", self.prefix));
+        let range = KeyRange { start: start.into(), end: end.into() };
+        let found = self.store.range(RangeRequest { range, limit: 0, revision: None, keys_only: false }).await?;
+        Ok(found.kvs.iter().filter_map(|kv| Value::from_slice(&kv.value).ok()).collect())
+    }
+
+    async fn load(&self) -> Result<Mutex<Taken>, StoreError> {
+        let mut taken = Taken { ranges: self.ranges().await?, ..Taken::default() };
+        for service in self.list("services/specs").await? {
+            taken.ips.extend(cluster_ips(&service));
+            taken.ports.extend(node_ports(&service));
+        }
+        Ok(Mutex::new(taken))
+    }
+
+    async fn ranges(&self) -> Result<Vec<Range>, StoreError> {
+        let objects = self.list("servicecidrs").await?;
+        let live = objects.iter().filter(|object| object.meta().deletion_timestamp().is_none());
+        let cidrs = live.flat_map(|object| object.array_at(&["spec", "cidrs"]).iter().filter_map(Value::as_str));
+        Ok(cidrs.filter_map(Range::parse).collect())
+    }
+
+    async fn state(&self) -> Result<&Mutex<Taken>, StoreError> {
+        self.state.get_or_try_init(|| self.load()).await
+    }
+
+    /// Reads the ranges anew; ServiceCIDRs come and go.
+    async fn refreshed(&self) -> Result<&Mutex<Taken>, StoreError> {
+        let mut ranges = self.ranges().await?;
+        if ranges.is_empty() {
+            ranges.extend(Range::parse(DEFAULT_CIDR));
+        }
+        let state = self.state().await?;
+        state.lock().ranges = ranges;
+        Ok(state)
+    }
+
+    /// The families in which Services get addresses, the default one first.
+    pub(super) async fn families(&self) -> Result<Vec<&'static str>, StoreError> {
+        let taken = self.refreshed().await?.lock();
+        let mut families: Vec<&'static str> = Vec::new();
+        for range in &taken.ranges {
+            let family = if range.ipv4 { "IPv4" } else { "IPv6" };
+            if !families.contains(&family) {
+                families.push(family);
+            }
+        }
+        Ok(families)
+    }
+
+    /// Reserves one address.
+    pub(super) async fn take_ip(&self, ip: IpAddr) -> Result<Result<(), AllocateError>, StoreError> {
+        let mut taken = self.refreshed().await?.lock();
+        if !taken.ranges.iter().any(|range| range.contains(ip)) {
+            let ranges: Vec<String> =
+                taken.ranges.iter().filter(|range| range.ipv4 == ip.is_ipv4()).map(|range| range.text()).collect();
+            return Ok(Err(AllocateError::IpOutOfRange { ip, ranges: ranges.join(", ") }));
+        }
+        Ok(if taken.ips.insert(ip) { Ok(()) } else { Err(AllocateError::IpTaken) })
+    }
+
+    /// Reserves any address of a family. The lower end of a range is used last: people choose from there
+    /// (<https://kubernetes.io/docs/concepts/services-networking/cluster-ip-allocation/>).
+    pub(super) async fn take_any_ip(&self, family: &str, random: u128) -> Result<Result<IpAddr, AllocateError>, StoreError> {
+        let mut taken = self.refreshed().await?.lock();
+        for range in taken.ranges.clone().into_iter().filter(|range| range.ipv4 == (family == "IPv4")) {
+            let size = range.size();
+            let reserved = if size < 16 { 0 } else { (size / 16).clamp(16, 256).min(size) };
+            let upper = (reserved..size).cycle().skip(usize::try_from(random % (size - reserved).max(1)).unwrap_or(0));
+            // A full turn of the upper part, then the lower one; no more than are taken can be in the way.
+            let tries = usize::try_from(size - reserved).unwrap_or(usize::MAX).min(taken.ips.len() + 1);
+            let lower = (0..reserved).take(taken.ips.len() + 1);
+            if let Some(ip) =
+                upper.take(tries).chain(lower).map(|offset| range.address(offset)).find(|ip| !taken.ips.contains(ip))
+            {
+                taken.ips.insert(ip);
+                return Ok(Ok(ip));
+            }
+        }
+        Ok(Err(AllocateError::Full))
+    }
+
+    /// Reserves one node port.
+    pub(super) async fn take_port(&self, port: u16) -> Result<Result<(), AllocateError>, StoreError> {
+        if !NODE_PORTS.contains(&port) {
+            return Ok(Err(AllocateError::PortOutOfRange));
+        }
+        let taken = self.state().await?.lock().ports.insert(port);
+        Ok(if taken { Ok(()) } else { Err(AllocateError::PortTaken) })
+    }
+
+    /// Reserves any node port. The lower end (86 ports of the default range) is used last, for those who choose.
+    pub(super) async fn take_any_port(&self, random: u128) -> Result<Result<u16, AllocateError>, StoreError> {
+        let mut taken = self.state().await?.lock();
+        let (first, last) = (*NODE_PORTS.start(), *NODE_PORTS.end());
+        let dynamic = first + ((last - first + 1) / 32).clamp(16, 128);
+        let count = last - dynamic + 1;
+        let start = (random % u128::from(count)) as u16;
+        let upper = (0..count).map(|i| dynamic + (start + i) % count);
+        let Some(port) = upper.chain(first..dynamic).find(|port| !taken.ports.contains(port)) else {
+            return Ok(Err(AllocateError::Full));
+        };
+        taken.ports.insert(port);
+        Ok(Ok(port))
+    }
+
+    /// Gives back.
+    pub(super) async fn release(&self, ips: &[IpAddr], ports: &[u16]) {
+        match self.state().await {
+            Ok(state) => {
+                let mut taken = state.lock();
+                taken.ips.retain(|ip| !ips.contains(ip));
+                taken.ports.retain(|port| !ports.contains(port));
+            }
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "service addresses were not released"),
+        }
+    }
+}
+
+/// Ports by what they are for: protocol and number.
+pub(super) fn ports_by_key(service: &Value) -> BTreeMap<(String, i64), i64> {
+    let ports = service.array_at(&["spec", "ports"]).iter();
+    let entry = |port: &Value| {
+        let key = (port["protocol"].as_str().unwrap_or("TCP").to_owned(), port["port"].as_i64()?);
+        Some((key, port["nodePort"].as_i64().filter(|port| *port != 0)?))
+    };
+    ports.filter_map(entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allocator() -> ServiceAllocator {
+        ServiceAllocator::new(Arc::new(storage::Memory::new()), "/registry")
+    }
+
+    #[test]
+    fn ranges() {
+        let range = Range::parse("10.43.0.0/16").expect("a range");
+        assert_eq!((range.size(), range.address(0).to_string()), (65534, "10.43.0.1".to_owned()));
+        for (ip, inside) in
+            [("10.43.0.0", false), ("10.43.0.1", true), ("10.43.255.254", true), ("10.43.255.255", false), ("10.44.0.1", false)]
+        {
+            assert_eq!(range.contains(ip.parse().expect("an address")), inside, "{ip}");
+        }
+        assert_eq!((Range::parse("10.0.0.0/33"), Range::parse("x")), (None, None));
+        assert_eq!(Range::parse("fd00::/108").map(Range::text).as_deref(), Some("fd00::/108"));
+    }
+
+    #[tokio::test]
+    async fn every_address_once_then_full() {
+        let allocator = allocator();
+        let mut seen = HashSet::new();
+        for i in 0..254 {
+            let ip = allocator.take_any_ip("IPv4", i * 7919).await.expect("a store").expect("room");
+            assert!(seen.insert(ip), "{ip} twice");
+        }
+        assert!(matches!(allocator.take_any_ip("IPv4", 0).await, Ok(Err(AllocateError::Full))));
+        let one: IpAddr = "10.0.0.7".parse().expect("an address");
+        assert!(matches!(allocator.take_ip(one).await, Ok(Err(AllocateError::IpTaken))));
+        allocator.release(&[one], &[]).await;
+        assert!(matches!(allocator.take_any_ip("IPv4", 3).await, Ok(Ok(ip)) if ip == one));
+    }
+
+    #[tokio::test]
+    async fn ports() {
+        let allocator = allocator();
+        assert!(matches!(allocator.take_port(80).await, Ok(Err(AllocateError::PortOutOfRange))));
+        assert!(matches!(allocator.take_port(30080).await, Ok(Ok(()))));
+        assert!(matches!(allocator.take_port(30080).await, Ok(Err(AllocateError::PortTaken))));
+        let any = allocator.take_any_port(0).await.expect("a store").expect("room");
+        assert_eq!(any, 30086);
+    }
+}

@@ -1,0 +1,126 @@
+//! Services through the API: addresses, node ports, and what happens to them.
+
+mod harness;
+
+use api_server::{ApiServer, ServerConfig};
+use harness::Api;
+use serde_json::{Value, json};
+
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+
+fn service(name: &str, spec: Value) -> Value {
+    let mut object = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+        "spec": {"selector": {"app": "x"}, "ports": [{"port": 80}]}});
+    for (key, value) in spec.as_object().expect("an object") {
+        object["spec"][key] = value.clone();
+    }
+    object
+}
+
+async fn cluster() -> Api {
+    let api = Api::new().await;
+    let cidr = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.43.0.0/16"]}});
+    api.post("/apis/networking.k8s.io/v1/servicecidrs", &cidr).await.expect(201);
+    api
+}
+
+#[tokio::test]
+async fn addresses() {
+    let api = cluster().await;
+    let a = api.post(SERVICES, &service("a", json!({}))).await.expect(201);
+    let ip = a["spec"]["clusterIP"].as_str().expect("an address").to_owned();
+    assert!(ip.starts_with("10.43."), "{ip}");
+    let spec = &a["spec"];
+    assert_eq!((&spec["clusterIPs"], &spec["ipFamilies"]), (&json!([ip]), &json!(["IPv4"])));
+    assert_eq!((&spec["ipFamilyPolicy"], &spec["type"]), (&json!("SingleStack"), &json!("ClusterIP")));
+
+    let error = api.post(SERVICES, &service("b", json!({"clusterIP": ip}))).await.expect(422);
+    let text = format!(
+        "Service \"b\" is invalid: spec.clusterIPs: Invalid value: [\"{ip}\"]: failed to allocate IP {ip}: provided IP is already allocated"
+    );
+    assert_eq!(error["message"], text);
+    let error = api.post(SERVICES, &service("b", json!({"clusterIP": "1.2.3.4"}))).await.expect(422);
+    assert!(error["message"].as_str().is_some_and(|text| text.ends_with("The range of valid IPs is 10.43.0.0/16")), "{error}");
+
+    let headless = api.post(SERVICES, &service("h", json!({"clusterIP": "None"}))).await.expect(201);
+    assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
+    let name = json!({"type": "ExternalName", "externalName": "example.com"});
+    let external = api.post(SERVICES, &service("e", name)).await.expect(201);
+    assert_eq!(external["spec"].get("clusterIP"), None);
+
+    // The address is fixed; an update may leave it out.
+    let path = format!("{SERVICES}/a");
+    let other = json!({"clusterIP": "10.43.0.77", "clusterIPs": ["10.43.0.77"]});
+    let error = api.put(&path, &service("a", other)).await.expect(422);
+    assert!(error["message"].as_str().is_some_and(|text| text.contains("may not change once set")), "{error}");
+    let kept = api.put(&path, &service("a", json!({"ports": [{"port": 81}]}))).await.expect(200);
+    assert_eq!(kept["spec"]["clusterIP"], json!(ip));
+
+    // Given back when the Service goes, also to ExternalName.
+    api.delete(&path).await.expect(200);
+    api.post(SERVICES, &service("b", json!({"clusterIP": ip}))).await.expect(201);
+    let patch = json!({"spec": {"type": "ExternalName", "externalName": "example.com"}});
+    let changed = api.patch(&format!("{SERVICES}/b"), "application/merge-patch+json", &patch).await.expect(200);
+    assert_eq!(changed["spec"].get("clusterIP"), None);
+    api.post(SERVICES, &service("c", json!({"clusterIP": ip}))).await.expect(201);
+}
+
+#[tokio::test]
+async fn node_ports() {
+    let api = cluster().await;
+    let ports = json!({"type": "NodePort", "ports": [{"name": "t", "port": 53, "nodePort": 30053, "protocol": "TCP"},
+        {"name": "u", "port": 53, "nodePort": 30053, "protocol": "UDP"}, {"name": "x", "port": 80}]});
+    let a = api.post(SERVICES, &service("a", ports)).await.expect(201);
+    let chosen = a["spec"]["ports"][2]["nodePort"].as_i64().expect("a port");
+    assert!((30000..=32767).contains(&chosen));
+    assert_eq!(a["spec"]["externalTrafficPolicy"], "Cluster");
+    let taken = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30053}]});
+    let error = api.post(SERVICES, &service("b", taken.clone())).await.expect(422);
+    let text = "Service \"b\" is invalid: spec.ports[0].nodePort: Invalid value: 30053: provided port is already allocated";
+    assert_eq!(error["message"], text);
+    let error =
+        api.post(SERVICES, &service("b", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 99}]}))).await.expect(422);
+    assert!(error["message"].as_str().is_some_and(|text| text.ends_with("The range of valid ports is 30000-32767")), "{error}");
+    // A refused Service holds nothing: its address was free again at once, and so are the ports after a change of the type.
+    let patch = json!({"spec": {"type": "ClusterIP"}});
+    let plain = api.patch(&format!("{SERVICES}/a"), "application/merge-patch+json", &patch).await.expect(200);
+    assert_eq!(plain["spec"]["ports"][0].get("nodePort"), None);
+    api.post(SERVICES, &service("b", taken)).await.expect(201);
+    // A dry run takes nothing.
+    let other = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30099}]});
+    api.post(&format!("{SERVICES}?dryRun=All"), &service("c", other.clone())).await.expect(201);
+    api.post(SERVICES, &service("c", other)).await.expect(201);
+}
+
+#[tokio::test]
+async fn a_restarted_server_knows_what_is_taken() {
+    let api = cluster().await;
+    let a = api.post(SERVICES, &service("a", json!({"type": "NodePort"}))).await.expect(201);
+    let again = Api { server: ApiServer::builder(ServerConfig::default(), api.store.clone()).build(), ..api.clone() };
+    let same_ip = service("b", json!({"clusterIP": a["spec"]["clusterIP"].clone()}));
+    again.post(SERVICES, &same_ip).await.expect(422);
+    let port = a["spec"]["ports"][0]["nodePort"].clone();
+    let same_port = service("b", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]}));
+    again.post(SERVICES, &same_port).await.expect(422);
+}
+
+#[tokio::test]
+async fn what_is_refused() {
+    let api = cluster().await;
+    for (spec, text) in [
+        (json!({"ports": []}), "spec.ports: Required value"),
+        (json!({"ports": [{"port": 0}]}), "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive"),
+        (json!({"ports": [{"port": 1}, {"port": 2}]}), "spec.ports[0].name: Required value"),
+        (json!({"type": "ExternalName"}), "spec.externalName: Required value"),
+        (
+            json!({"ports": [{"port": 1, "nodePort": 30000}]}),
+            "spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'",
+        ),
+        (json!({"clusterIP": "x"}), "must be a valid IP address"),
+        (json!({"ipFamilyPolicy": "RequireDualStack"}), "this cluster is not configured for dual-stack services"),
+        (json!({"ipFamilies": ["IPv6"]}), "spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster"),
+    ] {
+        let error = api.post(SERVICES, &service("s", spec)).await.expect(422);
+        assert!(error["message"].as_str().is_some_and(|message| message.contains(text)), "{text}: {error}");
+    }
+}
