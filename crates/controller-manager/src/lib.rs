@@ -22,6 +22,7 @@ mod label_match;
 mod namespace;
 mod node_lifecycle;
 mod ownership;
+mod pod_gc;
 mod pod_state;
 mod pod_template;
 mod registry;

@@ -4,4 +4,5 @@ mod cluster;
 mod collection;
 mod namespaces;
 mod nodes;
+mod remote;
 mod workloads;

@@ -1,0 +1,226 @@
+//! Clients of a server elsewhere, from a kubeconfig file: HTTPS with our own connector, because kube's would bring a
+//! second set of TLS dependencies.
+//!
+//! The server must be given by IP address or as `localhost`: a static binary has no name resolution of the C
+//! library, and a resolver of our own is not wired in here. Any other host name is refused with an error.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use kube::client::{ClientBuilder, ConfigExt};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use secrecy::ExposeSecret;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tower::{BoxError, Service};
+
+/// Why a kubeconfig does not make a client.
+#[derive(Debug, thiserror::Error)]
+pub enum KubeconfigError {
+    /// The file cannot be read or understood.
+    #[error("cannot load kubeconfig {path}", path = .path.display())]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Box<kube::config::KubeconfigError>,
+    },
+    /// A certificate or key in it is unusable.
+    #[error("kubeconfig: {0}")]
+    Credentials(String),
+    /// Certificates and key do not fit together.
+    #[error("kubeconfig: TLS settings are unusable")]
+    Tls(#[source] rustls::Error),
+    /// Its authentication cannot be used.
+    #[error("kubeconfig: cannot use its authentication")]
+    Authentication(#[source] Box<kube::Error>),
+    /// The server is given by a host name.
+    #[error("kubeconfig: server {0:?} must be given by IP address or as localhost")]
+    HostName(String),
+}
+
+/// A client of the server that the current context of a kubeconfig names. Must be called inside a Tokio runtime; the
+/// server need not be reachable yet.
+pub async fn from_kubeconfig(path: &Path) -> Result<kube::Client, KubeconfigError> {
+    let load_error = |source| KubeconfigError::Load {
+        path: path.to_owned(),
+        source: Box::new(source),
+    };
+    let kubeconfig = Kubeconfig::read_from(path).map_err(load_error)?;
+    let options = KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(load_error)?;
+    let tls = tls_config(&config)?;
+    let host = config.cluster_url.host().unwrap_or_default();
+    let address = address_of(host).ok_or_else(|| KubeconfigError::HostName(host.to_owned()))?;
+    let server_name = config.tls_server_name.clone().unwrap_or_else(|| host.trim_matches(['[', ']']).to_owned());
+    let server_name = ServerName::try_from(server_name.clone()).map_err(|_| KubeconfigError::HostName(server_name))?;
+    let connector = Connector {
+        tls: TlsConnector::from(Arc::new(tls)),
+        secure: config.cluster_url.scheme_str() != Some("http"),
+        address,
+        server_name,
+    };
+    let http = HttpClient::builder(TokioExecutor::new()).build::<_, kube::client::Body>(connector);
+    let authentication = config.auth_layer().map_err(|error| KubeconfigError::Authentication(Box::new(error)))?;
+    let service = tower::ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(authentication)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(ClientBuilder::new(service, config.default_namespace).build())
+}
+
+fn address_of(host: &str) -> Option<IpAddr> {
+    if host == "localhost" {
+        return Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    host.trim_matches(['[', ']']).parse().ok()
+}
+
+fn tls_config(config: &kube::Config) -> Result<rustls::ClientConfig, KubeconfigError> {
+    let mut roots = rustls::RootCertStore::empty();
+    for der in config.root_cert.iter().flatten() {
+        roots.add(CertificateDer::from(der.clone())).map_err(KubeconfigError::Tls)?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(KubeconfigError::Tls)?
+        .with_root_certificates(roots);
+    match client_certificate(&config.auth_info)? {
+        None => Ok(builder.with_no_client_auth()),
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(KubeconfigError::Tls),
+    }
+}
+
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn client_certificate(auth: &AuthInfo) -> Result<Option<Identity>, KubeconfigError> {
+    let unusable = |what: &str, error: &dyn std::fmt::Display| KubeconfigError::Credentials(format!("{what}: {error}"));
+    let key_data = auth.client_key_data.as_ref().map(|key| key.expose_secret());
+    let certificate = data_or_file("client-certificate", auth.client_certificate_data.as_deref(), auth.client_certificate.as_deref())?;
+    let key = data_or_file("client-key", key_data, auth.client_key.as_deref())?;
+    let (Some(certificate), Some(key)) = (certificate, key) else { return Ok(None) };
+    let chain = CertificateDer::pem_slice_iter(&certificate)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| unusable("client certificate", &error))?;
+    let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| unusable("client key", &error))?;
+    Ok(Some((chain, key)))
+}
+
+fn data_or_file(what: &str, data: Option<&str>, file: Option<&str>) -> Result<Option<Vec<u8>>, KubeconfigError> {
+    let unusable = |error: &dyn std::fmt::Display| KubeconfigError::Credentials(format!("{what}: {error}"));
+    match (data, file) {
+        (Some(data), _) => BASE64.decode(data).map(Some).map_err(|error| unusable(&error)),
+        (None, Some(file)) => std::fs::read(file).map(Some).map_err(|error| unusable(&format!("{file}: {error}"))),
+        (None, None) => Ok(None),
+    }
+}
+
+/// Opens connections to the one server of the kubeconfig.
+#[derive(Clone)]
+struct Connector {
+    tls: TlsConnector,
+    secure: bool,
+    address: IpAddr,
+    server_name: ServerName<'static>,
+}
+
+impl Service<http::Uri> for Connector {
+    type Response = TokioIo<Stream>;
+    type Error = std::io::Error;
+    type Future = Pin<Box<dyn Future<Output = std::io::Result<TokioIo<Stream>>> + Send>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: http::Uri) -> Self::Future {
+        let this = self.clone();
+        let port = uri.port_u16().unwrap_or(if this.secure { 443 } else { 80 });
+        Box::pin(async move {
+            let stream = TcpStream::connect((this.address, port)).await?;
+            stream.set_nodelay(true)?;
+            if !this.secure {
+                return Ok(TokioIo::new(Stream::Plain(stream)));
+            }
+            let stream = this.tls.connect(this.server_name, stream).await?;
+            Ok(TokioIo::new(Stream::Tls(Box::new(stream))))
+        })
+    }
+}
+
+/// A connection, encrypted or not.
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<std::io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(context, data),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(context, data),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_by_address_only() {
+        for (host, expected) in [
+            ("127.0.0.1", Some("127.0.0.1")),
+            ("localhost", Some("127.0.0.1")),
+            ("[::1]", Some("::1")),
+            ("example.com", None),
+        ] {
+            let expected = expected.map(|address| address.parse().expect("is an address"));
+            assert_eq!(address_of(host), expected, "{host}");
+        }
+    }
+}
