@@ -55,10 +55,7 @@ pub enum KubeconfigError {
 /// A client of the server that the current context of a kubeconfig names. Must be called inside a Tokio runtime; the
 /// server need not be reachable yet.
 pub async fn from_kubeconfig(path: &Path) -> Result<kube::Client, KubeconfigError> {
-    let load_error = |source| KubeconfigError::Load {
-        path: path.to_owned(),
-        source: Box::new(source),
-    };
+    let load_error = |source| KubeconfigError::Load { path: path.to_owned(), source: Box::new(source) };
     let kubeconfig = Kubeconfig::read_from(path).map_err(load_error)?;
     let options = KubeConfigOptions::default();
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(load_error)?;
@@ -111,7 +108,8 @@ type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 fn client_certificate(auth: &AuthInfo) -> Result<Option<Identity>, KubeconfigError> {
     let unusable = |what: &str, error: &dyn std::fmt::Display| KubeconfigError::Credentials(format!("{what}: {error}"));
     let key_data = auth.client_key_data.as_ref().map(|key| key.expose_secret());
-    let certificate = data_or_file("client-certificate", auth.client_certificate_data.as_deref(), auth.client_certificate.as_deref())?;
+    let certificate =
+        data_or_file("client-certificate", auth.client_certificate_data.as_deref(), auth.client_certificate.as_deref())?;
     let key = data_or_file("client-key", key_data, auth.client_key.as_deref())?;
     let (Some(certificate), Some(key)) = (certificate, key) else { return Ok(None) };
     let chain = CertificateDer::pem_slice_iter(&certificate)
@@ -213,12 +211,9 @@ mod tests {
 
     #[test]
     fn servers_by_address_only() {
-        for (host, expected) in [
-            ("127.0.0.1", Some("127.0.0.1")),
-            ("localhost", Some("127.0.0.1")),
-            ("[::1]", Some("::1")),
-            ("example.com", None),
-        ] {
+        for (host, expected) in
+            [("127.0.0.1", Some("127.0.0.1")), ("localhost", Some("127.0.0.1")), ("[::1]", Some("::1")), ("example.com", None)]
+        {
             let expected = expected.map(|address| address.parse().expect("is an address"));
             assert_eq!(address_of(host), expected, "{host}");
         }

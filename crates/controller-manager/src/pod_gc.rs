@@ -83,11 +83,7 @@ pub(crate) async fn run(context: Context) {
         Change::Added(_) | Change::Updated { .. } => {}
     });
     wait_synced!(pods);
-    let controller = PodGc {
-        pods: pods.store().clone(),
-        nodes: nodes.store().clone(),
-        context: context.clone(),
-    };
+    let controller = PodGc { pods: pods.store().clone(), nodes: nodes.store().clone(), context: context.clone() };
     run_workers(Arc::new(controller), queue, 1, context.token).await;
 }
 
@@ -131,8 +127,7 @@ impl Controller for PodGc {
             Work::Finished => {
                 let mut finished = self.pods.list();
                 finished.retain(|pod| is_terminal(pod));
-                self.remove_all(surplus(finished, self.context.config.terminated_pod_gc_threshold), false)
-                    .await
+                self.remove_all(surplus(finished, self.context.config.terminated_pod_gc_threshold), false).await
             }
             Work::Deleted(key) => {
                 let pod = self.pods.get_key(key);
@@ -191,10 +186,7 @@ impl PodGc {
             ignore_not_found(result).map_err(ReconcileError::api("mark pod as failed"))?;
         }
         let params = DeleteParams {
-            preconditions: Some(Preconditions {
-                uid: pod.uid(),
-                resource_version: None,
-            }),
+            preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
             ..DeleteParams::default().grace_period(0)
         };
         ignore_not_found(api.delete(&name, &params).await).map_err(ReconcileError::api("delete pod"))
@@ -213,11 +205,7 @@ mod tests {
             Arc::new(serde_json::from_value::<Pod>(value).expect("is a pod"))
         };
         let pods = [pod("old", 1, ""), pod("new", 3, ""), pod("evicted", 4, "Evicted"), pod("middle", 2, "")];
-        for (threshold, expected) in [
-            (4, vec![]),
-            (3, vec!["evicted"]),
-            (1, vec!["evicted", "old", "middle"]),
-        ] {
+        for (threshold, expected) in [(4, vec![]), (3, vec!["evicted"]), (1, vec!["evicted", "old", "middle"])] {
             let names: Vec<_> = surplus(pods.to_vec(), threshold).iter().map(|pod| pod.name_any()).collect();
             assert_eq!(names, expected, "threshold {threshold}");
         }
@@ -225,11 +213,9 @@ mod tests {
 
     #[test]
     fn out_of_service_nodes() {
-        for (ready, taint, expected) in [
-            ("True", OUT_OF_SERVICE, false),
-            ("Unknown", OUT_OF_SERVICE, true),
-            ("Unknown", "other", false),
-        ] {
+        for (ready, taint, expected) in
+            [("True", OUT_OF_SERVICE, false), ("Unknown", OUT_OF_SERVICE, true), ("Unknown", "other", false)]
+        {
             let node: Node = serde_json::from_value(json!({
                 "spec": {"taints": [{"key": taint, "effect": "NoExecute"}]},
                 "status": {"conditions": [{"type": "Ready", "status": ready}]},

@@ -26,10 +26,7 @@ pub(crate) const REGISTRY: &[Entry] = &[
     Entry { name: "node-lifecycle-controller", start: |c| Box::pin(crate::node_lifecycle::run(c)) },
     Entry { name: "taint-eviction-controller", start: |c| Box::pin(crate::taint_eviction::run(c)) },
     Entry { name: "ttl-after-finished-controller", start: |c| Box::pin(crate::ttl_after_finished::run(c)) },
-    Entry {
-        name: "pod-garbage-collector-controller",
-        start: |c| Box::pin(crate::pod_gc::run(c)),
-    },
+    Entry { name: "pod-garbage-collector-controller", start: |c| Box::pin(crate::pod_gc::run(c)) },
 ];
 
 /// Names of all controllers, in the order of their start.

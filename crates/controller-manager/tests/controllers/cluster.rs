@@ -34,11 +34,7 @@ impl Drop for Cluster {
 }
 
 pub(crate) fn config() -> Config {
-    Config {
-        root_ca: Some("PEM".into()),
-        namespace_deletion_grace_period: Duration::ZERO,
-        ..Config::default()
-    }
+    Config { root_ca: Some("PEM".into()), namespace_deletion_grace_period: Duration::ZERO, ..Config::default() }
 }
 
 impl Cluster {
@@ -67,11 +63,7 @@ impl Cluster {
         tasks.spawn(async move {
             controller_manager::run(config, manager, informers, stop).await.expect("runs until stopped");
         });
-        Self {
-            client: client_of("admin"),
-            token,
-            _tasks: tasks,
-        }
+        Self { client: client_of("admin"), token, _tasks: tasks }
     }
 
     /// Starts to run every pod on node `n1`, which is made.

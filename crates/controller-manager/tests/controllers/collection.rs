@@ -54,10 +54,7 @@ async fn foreground_deletion_waits_for_blocking_dependents() {
 async fn orphaning_frees_the_dependents() {
     let cluster = Cluster::start(config()).await;
     let maps = family(&cluster).await;
-    let orphan = DeleteParams {
-        propagation_policy: Some(PropagationPolicy::Orphan),
-        ..Default::default()
-    };
+    let orphan = DeleteParams { propagation_policy: Some(PropagationPolicy::Orphan), ..Default::default() };
     maps.delete("owner", &orphan).await.expect("is deleted");
     until_gone(&maps, "owner").await;
     let child = until(&maps, "child", "the child is freed", |map| map.owner_references().is_empty()).await;

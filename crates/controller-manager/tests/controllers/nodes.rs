@@ -47,11 +47,8 @@ async fn taints_and_labels_follow_a_node() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_node_becomes_unknown_and_its_pods_go() {
-    let config = Config {
-        node_monitor_period: Duration::from_millis(100),
-        node_monitor_grace_period: Duration::from_secs(2),
-        ..config()
-    };
+    let config =
+        Config { node_monitor_period: Duration::from_millis(100), node_monitor_grace_period: Duration::from_secs(2), ..config() };
     let cluster = Cluster::start(config).await;
     let nodes: Api<Node> = Api::all(cluster.client.clone());
     // While no node is ready at all nothing is evicted: a second one keeps its heartbeat up.
@@ -68,7 +65,8 @@ async fn a_silent_node_becomes_unknown_and_its_pods_go() {
         }
     });
     let pod = |name: &str, seconds: i64| {
-        let toleration = |key: &str| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
+        let toleration =
+            |key: &str| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
         json!({"metadata": {"name": name}, "spec": {
             "nodeName": "silent", "containers": [{"name": "c", "image": "image:1"}], "terminationGracePeriodSeconds": 0,
             "tolerations": [toleration("node.kubernetes.io/unreachable"), toleration("node.kubernetes.io/not-ready")]}})

@@ -24,9 +24,11 @@ fn deployment(replicas: i32) -> Value {
 
 fn is_rolled_out(deployment: &Deployment, replicas: i32) -> bool {
     let status: DeploymentStatus = deployment.status.clone().unwrap_or_default();
-    let complete = status.conditions.iter().flatten().any(|condition| {
-        condition.type_ == "Progressing" && condition.reason.as_deref() == Some("NewReplicaSetAvailable")
-    });
+    let complete = status
+        .conditions
+        .iter()
+        .flatten()
+        .any(|condition| condition.type_ == "Progressing" && condition.reason.as_deref() == Some("NewReplicaSetAvailable"));
     complete
         && status.observed_generation >= deployment.metadata.generation
         && [status.replicas, status.updated_replicas, status.available_replicas] == [Some(replicas); 3]
@@ -82,11 +84,12 @@ async fn a_deployment_rolls_out_scales_and_goes_back() {
     eventually("the scaling is told in events", || async {
         let events = events.list(&ListParams::default()).await.expect("is listed").items;
         let mut scaled = events.iter().filter(|event| event.reason.as_deref() == Some("ScalingReplicaSet"));
-        scaled.any(|event| {
-            event.message.as_deref().is_some_and(|message| message.ends_with("from 0 to 3"))
-                && event.source.as_ref().and_then(|source| source.component.as_deref()) == Some("deployment-controller")
-        })
-        .then_some(())
+        scaled
+            .any(|event| {
+                event.message.as_deref().is_some_and(|message| message.ends_with("from 0 to 3"))
+                    && event.source.as_ref().and_then(|source| source.component.as_deref()) == Some("deployment-controller")
+            })
+            .then_some(())
     })
     .await;
 
