@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use nftables::conntrack::{self, Flow};
 use nftables::{
     BaseChain, Batch, ChainType, Cmp, Connection, CtKey, Element, Expr, Family, FibResult, Hook, Key, KeyField, MetaKey, Nat,
     Payload, Reg, Rule, Set, Table, Verdict,
@@ -122,14 +123,50 @@ impl Firewall {
         Ok(())
     }
 
+    /// Whether the kernel has our tables.
+    pub(crate) fn is_present(&mut self) -> Result<bool, Error> {
+        for cidr in self.settings.pod_cidrs.clone() {
+            let table = self.table(cidr.is_ipv6());
+            if !self.connection.tables(table.family)?.contains(&table.name) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Opens a sandbox's host ports.
     pub(crate) fn add(&mut self, record: &Record) -> Result<(), Error> {
-        self.change(record, add_elements)
+        self.change(record, add_elements)?;
+        let ports: Vec<u16> = udp_ports(record).collect();
+        // Flows from before the mapping lead to the host itself and would go on doing so.
+        self.end_udp_flows(record, |flow| {
+            ports.contains(&flow.original.destination_port) && !record.addresses.contains(&flow.reply.source)
+        });
+        Ok(())
     }
 
     /// Closes a sandbox's host ports.
     pub(crate) fn delete(&mut self, record: &Record) -> Result<(), Error> {
-        self.change(record, delete_elements)
+        let result = self.change(record, delete_elements);
+        self.end_udp_flows(record, |flow| record.addresses.contains(&flow.reply.source));
+        result
+    }
+
+    /// Ends the UDP flows that `wanted` says, if the sandbox has UDP ports at all: a flow that goes on is never translated anew.
+    fn end_udp_flows(&mut self, record: &Record, wanted: impl Fn(&Flow) -> bool) {
+        if udp_ports(record).next().is_none() {
+            return;
+        }
+        for cidr in self.settings.pod_cidrs.clone() {
+            let family = self.table(cidr.is_ipv6()).family;
+            let udp = |flow: &Flow| flow.original.protocol == Protocol::Udp.number() && wanted(flow);
+            let ended = conntrack::list(&mut self.connection, family, udp)
+                .and_then(|flows| flows.iter().try_for_each(|flow| conntrack::delete(&mut self.connection, flow)));
+            if let Err(error) = ended {
+                // The flows end by themselves when their clients pause for half a minute.
+                tracing::warn!(%error, sandbox = record.sandbox_id, "cannot end UDP flows");
+            }
+        }
     }
 
     fn change(&mut self, record: &Record, change: fn(&mut Batch, &Record, bool)) -> Result<(), Error> {
@@ -231,6 +268,10 @@ impl Firewall {
         rules.push(rule.expr(masquerade).comment("pods that leave the cluster"));
         rules
     }
+}
+
+fn udp_ports(record: &Record) -> impl Iterator<Item = u16> {
+    record.ports.iter().filter(|port| port.protocol == Protocol::Udp).map(|port| port.host_port)
 }
 
 fn address_field(family: Family) -> KeyField {

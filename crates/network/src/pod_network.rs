@@ -167,10 +167,7 @@ impl PodNetwork {
 impl Inner {
     fn setup(&self, netns: &Path, sandbox_id: &str, ports: &[PortMapping]) -> Result<PodIps, Error> {
         let record = self.reserve(sandbox_id, ports)?;
-        let attached = self.attach(netns, &record).and_then(|()| {
-            let mut firewall = lock(&self.firewall);
-            firewall.add(&record)
-        });
+        let attached = self.attach(netns, &record).and_then(|()| self.open_ports(&record));
         match attached {
             Ok(()) => Ok(PodIps { addresses: record.addresses }),
             Err(error) => {
@@ -180,6 +177,17 @@ impl Inner {
                 Err(error)
             }
         }
+    }
+
+    /// Adds the sandbox to the rules, and puts rules right that somebody else removed or changed.
+    fn open_ports(&self, record: &Record) -> Result<(), Error> {
+        let state = lock(&self.state);
+        let mut firewall = lock(&self.firewall);
+        if firewall.is_present()? && firewall.add(record).is_ok() {
+            return Ok(());
+        }
+        tracing::warn!("the pod network's rules are not as they were left, writing them anew");
+        firewall.rebuild(state.records.values())
     }
 
     /// Allocates addresses and writes them down.
@@ -194,7 +202,10 @@ impl Inner {
         }
         let addresses = match state.records.get(sandbox_id).cloned() {
             Some(known) => {
-                lock(&self.firewall).delete(&known)?;
+                // If they are gone already, `open_ports` finds out.
+                if let Err(error) = lock(&self.firewall).delete(&known) {
+                    tracing::debug!(%error, sandbox = sandbox_id, "cannot close a sandbox's old host ports");
+                }
                 known.addresses
             }
             None => state.allocate()?,

@@ -198,6 +198,39 @@ fn udp_host_ports_work() {
 }
 
 #[test]
+fn udp_flows_follow_a_host_port_to_the_next_pod() {
+    let host = Host::new();
+    let network = host.open();
+    let port = PortMapping { host_ip: None, host_port: 5353, container_port: 53, protocol: Protocol::Udp };
+    let client = host.outside.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    // Before there is a pod: the host's connection table learns of an untranslated flow.
+    let listener = host.namespace.run(|| UdpSocket::bind("0.0.0.0:5353").unwrap());
+    client.send_to(b"early", "192.0.2.1:5353").unwrap();
+    let mut buf = [0; 16];
+    listener.recv(&mut buf).unwrap();
+    for id in ["one", "two"] {
+        let (pod, _) = add_pod(&network, id, std::slice::from_ref(&port));
+        let server = pod.run(|| UdpSocket::bind("0.0.0.0:53").unwrap());
+        server.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        client.send_to(b"ping", "192.0.2.1:5353").unwrap();
+        assert_eq!(server.recv(&mut buf).expect(id), 4);
+        block_on(network.teardown(id)).unwrap();
+    }
+}
+
+#[test]
+fn rules_that_somebody_flushed_come_back_with_the_next_pod() {
+    let host = Host::new();
+    let network = host.open();
+    let (one, _) = add_pod(&network, "one", &[tcp(None, 8080, 80)]);
+    one.serve(80, "one");
+    network.remove_rules().unwrap();
+    assert!(host.outside.get("192.0.2.1:8080").is_err());
+    add_pod(&network, "two", &[]);
+    assert_eq!(host.outside.get("192.0.2.1:8080").unwrap(), "one 192.0.2.99");
+}
+
+#[test]
 fn pods_do_not_reach_the_hosts_loopback() {
     let host = Host::new();
     let network = host.open();
