@@ -3,7 +3,9 @@
 //! Pure: time comes in as an argument, nothing here waits. A pod is in exactly one part, or in flight (being scheduled or bound);
 //! events that arrive while it is in flight are kept and looked at when it comes back rejected, so that none is missed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+#[cfg(test)]
+use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -99,7 +99,7 @@ fn without_root_it_says_so() {
 /// The store's file system fills up: writes are refused with a clear error, reads go on, nothing that was acknowledged is lost.
 #[test]
 fn a_full_disk_loses_nothing() {
-    let mut cluster = Cluster::start_on_small_disk(96 << 20);
+    let mut cluster = Cluster::start_on_small_disk(1 << 30);
     let kubectl = cluster.kubectl();
     let filler = cluster.data_dir().join("filler");
     let payload = "x".repeat(200_000);

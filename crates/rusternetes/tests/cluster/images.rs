@@ -32,19 +32,19 @@ pub(crate) fn digest(bytes: &[u8]) -> String {
 pub(crate) fn busybox() -> Image {
     let executable = std::fs::read("/bin/busybox").expect("the package busybox-static (`cargo xtask test` installs it)");
     let mut tar = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_gnu();
+    let mut header = owned_by_root();
     for directory in ["bin/", "tmp/", "etc/", "root/"] {
         header.set_entry_type(tar::EntryType::Directory);
         header.set_mode(if directory == "tmp/" { 0o1777 } else { 0o755 });
         header.set_size(0);
         tar.append_data(&mut header, directory, std::io::empty()).expect("written to memory");
     }
-    let mut header = tar::Header::new_gnu();
+    let mut header = owned_by_root();
     header.set_mode(0o755);
     header.set_size(executable.len() as u64);
     tar.append_data(&mut header, "bin/busybox", executable.as_slice()).expect("written to memory");
     for applet in APPLETS {
-        let mut header = tar::Header::new_gnu();
+        let mut header = owned_by_root();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);
         tar.append_link(&mut header, format!("bin/{applet}"), "busybox").expect("written to memory");
@@ -57,6 +57,15 @@ pub(crate) fn busybox() -> Image {
         "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
     });
     Image { layer, config: config.to_string().into_bytes() }
+}
+
+fn owned_by_root() -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_mode(0o777);
+    header
 }
 
 const APPLETS: &[&str] = &[

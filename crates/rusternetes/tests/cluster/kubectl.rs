@@ -182,7 +182,8 @@ fn reaches_into_containers() {
         assert_eq!(std::fs::read(&back).expect("the copy"), bytes);
         kubectl.ok(&format!("delete pod {pod} --now"));
     }
-    run_hello(&mut cluster, &cluster.kubectl(), "web");
+    let kubectl = cluster.kubectl();
+    run_hello(&mut cluster, &kubectl, "web");
     for kubectl in [cluster.kubectl(), cluster.old_kubectl()] {
         assert_port_forward(&mut cluster, &kubectl);
     }
