@@ -102,7 +102,7 @@ fn a_full_disk_loses_nothing() {
     let mut cluster = Cluster::start_on_small_disk(1 << 30);
     let kubectl = cluster.kubectl();
     let filler = cluster.data_dir().join("filler");
-    let payload = "x".repeat(200_000);
+    let payload = "x".repeat(100_000);
     kubectl.ok_arguments(["create", "configmap", "before", &format!("--from-literal=a={payload}")]);
     fill(&filler);
     let mut written = vec!["before".to_owned()];
