@@ -1,5 +1,8 @@
 //! What the integration tests start as runtime executable, and what runs in their containers: one static file can be both.
 
+// A program that does nothing but wait may block.
+#![allow(clippy::disallowed_methods)]
+
 use std::io::{Read, Write};
 use std::time::Duration;
 
@@ -47,6 +50,8 @@ fn run(words: &[&str]) {
         ["count", from] => count(from.parse().expect("number")),
         // The first process of a container ignores SIGTERM unless it handles it: this one dies of it.
         ["die-of-term"] => die_of_term(),
+        ["unshare"] => println!("{:?}", nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUTS)),
+        ["thread"] => std::thread::spawn(|| println!("from a thread")).join().expect("thread"),
         ["terminal"] => terminal(),
         ["upper-server", port] => upper_server(port.parse().expect("port")),
         ["serve", directory, cgroup] => serve(directory, cgroup),

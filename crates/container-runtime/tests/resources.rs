@@ -234,3 +234,28 @@ async fn two_hundred_containers_at_once() {
     }
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_default_seccomp_filter_refuses_what_it_should() {
+    let node = Node::start().await;
+    let sandbox = node.sandbox("seccomp").await;
+    let profile = |kind: v1::security_profile::ProfileType| {
+        with_context(&["sleep"], |context| {
+            context.seccomp = Some(v1::SecurityProfile { profile_type: kind as i32, ..Default::default() });
+            // Without the filter this would allow it.
+            context.capabilities = Some(v1::Capability { add_capabilities: vec!["SYS_PTRACE".to_owned()], ..Default::default() });
+        })
+    };
+    let id = node.run(&sandbox, profile(v1::security_profile::ProfileType::RuntimeDefault)).await;
+    let status = node.output(&id, &["rusternetes", "id"]).await;
+    assert!(status.contains("Seccomp:\t2"), "{status}");
+    assert!(status.contains("NoNewPrivs:\t0"), "{status}");
+    assert_eq!(node.output(&id, &["rusternetes", "unshare"]).await, "Err(EPERM)");
+    // Threads and processes are still made.
+    assert_eq!(node.output(&id, &["rusternetes", "thread"]).await, "from a thread");
+    let mut open = profile(v1::security_profile::ProfileType::Unconfined);
+    open.metadata = Some(v1::ContainerMetadata { name: "open".to_owned(), attempt: 0 });
+    let id = node.run(&sandbox, open).await;
+    assert!(node.output(&id, &["rusternetes", "id"]).await.contains("Seccomp:\t0"));
+    node.stop().await;
+}

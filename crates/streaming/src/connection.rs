@@ -204,7 +204,7 @@ impl State {
 
     async fn open(&mut self, id: u32, fin: bool, headers: &[u8]) -> Result<(), SpdyError> {
         let headers = self.decoder.decode(headers)?;
-        if id % 2 == 0 || self.streams.contains_key(&id) {
+        if id.is_multiple_of(2) || self.streams.contains_key(&id) {
             return Err(SpdyError::Protocol("stream id"));
         }
         let Some(frames) = self.frames.upgrade().filter(|_| self.streams.len() < STREAMS_MAX) else {

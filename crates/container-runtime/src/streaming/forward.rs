@@ -75,9 +75,7 @@ pub(super) async fn serve_tunnel<S: AsyncRead + AsyncWrite + Unpin>(io: S, targe
         while let Some(Ok(message)) = source.next().await {
             match message {
                 Message::Binary(bytes) => {
-                    if writer.write_all(&bytes).await.is_err() {
-                        return;
-                    }
+                    let Ok(()) = writer.write_all(&bytes).await else { return };
                 }
                 Message::Close(_) => return,
                 _ => {}

@@ -246,7 +246,9 @@ mod tests {
     fn transports_are_negotiated() {
         let check = |list: &[(&'static str, &'static str)], forwards, expected: Option<Transport>| {
             let mut headers = http::HeaderMap::new();
-            list.iter().for_each(|(name, value)| drop(headers.append(*name, HeaderValue::from_static(value))));
+            for (name, value) in list {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
             assert_eq!(negotiate(&headers, forwards).ok(), expected, "{list:?}");
         };
         let websocket = [("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")];
