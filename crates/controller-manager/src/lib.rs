@@ -10,6 +10,7 @@
 //! that are not written: a kind without its controller is stored and served, and nothing pretends to act on it.
 
 mod api_errors;
+mod cluster_role_aggregation;
 mod config;
 mod context;
 mod deployment;

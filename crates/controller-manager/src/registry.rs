@@ -25,6 +25,7 @@ pub(crate) const REGISTRY: &[Entry] = &[
     Entry { name: "garbage-collector-controller", start: |c| Box::pin(crate::garbage_collector::run(c)) },
     Entry { name: "node-lifecycle-controller", start: |c| Box::pin(crate::node_lifecycle::run(c)) },
     Entry { name: "taint-eviction-controller", start: |c| Box::pin(crate::taint_eviction::run(c)) },
+    Entry { name: "clusterrole-aggregation-controller", start: |c| Box::pin(crate::cluster_role_aggregation::run(c)) },
     Entry { name: "ttl-after-finished-controller", start: |c| Box::pin(crate::ttl_after_finished::run(c)) },
     Entry { name: "pod-garbage-collector-controller", start: |c| Box::pin(crate::pod_gc::run(c)) },
 ];

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use api_server::{
-    AccessConfig, ApiServer, BootstrapConfig, Credentials, KubeletAccess, Listener, Pki, PkiConfig, ServeError, ServerConfig,
-    ServingCertificate, ShutdownConfig, TokenFile,
+    AccessConfig, ApiServer, BootstrapConfig, CertificateRotation, Credentials, KubeletAccess, Listener, Pki, PkiConfig,
+    ServeError, ServerConfig, ServingCertificate, ShutdownConfig, TokenFile,
 };
 use storage::{Store, sqlite};
 use tokio::signal::unix::{SignalKind, signal};
@@ -132,17 +132,24 @@ async fn serve(options: Options, instance: Instance, started: Instant) -> anyhow
     let stop = CancellationToken::new();
     let server = build_server(store.clone(), &pki, &stop)?;
     let certificate = ServingCertificate::new(&pki.api_server).context("cannot use the serving certificate")?;
-    let serving = tokio::spawn(listener.serve(server.clone(), certificate, ShutdownConfig::default(), stop.clone()));
+    let serving = tokio::spawn(listener.serve(server.clone(), certificate.clone(), ShutdownConfig::default(), stop.clone()));
+    let host = if site.options.bind_address.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { site.options.bind_address };
+    let url = format!("https://{}", SocketAddr::new(host, port));
+    // The kubelet reads its serving certificate at start only: a renewed one is shown after the next start.
+    let rotation = CertificateRotation {
+        pki: pki.as_ref().clone(),
+        serving: certificate,
+        admin_kubeconfig: Some((site.kubeconfig(), url.clone())),
+        kubelet_serving: None,
+    };
     let background = tokio::spawn({
         let (server, stop) = (server.clone(), stop.clone());
-        async move { server.run_background(stop).await }
+        async move { tokio::join!(server.run_background(stop.clone()), rotation.run(stop)) }
     });
     server.bootstrap(&bootstrap_config(&site, &pki, port)).await.context("cannot create the cluster's first objects")?;
-    let host = if site.options.bind_address.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { site.options.bind_address };
-    pki.write_admin_kubeconfig(&site.kubeconfig(), &format!("https://{}", SocketAddr::new(host, port)))
-        .context("cannot write the admin kubeconfig")?;
+    pki.write_admin_kubeconfig(&site.kubeconfig(), &url).context("cannot write the admin kubeconfig")?;
     println!("data directory {}", site.instance.data_dir().display());
-    println!("Kubernetes API on https://{}", SocketAddr::new(host, port));
+    println!("Kubernetes API on {url}");
     println!("export KUBECONFIG={}", site.kubeconfig().display());
 
     // Components end before the API server that they talk to.
@@ -155,7 +162,7 @@ async fn serve(options: Options, instance: Instance, started: Instant) -> anyhow
         components.stopped().await;
         stop.cancel();
         let served = serving.await.context("the API server panicked")?;
-        background.await.context("the API server's background work panicked")?;
+        let ((), ()) = background.await.context("the API server's background work panicked")?;
         store.close().await.context("cannot close the store")?;
         served.context("the API server failed")
     });
