@@ -11,13 +11,14 @@ use anyhow::{Context, bail};
 use crate::process;
 
 /// Debian packages: the program that shows that it is there, and the package.
-const DEBIAN: [(&str, &str); 8] = [
+const DEBIAN: [(&str, &str); 9] = [
     ("pip3", "python3-pip"),
     ("unzip", "unzip"),
     ("docker-registry", "docker-registry"),
     ("htpasswd", "apache2-utils"),
     ("curl", "curl"),
     ("ip", "iproute2"),
+    ("nft", "nftables"),
     ("busybox", "busybox-static"),
     ("script", "bsdutils"),
 ];

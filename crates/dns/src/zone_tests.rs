@@ -1,3 +1,5 @@
+//! The specification as a table of questions and answers, and what changes leave behind.
+
 use super::*;
 use serde_json::{Value, json};
 

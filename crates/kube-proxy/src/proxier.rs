@@ -297,5 +297,5 @@ fn service_of(slice: &EndpointSlice) -> Option<NamespacedName> {
 }
 
 #[cfg(test)]
-#[path = "proxier_tests.rs"]
+#[path = "tests/proxier.rs"]
 mod tests;
