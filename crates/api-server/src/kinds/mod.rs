@@ -1,8 +1,11 @@
 //! The rules of kinds: one module for each kind that has rules which its schema cannot say, and one line here.
 
+mod config;
 mod namespace;
 mod pod;
+mod pod_spec;
 mod service;
+mod workloads;
 
 use std::sync::Arc;
 
@@ -11,6 +14,7 @@ use apimachinery::{GroupResource, validation};
 use crate::registry::{DefaultStrategy, Resource, StatusStrategy, Strategy};
 
 pub(crate) use service::ServiceAllocator;
+use workloads::Workload;
 
 /// The strategies of a resource and its parts.
 pub(crate) struct Rules {
@@ -25,6 +29,13 @@ pub(crate) fn rules(resource: &GroupResource, row: &Resource, services: &Arc<Ser
     match (resource.group.as_str(), resource.resource.as_str()) {
         ("", "namespaces") => namespace::rules(),
         ("", "pods") => pod::rules(),
+        ("", "configmaps") => config::rules(&["data", "binaryData"]),
+        ("", "secrets") => config::rules(&["data"]),
+        ("apps", "deployments") => workloads::rules(Workload::Deployment),
+        ("apps", "replicasets") => workloads::rules(Workload::ReplicaSet),
+        ("apps", "daemonsets") => workloads::rules(Workload::DaemonSet),
+        ("apps", "statefulsets") => workloads::rules(Workload::StatefulSet),
+        ("batch", "jobs") => workloads::rules(Workload::Job),
         ("", "services") => service::rules(services.clone()),
         _ => default_rules(resource, row),
     }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use apimachinery::Value;
+use apimachinery::field::{ErrorList, Path};
 
-use super::Rules;
+use super::{Rules, pod_spec};
 use crate::registry::{FieldAttrs, OperationContext, StatusStrategy, Strategy, bump_generation, keep_status};
 
 pub(super) fn rules() -> Rules {
@@ -25,7 +26,18 @@ struct PodStrategy;
 impl Strategy for PodStrategy {
     fn prepare_for_create(&self, _context: &OperationContext, object: &mut Value) {
         object.meta_mut().set_generation(1);
-        object.insert("status", apimachinery::value!({"phase": "Pending"}));
+        let class = pod_spec::qos_class(&object["spec"]);
+        object.insert("status", apimachinery::value!({"phase": "Pending", "qosClass": class}));
+    }
+
+    fn validate(&self, _context: &OperationContext, object: &Value) -> ErrorList {
+        pod_spec::validate(&object["spec"], &Path::new("spec"))
+    }
+
+    fn validate_update(&self, _context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
+        let mut errors = pod_spec::validate(&object["spec"], &Path::new("spec"));
+        errors.extend(pod_spec::validate_update(&object["spec"], &old["spec"], &Path::new("spec")));
+        errors
     }
 
     fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
