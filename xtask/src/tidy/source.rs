@@ -63,7 +63,8 @@ fn parse(root: &Path, path: &Path) -> anyhow::Result<Source> {
         })
         .min()
         .unwrap_or_else(|| text.lines().count());
-    let is_test = ["/tests/", "/benches/", "/examples/"].iter().any(|part| relative.contains(part));
+    let is_test = ["/tests/", "/tests-helper/", "/benches/", "/examples/"].iter().any(|part| relative.contains(part))
+        || ["/tests.rs", "_tests.rs"].iter().any(|end| relative.ends_with(end));
     Ok(Source { path: relative, text, functions: functions.found, code_lines, is_test })
 }
 
