@@ -138,11 +138,6 @@ impl Catalog {
         self.by_name.get(&name).map(|at| &self.endpoints[*at])
     }
 
-    /// Where objects of a resource live.
-    pub(crate) fn stored(&self, group: &str, resource: &str) -> Option<&Arc<Stored>> {
-        self.stored.get(&cohabitant(GroupResource::new(group, resource)))
-    }
-
     /// Everything, in discovery's order.
     pub(crate) fn endpoints(&self) -> &[Arc<Endpoint>] {
         &self.endpoints

@@ -13,6 +13,9 @@ use crate::pki::{KeyCert, Pki};
 /// Leaves are replaced in the last third of a year's life: a look a day is often enough.
 const INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
+/// Called with a certificate that was renewed.
+pub(crate) type OnRenewal = Box<dyn Fn(&KeyCert) + Send + Sync>;
+
 /// Renews the certificates of [`Pki`] in time, shows the new ones, and rewrites the administrator's kubeconfig.
 pub struct CertificateRotation {
     /// The certificates.
@@ -22,7 +25,7 @@ pub struct CertificateRotation {
     /// The administrator's kubeconfig and the server's URL in it.
     pub admin_kubeconfig: Option<(PathBuf, String)>,
     /// Called with the kubelet's serving certificate when that was renewed.
-    pub kubelet_serving: Option<Box<dyn Fn(&KeyCert) + Send + Sync>>,
+    pub kubelet_serving: Option<OnRenewal>,
 }
 
 impl CertificateRotation {

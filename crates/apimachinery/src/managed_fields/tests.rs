@@ -237,13 +237,17 @@ fn any_config() -> impl Strategy<Value = Value> {
             .into_iter()
             .map(|(name, image)| {
                 let mut container = value!({"name": name});
-                image.map(|image| container.insert("image", image));
+                if let Some(image) = image {
+                    container.insert("image", image);
+                }
                 container
             })
             .collect();
         let mut config = deployment(value!({"template": {"spec": {"containers": containers}}}));
         config.set_path(&["metadata", "labels"], labels);
-        replicas.map(|replicas| config.set_path(&["spec", "replicas"], replicas));
+        if let Some(replicas) = replicas {
+            config.set_path(&["spec", "replicas"], replicas);
+        }
         config
     })
 }

@@ -94,7 +94,10 @@ pub(crate) struct Store {
 }
 
 /// While it lives, no layer is collected.
-pub(crate) struct UseGuard(#[allow(dead_code)] File);
+pub(crate) struct UseGuard {
+    /// Locked; the lock ends when the file is closed.
+    _file: File,
+}
 
 /// An image about to be added.
 pub(crate) struct NewImage {
@@ -125,7 +128,7 @@ impl Store {
     pub(crate) fn hold(&self) -> Result<UseGuard, ImageError> {
         let file = self.lock_file("use.lock")?;
         file.lock_shared().map_err(ImageError::io("locking", &self.root.join("use.lock")))?;
-        Ok(UseGuard(file))
+        Ok(UseGuard { _file: file })
     }
 
     fn read(&self) -> Result<Arc<Index>, ImageError> {

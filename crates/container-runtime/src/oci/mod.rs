@@ -71,7 +71,7 @@ fn create_container(root: &str, id: &str, bundle: &Path, console: Option<PathBuf
         .map_err(describe)?;
     let pid = container.pid().ok_or("libcontainer reported no pid")?;
     // The shim starts the process by its notify socket; the state must allow `exec` from then on.
-    container.set_status(ContainerStatus::Running).save().map_err(|error| describe(error))?;
+    container.set_status(ContainerStatus::Running).save().map_err(describe)?;
     Ok(pid.as_raw())
 }
 

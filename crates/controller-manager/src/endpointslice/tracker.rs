@@ -18,9 +18,12 @@ enum Expected {
     Gone,
 }
 
+/// The slices of one Service by name, with what is expected of each and since when.
+type Slices = HashMap<String, (Expected, Instant)>;
+
 #[derive(Default)]
 pub(super) struct Tracker {
-    written: Mutex<HashMap<NamespacedName, HashMap<String, (Expected, Instant)>>>,
+    written: Mutex<HashMap<NamespacedName, Slices>>,
 }
 
 impl Tracker {
