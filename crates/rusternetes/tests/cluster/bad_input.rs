@@ -67,7 +67,7 @@ fn the_command_line_says_what_is_wrong() {
     let port = cluster.port().to_string();
     let taken = server(&["--data-dir", other_dir.to_str().expect("UTF-8"), "--secure-port", &port]);
     assert_eq!(taken.status.code(), Some(4), "{taken:?}");
-    assert!(error(&taken).contains(&format!("{port}")) && error(&taken).contains("--secure-port"), "{taken:?}");
+    assert!(error(&taken).contains(&port) && error(&taken).contains("--secure-port"), "{taken:?}");
 
     let newer = tempfile::tempdir().expect("a directory");
     std::fs::write(newer.path().join("instance.json"), r#"{"format": 4000, "slot": 90, "version": "77.0.0"}"#).expect("writable");

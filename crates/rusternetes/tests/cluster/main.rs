@@ -1,5 +1,8 @@
 //! End-to-end: the real binary, real containers, upstream's kubectl. Needs root; `cargo xtask test` fetches the tools.
 
+// What these tests wait for (processes, answers of a command line) has no event: they poll, each with a deadline.
+#![allow(clippy::disallowed_methods)]
+
 mod bad_input;
 mod harness;
 mod images;
