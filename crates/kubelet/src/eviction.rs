@@ -128,7 +128,7 @@ async fn evict_one(core: &Core, shortage: Shortage) {
 }
 
 fn evict(core: &Core, entry: &PodEntry, pod: &Pod, message: &str) {
-    tracing::info!(namespace = pod.namespace(), name = pod.name(), uid = pod.uid(), message, "evicting a pod");
+    tracing::info!(namespace = pod.namespace(), name = pod.name(), uid = pod.uid(), detail = message, "evicting a pod");
     core.events.pod(pod, "Warning", "Evicted", message);
     entry.fail("Evicted", message);
 }

@@ -154,12 +154,12 @@ impl PodTable {
     /// The pod of that name that is not gone; a static pod is found by its own name.
     pub(crate) fn by_name(&self, namespace: &str, name: &str) -> Option<Arc<PodEntry>> {
         let entries = self.entries.lock();
-        let mut found = entries.values().filter(|e| {
-            let pod = e.pod();
+        let named = entries.values().filter(|entry| {
+            let pod = entry.pod();
             pod.namespace() == namespace && pod.name() == name
         });
-        let first = found.next().cloned();
-        found.find(|e| !e.is_removed()).cloned().filter(|_| first.as_ref().is_none_or(|f| f.is_removed())).or(first)
+        // While one of that name goes, another may have come.
+        named.min_by_key(|entry| (entry.is_removed(), entry.pod().is_deleted())).cloned()
     }
 
     /// Wakes the worker of the pod `uid`.

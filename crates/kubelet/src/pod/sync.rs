@@ -275,7 +275,7 @@ impl Worker {
                     name = pod.name(),
                     container = container.name,
                     reason = failure.reason,
-                    message = failure.message,
+                    detail = failure.message,
                     "container was not started"
                 );
                 *wake = earliest(*wake, retry_at.or_else(|| after(Duration::from_secs(10))));
