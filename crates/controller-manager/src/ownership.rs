@@ -164,7 +164,7 @@ mod tests {
     fn meta(uid: &str, owner: Option<&str>, deleting: bool) -> ObjectMeta {
         ObjectMeta {
             uid: Some(uid.into()),
-            deletion_timestamp: deleting.then(|| Time(Timestamp::UNIX_EPOCH)),
+            deletion_timestamp: deleting.then_some(Time(Timestamp::UNIX_EPOCH)),
             owner_references: owner
                 .map(|uid| vec![OwnerReference { uid: uid.into(), controller: Some(true), ..Default::default() }]),
             ..Default::default()

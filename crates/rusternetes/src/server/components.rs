@@ -69,7 +69,13 @@ pub(super) async fn start(
     // Upstream gives each controller a service account of its own; here they share informers and one identity, which therefore
     // needs the sum of their rights, the garbage collector's over every kind among them.
     let manager = client_for(user("system:kube-controller-manager", &["system:masters"]));
-    let config = controller_manager::Config { root_ca: Some(pki.ca_cert_pem.clone()), ..controller_manager::Config::default() };
+    let config = controller_manager::Config {
+        root_ca: Some(pki.ca_cert_pem.clone()),
+        // Upstream's five seconds are for other API servers of the cluster to hear of it. Here is one; a second is ample for requests
+        // that were admitted just before.
+        namespace_deletion_grace_period: std::time::Duration::from_secs(1),
+        ..controller_manager::Config::default()
+    };
     let informers = Informers::new(manager.clone(), stop.clone());
     let token = stop.clone();
     tasks.spawn(async move {
