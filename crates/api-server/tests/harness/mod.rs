@@ -11,14 +11,14 @@ use storage::Memory;
 
 /// A client with an identity.
 #[derive(Clone)]
-pub struct Api {
+pub(crate) struct Api {
     pub server: Arc<ApiServer>,
     pub store: Arc<Memory>,
     pub user: UserInfo,
 }
 
 /// An answer.
-pub struct Answer {
+pub(crate) struct Answer {
     pub code: StatusCode,
     pub headers: http::HeaderMap,
     pub body: Value,
@@ -28,18 +28,18 @@ pub struct Answer {
 impl Answer {
     /// The body, if the code is this.
     #[track_caller]
-    pub fn expect(self, code: u16) -> Value {
+    pub(crate) fn expect(self, code: u16) -> Value {
         assert_eq!(self.code.as_u16(), code, "{}: {}", self.what, self.body);
         self.body
     }
 }
 
 impl Api {
-    pub async fn new() -> Api {
+    pub(crate) async fn new() -> Api {
         Api::with(ServerConfig::default()).await
     }
 
-    pub async fn with(config: ServerConfig) -> Api {
+    pub(crate) async fn with(config: ServerConfig) -> Api {
         let store = Arc::new(Memory::new());
         let server = ApiServer::builder(config, store.clone()).build();
         let api = Api { server, store, user: UserInfo::new("admin", &[names::MASTERS]) };
@@ -50,11 +50,11 @@ impl Api {
         api
     }
 
-    pub fn as_user(&self, user: UserInfo) -> Api {
+    pub(crate) fn as_user(&self, user: UserInfo) -> Api {
         Api { user, ..self.clone() }
     }
 
-    pub async fn request(
+    pub(crate) async fn request(
         &self,
         method: Method,
         path: &str,
@@ -71,7 +71,7 @@ impl Api {
         self.server.handle(request).await
     }
 
-    pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Answer {
+    pub(crate) async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Answer {
         let what = format!("{method} {path}");
         let response = self.request(method, path, headers, body).await;
         let (parts, body) = response.into_parts();
@@ -80,31 +80,31 @@ impl Api {
         Answer { code: parts.status, headers: parts.headers, body, what }
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, &[], None).await
     }
 
-    pub async fn get_as(&self, path: &str, accept: &str) -> Answer {
+    pub(crate) async fn get_as(&self, path: &str, accept: &str) -> Answer {
         self.send(Method::GET, path, &[("accept", accept)], None).await
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         self.send(Method::POST, path, &[("content-type", "application/json")], Some(body)).await
     }
 
-    pub async fn put(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Answer {
         self.send(Method::PUT, path, &[("content-type", "application/json")], Some(body)).await
     }
 
-    pub async fn patch(&self, path: &str, content_type: &str, body: &Value) -> Answer {
+    pub(crate) async fn patch(&self, path: &str, content_type: &str, body: &Value) -> Answer {
         self.send(Method::PATCH, path, &[("content-type", content_type)], Some(body)).await
     }
 
-    pub async fn delete(&self, path: &str) -> Answer {
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
         self.send(Method::DELETE, path, &[], None).await
     }
 
-    pub async fn delete_with(&self, path: &str, options: &Value) -> Answer {
+    pub(crate) async fn delete_with(&self, path: &str, options: &Value) -> Answer {
         self.send(Method::DELETE, path, &[("content-type", "application/json")], Some(options)).await
     }
 }
