@@ -323,7 +323,7 @@ async fn unknown_fields_and_defaults() {
 #[tokio::test]
 async fn yaml_in_and_out() {
     let api = Api::new().await;
-    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: y\ndata:\n  a: \"1\"\n";
+    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: yaml\ndata:\n  a: \"1\"\n";
     let request = http::Request::post(MAPS).header("content-type", "application/yaml").header("accept", "application/yaml");
     let mut request = request.body(api_server::Body::full(yaml)).expect("a valid request");
     request.extensions_mut().insert(UserInfo::new("admin", &[api_server::names::MASTERS]));
@@ -343,4 +343,65 @@ async fn openapi() {
     let document = api.get(&url).await.expect(200);
     let deployment = &document["components"]["schemas"]["io.k8s.api.apps.v1.Deployment"];
     assert!(deployment["description"].as_str().is_some_and(|text| text.contains("declarative updates")), "{deployment}");
+}
+
+#[tokio::test]
+async fn services_get_addresses_and_ports() {
+    let api = Api::new().await;
+    let path = "/api/v1/namespaces/default/services";
+    let service = |name: &str, kind: &str| json!({"metadata": {"name": name}, "spec": {"type": kind, "ports": [{"port": 80}], "selector": {"a": "b"}}});
+    let one = api.post(path, &service("one", "NodePort")).await.expect(201);
+    let ip = one["spec"]["clusterIP"].as_str().expect("an address").to_owned();
+    assert!(ip.starts_with("10.0.0."), "{ip}");
+    assert_eq!((&one["spec"]["clusterIPs"], &one["spec"]["ipFamilies"]), (&json!([ip]), &json!(["IPv4"])));
+    let port = one["spec"]["ports"][0]["nodePort"].as_i64().expect("a node port");
+    assert!((30000..=32767).contains(&port));
+
+    let mut taken = service("two", "NodePort");
+    taken["spec"]["ports"][0]["nodePort"] = json!(port);
+    let refused = api.post(path, &taken).await.expect(422);
+    assert_eq!(
+        refused["message"],
+        format!("Service \"two\" is invalid: spec.ports[0].nodePort: Invalid value: {port}: provided port is already allocated")
+    );
+    let mut taken = service("two", "ClusterIP");
+    taken["spec"]["clusterIP"] = json!(ip);
+    api.post(path, &taken).await.expect(422);
+    taken["spec"]["clusterIP"] = json!("192.168.1.1");
+    api.post(path, &taken).await.expect(422);
+
+    // What an update leaves out stays, and what another type does not have goes.
+    let updated = api.put(&format!("{path}/one"), &service("one", "NodePort")).await.expect(200);
+    assert_eq!((&updated["spec"]["clusterIP"], &updated["spec"]["ports"][0]["nodePort"]), (&json!(ip), &json!(port)));
+    let mut plain = updated.clone();
+    plain["spec"]["type"] = json!("ClusterIP");
+    let plain = api.put(&format!("{path}/one"), &plain).await.expect(200);
+    assert!(plain["spec"]["ports"][0].get("nodePort").is_none(), "{plain}");
+    let mut moved = plain.clone();
+    moved["spec"]["clusterIP"] = json!("10.0.0.9.9");
+    moved["spec"]["clusterIPs"] = json!(["10.0.0.9.9"]);
+    api.put(&format!("{path}/one"), &moved).await.expect(422);
+
+    // Freed with its Service.
+    api.delete(&format!("{path}/one")).await.expect(200);
+    taken["spec"]["clusterIP"] = json!(ip);
+    api.post(path, &taken).await.expect(201);
+    let headless = json!({"metadata": {"name": "headless"}, "spec": {"clusterIP": "None", "selector": {"a": "b"}}});
+    assert_eq!(api.post(path, &headless).await.expect(201)["spec"]["clusterIPs"], json!(["None"]));
+    let external = json!({"metadata": {"name": "external"}, "spec": {"type": "ExternalName", "externalName": "example.com"}});
+    assert!(api.post(path, &external).await.expect(201)["spec"].get("clusterIP").is_none());
+
+    // Many at once: nobody gets what another one has.
+    let many = (0..40).map(|at| {
+        let (api, object) = (api.clone(), service(&format!("s{at}"), "NodePort"));
+        async move { api.post(path, &object).await.expect(201) }
+    });
+    let created = futures::future::join_all(many).await;
+    let mut ips: Vec<String> = created.iter().map(|one| one["spec"]["clusterIP"].to_string()).collect();
+    let mut ports: Vec<i64> = created.iter().filter_map(|one| one["spec"]["ports"][0]["nodePort"].as_i64()).collect();
+    ips.sort();
+    ips.dedup();
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!((ips.len(), ports.len()), (40, 40));
 }
