@@ -401,6 +401,8 @@ fn wait_for(what: &str, done: impl Fn() -> bool) {
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
     while !done() {
         assert!(std::time::Instant::now() < deadline, "not in time: {what}");
+        // The kernel has no event for a dump of rules: this polls, with a deadline.
+        #[allow(clippy::disallowed_methods)]
         thread::sleep(Duration::from_millis(10));
     }
 }
