@@ -90,6 +90,18 @@ async fn a_command_that_is_not_there_fails_the_start() {
     assert_eq!(error.message(), "unable to start container process: exec: \"nope\": executable file not found in $PATH");
     let status = node.status(&id).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"));
+    // What only execve finds out.
+    let script = node.directory.path().join("script");
+    std::fs::write(&script, "no executable\n").expect("script");
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("mode");
+    let mut config = container("e", &[]);
+    config.command = support::words(&["/script"]);
+    let host_path = script.to_string_lossy().into_owned();
+    config.mounts = vec![v1::Mount { container_path: "/script".to_owned(), host_path, ..Default::default() }];
+    let id = node.create(&sandbox, config).await.expect("create");
+    let error = node.start_container(&id).await.expect_err("started");
+    assert_eq!(error.message(), "unable to start container process: exec /script: exec format error");
+    assert_eq!(node.status(&id).await.exit_code, 128);
     let running = node.run(&sandbox, container("d", &["sleep"])).await;
     let error = node.try_exec(&running, &["nope"], 5).await.expect_err("executed");
     assert!(error.message().ends_with("exec: \"nope\": executable file not found in $PATH"), "{error}");

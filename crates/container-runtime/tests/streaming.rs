@@ -180,3 +180,95 @@ async fn a_url_works_once() {
     assert!(open(&url, "v5.channel.k8s.io").await.is_err_and(|line| line.contains("404")));
     node.stop().await;
 }
+
+/// A frame of a SPDY client: control frames have a type.
+fn spdy_stream(id: u32, headers: &[(&str, &str)], first: bool) -> Vec<u8> {
+    let mut plain = (headers.len() as u32).to_be_bytes().to_vec();
+    for text in headers.iter().flat_map(|(name, value)| [name, value]) {
+        plain.extend_from_slice(&(text.len() as u32).to_be_bytes());
+        plain.extend_from_slice(text.as_bytes());
+    }
+    // A zlib stream of stored blocks, which needs no dictionary.
+    let mut block = if first { vec![0x78, 0x01] } else { Vec::new() };
+    let length = plain.len() as u16;
+    block.push(0);
+    block.extend_from_slice(&length.to_le_bytes());
+    block.extend_from_slice(&(!length).to_le_bytes());
+    block.extend_from_slice(&plain);
+    let mut frame = vec![0x80, 3, 0, 1, 0];
+    frame.extend_from_slice(&(10 + block.len() as u32).to_be_bytes()[1..]);
+    frame.extend_from_slice(&id.to_be_bytes());
+    frame.extend_from_slice(&[0; 6]);
+    frame.extend_from_slice(&block);
+    frame
+}
+
+fn spdy_data(id: u32, bytes: &[u8], fin: bool) -> Vec<u8> {
+    let length = (bytes.len() as u32).to_be_bytes();
+    [&id.to_be_bytes()[..], &[u8::from(fin)], &length[1..], bytes].concat()
+}
+
+/// Collects the data of each stream until all have ended.
+async fn spdy_collect(stream: &mut TcpStream, mut open: usize) -> std::collections::BTreeMap<u32, Vec<u8>> {
+    let mut data: std::collections::BTreeMap<u32, Vec<u8>> = Default::default();
+    while open > 0 {
+        let mut head = [0; 8];
+        tokio::time::timeout(DEADLINE, stream.read_exact(&mut head)).await.expect("frame").expect("head");
+        let mut payload = vec![0; u32::from_be_bytes([0, head[5], head[6], head[7]]) as usize];
+        stream.read_exact(&mut payload).await.expect("payload");
+        let first = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
+        match (first >> 31, first & 0xffff) {
+            (0, _) => {
+                data.entry(first).or_default().extend_from_slice(&payload);
+                open -= usize::from(head[4] & 1);
+            }
+            // A reset ends a stream too.
+            (_, 3) => open -= 1,
+            _ => {}
+        }
+    }
+    data
+}
+
+async fn spdy(url: &str) -> TcpStream {
+    let (address, path) = url.strip_prefix("http://").and_then(|rest| rest.split_once('/')).expect("url");
+    let mut stream = TcpStream::connect(address).await.expect("connect");
+    let request = format!(
+        "POST /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nContent-Length: 0\r\n\
+         X-Stream-Protocol-Version: portforward.k8s.io\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.expect("request");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.expect("response"));
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ports_of_a_sandbox_are_forwarded() {
+    let node = Node::start().await;
+    let sandbox = node.sandbox("forward").await;
+    let id = node.run(&sandbox, container("c", &["upper-server", "8080"])).await;
+    let log = node.status(&id).await.log_path;
+    support::eventually("listening", || std::fs::read_to_string(&log).is_ok_and(|log| log.contains("listening"))).await;
+    let request = v1::PortForwardRequest { pod_sandbox_id: sandbox.0.clone(), port: vec![8080] };
+    let mut stream = spdy(&node.runtime.port_forward(request).await.expect("url").url).await;
+    let headers = |kind, port, request| [("streamtype", kind), ("port", port), ("requestid", request)];
+    let frames = [
+        spdy_stream(1, &headers("error", "8080", "0"), true),
+        spdy_data(1, b"", true),
+        spdy_stream(3, &headers("data", "8080", "0"), false),
+        spdy_data(3, b"some text", true),
+        spdy_stream(5, &headers("error", "81", "1"), false),
+        spdy_data(5, b"", true),
+        spdy_stream(7, &headers("data", "81", "1"), false),
+    ];
+    stream.write_all(&frames.concat()).await.expect("frames");
+    let data = spdy_collect(&mut stream, 4).await;
+    assert_eq!(data[&3], b"SOME TEXT");
+    assert_eq!(data[&1], b"");
+    assert!(String::from_utf8_lossy(&data[&5]).contains("onnection refused"), "{data:?}");
+    node.stop().await;
+}

@@ -25,6 +25,24 @@ impl ProcessExecutor {
         Self { privileges, init }
     }
 
+    /// Becomes the command; returns only if that fails.
+    fn run(&self, spec: &Spec) -> Result<std::convert::Infallible, String> {
+        let arguments = arguments(spec);
+        let path = find_executable(arguments, path_variable(spec))?;
+        self.apply_privileges()?;
+        let c_string = |text: &str| CString::new(text).map_err(|_| format!("argument {text:?} contains NUL"));
+        let program = c_string(&path.to_string_lossy())?;
+        let arguments = arguments.iter().map(|text| c_string(text)).collect::<Result<Vec<_>, _>>()?;
+        let Err(error) = nix::unistd::execv(&program, &arguments);
+        let text = match error {
+            nix::errno::Errno::ENOEXEC => "exec format error",
+            nix::errno::Errno::ENOENT => "no such file or directory",
+            nix::errno::Errno::EACCES => "permission denied",
+            other => other.desc(),
+        };
+        Err(format!("exec {}: {text}", path.display()))
+    }
+
     fn apply_privileges(&self) -> Result<(), String> {
         if self.privileges.seccomp_default {
             seccomp::load_default(&self.privileges.capabilities)?;
@@ -35,15 +53,13 @@ impl ProcessExecutor {
 
 impl Executor for ProcessExecutor {
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let failed = |text: String| ExecutorError::Other(format!("{START_FAILED}{text}"));
-        let arguments = arguments(spec);
-        let path = find_executable(arguments, path_variable(spec)).map_err(failed)?;
-        self.apply_privileges().map_err(failed)?;
-        let c_string = |text: &str| CString::new(text).map_err(|_| failed(format!("argument {text:?} contains NUL")));
-        let program = c_string(&path.to_string_lossy())?;
-        let arguments = arguments.iter().map(|text| c_string(text)).collect::<Result<Vec<_>, _>>()?;
-        let Err(error) = nix::unistd::execv(&program, &arguments);
-        Err(failed(format!("exec {path:?}: {}", error.desc())))
+        let Err(text) = self.run(spec);
+        let text = format!("{START_FAILED}{text}");
+        if self.init {
+            // libcontainer has reported success long ago: the shim still listens for this.
+            super::report_start_failure(&text);
+        }
+        Err(ExecutorError::Other(text))
     }
 
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {

@@ -127,6 +127,16 @@ fn describe(error: libcontainer::error::LibcontainerError) -> String {
     }
 }
 
+/// Tells the shim that a container's command did not run after all.
+fn report_start_failure(text: &str) {
+    let text = format!("error {text}");
+    // SAFETY: the descriptor is open in every first process until its command runs; a failed write is no worse than none.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::write(RESULT_FD, text.as_ptr().cast(), text.len().min(4096));
+    }
+}
+
 fn finish(result: Result<i32, String>) -> i32 {
     // SAFETY: the shim passes this descriptor to every process that it starts for these commands; nothing else here owns it.
     #[allow(unsafe_code)]

@@ -61,7 +61,7 @@ impl Inner {
         }
     }
 
-    async fn signal(&self, record: &ContainerRecord, signal: i32, all: bool) -> Result<(), Status> {
+    pub(super) async fn signal(&self, record: &ContainerRecord, signal: i32, all: bool) -> Result<(), Status> {
         let request = Request::Kill { id: record.id.clone(), exec_id: String::new(), signal, all };
         shim_client::call(&self.layout.shim_socket(&record.sandbox_id), &request).await.map(drop)
     }

@@ -169,7 +169,7 @@ impl Inner {
         };
         let mut conversation = shim_client::open(&self.layout.shim_socket(&record.sandbox_id), &request, descriptors)
             .map_err(|error| Status::unavailable(format!("shim: {error}")))?;
-        match conversation.answer().await? {
+        match conversation.answer_slow().await? {
             Answer::Started { .. } => Ok(conversation),
             other => Err(Status::internal(format!("unexpected answer of the shim: {other:?}"))),
         }

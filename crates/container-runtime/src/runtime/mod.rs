@@ -88,6 +88,8 @@ pub(crate) struct Inner {
     sandboxes: RwLock<HashMap<String, Arc<Sandbox>>>,
     containers: RwLock<HashMap<String, Arc<Container>>>,
     events: Events,
+    /// Containers that are being created at this moment: more at once than there are processors only slows all of them down.
+    starts: tokio::sync::Semaphore,
     streaming: OnceLock<StreamingServer>,
     cpu_samples: Mutex<HashMap<String, stats::CpuSample>>,
     tasks: TaskTracker,
@@ -112,6 +114,7 @@ impl ContainerRuntime {
             sandboxes: RwLock::default(),
             containers: RwLock::default(),
             events: Events::new(),
+            starts: tokio::sync::Semaphore::new(starts_max()),
             streaming: OnceLock::new(),
             cpu_samples: Mutex::default(),
             tasks: TaskTracker::new(),
@@ -170,6 +173,11 @@ impl Inner {
     fn container_file(&self, id: &str) -> PathBuf {
         self.layout.container(id).join("container.json")
     }
+}
+
+/// How many containers are created at once.
+fn starts_max() -> usize {
+    2 * std::thread::available_parallelism().map_or(2, usize::from)
 }
 
 /// Looks an id up; a unique beginning of one will do, as in other runtimes.

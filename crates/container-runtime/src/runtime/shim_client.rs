@@ -15,6 +15,8 @@ use crate::shim::{connect, send};
 
 /// A shim answers from one thread that never waits for anything but the disk: silence for so long means that it hangs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A container that is not there by then never will be; more than the kubelet's own patience of two minutes.
+const START_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// A connection that has sent its request.
 pub(crate) struct Conversation {
@@ -47,13 +49,28 @@ impl Conversation {
 
     /// The next answer, which must come soon.
     pub(crate) async fn answer(&mut self) -> Result<Answer, Status> {
-        match tokio::time::timeout(ANSWER_TIMEOUT, self.next()).await {
+        self.answer_within(ANSWER_TIMEOUT).await
+    }
+
+    /// The answer to a request that makes a process, which takes as long as the machine is slow.
+    pub(crate) async fn answer_slow(&mut self) -> Result<Answer, Status> {
+        self.answer_within(START_TIMEOUT).await
+    }
+
+    async fn answer_within(&mut self, patience: Duration) -> Result<Answer, Status> {
+        match tokio::time::timeout(patience, self.next()).await {
             Ok(Ok(Answer::Error { message })) => Err(Status::unknown(message)),
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(Status::unavailable(format!("shim: {error}"))),
             Err(_) => Err(Status::deadline_exceeded("the shim does not answer")),
         }
     }
+}
+
+/// Sends a request that makes a process, and returns its first answer.
+pub(crate) async fn call_slow(socket: &Path, request: &Request) -> Result<Answer, Status> {
+    let mut conversation = open(socket, request, &[]).map_err(|error| Status::unavailable(format!("shim: {error}")))?;
+    conversation.answer_slow().await
 }
 
 /// Sends a request and returns its one answer.

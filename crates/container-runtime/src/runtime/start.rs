@@ -218,9 +218,17 @@ impl Inner {
             cgroups: cgroups.into_iter().map(path).collect(),
             private_pid: record.private_pid,
         };
-        match shim_client::call(&self.layout.shim_socket(&record.sandbox_id), &Request::Start(spec)).await? {
-            Answer::Started { pid, started_at } => Ok((pid, started_at)),
-            other => Err(Status::internal(format!("unexpected answer of the shim: {other:?}"))),
+        let _permit = self.starts.acquire().await.map_err(|_| Status::unavailable("the runtime is closing"))?;
+        match shim_client::call_slow(&self.layout.shim_socket(&record.sandbox_id), &Request::Start(spec)).await {
+            Ok(Answer::Started { pid, started_at }) => Ok((pid, started_at)),
+            Ok(other) => Err(Status::internal(format!("unexpected answer of the shim: {other:?}"))),
+            Err(error) => {
+                if error.code() == cri::Code::DeadlineExceeded {
+                    // It counts as failed from here on, and must not come to life later.
+                    let _ = self.signal(record, libc::SIGKILL, true).await;
+                }
+                Err(error)
+            }
         }
     }
 

@@ -81,7 +81,7 @@ pub(crate) enum Request {
     Forget {
         id: String,
     },
-    /// End the shim; every container must have exited.
+    /// End the shim and whatever still runs in it.
     Shutdown,
 }
 

@@ -56,7 +56,16 @@ enum Child {
     Exec { id: String, exec_id: String, client: ClientId },
 }
 
+/// A first process that was told to run its command. Its result pipe closes when it does; otherwise it says why not.
+struct Starting {
+    id: String,
+    client: ClientId,
+    pid: Pid,
+    result: File,
+}
+
 struct Shim {
+    starting: Vec<Starting>,
     containers: BTreeMap<String, Container>,
     clients: BTreeMap<ClientId, Client>,
     next_client: ClientId,
@@ -72,6 +81,7 @@ enum Source {
     Listener,
     Signals,
     Client(ClientId),
+    Starting(Pid),
     Output(String, u8),
     Stdin(String),
 }
@@ -86,6 +96,7 @@ pub(super) fn run(listener: UnixListener, pause: Option<Pid>) -> i32 {
         return 1;
     }
     let mut shim = Shim {
+        starting: Vec::new(),
         containers: BTreeMap::new(),
         clients: BTreeMap::new(),
         next_client: 0,
@@ -97,7 +108,7 @@ pub(super) fn run(listener: UnixListener, pause: Option<Pid>) -> i32 {
     // A child may have ended before the signal was blocked.
     shim.reap();
     loop {
-        if shim.stopping && shim.clients.values().all(|client| client.output.is_empty()) {
+        if shim.is_done() {
             shim.pause.into_iter().for_each(container::kill_quietly);
             return 0;
         }
@@ -128,6 +139,9 @@ impl Shim {
                 flags |= PollFlags::POLLOUT;
             }
             add(Source::Client(*id), client.stream.as_fd(), flags);
+        }
+        for starting in &self.starting {
+            add(Source::Starting(starting.pid), starting.result.as_fd(), PollFlags::POLLIN);
         }
         for (id, container) in &self.containers {
             if !self.is_congested(id) {
@@ -185,6 +199,7 @@ impl Shim {
                     self.read_client(id);
                 }
             }
+            Source::Starting(pid) => self.started(pid),
             Source::Output(id, kind) => self.read_output(&id, kind),
             Source::Stdin(id) => {
                 if let Some(container) = self.containers.get_mut(&id) {
@@ -365,14 +380,20 @@ impl Shim {
         container.signal(signal).map_err(|error| error.to_string())
     }
 
+    /// Ends with everything that still runs; the loop goes on until that has ended.
     fn shutdown(&mut self) -> Result<(), String> {
-        match self.containers.values().find(|container| container.exit.is_none()) {
-            Some(container) => Err(format!("container {} is running", container.spec.id)),
-            None => {
-                self.stopping = true;
-                Ok(())
-            }
+        self.stopping = true;
+        for container in self.containers.values().filter(|container| container.exit.is_none()) {
+            container.kill_all(libc::SIGKILL);
+            let _ = container.signal(libc::SIGKILL);
         }
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.stopping
+            && self.clients.values().all(|client| client.output.is_empty())
+            && self.containers.values().all(|container| container.exit.is_some() || container.pid.is_none())
     }
 
     fn start(&mut self, client: ClientId, spec: StartSpec) -> Result<(), String> {
@@ -447,7 +468,7 @@ impl Shim {
     fn ended(&mut self, pid: Pid, code: i32) {
         match self.children.remove(&pid) {
             Some(Child::Create { id, client, result, console }) => self.created(id, client, result, console),
-            Some(Child::ExecCreate { id, exec_id, client, result }) => match read_result(result) {
+            Some(Child::ExecCreate { id, exec_id, client, result }) => match read_result(&result) {
                 Ok(pid) => {
                     self.answer(client, &Answer::Started { pid: pid.as_raw(), started_at: container::now() });
                     self.claim(pid, Child::Exec { id, exec_id, client });
@@ -473,7 +494,7 @@ impl Shim {
     fn created(&mut self, id: String, client: ClientId, result: OwnedFd, console: Option<UnixListener>) {
         let Some(container) = self.containers.get_mut(&id) else { return };
         let console_path = Path::new(&container.spec.state_root).join(format!("{id}.console"));
-        let started = read_result(result).and_then(|pid| {
+        let prepared = read_result(&result).and_then(|pid| {
             let prepared = match &console {
                 Some(listener) => container.take_terminal(listener),
                 None => Ok(()),
@@ -486,17 +507,36 @@ impl Shim {
         if console.is_some() {
             let _ = std::fs::remove_file(console_path);
         }
-        match started {
+        match prepared {
             Ok(pid) => {
-                let started_at = container.started_at;
+                self.starting.push(Starting { id: id.clone(), client, pid, result: File::from(result) });
                 self.claim(pid, Child::Init { id });
-                self.answer_last(client, &Answer::Started { pid: pid.as_raw(), started_at });
             }
             Err(message) => {
                 self.containers.remove(&id);
                 self.answer_last(client, &failure(message));
             }
         }
+    }
+
+    /// The result pipe of a first process has something to say: its end means that the command runs.
+    fn started(&mut self, pid: Pid) {
+        let Some(index) = self.starting.iter().position(|starting| starting.pid == pid) else { return };
+        let mut buffer = [0; 4096];
+        let length = match self.starting[index].result.read(&mut buffer) {
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => return,
+            Ok(length) => length,
+            Err(_) => 0,
+        };
+        let Starting { id, client, .. } = self.starting.remove(index);
+        if length == 0 {
+            let started_at = self.containers.get(&id).map_or(0, |container| container.started_at);
+            return self.answer_last(client, &Answer::Started { pid: pid.as_raw(), started_at });
+        }
+        let text = String::from_utf8_lossy(&buffer[..length]);
+        let message = text.strip_prefix("error ").unwrap_or(&text).to_owned();
+        self.containers.remove(&id);
+        self.answer_last(client, &failure(message));
     }
 
     /// Makes a process ours; it may have ended already.
@@ -522,8 +562,14 @@ impl Shim {
 
     /// Publishes the containers that have ended with their streams drained.
     fn finish_containers(&mut self) {
-        let finished: Vec<(String, Exit)> =
-            self.containers.iter_mut().filter_map(|(id, container)| Some((id.clone(), container.finish()?))).collect();
+        let starting = &self.starting;
+        let finished: Vec<(String, Exit)> = self
+            .containers
+            .iter_mut()
+            // Whether the command ran at all comes first.
+            .filter(|(id, _)| !starting.iter().any(|starting| starting.id == **id))
+            .filter_map(|(id, container)| Some((id.clone(), container.finish()?)))
+            .collect();
         for (id, exit) in finished {
             let ids: Vec<ClientId> = self.clients.keys().copied().collect();
             for client in ids {
@@ -588,10 +634,10 @@ fn spawn(arguments: &[String], [stdin, stdout, stderr]: [Stdio; 3]) -> Result<(P
 }
 
 /// What a libcontainer process had to say, after its end. The container's first process may hold the pipe open.
-fn read_result(result: OwnedFd) -> Result<Pid, String> {
-    container::set_nonblocking(&result);
+fn read_result(result: &OwnedFd) -> Result<Pid, String> {
+    container::set_nonblocking(result);
     let mut buffer = vec![0; 4096];
-    let length = File::from(result).read(&mut buffer).unwrap_or(0);
+    let length = nix::unistd::read(result, &mut buffer).unwrap_or(0);
     let text = String::from_utf8_lossy(&buffer[..length]);
     match text.split_once(' ') {
         Some(("pid", pid)) => pid.parse().map(Pid::from_raw).map_err(|_| format!("unexpected result {text:?}")),
