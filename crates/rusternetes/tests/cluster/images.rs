@@ -43,6 +43,12 @@ pub(crate) fn busybox() -> Image {
     header.set_mode(0o755);
     header.set_size(executable.len() as u64);
     tar.append_data(&mut header, "bin/busybox", executable.as_slice()).expect("written to memory");
+    // A static glibc crashes in look-ups when it is told nothing of the modules that are not there.
+    let nsswitch = b"passwd: files\ngroup: files\nhosts: files dns\nservices: files\n";
+    let mut header = owned_by_root();
+    header.set_mode(0o644);
+    header.set_size(nsswitch.len() as u64);
+    tar.append_data(&mut header, "etc/nsswitch.conf", nsswitch.as_slice()).expect("written to memory");
     for applet in APPLETS {
         let mut header = owned_by_root();
         header.set_entry_type(tar::EntryType::Symlink);

@@ -34,8 +34,7 @@ fn services_are_reached_by_name_address_and_node_port() {
         });
     }
 
-    // From a pod: every form of the name leads to the address, and the address to a pod. (Debian's static busybox cannot look names
-    // up in wget, only in nslookup.)
+    // From a pod: every form of the name leads to the address, and the address to a pod.
     kubectl.ok_arguments(["run", "box", &format!("--image={BUSYBOX}"), "--restart=Never", "--", "sh", "-c", "sleep 3600"]);
     kubectl.ok("wait --for=condition=Ready pod/box --timeout=120s");
     for name in ["web", "web.default.svc.cluster.local"] {
@@ -44,9 +43,11 @@ fn services_are_reached_by_name_address_and_node_port() {
         let answer = String::from_utf8_lossy(&answer.stdout);
         assert!(answer.contains(&format!("Address: {cluster_ip}")), "{name}: {answer}");
     }
-    let body = kubectl.ok_arguments(["exec", "box", "--", "wget", "-qO-", "-T", "5", &format!("http://{cluster_ip}/path")]);
-    assert!(pods.contains(&line_value(&body, "host: ")), "{body}");
-    assert_eq!(line_value(&body, "path: "), "/path");
+    for host in ["web", "web.default", "web.default.svc.cluster.local", cluster_ip.as_str()] {
+        let body = kubectl.ok_arguments(["exec", "box", "--", "wget", "-qO-", "-T", "5", &format!("http://{host}/path")]);
+        assert!(pods.contains(&line_value(&body, "host: ")), "{body}");
+        assert_eq!(line_value(&body, "path: "), "/path");
+    }
     let resolv = kubectl.ok("exec box -- cat /etc/resolv.conf");
     assert!(resolv.contains("search default.svc.cluster.local svc.cluster.local cluster.local"), "{resolv}");
     let missing = kubectl.output(["exec", "box", "--", "nslookup", "nothing.default.svc.cluster.local"]);
