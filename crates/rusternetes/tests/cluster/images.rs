@@ -43,12 +43,6 @@ pub(crate) fn busybox() -> Image {
     header.set_mode(0o755);
     header.set_size(executable.len() as u64);
     tar.append_data(&mut header, "bin/busybox", executable.as_slice()).expect("written to memory");
-    // A static glibc crashes in look-ups when it is told nothing of the modules that are not there.
-    let nsswitch = b"passwd: files\ngroup: files\nhosts: files dns\nservices: files\n";
-    let mut header = owned_by_root();
-    header.set_mode(0o644);
-    header.set_size(nsswitch.len() as u64);
-    tar.append_data(&mut header, "etc/nsswitch.conf", nsswitch.as_slice()).expect("written to memory");
     for applet in APPLETS {
         let mut header = owned_by_root();
         header.set_entry_type(tar::EntryType::Symlink);
@@ -75,9 +69,9 @@ fn owned_by_root() -> tar::Header {
 }
 
 const APPLETS: &[&str] = &[
-    "sh", "cat", "echo", "sleep", "ls", "id", "env", "hostname", "tar", "wget", "nslookup", "nc", "kill", "ps", "true", "false",
-    "stat", "touch", "mkdir", "rm", "date", "head", "tail", "grep", "printenv", "tty", "stty", "df", "mount", "dd", "test",
-    "readlink", "sync", "trap", "seq", "httpd", "pwd",
+    "sh", "cat", "echo", "sleep", "ls", "id", "env", "hostname", "tar", "wget", "nslookup", "nc", "awk", "printf", "kill", "ps",
+    "true", "false", "stat", "touch", "mkdir", "rm", "date", "head", "tail", "grep", "printenv", "tty", "stty", "df", "mount",
+    "dd", "test", "readlink", "sync", "trap", "seq", "httpd", "pwd",
 ];
 
 /// Writes an image as `docker save` does and returns the archive's path.

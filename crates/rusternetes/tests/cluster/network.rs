@@ -37,16 +37,15 @@ fn services_are_reached_by_name_address_and_node_port() {
     // From a pod: every form of the name leads to the address, and the address to a pod.
     kubectl.ok_arguments(["run", "box", &format!("--image={BUSYBOX}"), "--restart=Never", "--", "sh", "-c", "sleep 3600"]);
     kubectl.ok("wait --for=condition=Ready pod/box --timeout=120s");
+    // (Debian's static busybox cannot look up names in its other applets: the script asks the DNS itself.)
     for name in ["web", "web.default.svc.cluster.local"] {
-        // It asks for the name in every search domain and fails if one has none: what counts is that the right one answers.
-        let answer = kubectl.output(["exec", "box", "--", "nslookup", "-type=a", name]);
-        let answer = String::from_utf8_lossy(&answer.stdout);
-        assert!(answer.contains(&format!("Address: {cluster_ip}")), "{name}: {answer}");
-    }
-    for host in ["web", "web.default", "web.default.svc.cluster.local", cluster_ip.as_str()] {
-        let body = kubectl.ok_arguments(["exec", "box", "--", "wget", "-qO-", "-T", "5", &format!("http://{host}/path")]);
-        assert!(pods.contains(&line_value(&body, "host: ")), "{body}");
-        assert_eq!(line_value(&body, "path: "), "/path");
+        let script = format!(
+            "a=$(nslookup -type=a {name} | awk '/^Address: /{{print $2}}'); echo address $a; printf 'GET /path HTTP/1.0\r\n\r\n' | nc $a 80"
+        );
+        let answer = kubectl.ok_arguments(["exec", "box", "--", "sh", "-c", &script]);
+        assert_eq!(line_value(&answer, "address "), cluster_ip, "{name}");
+        assert!(pods.contains(&line_value(&answer, "host: ")), "{answer}");
+        assert_eq!(line_value(&answer, "path: "), "/path");
     }
     let resolv = kubectl.ok("exec box -- cat /etc/resolv.conf");
     assert!(resolv.contains("search default.svc.cluster.local svc.cluster.local cluster.local"), "{resolv}");
