@@ -44,7 +44,7 @@ pub(crate) fn rules(resource: &GroupResource, row: &Resource, services: &Arc<Ser
 fn default_rules(resource: &GroupResource, row: &Resource) -> Rules {
     let has_status = row.subresource("status").is_some();
     let strategy = Arc::new(PlainStrategy {
-        rules: DefaultStrategy { has_status, has_generation: has_status || resource.group == "apps" },
+        rules: DefaultStrategy { has_status, has_generation: has_generation(resource) },
         name: name_rule(resource),
         create_on_update: creates_on_update(resource),
         unconditional: !needs_resource_version(resource),
@@ -54,6 +54,25 @@ fn default_rules(resource: &GroupResource, row: &Resource) -> Rules {
         subresources.push(("status", Arc::new(StatusStrategy)));
     }
     Rules { strategy, subresources }
+}
+
+/// Kinds whose `metadata.generation` counts changes of what is asked for (upstream's strategies that set it).
+fn has_generation(resource: &GroupResource) -> bool {
+    let plural = resource.resource.as_str();
+    match resource.group.as_str() {
+        "" => matches!(plural, "podtemplates" | "replicationcontrollers"),
+        "apps" => plural != "controllerrevisions",
+        "networking.k8s.io" => matches!(plural, "ingresses" | "ingressclasses" | "networkpolicies"),
+        "resource.k8s.io" => matches!(plural, "deviceclasses" | "devicetaintrules" | "resourceslices"),
+        "scheduling.k8s.io" => plural == "priorityclasses",
+        "admissionregistration.k8s.io"
+        | "apiextensions.k8s.io"
+        | "batch"
+        | "discovery.k8s.io"
+        | "flowcontrol.apiserver.k8s.io"
+        | "policy" => true,
+        _ => false,
+    }
 }
 
 /// Upstream's `AllowCreateOnUpdate`.
@@ -70,7 +89,8 @@ fn needs_resource_version(resource: &GroupResource) -> bool {
     match resource.group.as_str() {
         "admissionregistration.k8s.io" | "coordination.k8s.io" | "node.k8s.io" | "internal.apiserver.k8s.io" => true,
         "storage.k8s.io" => !matches!(resource.resource.as_str(), "storageclasses" | "volumeattributesclasses"),
-        "policy" => true,
+        "policy" | "storagemigration.k8s.io" => true,
+        "certificates.k8s.io" => resource.resource != "certificatesigningrequests",
         _ => false,
     }
 }

@@ -12,10 +12,66 @@ pub(crate) fn convert(mut object: Value, target: &GroupVersionKind) -> Value {
         ("events.k8s.io/v1", "v1", "Event") => event_to_core_v1(&mut object),
         ("autoscaling/v1", "autoscaling/v2", "HorizontalPodAutoscaler") => autoscaler_to_v2(&mut object),
         ("autoscaling/v2", "autoscaling/v1", "HorizontalPodAutoscaler") => autoscaler_to_v1(&mut object),
+        ("resource.k8s.io/v1beta1", _, kind) => devices(&mut object, kind, nest_request, lift_device),
+        (_, "resource.k8s.io/v1beta1", kind) => devices(&mut object, kind, lift_request, nest_device),
         _ => {}
     }
     object.set_gvk(target);
     object
+}
+
+/// A change of one request of a claim, or of one device of a slice.
+type Reshape = fn(&mut Value);
+
+/// resource.k8s.io: v1beta1 has a request's members, which later versions have in `exactly`, in the request itself, and a device's
+/// members, which later versions have in the device itself, in `basic`.
+fn devices(object: &mut Value, kind: &str, request: Reshape, device: Reshape) {
+    let (path, reshape): (&[&str], Reshape) = match kind {
+        "ResourceClaim" => (&["spec", "devices", "requests"], request),
+        "ResourceClaimTemplate" => (&["spec", "spec", "devices", "requests"], request),
+        "ResourceSlice" => (&["spec", "devices"], device),
+        _ => return,
+    };
+    if let Some(items) = object.get_path_mut(path).and_then(Value::as_array_mut) {
+        items.iter_mut().for_each(reshape);
+    }
+}
+
+/// Moves all members but these into a member of their own.
+fn nest(item: &mut Value, kept: &[&str], into: &'static str) {
+    let (mut outer, mut inner) = (Map::new(), Map::new());
+    for (key, value) in item.as_object().into_iter().flatten() {
+        let place = if kept.contains(&key.as_str()) { &mut outer } else { &mut inner };
+        place.insert(key.clone(), value.clone());
+    }
+    if !inner.is_empty() {
+        outer.insert(into, inner);
+    }
+    *item = outer.into();
+}
+
+/// Moves the members of a member up.
+fn lift(item: &mut Value, from: &str) {
+    let inner = item.remove(from).unwrap_or_default();
+    for (key, value) in inner.as_object().into_iter().flatten() {
+        item.insert(key.clone(), value.clone());
+    }
+}
+
+fn nest_request(request: &mut Value) {
+    nest(request, &["name", "firstAvailable"], "exactly");
+}
+
+fn lift_request(request: &mut Value) {
+    lift(request, "exactly");
+}
+
+fn nest_device(device: &mut Value) {
+    nest(device, &["name"], "basic");
+}
+
+fn lift_device(device: &mut Value) {
+    lift(device, "basic");
 }
 
 /// Moves members to their names in the other version.
@@ -151,6 +207,20 @@ mod tests {
         assert_eq!(events["regarding"]["name"], "a");
         assert_eq!(events["note"], "m");
         assert_eq!(convert(events, &GroupVersionKind::new("", "v1", "Event")), core);
+    }
+
+    #[test]
+    fn device_requests_round_trip() {
+        let old = value!({"apiVersion": "resource.k8s.io/v1beta1", "kind": "ResourceClaim", "spec": {"devices": {"requests": [
+            {"name": "a", "deviceClassName": "gpu", "count": 2}]}}});
+        let new = convert(old.clone(), &GroupVersionKind::new("resource.k8s.io", "v1", "ResourceClaim"));
+        assert_eq!(new["spec"]["devices"]["requests"][0]["exactly"]["deviceClassName"], "gpu");
+        assert_eq!(convert(new, &GroupVersionKind::new("resource.k8s.io", "v1beta1", "ResourceClaim")), old);
+        let old = value!({"apiVersion": "resource.k8s.io/v1beta1", "kind": "ResourceSlice", "spec": {"devices": [
+            {"name": "a", "basic": {"attributes": {"x": {"bool": true}}}}]}});
+        let new = convert(old.clone(), &GroupVersionKind::new("resource.k8s.io", "v1", "ResourceSlice"));
+        assert_eq!(new["spec"]["devices"][0]["attributes"]["x"]["bool"].as_bool(), Some(true));
+        assert_eq!(convert(new, &GroupVersionKind::new("resource.k8s.io", "v1beta1", "ResourceSlice")), old);
     }
 
     #[test]
