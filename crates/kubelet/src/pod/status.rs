@@ -193,7 +193,8 @@ fn state(record: &ContainerRecord, runtime_name: &str) -> ContainerState {
                 exit_code: record.exit_code,
                 reason: Some(record.reason.clone()).filter(|r| !r.is_empty()),
                 message: Some(record.message.clone()).filter(|m| !m.is_empty()),
-                started_at: record.started_at.map(seconds),
+                // What never started is said to have at the epoch, as upstream has it.
+                started_at: Some(seconds(record.started_at.unwrap_or_default())),
                 finished_at: record.finished_at.map(seconds),
                 container_id: Some(format!("{runtime_name}://{}", record.id)),
                 signal: None,

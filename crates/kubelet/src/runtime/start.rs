@@ -1,5 +1,7 @@
 //! Starts one container: image, configuration, create, start, postStart hook; upstream's `startContainer`.
 
+use std::time::Duration;
+
 use cri::v1;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -79,19 +81,37 @@ pub(crate) async fn start_container(context: &Context<'_>, spec: &Container, tar
         config: Some(config),
         sandbox_config: Some(sandbox_config),
     };
-    let created = core.runtime.create_container(request).await.map_err(|status| {
+    let created = bounded(context.stop, core.runtime.create_container(request)).await?.map_err(|status| {
         warn("Failed", format!("Error: {}", status.message()));
         StartFailure::new("CreateContainerError", status.message())
     })?;
     core.events.container(pod, &spec.name, "Normal", "Created", "Container created");
     let id = created.container_id;
-    core.runtime.start_container(v1::StartContainerRequest { container_id: id.clone() }).await.map_err(|status| {
+    let start = core.runtime.start_container(v1::StartContainerRequest { container_id: id.clone() });
+    bounded(context.stop, start).await?.map_err(|status| {
         warn("Failed", format!("Error: {}", status.message()));
         StartFailure::new("RunContainerError", status.message())
     })?;
     core.events.container(pod, &spec.name, "Normal", "Started", "Container started");
     tracing::debug!(namespace = pod.namespace(), name = pod.name(), container = spec.name, id, "container started");
     post_start(context, spec, &id).await
+}
+
+/// How long the runtime may take to create or start a container (upstream: `runtimeRequestTimeout`, two minutes).
+const CALL_TIMEOUT: Duration = Duration::from_secs(120);
+/// How much longer a pod that has to stop waits for such a call.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Waits for a call of the runtime, but not for ever: a stuck runtime must not keep a pod from being deleted.
+async fn bounded<T>(stop: &CancellationToken, call: impl Future<Output = Result<T, cri::Status>>) -> Result<Result<T, cri::Status>, Failure> {
+    let stopped = async {
+        stop.cancelled().await;
+        tokio::time::sleep(STOP_TIMEOUT).await;
+    };
+    tokio::select! {
+        () = stopped => Err(Failure::Stopped),
+        done = tokio::time::timeout(CALL_TIMEOUT, call) => Ok(done.unwrap_or_else(|_| Err(cri::Status::deadline_exceeded("context deadline exceeded")))),
+    }
 }
 
 async fn post_start(context: &Context<'_>, spec: &Container, id: &str) -> Result<(), Failure> {

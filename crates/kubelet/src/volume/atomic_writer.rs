@@ -23,8 +23,10 @@ pub(super) struct File {
 /// Makes `directory` show exactly `payload` (relative path to file). `group` owns everything where set. A no-op when nothing differs.
 pub(super) fn write(directory: &Path, payload: &BTreeMap<String, File>, group: Option<u32>) -> io::Result<()> {
     std::fs::create_dir_all(directory)?;
-    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o777))?;
     let old = std::fs::read_link(directory.join(DATA)).ok();
+    if old.is_none() {
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o777))?;
+    }
     if let Some(old) = &old
         && same(&directory.join(old), payload)
     {
@@ -152,6 +154,12 @@ mod tests {
         write(&directory, &payload(&[("a", "3")]), None).unwrap();
         assert_eq!((read("a").as_deref(), read("sub/b")), (Some("3"), None));
         assert!(!directory.join(&first).exists() && !directory.join("sub").exists());
+        // Changing a group takes no privilege when it is our own.
+        let group = nix::unistd::getgid().as_raw();
+        for content in ["4", "4"] {
+            write(&directory, &payload(&[("a", content)]), Some(group)).unwrap();
+            assert_eq!(std::fs::metadata(&directory).unwrap().permissions().mode() & 0o7777, 0o2777);
+        }
         std::fs::remove_dir_all(&directory).unwrap();
     }
 }
