@@ -103,7 +103,10 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Waits for a call of the runtime, but not for ever: a stuck runtime must not keep a pod from being deleted.
-async fn bounded<T>(stop: &CancellationToken, call: impl Future<Output = Result<T, cri::Status>>) -> Result<Result<T, cri::Status>, Failure> {
+async fn bounded<T>(
+    stop: &CancellationToken,
+    call: impl Future<Output = Result<T, cri::Status>>,
+) -> Result<Result<T, cri::Status>, Failure> {
     let stopped = async {
         stop.cancelled().await;
         tokio::time::sleep(STOP_TIMEOUT).await;
