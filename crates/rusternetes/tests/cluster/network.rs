@@ -40,7 +40,7 @@ fn services_are_reached_by_name_address_and_node_port() {
     // (Debian's static busybox cannot look up names in its other applets: the script asks the DNS itself.)
     for name in ["web", "web.default.svc.cluster.local"] {
         let script = format!(
-            "a=$(nslookup -type=a {name} | awk '/^Address: /{{print $2}}'); echo address $a; printf 'GET /path HTTP/1.0\r\n\r\n' | nc $a 80"
+            "a=$(nslookup -type=a {name} | awk '/^Address: /{{print $2}}'); echo address $a; (printf 'GET /path HTTP/1.0\r\n\r\n'; sleep 1) | nc $a 80"
         );
         let answer = kubectl.ok_arguments(["exec", "box", "--", "sh", "-c", &script]);
         assert_eq!(line_value(&answer, "address "), cluster_ip, "{name}");
