@@ -405,3 +405,28 @@ async fn services_get_addresses_and_ports() {
     ports.dedup();
     assert_eq!((ips.len(), ports.len()), (40, 40));
 }
+
+#[tokio::test]
+async fn every_row_is_served() {
+    let api = Api::new().await;
+    let mut rows = 0;
+    for row in apimachinery::schema::resources().iter().filter(|row| row.verbs.contains(&"watch")) {
+        rows += 1;
+        let base = if row.group.is_empty() { "/api".to_owned() } else { format!("/apis/{}", row.group) };
+        let all = format!("{base}/{}/{}", row.version, row.plural);
+        let list = api.get(&all).await.expect(200);
+        assert_eq!(list["kind"], format!("{}List", row.kind), "{all}");
+        let table = api.get_as(&all, "application/json;as=Table;v=v1;g=meta.k8s.io").await.expect(200);
+        assert!(table["columnDefinitions"].as_array().is_some_and(|columns| columns.len() > 1), "{all}");
+        let one = match row.namespaced {
+            true => format!("{base}/{}/namespaces/default/{}/nothing", row.version, row.plural),
+            false => format!("{all}/nothing"),
+        };
+        let missing = api.get(&one).await.expect(404);
+        assert_eq!((&missing["details"]["kind"], &missing["details"]["name"]), (&json!(row.plural), &json!("nothing")));
+        let discovered = api.get(&format!("{base}/{}", row.version)).await.expect(200);
+        let names = discovered["resources"].as_array().cloned().unwrap_or_default();
+        assert!(names.iter().any(|entry| entry["name"] == row.plural), "{all}");
+    }
+    assert!(rows > 60, "{rows} rows");
+}
