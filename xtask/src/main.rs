@@ -1,5 +1,6 @@
 //! `cargo xtask`: the repository's own tools. `cargo xtask --help` lists them.
 
+mod bench;
 mod gen_schema;
 mod process;
 mod test;
@@ -20,6 +21,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run a benchmark on a release build; `cargo xtask bench -- --help` lists them.
+    Bench(bench::Options),
     /// Write the schema facts of `apimachinery` from the published Kubernetes definitions (Go module cache).
     GenSchema(gen_schema::Options),
     /// Run every check and every test, real containers included (needs root).
@@ -30,6 +33,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Bench(options) => bench::run(&options),
         Command::GenSchema(options) => gen_schema::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Tidy(options) => tidy::run(&options),

@@ -41,6 +41,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "storage",
         ],
     ),
+    ("bench", &["apimachinery"]),
     ("xtask", &["apimachinery"]),
 ];
 

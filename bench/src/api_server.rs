@@ -1,0 +1,178 @@
+//! An API server alone, ours or upstream's with etcd, started with the same flags, each in a directory of its own.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hyper::Method;
+
+use crate::connection::Connection;
+use crate::objects::json_call;
+use crate::peers;
+use crate::target::Target;
+
+/// How long a start may take before the run fails.
+const START_MAX: Duration = Duration::from_secs(90);
+/// The administrator's token; the server listens on loopback, in a directory that is removed.
+const TOKEN: &str = "bench-administrator";
+
+/// Which server.
+#[derive(Debug, Clone)]
+pub(crate) enum Kind {
+    /// `rusternetes api-server` of this executable, with the embedded store.
+    Ours(PathBuf),
+    /// kube-apiserver with etcd.
+    Upstream,
+}
+
+/// A started API server. Dropping it kills it.
+pub(crate) struct ApiServer {
+    children: Vec<Child>,
+    directory: tempfile::TempDir,
+    /// The way in, as a member of system:masters.
+    pub(crate) target: Target,
+    /// From exec of the API server (etcd is up by then) to `/readyz`.
+    pub(crate) ready_after: Duration,
+}
+
+impl ApiServer {
+    /// Starts it on an empty store below `scratch` and waits until it is ready.
+    pub(crate) async fn start(kind: &Kind, scratch: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(scratch)?;
+        let directory = tempfile::Builder::new().prefix("bench-api-").tempdir_in(scratch)?;
+        let port = free_port()?;
+        let target = credentials(directory.path(), port)?;
+        let mut server = Self { children: Vec::new(), directory, target, ready_after: Duration::ZERO };
+        let mut command = match kind {
+            Kind::Ours(executable) => {
+                let mut command = Command::new(executable);
+                command.arg("api-server").arg(format!("--data-dir={}", server.path("data").display()));
+                command
+            }
+            Kind::Upstream => {
+                let client = server.start_etcd().await?;
+                let mut command = Command::new(peers::find("kube-apiserver")?);
+                command.arg(format!("--etcd-servers={client}"));
+                command
+            }
+        };
+        for flag in flags(server.directory.path(), port) {
+            command.arg(flag);
+        }
+        let started = Instant::now();
+        server.spawn(command, "api-server")?;
+        server.wait_until_ready(started).await?;
+        Ok(server)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn spawn(&mut self, mut command: Command, name: &str) -> anyhow::Result<()> {
+        let log = std::fs::File::create(self.path(&format!("{name}.log")))?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.children.push(command.spawn().with_context(|| format!("cannot start {name}"))?);
+        Ok(())
+    }
+
+    async fn start_etcd(&mut self) -> anyhow::Result<String> {
+        let (client, peer) = (format!("http://127.0.0.1:{}", free_port()?), format!("http://127.0.0.1:{}", free_port()?));
+        let mut command = Command::new(peers::find("etcd")?);
+        command
+            .arg(format!("--data-dir={}", self.path("etcd").display()))
+            .arg(format!("--listen-client-urls={client}"))
+            .arg(format!("--advertise-client-urls={client}"))
+            .arg(format!("--listen-peer-urls={peer}"))
+            .arg(format!("--initial-advertise-peer-urls={peer}"))
+            .arg(format!("--initial-cluster=default={peer}"))
+            .arg("--log-level=warn");
+        self.spawn(command, "etcd")?;
+        let address = client.trim_start_matches("http://");
+        let started = Instant::now();
+        while tokio::net::TcpStream::connect(address).await.is_err() {
+            ensure!(started.elapsed() < START_MAX, "etcd does not start");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(client)
+    }
+
+    async fn wait_until_ready(&mut self, started: Instant) -> anyhow::Result<()> {
+        let readyz = json_call(Method::GET, "/readyz", None);
+        loop {
+            if let Ok(mut connection) = Connection::open(&self.target).await
+                && connection.fetch(&readyz).await.is_ok()
+            {
+                self.ready_after = started.elapsed();
+                return Ok(());
+            }
+            let ended = self.children.iter_mut().any(|child| child.try_wait().is_ok_and(|status| status.is_some()));
+            if ended || started.elapsed() > START_MAX {
+                let log = std::fs::read_to_string(self.path("api-server.log")).unwrap_or_default();
+                let tail: Vec<&str> = log.lines().rev().take(20).collect();
+                bail!("the API server is not ready: {}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// The executables of its processes, as `/proc/PID/exe` shows them.
+    pub(crate) fn executables(&self) -> Vec<PathBuf> {
+        self.children.iter().filter_map(|child| std::fs::read_link(format!("/proc/{}/exe", child.id())).ok()).collect()
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            // It may have ended already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// The flags that both servers take.
+fn flags(directory: &Path, port: u16) -> Vec<String> {
+    let file = |name: &str| directory.join(name).display().to_string();
+    vec![
+        "--bind-address=127.0.0.1".to_owned(),
+        "--advertise-address=127.0.0.1".to_owned(),
+        format!("--secure-port={port}"),
+        format!("--cert-dir={}", file("certificates")),
+        format!("--tls-cert-file={}", file("tls.crt")),
+        format!("--tls-private-key-file={}", file("tls.key")),
+        format!("--token-auth-file={}", file("tokens.csv")),
+        format!("--service-account-key-file={}", file("service-account.key")),
+        format!("--service-account-signing-key-file={}", file("service-account.key")),
+        "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+        "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
+        "--authorization-mode=RBAC".to_owned(),
+    ]
+}
+
+/// Writes certificate, keys and token, and a kubeconfig that fits.
+fn credentials(directory: &Path, port: u16) -> anyhow::Result<Target> {
+    let serving = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()])?;
+    let tokens = rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048)?;
+    std::fs::write(directory.join("tls.crt"), serving.cert.pem())?;
+    std::fs::write(directory.join("tls.key"), serving.signing_key.serialize_pem())?;
+    std::fs::write(directory.join("service-account.key"), tokens.serialize_pem())?;
+    std::fs::write(directory.join("tokens.csv"), format!("{TOKEN},bench,bench,\"system:masters\"\n"))?;
+    let kubeconfig = format!(
+        "apiVersion: v1\nkind: Config\nclusters:\n- name: bench\n  cluster:\n    server: https://127.0.0.1:{port}\n    certificate-authority-data: {}\nusers:\n- name: bench\n  user:\n    token: {TOKEN}\n",
+        STANDARD.encode(serving.cert.pem())
+    );
+    let path = directory.join("kubeconfig");
+    std::fs::write(&path, kubeconfig)?;
+    Target::from_kubeconfig(&path)
+}

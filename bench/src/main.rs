@@ -1,0 +1,161 @@
+//! `cargo xtask bench`: how fast and how small, beside a peer on the same machine in the same run. Never part of the tests.
+//!
+//! Invariant: the same load generator, flags and order of requests for ours and for the peer, each from an empty store.
+
+mod api;
+mod api_server;
+mod cluster;
+mod connection;
+mod load;
+mod machine;
+mod objects;
+mod peers;
+mod processes;
+mod report;
+mod server;
+mod target;
+mod workload;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+use crate::machine::Machine;
+use crate::report::{Figure, Run};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask bench", about = "Benchmarks; results go to bench/results/ and docs/performance.md")]
+struct Arguments {
+    #[command(subcommand)]
+    benchmark: Benchmark,
+    /// The executable that is measured.
+    #[arg(long, global = true, default_value = "target/x86_64-unknown-linux-gnu/release/rusternetes")]
+    executable: PathBuf,
+    /// Where data directories are made; it should be on a disk.
+    #[arg(long, global = true, default_value = cluster::default_scratch().as_os_str())]
+    scratch: PathBuf,
+    /// Only print: leave bench/results/ and docs/performance.md as they are.
+    #[arg(long, global = true)]
+    dry_run: bool,
+}
+
+#[derive(Subcommand)]
+enum Benchmark {
+    /// The API server alone, over HTTPS.
+    Api {
+        /// Run a peer in turns with ours.
+        #[arg(long)]
+        peer: Option<Peer>,
+        /// How often each server runs the workload.
+        #[arg(long, default_value_t = 1)]
+        rounds: usize,
+        /// The workload.
+        #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/workloads/api.yaml"))]
+        workload: PathBuf,
+    },
+    /// A whole one-node cluster: start, first pod, idle memory, CPU and disk, memory a pod (needs root).
+    Cluster {
+        /// How often starts are repeated.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Seconds to settle, and then to watch, when idle.
+        #[arg(long, default_value_t = 60)]
+        idle: u64,
+        /// Pods for the figure of memory a pod.
+        #[arg(long, default_value_t = 100)]
+        pods: usize,
+    },
+    /// Run a workload against any server, and print what it came to.
+    Load {
+        /// The server and how to be let in; certificates must be embedded.
+        #[arg(long)]
+        kubeconfig: PathBuf,
+        /// The workload.
+        #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/workloads/api.yaml"))]
+        workload: PathBuf,
+    },
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Peer {
+    /// kube-apiserver v1.35.4 with etcd v3.6.
+    Upstream,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    // Installed once, before any TLS: it cannot have been installed by anybody else.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Runtime::new()?;
+    let started = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let machine = Machine::look();
+    let (benchmark, peer, figures) = match arguments.benchmark {
+        Benchmark::Load { kubeconfig, workload } => {
+            let (target, workload) = (target::Target::from_kubeconfig(&kubeconfig)?, workload::load(&workload)?);
+            eprintln!("{}", workload.title);
+            let outcomes = runtime.block_on(load::run(&target, &workload))?;
+            println!("{}", serde_json::to_string_pretty(&outcomes)?);
+            return Ok(());
+        }
+        Benchmark::Api { peer, rounds, workload } => {
+            let executable = std::fs::canonicalize(&arguments.executable)
+                .with_context(|| format!("no executable {}", arguments.executable.display()))?;
+            let plan = api::Plan {
+                executable,
+                scratch: arguments.scratch,
+                workload: workload::load(&workload)?,
+                rounds,
+                upstream: peer.is_some(),
+            };
+            ("api", peer.map(|_| "kube-apiserver v1.35.4 with etcd v3.6".to_owned()), runtime.block_on(api::run(&plan))?)
+        }
+        Benchmark::Cluster { rounds, idle, pods } => {
+            let plan = cluster::Plan {
+                executable: arguments.executable,
+                scratch: arguments.scratch,
+                rounds,
+                idle: Duration::from_secs(idle),
+                pods,
+            };
+            let figures = runtime.block_on(cluster::run(&plan))?;
+            let figures = figures
+                .into_iter()
+                .map(|(name, ours)| Figure { more_is_better: name.ends_with("a second"), name, ours, peer: Vec::new() })
+                .collect();
+            ("cluster", None, figures)
+        }
+    };
+    let run = Run { benchmark: benchmark.to_owned(), started, commit: commit(), peer, machine, figures };
+    if arguments.dry_run {
+        println!("{}", serde_json::to_string_pretty(&run)?);
+        return Ok(());
+    }
+    report::write(&root(), &run)
+}
+
+/// The root of the workspace.
+fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest).to_path_buf()
+}
+
+/// The commit that is checked out; `unknown` outside a git repository.
+fn commit() -> String {
+    let output = Command::new("git").current_dir(root()).args(["describe", "--always", "--dirty", "--exclude=*"]).output();
+    output
+        .ok()
+        .filter(|output| output.status.success())
+        .map_or_else(|| "unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}

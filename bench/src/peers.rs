@@ -1,0 +1,46 @@
+//! Upstream's executables, built from the Go module proxy into a cache directory; nothing of them is committed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail, ensure};
+
+/// What can be built: the name, the Go module in `bench/peers/`, and the package in it.
+const PEERS: [(&str, &str, &str); 2] =
+    [("kube-apiserver", "kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver"), ("etcd", "etcd", ".")];
+
+/// Without these kube-apiserver takes itself for v0.0.0.
+const VERSION: &str = "-s -w -X k8s.io/component-base/version.gitVersion=v1.35.4 -X k8s.io/component-base/version.gitMajor=1 \
+                       -X k8s.io/component-base/version.gitMinor=35";
+
+/// The executable of a peer; builds it (minutes) if the cache does not have it.
+pub(crate) fn find(name: &str) -> anyhow::Result<PathBuf> {
+    let Some((_, module, package)) = PEERS.into_iter().find(|(known, _, _)| *known == name) else {
+        bail!("no peer is called {name:?}");
+    };
+    let executable = cache()?.join(name);
+    if !executable.exists() {
+        eprintln!("building {name} (several minutes, once)");
+        let status = Command::new("go")
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(module))
+            .env("CGO_ENABLED", "0")
+            .args(["build", "-trimpath", "-ldflags", VERSION, "-o"])
+            .arg(&executable)
+            .arg(package)
+            .status()
+            .context("peers are built with Go, which is not installed (Debian: golang)")?;
+        ensure!(status.success(), "go build of {name} ended with {status}");
+    }
+    Ok(executable)
+}
+
+/// `$XDG_CACHE_HOME/rusternetes/peers`, made if needed.
+fn cache() -> anyhow::Result<PathBuf> {
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
+        .context("neither XDG_CACHE_HOME nor HOME is set")?;
+    let cache = base.join("rusternetes/peers");
+    std::fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
+    Ok(cache)
+}
