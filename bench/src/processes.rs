@@ -5,9 +5,6 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-/// Kernel clock ticks a second in `/proc/PID/stat` (`USER_HZ`, the same on every Linux architecture we run on).
-const TICKS: f64 = 100.0;
-
 /// Sums over a set of processes at one moment.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Usage {
@@ -15,7 +12,7 @@ pub(crate) struct Usage {
     pub(crate) processes: usize,
     /// Proportional set size in KiB: shared pages count once over all processes that map them.
     pub(crate) pss_kib: u64,
-    /// User and system time so far, in seconds.
+    /// User and system time of the threads that live, so far, in seconds.
     pub(crate) cpu_seconds: f64,
     /// Bytes that were handed to block devices so far.
     pub(crate) written_bytes: u64,
@@ -43,14 +40,16 @@ fn of_process(path: &Path) -> anyhow::Result<Usage> {
     let number = |text: &str, key: &str| -> Option<u64> {
         text.lines().find_map(|line| line.strip_prefix(key))?.split_whitespace().next()?.parse().ok()
     };
-    let stat = read("stat")?;
-    // The fields after the name, which may hold spaces; utime and stime are fields 14 and 15 of the whole line.
-    let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
-    let ticks: u64 = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    // Not utime and stime of `stat`: those are sampled by the clock tick, which an idle process's short wake-ups escape.
+    let mut nanoseconds = 0;
+    for thread in std::fs::read_dir(path.join("task"))? {
+        let schedstat = std::fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
+        nanoseconds += number(&schedstat, "").unwrap_or(0);
+    }
     Ok(Usage {
         processes: 1,
         pss_kib: number(&read("smaps_rollup")?, "Pss:").unwrap_or(0),
-        cpu_seconds: ticks as f64 / TICKS,
+        cpu_seconds: nanoseconds as f64 / 1e9,
         written_bytes: number(&read("io")?, "write_bytes:").unwrap_or(0),
     })
 }

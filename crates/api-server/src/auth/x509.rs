@@ -3,7 +3,7 @@
 //! The TLS handshake accepts any client certificate whose key the client holds; whether it is signed by the cluster CA and still
 //! valid is decided here, per request, so that a bad one is answered with 401 and a `Status` instead of a broken handshake.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -23,9 +23,30 @@ pub struct CertificateAuthenticator {
     inner: Arc<dyn ClientCertVerifier>,
 }
 
-/// The certificate chain that a connection's client showed (leaf first).
+/// The certificate chain that a connection's client showed (leaf first), and what checking it came to.
 #[derive(Clone, Debug)]
-pub struct PeerCertificates(pub Arc<[CertificateDer<'static>]>);
+pub struct PeerCertificates {
+    chain: Arc<[CertificateDer<'static>]>,
+    /// Checking signatures costs more than all else that a small request does: done once a connection.
+    verified: Arc<OnceLock<Verified>>,
+}
+
+/// A chain that was found good.
+#[derive(Debug)]
+struct Verified {
+    user: UserInfo,
+    /// By whom: another authenticator trusts other authorities.
+    by: Arc<dyn ClientCertVerifier>,
+    /// When the first certificate of the chain expires, in seconds since 1970; it is checked in full (and refused) from then on.
+    until: i64,
+}
+
+impl PeerCertificates {
+    /// What a handshake ended with.
+    pub fn new(chain: impl IntoIterator<Item = CertificateDer<'static>>) -> Self {
+        Self { chain: chain.into_iter().collect(), verified: Arc::default() }
+    }
+}
 
 impl CertificateAuthenticator {
     /// Trusts certificates signed by `ca_pem`.
@@ -50,21 +71,45 @@ impl CertificateAuthenticator {
 
     /// Whose certificate this is; the error says why it is not accepted.
     pub fn authenticate(&self, peer: &PeerCertificates, now: Timestamp) -> Result<UserInfo, String> {
-        let [leaf, intermediates @ ..] = peer.0.as_ref() else { return Err("no certificate".to_owned()) };
+        if let Some(known) = peer.verified.get()
+            && Arc::ptr_eq(&known.by, &self.inner)
+            && now.as_second() < known.until
+        {
+            return Ok(known.user.clone());
+        }
+        let [leaf, intermediates @ ..] = peer.chain.as_ref() else { return Err("no certificate".to_owned()) };
         let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now.as_second()).unwrap_or(0)));
         self.inner.verify_client_cert(leaf, intermediates, at).map_err(|e| e.to_string())?;
-        let (_, certificate) = X509Certificate::from_der(leaf).map_err(|e| e.to_string())?;
-        let subject = certificate.subject();
-        let name = subject.iter_common_name().next().and_then(|a| a.as_str().ok()).unwrap_or_default();
-        if name.is_empty() {
-            return Err("the certificate's subject has no common name".to_owned());
-        }
-        let mut user = UserInfo::authenticated(name, subject.iter_organization().filter_map(|a| a.as_str().ok()));
-        let fingerprint = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(leaf.as_ref()));
-        let credential = vec![format!("X509SHA256={fingerprint}")];
-        user.extra.insert("authentication.kubernetes.io/credential-id".to_owned(), credential);
+        let user = subject(leaf)?;
+        // Set already by another request or another authenticator: then the next request checks again, no more.
+        let _ = peer.verified.set(Verified { user: user.clone(), by: self.inner.clone(), until: expiry(&peer.chain)? });
         Ok(user)
     }
+}
+
+/// The user that a certificate names.
+fn subject(leaf: &CertificateDer<'_>) -> Result<UserInfo, String> {
+    let (_, certificate) = X509Certificate::from_der(leaf).map_err(|e| e.to_string())?;
+    let subject = certificate.subject();
+    let name = subject.iter_common_name().next().and_then(|a| a.as_str().ok()).unwrap_or_default();
+    if name.is_empty() {
+        return Err("the certificate's subject has no common name".to_owned());
+    }
+    let mut user = UserInfo::authenticated(name, subject.iter_organization().filter_map(|a| a.as_str().ok()));
+    let fingerprint = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(leaf.as_ref()));
+    let credential = vec![format!("X509SHA256={fingerprint}")];
+    user.extra.insert("authentication.kubernetes.io/credential-id".to_owned(), credential);
+    Ok(user)
+}
+
+/// When the first certificate of a chain expires, in seconds since 1970.
+fn expiry(chain: &[CertificateDer<'_>]) -> Result<i64, String> {
+    let mut until = i64::MAX;
+    for der in chain {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|e| e.to_string())?;
+        until = until.min(certificate.validity().not_after.timestamp());
+    }
+    Ok(until)
 }
 
 #[derive(Debug)]
@@ -113,5 +158,40 @@ impl ClientCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+
+    /// An authenticator with an authority of its own, and a chain of it for `ada` that ends at `not_after`.
+    fn authority(not_after: Timestamp) -> (CertificateAuthenticator, PeerCertificates) {
+        let at = |time: Timestamp| std::time::SystemTime::from(time).into();
+        let key = KeyPair::generate().expect("a key");
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = ca.self_signed(&key).expect("signed");
+        let mut leaf = CertificateParams::default();
+        leaf.distinguished_name.push(DnType::CommonName, "ada");
+        leaf.not_after = at(not_after);
+        let leaf_key = KeyPair::generate().expect("a key");
+        let leaf = leaf.signed_by(&leaf_key, &Issuer::from_params(&ca, &key)).expect("signed");
+        (CertificateAuthenticator::new(&root.pem()).expect("a CA"), PeerCertificates::new([leaf.der().clone()]))
+    }
+
+    #[test]
+    fn a_checked_chain_is_still_refused_after_its_end_and_by_others() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+        let hour = jiff::SignedDuration::from_hours(1);
+        let (authenticator, peer) = authority(now + hour);
+        let (stranger, _) = authority(now + hour);
+        for _ in 0..2 {
+            assert_eq!(authenticator.authenticate(&peer, now).expect("valid").name, "ada");
+        }
+        assert!(stranger.authenticate(&peer, now).is_err(), "another authority's certificate");
+        let error = authenticator.authenticate(&peer, now + hour + hour).expect_err("expired");
+        assert!(error.contains("xpired"), "{error}");
     }
 }

@@ -41,7 +41,7 @@ pub(super) async fn serve(server: Arc<ApiServer>, acceptor: TlsAcceptor, stream:
         .get_ref()
         .1
         .peer_certificates()
-        .map(|chain| PeerCertificates(chain.iter().map(|certificate| certificate.clone().into_owned()).collect()));
+        .map(|chain| PeerCertificates::new(chain.iter().map(|certificate| certificate.clone().into_owned())));
     let service = service_fn(move |request: Request<Incoming>| {
         let (server, peer) = (server.clone(), peer.clone());
         async move {
