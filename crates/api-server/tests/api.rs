@@ -4,6 +4,7 @@ mod harness;
 
 use api_server::UserInfo;
 use harness::Api;
+use http::Method;
 use serde_json::{Value, json};
 
 fn config_map(name: &str) -> Value {
@@ -254,7 +255,7 @@ async fn other_shapes() {
     let partial = api.get_as(MAPS, "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").await.expect(200);
     assert_eq!(partial["items"][0]["metadata"]["name"], "a");
     assert!(partial["items"][0].get("data").is_none());
-    api.get_as(MAPS, "application/vnd.kubernetes.protobuf").await.expect(406);
+    api.get_as(MAPS, "application/cbor").await.expect(406);
     api.get("/api/v1/namespaces/default/widgets").await.expect(404);
     api.get("/apis/none.example.com/v1/things").await.expect(404);
     api.put(MAPS, &json!({})).await.expect(405);
@@ -429,4 +430,48 @@ async fn every_row_is_served() {
         assert!(names.iter().any(|entry| entry["name"] == row.plural), "{all}");
     }
     assert!(rows > 60, "{rows} rows");
+}
+
+/// The answer as protobuf: its code and the object.
+async fn protobuf(api: &Api, method: Method, path: &str, accept: &str, kind: (&str, &str, &str)) -> (u16, apimachinery::Value) {
+    use http_body_util::BodyExt;
+    let response = api.request(method, path, &[("accept", accept)], None).await;
+    assert_eq!(response.headers()["content-type"], "application/vnd.kubernetes.protobuf", "{path}");
+    let code = response.status().as_u16();
+    let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+    let expected = apimachinery::GroupVersionKind::new(kind.0, kind.1, kind.2);
+    (code, apimachinery::protobuf::decode(&bytes, &expected).expect("protobuf"))
+}
+
+#[tokio::test]
+async fn answers_in_protobuf() {
+    const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+    let api = Api::new().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    // More than one block.
+    for index in 0..40 {
+        let body = json!({"metadata": {"name": format!("m{index:02}")}, "data": {"k": "v".repeat(5_000)}});
+        api.post(maps, &body).await.expect(201);
+    }
+    let (code, one) = protobuf(&api, Method::GET, &format!("{maps}/m07"), PROTOBUF, ("", "v1", "ConfigMap")).await;
+    assert_eq!((code, one.meta().name(), one.kind()), (200, "m07", "ConfigMap"));
+    let (_, list) = protobuf(&api, Method::GET, &format!("{maps}?limit=30"), PROTOBUF, ("", "v1", "ConfigMapList")).await;
+    assert_eq!((list.kind(), list.array_at(&["items"]).len()), ("ConfigMapList", 30));
+    assert!(list.str_at(&["metadata", "continue"]).is_some_and(|token| !token.is_empty()));
+    assert_eq!(list.array_at(&["items"])[29].str_at(&["data", "k"]).map(str::len), Some(5_000));
+    let (code, missing) = protobuf(&api, Method::GET, &format!("{maps}/nothing"), PROTOBUF, ("", "v1", "Status")).await;
+    assert_eq!((code, missing.str_at(&["reason"])), (404, Some("NotFound")));
+    let (code, gone) = protobuf(&api, Method::DELETE, &format!("{maps}/m00"), PROTOBUF, ("", "v1", "Status")).await;
+    assert_eq!((code, gone.str_at(&["status"])), (200, Some("Success")));
+    // Converted from the stored version, and only the metadata.
+    let scaler =
+        json!({"metadata": {"name": "s"}, "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"}}});
+    let path = "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers";
+    api.post(path, &scaler).await.expect(201);
+    let (_, scaler) =
+        protobuf(&api, Method::GET, &format!("{path}/s"), PROTOBUF, ("autoscaling", "v1", "HorizontalPodAutoscaler")).await;
+    assert_eq!((scaler.api_version(), scaler.i64_at(&["spec", "maxReplicas"])), ("autoscaling/v1", Some(3)));
+    let metadata = format!("{PROTOBUF};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json");
+    let response = api.request(Method::GET, maps, &[("accept", &metadata)], None).await;
+    assert_eq!(response.headers()["content-type"], PROTOBUF);
 }

@@ -186,3 +186,48 @@ async fn what_is_too_old_has_expired() {
     let late = restarted.get(&format!("{MAPS}?resourceVersion={ahead}&resourceVersionMatch=NotOlderThan")).await.expect(504);
     assert_eq!(late["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
 }
+
+/// Reads a protobuf watch stream: type and object of the next event.
+async fn protobuf_event(body: &mut Body, buffer: &mut Vec<u8>) -> (String, apimachinery::Value) {
+    loop {
+        if let Some((length, rest)) = buffer.split_at_checked(4) {
+            let length = u32::from_be_bytes(length.try_into().expect("four bytes")) as usize;
+            if rest.len() >= length {
+                let event: Vec<u8> = buffer.drain(..4 + length).skip(4).collect();
+                // A WatchEvent: the type's length and text, then the object within two lengths, which end where the event does.
+                let kind_end = 2 + usize::from(event[1]);
+                let at = event.windows(4).position(|bytes| bytes == b"k8s\0").expect("an object with its envelope");
+                let kind = String::from_utf8(event[2..kind_end].to_vec()).expect("text");
+                let any = apimachinery::GroupVersionKind::new("", "v1", "ConfigMap");
+                return (kind, apimachinery::protobuf::decode(&event[at..], &any).expect("protobuf"));
+            }
+        }
+        let frame = tokio::time::timeout(DEADLINE, body.frame()).await.expect("in time").expect("more").expect("no error");
+        buffer.extend_from_slice(&frame.into_data().expect("data"));
+    }
+}
+
+#[tokio::test]
+async fn a_watch_in_protobuf_has_the_same_events() {
+    let api = Api::new().await;
+    api.post(MAPS, &config_map("a", "1")).await.expect(201);
+    let path = format!("{MAPS}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true");
+    let response = api.request(Method::GET, &path, &[("accept", "application/vnd.kubernetes.protobuf")], None).await;
+    assert_eq!(response.headers()["content-type"], "application/vnd.kubernetes.protobuf;stream=watch");
+    let (mut body, mut buffer) = (response.into_body(), Vec::new());
+    let (kind, object) = protobuf_event(&mut body, &mut buffer).await;
+    assert_eq!((kind.as_str(), object.str_at(&["data", "k"])), ("ADDED", Some("1")));
+    let (kind, object) = protobuf_event(&mut body, &mut buffer).await;
+    assert_eq!(
+        (kind.as_str(), object.str_at(&["metadata", "annotations", "k8s.io/initial-events-end"])),
+        ("BOOKMARK", Some("true"))
+    );
+    api.put(&format!("{MAPS}/a"), &config_map("a", "2")).await.expect(200);
+    let (kind, object) = protobuf_event(&mut body, &mut buffer).await;
+    assert_eq!((kind.as_str(), object.str_at(&["data", "k"])), ("MODIFIED", Some("2")));
+    let modified = object.meta().resource_version().to_owned();
+    api.delete(&format!("{MAPS}/a")).await.expect(200);
+    let (kind, object) = protobuf_event(&mut body, &mut buffer).await;
+    assert_eq!((kind.as_str(), object.meta().name()), ("DELETED", "a"));
+    assert_ne!(object.meta().resource_version(), modified, "a deletion has its own revision");
+}

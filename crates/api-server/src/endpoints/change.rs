@@ -5,7 +5,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 
 use super::apply::{Applied, check_options};
 use super::body::{self, Encoding};
-use super::negotiate::{Accepted, Answer, Format, Shape, negotiate};
+use super::negotiate::{Accepted, Answer, negotiate};
 use super::patch::{PatchType, Patched};
 use super::read;
 use super::respond::{json_response, object_response, value_response};
@@ -43,7 +43,7 @@ impl Target<'_> {
 /// Answers with what was written.
 pub(crate) fn written_response(written: Written, endpoint: &Endpoint, accepted: Accepted) -> Response<Body> {
     let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
-    let plain = accepted.format == Format::Json && accepted.shape == Shape::Object && !accepted.pretty && !endpoint.converts();
+    let plain = accepted.is_plain_json() && !endpoint.converts();
     match written.served {
         Some(served) if plain => json_response(code, served.json().clone()),
         _ => object_response(code, written.object, endpoint, accepted),
@@ -175,5 +175,5 @@ pub(crate) async fn delete_collection(target: &Target<'_>, request: Request<Body
             Err(status) => return Err(status),
         }
     }
-    read::page_response(target.endpoint(), context, accepted, page)
+    read::page_response(target.endpoint(), context, accepted, page).await
 }

@@ -10,6 +10,7 @@ mod change;
 mod codecs;
 mod discovery;
 mod eviction;
+mod list;
 mod negotiate;
 mod patch;
 mod read;
@@ -36,11 +37,12 @@ pub(crate) async fn dispatch(server: &Arc<ApiServer>, context: RequestContext, r
         return response;
     }
     let head = request.method() == Method::HEAD;
+    let accepted = negotiate::negotiate(request.headers(), &context.query, negotiate::Answer::Fixed).ok();
     let result = match context.info.is_resource {
         true => resource(server, &context, request).await,
         false => discovery::respond(server, &context, &request),
     };
-    let mut response = result.unwrap_or_else(|status| status_response(&status));
+    let mut response = result.unwrap_or_else(|status| respond::negotiated_status(&status, accepted));
     if head {
         *response.body_mut() = Body::empty();
     }

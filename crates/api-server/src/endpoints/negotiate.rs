@@ -11,6 +11,7 @@ use crate::http::Query;
 pub(crate) enum Format {
     Json,
     Yaml,
+    Protobuf,
 }
 
 /// The shape of the answer.
@@ -44,7 +45,14 @@ pub(crate) enum Answer {
 }
 
 /// What the server can write, for errors.
-const SUPPORTED: &[&str] = &["application/json", "application/yaml"];
+const SUPPORTED: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+
+impl Accepted {
+    /// Whether the cache's JSON can be sent as it is.
+    pub(crate) fn is_plain_json(self) -> bool {
+        self.format == Format::Json && self.shape == Shape::Object && !self.pretty
+    }
+}
 
 /// Chooses from the `Accept` header.
 pub(crate) fn negotiate(headers: &HeaderMap, query: &Query, answer: Answer) -> Result<Accepted, Status> {
@@ -89,6 +97,7 @@ impl<'a> Clause<'a> {
         match self.media_type {
             "application/json" | "application/*" | "*/*" => Some(Format::Json),
             "application/yaml" => Some(Format::Yaml),
+            "application/vnd.kubernetes.protobuf" => Some(Format::Protobuf),
             _ => None,
         }
     }
@@ -108,7 +117,8 @@ impl<'a> Clause<'a> {
             _ => return None,
         };
         match (shape, answer) {
-            ("Table", Answer::Object | Answer::List) => Some(Shape::Table(version)),
+            // A Table's cells are of any type, which protobuf cannot write.
+            ("Table", Answer::Object | Answer::List) if self.format() != Some(Format::Protobuf) => Some(Shape::Table(version)),
             ("PartialObjectMetadata", Answer::Object) | ("PartialObjectMetadataList", Answer::List) => {
                 Some(Shape::Metadata(version))
             }
@@ -134,8 +144,11 @@ mod tests {
             "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         check(kubectl, Answer::List, Some((Format::Json, Shape::Table("v1"))));
         check(kubectl, Answer::Fixed, Some((Format::Json, Shape::Object)));
-        check("application/vnd.kubernetes.protobuf,application/json", Answer::List, Some((Format::Json, Shape::Object)));
-        check("application/vnd.kubernetes.protobuf", Answer::List, None);
+        check("application/vnd.kubernetes.protobuf,application/json", Answer::List, Some((Format::Protobuf, Shape::Object)));
+        let table =
+            "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1;g=meta.k8s.io";
+        check(table, Answer::List, Some((Format::Json, Shape::Table("v1"))));
+        check("application/cbor", Answer::List, None);
         check("text/html, */*;q=0.8", Answer::Object, Some((Format::Json, Shape::Object)));
         check("application/json;q=0.5,application/yaml", Answer::Object, Some((Format::Yaml, Shape::Object)));
         let metadata = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";

@@ -2,21 +2,19 @@
 
 use std::sync::Arc;
 
-use apimachinery::{Status, Value, value};
-use bytes::{BufMut, Bytes, BytesMut};
+use apimachinery::{Status, Value, protobuf, value};
+use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use imbl::OrdMap;
 use storage::{KeyRange, RangeRequest, Revision, StoreError};
 
+use super::list;
 use super::negotiate::{Accepted, Answer, Format, Shape, negotiate};
-use super::respond::{in_version, json_response, object_response, partial_metadata, value_response};
+use super::respond::{in_version, json_response, object_response, partial_metadata, protobuf_response, value_response};
 use crate::cache::{Entry, Snapshot, next_key, prefix_end};
 use crate::http::{Body, RequestContext};
 use crate::registry::{ContinueToken, Endpoint, Engine, ListOptions, ListRevision, Stored, store_status};
 use crate::table;
-
-/// Larger lists are sent in blocks of about this size.
-const BLOCK_BYTES: usize = 64 * 1024;
 
 /// Answers with one object.
 pub(crate) async fn get(
@@ -28,8 +26,15 @@ pub(crate) async fn get(
 ) -> Result<Response<Body>, Status> {
     let accepted = negotiate(headers, &context.query, Answer::Object)?;
     let entry = find(engine, endpoint, stored, context).await?;
-    if accepted.format == Format::Json && accepted.shape == Shape::Object && !accepted.pretty && !endpoint.converts() {
+    if accepted.is_plain_json() && !endpoint.converts() {
         return Ok(json_response(StatusCode::OK, entry.served.json().clone()));
+    }
+    if accepted.format == Format::Protobuf
+        && let Some(message) = list::message(&entry, endpoint, accepted.shape)
+    {
+        let kind = list::item_kind(endpoint, accepted.shape);
+        let sealed = protobuf::seal(&kind.api_version(), &kind.kind, &message);
+        return Ok(protobuf_response(StatusCode::OK, Body::full(sealed)));
     }
     let object = entry.served.object().map_err(Status::internal_error)?;
     Ok(match accepted.shape {
@@ -84,18 +89,21 @@ pub(crate) async fn list(
     let accepted = negotiate(headers, &context.query, Answer::List)?;
     let options = ListOptions::parse(&context.query, stored, false)?;
     let page = gather(engine, stored, context, &options).await?;
-    page_response(endpoint, context, accepted, page)
+    page_response(endpoint, context, accepted, page).await
 }
 
 /// A list in the form that the client accepts.
-pub(crate) fn page_response(
+pub(crate) async fn page_response(
     endpoint: &Endpoint,
     context: &RequestContext,
     accepted: Accepted,
     page: Page,
 ) -> Result<Response<Body>, Status> {
-    if accepted.format == Format::Json && accepted.shape == Shape::Object && !accepted.pretty && !endpoint.converts() {
-        return Ok(bytes_response(endpoint, page));
+    if accepted.is_plain_json() && !endpoint.converts() {
+        return Ok(list::json(endpoint, page));
+    }
+    if accepted.format == Format::Protobuf {
+        return list::protobuf(endpoint, accepted.shape, page).await;
     }
     let mut objects = Vec::with_capacity(page.entries.len());
     for entry in &page.entries {
@@ -136,7 +144,7 @@ fn list_value(
     }
 }
 
-fn list_metadata(page: &Page) -> Value {
+pub(super) fn list_metadata(page: &Page) -> Value {
     let mut metadata = value!({"resourceVersion": page.revision.to_string()});
     if let Some(token) = &page.token {
         metadata.insert("continue", token.as_str());
@@ -145,51 +153,6 @@ fn list_metadata(page: &Page) -> Value {
         metadata.insert("remainingItemCount", remaining);
     }
     metadata
-}
-
-/// A list as a gather of the cache's bytes, in blocks that are made as the client takes them.
-fn bytes_response(endpoint: &Endpoint, page: Page) -> Response<Body> {
-    let kind = &endpoint.row.kind;
-    let head = format!(
-        r#"{{"kind":"{}List","apiVersion":"{}","metadata":{},"items":["#,
-        kind.kind,
-        kind.api_version(),
-        list_metadata(&page).to_json()
-    );
-    let total: usize = page.entries.iter().map(|entry| entry.served.members().len() + 2).sum();
-    let mut entries = page.entries.into_iter().peekable();
-    let mut first = true;
-    let mut block = move |mut out: BytesMut| {
-        for entry in entries.by_ref() {
-            out.put_slice(if std::mem::take(&mut first) { b"{" } else { b",{" });
-            out.put_slice(entry.served.members());
-            if out.len() >= BLOCK_BYTES {
-                break;
-            }
-        }
-        let done = entries.peek().is_none();
-        if done {
-            out.put_slice(b"]}\n");
-        }
-        (out.freeze(), done)
-    };
-    let mut out = BytesMut::with_capacity(head.len() + total.min(BLOCK_BYTES * 2) + 8);
-    out.put_slice(head.as_bytes());
-    let (bytes, done) = block(out);
-    let mut response = json_response(StatusCode::OK, Bytes::new());
-    *response.body_mut() = match done {
-        true => Body::full(bytes),
-        false => {
-            let rest = futures::stream::unfold(Some(block), |block| async move {
-                let mut block = block?;
-                let (bytes, done) = block(BytesMut::with_capacity(BLOCK_BYTES * 2));
-                Some((Ok(bytes), (!done).then_some(block)))
-            });
-            use futures::StreamExt;
-            Body::stream(futures::stream::once(async { Ok(bytes) }).chain(rest))
-        }
-    };
-    response
 }
 
 /// Finds what a list asks for.

@@ -1,6 +1,6 @@
 //! Making responses.
 
-use apimachinery::{GroupVersionKind, Status, Value};
+use apimachinery::{GroupVersionKind, Status, Value, protobuf, schema};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
@@ -14,6 +14,8 @@ use crate::table;
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// The media type of YAML.
 const YAML: HeaderValue = HeaderValue::from_static("application/yaml");
+/// The media type of protobuf.
+const PROTOBUF: HeaderValue = HeaderValue::from_static("application/vnd.kubernetes.protobuf");
 const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache, private");
 
 /// A failure as its `Status` object, in JSON.
@@ -26,35 +28,71 @@ pub(crate) fn status_response(status: &Status) -> Response<Body> {
     response
 }
 
+/// A failure in the form that the client accepts; JSON for one that accepts nothing of ours.
+pub(crate) fn negotiated_status(status: &Status, accepted: Option<Accepted>) -> Response<Body> {
+    let mut response = status_response(status);
+    if let Some(accepted) = accepted {
+        let (media_type, body) = encode(&status.to_value(), accepted);
+        response.headers_mut().insert(CONTENT_TYPE, media_type);
+        *response.body_mut() = Body::full(body);
+    }
+    response
+}
+
 /// A response with JSON that is encoded already.
 pub(crate) fn json_response(code: StatusCode, json: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(Body::full(json));
+    response(code, JSON, Body::full(json))
+}
+
+/// A response with protobuf in its envelope.
+pub(crate) fn protobuf_response(code: StatusCode, body: Body) -> Response<Body> {
+    response(code, PROTOBUF, body)
+}
+
+fn response(code: StatusCode, media_type: HeaderValue, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     *response.status_mut() = code;
-    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response.headers_mut().insert(CONTENT_TYPE, media_type);
     response.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
     response
 }
 
 /// A response with a tree that has no other shapes.
 pub(crate) fn value_response(code: StatusCode, value: &Value, accepted: Accepted) -> Response<Body> {
-    let mut response = json_response(code, encode(value, accepted));
-    if accepted.format == Format::Yaml {
-        response.headers_mut().insert(CONTENT_TYPE, YAML);
-    }
-    response
+    let (media_type, body) = encode(value, accepted);
+    response(code, media_type, Body::full(body))
 }
 
-/// A tree in the form that the client accepts.
-pub(crate) fn encode(value: &Value, accepted: Accepted) -> Bytes {
-    match accepted.format {
-        Format::Yaml => apimachinery::yaml::to_yaml(value).into(),
-        Format::Json if accepted.pretty => pretty(value).into(),
-        Format::Json => {
-            let mut json = value.to_vec();
-            json.push(b'\n');
-            json.into()
-        }
+/// A tree in the form that the client accepts, with its media type: JSON for what protobuf cannot write.
+fn encode(value: &Value, accepted: Accepted) -> (HeaderValue, Bytes) {
+    if accepted.format == Format::Yaml {
+        return (YAML, apimachinery::yaml::to_yaml(value).into());
     }
+    if accepted.format == Format::Protobuf
+        && let Some(sealed) = sealed(value)
+    {
+        return (PROTOBUF, sealed);
+    }
+    if accepted.pretty {
+        return (JSON, pretty(value).into());
+    }
+    let mut json = value.to_vec();
+    json.push(b'\n');
+    (JSON, json.into())
+}
+
+/// An object as protobuf in its envelope; `None` if its kind has no schema.
+pub(crate) fn sealed(object: &Value) -> Option<Bytes> {
+    let (api_version, kind) = (object.api_version(), object.kind());
+    let message = match kind {
+        "PartialObjectMetadata" => protobuf::partial_metadata_message(object),
+        // Types of the API machinery, which every group has.
+        _ => protobuf::encode_message(
+            object,
+            schema::lookup(&object.gvk()?).or_else(|| schema::type_named(&format!("meta.v1.{kind}")))?,
+        ),
+    };
+    Some(protobuf::seal(api_version, kind, &message).into())
 }
 
 fn pretty(value: &Value) -> Vec<u8> {

@@ -1,11 +1,11 @@
-//! Watches: a stream of frames, one JSON object a line
+//! Watches: a stream of frames, one JSON object a line or protobuf messages with their lengths before them
 //! (<https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes>).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apimachinery::{Status, Value, value};
+use apimachinery::{Status, Value, protobuf, value};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::negotiate::{Accepted, Answer, Format, Shape, negotiate};
-use super::respond::{in_version, json_response, partial_metadata, status_response};
+use super::respond::{in_version, json_response, partial_metadata, sealed};
 use crate::cache::{CacheEvent, Entry, Snapshot, WatchScope, WatchStart, Watcher};
 use crate::http::{Body, RequestContext};
 use crate::registry::{Endpoint, Engine, ListOptions, Stored};
@@ -37,8 +37,8 @@ pub(crate) async fn watch(
     headers: &HeaderMap,
 ) -> Result<Response<Body>, Status> {
     let accepted = negotiate(headers, &context.query, Answer::Object)?;
-    if accepted.format != Format::Json {
-        return Err(Status::not_acceptable(&["application/json"]));
+    if accepted.format == Format::Yaml {
+        return Err(Status::not_acceptable(&["application/json", "application/vnd.kubernetes.protobuf"]));
     }
     let engine = server.engine();
     let options = ListOptions::parse(&context.query, stored, true)?;
@@ -63,14 +63,15 @@ pub(crate) async fn watch(
         Ok(started) => started,
         Err(too_old) => {
             let asked = options.resource_version.unwrap_or_default();
-            return Ok(error_stream(&Status::expired(format!("too old resource version: {asked} ({})", too_old.oldest))));
+            let status = Status::expired(format!("too old resource version: {asked} ({})", too_old.oldest));
+            return Ok(stream_response(accepted.format, Body::full(error_frame(&status, accepted.format))));
         }
     };
     let mut stream = Frames::new(server, endpoint, stored, context, &options, accepted, watcher);
     if initial {
         stream.queue_initial(snapshot, &scope, options.send_initial_events == Some(true) && options.bookmarks);
     }
-    Ok(stream_response(stream))
+    Ok(stream_response(accepted.format, stream.into_body()))
 }
 
 /// The narrowest scope that holds everything the watcher wants.
@@ -98,47 +99,41 @@ fn scope(stored: &Stored, context: &RequestContext, options: &ListOptions) -> Wa
     }
 }
 
-fn stream_headers(response: &mut Response<Body>) {
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-}
-
-/// A watch that ends at once with an error, as upstream answers a resourceVersion that is too old.
-fn error_stream(status: &Status) -> Response<Body> {
-    if status.code != 410 {
-        return status_response(status);
-    }
-    let mut response = json_response(StatusCode::OK, error_frame(status));
-    stream_headers(&mut response);
+fn stream_response(format: Format, body: Body) -> Response<Body> {
+    let media_type = match format {
+        Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        _ => "application/json",
+    };
+    let mut response = json_response(StatusCode::OK, Bytes::new());
+    *response.body_mut() = body;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     response
 }
 
-fn error_frame(status: &Status) -> Bytes {
-    frame("ERROR", status.to_value().to_json().as_bytes())
-}
-
-fn frame(kind: &str, object: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(object.len() + 32);
-    put_frame(&mut out, kind, object);
+/// The frame of an error, after which a watch ends; upstream answers a resourceVersion that is too old so, too.
+fn error_frame(status: &Status, format: Format) -> Bytes {
+    let mut out = BytesMut::new();
+    put_frame(&mut out, format, "ERROR", &status.to_value());
     out.freeze()
 }
 
-fn put_frame(out: &mut BytesMut, kind: &str, object: &[u8]) {
+/// Writes an event with an object that the cache does not have in this form.
+fn put_frame(out: &mut BytesMut, format: Format, kind: &str, object: &Value) {
+    match format {
+        Format::Protobuf => match sealed(object) {
+            Some(sealed) => out.put_slice(&protobuf::watch_frame(kind, &sealed)),
+            None => tracing::error!(kind = object.kind(), "no protobuf schema for an object of a watch"),
+        },
+        _ => put_json(out, kind, object.to_json().as_bytes()),
+    }
+}
+
+fn put_json(out: &mut BytesMut, kind: &str, object: &[u8]) {
     out.put_slice(br#"{"type":""#);
     out.put_slice(kind.as_bytes());
     out.put_slice(br#"","object":"#);
     out.put_slice(object);
     out.put_slice(b"}\n");
-}
-
-fn stream_response(frames: Frames) -> Response<Body> {
-    let stream = futures::stream::unfold(frames, |mut frames| async move {
-        let block = frames.next_block().await?;
-        Some((Ok(block), frames))
-    });
-    let mut response = json_response(StatusCode::OK, Bytes::new());
-    *response.body_mut() = Body::stream(stream);
-    stream_headers(&mut response);
-    response
 }
 
 /// The state of one watch.
@@ -200,6 +195,13 @@ impl Frames {
         }
     }
 
+    fn into_body(self) -> Body {
+        Body::stream(futures::stream::unfold(self, |mut frames| async move {
+            let block = frames.next_block().await?;
+            Some((Ok(block), frames))
+        }))
+    }
+
     fn engine(&self) -> &Engine {
         self.server.engine()
     }
@@ -229,7 +231,7 @@ impl Frames {
         }
         let mut out = BytesMut::new();
         while let Some(entry) = self.initial.next() {
-            self.put(&mut out, "ADDED", entry.served.json(), &entry, None);
+            self.put(&mut out, "ADDED", &entry, None);
             if out.len() >= BLOCK_BYTES {
                 return Some(out.freeze());
             }
@@ -273,7 +275,8 @@ impl Frames {
                     }
                     None => {
                         self.done = true;
-                        return Some(error_frame(&Status::expired("the watch fell behind and was closed; list and watch again")));
+                        let status = Status::expired("the watch fell behind and was closed; list and watch again");
+                        return Some(error_frame(&status, self.accepted.format));
                     }
                 },
                 () = sleep_until(self.next_bookmark), if self.options.bookmarks => self.bookmark(&mut out),
@@ -304,12 +307,9 @@ impl Frames {
         let current = event.current.clone().filter(matches);
         let previous = event.previous.clone().filter(matches);
         match (current, previous) {
-            (Some(current), None) => self.put(out, "ADDED", current.served.json(), &current, None),
-            (Some(current), Some(_)) => self.put(out, "MODIFIED", current.served.json(), &current, None),
-            (None, Some(previous)) => {
-                let json = previous.served.at_revision(event.revision);
-                self.put(out, "DELETED", &json, &previous, Some(event.revision));
-            }
+            (Some(current), None) => self.put(out, "ADDED", &current, None),
+            (Some(current), Some(_)) => self.put(out, "MODIFIED", &current, None),
+            (None, Some(previous)) => self.put(out, "DELETED", &previous, Some(event.revision)),
             (None, None) => {}
         }
     }
@@ -320,10 +320,21 @@ impl Frames {
         namespace && (info.name.is_empty() || entry.name() == info.name)
     }
 
-    fn put(&mut self, out: &mut BytesMut, kind: &str, json: &[u8], entry: &Entry, revision: Option<i64>) {
+    /// Writes an event of a cached object; `revision` replaces its resourceVersion (deletions have that of the deletion).
+    fn put(&mut self, out: &mut BytesMut, kind: &str, entry: &Entry, revision: Option<i64>) {
         if self.accepted.shape == Shape::Object && !self.endpoint.converts() {
-            put_frame(out, kind, json);
-            return;
+            match (self.accepted.format, revision) {
+                (Format::Protobuf, None) => {
+                    if let Some(message) = entry.served.message() {
+                        let row = &self.endpoint.row.kind;
+                        let sealed = protobuf::seal(&row.api_version(), &row.kind, message);
+                        return out.put_slice(&protobuf::watch_frame(kind, &sealed));
+                    }
+                }
+                (Format::Protobuf, Some(_)) => {}
+                (_, None) => return put_json(out, kind, entry.served.json()),
+                (_, Some(revision)) => return put_json(out, kind, &entry.served.at_revision(revision)),
+            }
         }
         match entry.served.object() {
             Ok(mut object) => {
@@ -332,7 +343,7 @@ impl Frames {
                 }
                 let object = in_version(object, &self.endpoint);
                 let shaped = self.shape(object);
-                put_frame(out, kind, shaped.to_json().as_bytes());
+                put_frame(out, self.accepted.format, kind, &shaped);
             }
             Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "cached object cannot be read"),
         }
@@ -367,6 +378,6 @@ impl Frames {
             Shape::Metadata(version) => partial_metadata(&object, version),
             Shape::Object => object,
         };
-        put_frame(out, "BOOKMARK", object.to_json().as_bytes());
+        put_frame(out, self.accepted.format, "BOOKMARK", &object);
     }
 }

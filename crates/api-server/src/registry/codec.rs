@@ -4,7 +4,9 @@
 //! the resourceVersion spliced in as the first member of the metadata, once, at commit. List items are the same bytes without kind and
 //! apiVersion (upstream's typed lists leave them out), deleted objects the same with another resourceVersion.
 
-use apimachinery::{GroupVersionKind, Value};
+use std::sync::OnceLock;
+
+use apimachinery::{GroupVersionKind, Value, protobuf, schema};
 use bytes::{BufMut, Bytes, BytesMut};
 
 const RESOURCE_VERSION: &[u8] = br#""resourceVersion":""#;
@@ -27,6 +29,8 @@ pub(crate) struct Served {
     /// Where the resourceVersion's digits start, and how many there are.
     version_start: u16,
     version_len: u8,
+    /// The protobuf message, made when the first client asks for it and then shared by all lists and watches.
+    message: OnceLock<Option<Bytes>>,
 }
 
 /// A stored value is not an object of its kind.
@@ -91,6 +95,7 @@ impl Header {
             members_start: self.members_start as u16,
             version_start: version_start as u16,
             version_len: digits.len() as u8,
+            message: OnceLock::new(),
         }
     }
 }
@@ -127,10 +132,20 @@ impl Served {
         json.freeze()
     }
 
+    /// The object as a protobuf message without an envelope; `None` if its kind has no schema.
+    pub(crate) fn message(&self) -> Option<&Bytes> {
+        self.message.get_or_init(|| message(&self.object().ok()?)).as_ref()
+    }
+
     /// The tree.
     pub(crate) fn object(&self) -> Result<Value, CodecError> {
         Ok(Value::from_slice(&self.json)?)
     }
+}
+
+/// An object as a protobuf message without an envelope; `None` if its kind has no schema.
+pub(crate) fn message(object: &Value) -> Option<Bytes> {
+    Some(protobuf::encode_message(object, schema::lookup(&object.gvk()?)?).into())
 }
 
 #[cfg(test)]

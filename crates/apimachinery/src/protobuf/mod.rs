@@ -68,41 +68,73 @@ pub fn encode_message(object: &Value, info: &'static TypeInfo) -> Vec<u8> {
     out
 }
 
-/// Puts the envelope around a message that is encoded already.
-pub fn seal(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(raw.len() + 64);
+/// contentEncoding and contentType, which upstream writes though they are empty.
+const SEAL_END: &[u8] = &[0x1a, 0, 0x22, 0];
+
+/// The envelope up to a message of this length.
+fn begin_seal(api_version: &str, kind: &str, length: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(MAGIC);
-    wire::nested(1, &mut out, |out| {
+    wire::nested(1, out, |out| {
         wire::bytes(1, api_version.as_bytes(), out);
         wire::bytes(2, kind.as_bytes(), out);
     });
-    wire::bytes(2, raw, &mut out);
-    // contentEncoding and contentType, which upstream writes though they are empty.
-    wire::bytes(3, b"", &mut out);
-    wire::bytes(4, b"", &mut out);
+    wire::begin_bytes(2, length, out);
+}
+
+/// Puts the envelope around a message that is encoded already.
+pub fn seal(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(raw.len() + 96);
+    begin_seal(api_version, kind, raw.len(), &mut out);
+    out.extend_from_slice(raw);
+    out.extend_from_slice(SEAL_END);
     out
 }
 
-/// A list with its envelope, gathered from the messages (see [`Envelope::raw`]) of its items; `metadata` is a ListMeta.
-pub fn encode_list<'a>(api_version: &str, kind: &str, metadata: &Value, items: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-    let mut raw = Vec::with_capacity(4096);
-    if let Some(info) = crate::schema::type_named("meta.v1.ListMeta") {
-        wire::nested(1, &mut raw, |out| write::message(metadata, info, out));
-    }
-    for item in items {
-        wire::bytes(2, item, &mut raw);
-    }
-    seal(api_version, kind, &raw)
+/// What stands around the items of a list that is sent in pieces: write `head`, then each item by [`list_item`], then `tail`.
+pub struct ListFrame {
+    /// The envelope's beginning and the list's metadata.
+    pub head: Vec<u8>,
+    /// The envelope's end.
+    pub tail: Vec<u8>,
 }
 
-/// One watch event as it stands in a stream: its length in four bytes, then the event around an object with its envelope.
+/// The frame of a list whose items' messages (see [`Envelope::raw`]) have these lengths; `metadata` is a ListMeta.
+pub fn list_frame(api_version: &str, kind: &str, metadata: &Value, lengths: impl Iterator<Item = usize>) -> ListFrame {
+    let mut meta = Vec::with_capacity(64);
+    if let Some(info) = crate::schema::type_named("meta.v1.ListMeta") {
+        wire::nested(1, &mut meta, |out| write::message(metadata, info, out));
+    }
+    let items: usize = lengths.map(|length| 1 + wire::varint_len(length as u64) + length).sum();
+    let mut head = Vec::with_capacity(meta.len() + 64);
+    begin_seal(api_version, kind, meta.len() + items, &mut head);
+    head.extend_from_slice(&meta);
+    ListFrame { head, tail: SEAL_END.to_vec() }
+}
+
+/// One item of a list that is sent in pieces.
+pub fn list_item(message: &[u8], out: &mut Vec<u8>) {
+    wire::bytes(2, message, out);
+}
+
+/// One watch event as it stands in a stream: its length in four bytes, then a WatchEvent (without an envelope, as upstream's
+/// streams have it) around an object, which has one.
 pub fn watch_frame(event_type: &str, object: &[u8]) -> Vec<u8> {
-    let mut raw = Vec::with_capacity(object.len() + 32);
-    wire::bytes(1, event_type.as_bytes(), &mut raw);
-    wire::nested(2, &mut raw, |out| wire::bytes(1, object, out));
-    let event = seal("v1", "WatchEvent", &raw);
-    let length = u32::try_from(event.len()).expect("objects are limited to a few megabytes");
-    [&length.to_be_bytes(), event.as_slice()].concat()
+    let mut frame = Vec::with_capacity(object.len() + 32);
+    frame.extend_from_slice(&[0; 4]);
+    wire::bytes(1, event_type.as_bytes(), &mut frame);
+    wire::nested(2, &mut frame, |out| wire::bytes(1, object, out));
+    let length = u32::try_from(frame.len() - 4).expect("objects are limited to a few megabytes");
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    frame
+}
+
+/// The message of a PartialObjectMetadata (which no published schema describes) of an object.
+pub fn partial_metadata_message(object: &Value) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    if let Some(info) = crate::schema::type_named("meta.v1.ObjectMeta") {
+        wire::nested(1, &mut out, |out| write::message(&object["metadata"], info, out));
+    }
+    out
 }
 
 /// Opens the envelope.

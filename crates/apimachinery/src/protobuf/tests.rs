@@ -49,18 +49,31 @@ fn lists_and_watch_events_are_gathered_from_encoded_objects() {
     let leases = ["a", "b"]
         .map(|name| value!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}, "spec": {}}));
     let encoded = leases.each_ref().map(|object| encode(object, lease));
-    let items = encoded.iter().map(|bytes| open(bytes).expect("opens").raw);
-    let gathered = encode_list("coordination.k8s.io/v1", "LeaseList", &value!({"resourceVersion": "7"}), items);
+    let items: Vec<&[u8]> = encoded.iter().map(|bytes| open(bytes).expect("opens").raw).collect();
+    let metadata = value!({"resourceVersion": "7"});
+    let frame = list_frame("coordination.k8s.io/v1", "LeaseList", &metadata, items.iter().map(|item| item.len()));
+    let mut gathered = frame.head;
+    for item in items {
+        list_item(item, &mut gathered);
+    }
+    gathered.extend(frame.tail);
     let whole = value!({"apiVersion": "coordination.k8s.io/v1", "kind": "LeaseList", "metadata": {"resourceVersion": "7"}, "items": (leases.to_vec())});
     assert_eq!(gathered, encode(&whole, info("coordination.k8s.io", "v1", "LeaseList")));
 
     let frame = watch_frame("ADDED", &encoded[0]);
     let (length, event) = frame.split_at(4);
     assert_eq!(u32::from_be_bytes(length.try_into().expect("four bytes")) as usize, event.len());
-    let envelope = open(event).expect("opens");
-    assert_eq!(envelope.gvk, Some(GroupVersionKind::new("", "v1", "WatchEvent")));
-    assert!(envelope.raw.starts_with(b"\x0a\x05ADDED\x12"));
-    assert!(envelope.raw.ends_with(&encoded[0]));
+    assert!(event.starts_with(b"\x0a\x05ADDED\x12"));
+    assert!(event.ends_with(&encoded[0]));
+}
+
+#[test]
+fn lengths_of_numbers_are_known_before_they_are_written() {
+    for value in [0, 1, 127, 128, 16_383, 16_384, u64::from(u32::MAX), u64::MAX] {
+        let mut out = Vec::new();
+        wire::varint(value, &mut out);
+        assert_eq!(wire::varint_len(value), out.len(), "{value}");
+    }
 }
 
 #[test]

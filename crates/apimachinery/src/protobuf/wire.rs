@@ -50,9 +50,19 @@ pub(super) fn double(number: u16, value: f64, out: &mut Vec<u8>) {
 }
 
 pub(super) fn bytes(number: u16, value: &[u8], out: &mut Vec<u8>) {
-    tag(number, 2, out);
-    varint(value.len() as u64, out);
+    begin_bytes(number, value.len(), out);
     out.extend_from_slice(value);
+}
+
+/// What stands before so many bytes.
+pub(super) fn begin_bytes(number: u16, length: usize, out: &mut Vec<u8>) {
+    tag(number, 2, out);
+    varint(length as u64, out);
+}
+
+/// How many bytes [`varint`] writes.
+pub(super) fn varint_len(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 /// A nested message; its length goes in front once it is known.
