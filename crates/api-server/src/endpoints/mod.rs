@@ -8,6 +8,7 @@ mod binding;
 mod body;
 mod change;
 mod codecs;
+mod compress;
 mod discovery;
 mod eviction;
 mod list;
@@ -38,11 +39,15 @@ pub(crate) async fn dispatch(server: &Arc<ApiServer>, context: RequestContext, r
     }
     let head = request.method() == Method::HEAD;
     let accepted = negotiate::negotiate(request.headers(), &context.query, negotiate::Answer::Fixed).ok();
+    let compressed = compress::is_wanted(request.headers(), &context.info);
     let result = match context.info.is_resource {
         true => resource(server, &context, request).await,
         false => discovery::respond(server, &context, &request),
     };
     let mut response = result.unwrap_or_else(|status| respond::negotiated_status(&status, accepted));
+    if compressed {
+        response = compress::compress(response).await;
+    }
     if head {
         *response.body_mut() = Body::empty();
     }
