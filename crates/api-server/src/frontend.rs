@@ -89,7 +89,7 @@ impl ApiServer {
     /// Keeps the server going until stopped: follows changes of roles and bindings, compacts history. The caller owns the task.
     pub async fn run_background(&self, stop: CancellationToken) {
         let rbac = RbacFeed::new(self.access().rbac.clone(), self.frontend().loopback.clone());
-        let compaction = compaction::run(self.store(), self.config().compaction_interval, &stop);
+        let compaction = compaction::run(self.store(), &self.engine().feed, self.config().compaction_interval, &stop);
         futures::future::join(rbac.run(&stop), compaction).await;
     }
 

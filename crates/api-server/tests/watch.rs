@@ -187,6 +187,43 @@ async fn what_is_too_old_has_expired() {
     assert_eq!(late["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
 }
 
+#[tokio::test]
+async fn a_page_after_compaction_goes_on_inconsistently() {
+    let interval = Duration::from_millis(20);
+    let api = Api::with(ServerConfig { compaction_interval: interval, ..ServerConfig::default() }).await;
+    for name in ["a", "b", "c"] {
+        api.post(MAPS, &config_map(name, "1")).await.expect(201);
+    }
+    let first = api.get(&format!("{MAPS}?limit=1")).await.expect(200);
+    let token = first["metadata"]["continue"].as_str().expect("a token").to_owned();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let background = tokio::spawn({
+        let (server, stop) = (api.server.clone(), stop.clone());
+        async move { server.run_background(stop).await }
+    });
+    let expired = tokio::time::timeout(DEADLINE, async {
+        for round in 0.. {
+            // Only what has changed is compacted away.
+            api.put(&format!("{MAPS}/c"), &config_map("c", &round.to_string())).await.expect(200);
+            let answer = api.get(&format!("{MAPS}?limit=1&continue={token}")).await;
+            if answer.code != 200 {
+                return answer.expect(410);
+            }
+            tokio::task::yield_now().await;
+        }
+        unreachable!("the loop has no end")
+    });
+    let expired = expired.await.expect("the token expires");
+    assert_eq!(expired["reason"], "Expired");
+    let newest = expired["metadata"]["continue"].as_str().expect("a token to go on with");
+    api.delete(&format!("{MAPS}/b")).await.expect(200);
+    let rest = api.get(&format!("{MAPS}?continue={newest}")).await.expect(200);
+    let names: Vec<_> = rest["items"].as_array().expect("items").iter().map(|item| &item["metadata"]["name"]).collect();
+    assert_eq!(names, ["c"], "the newest state, after what the first page had");
+    stop.cancel();
+    background.await.expect("no panic");
+}
+
 /// Reads a protobuf watch stream: type and object of the next event.
 async fn protobuf_event(body: &mut Body, buffer: &mut Vec<u8>) -> (String, apimachinery::Value) {
     loop {

@@ -81,6 +81,8 @@ pub struct Status {
     pub message: String,
     /// What it is about.
     pub details: Option<StatusDetails>,
+    /// Where an expired list can go on, inconsistently (`metadata.continue`); empty for all other failures.
+    pub continue_token: String,
 }
 
 impl std::error::Error for Status {}
@@ -103,7 +105,7 @@ fn about(resource: &GroupResource, name: &str) -> StatusDetails {
 impl Status {
     /// A failure with the code that goes with its reason.
     pub fn new(reason: Reason, message: impl Into<String>) -> Status {
-        Status { code: reason.code(), reason, message: message.into(), details: None }
+        Status { code: reason.code(), reason, message: message.into(), ..Status::default() }
     }
 
     /// With details.
@@ -279,6 +281,9 @@ impl Status {
         let mut status = value!({
             "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure", "code": self.code,
         });
+        if !self.continue_token.is_empty() {
+            status.set_path(&["metadata", "continue"], self.continue_token.as_str());
+        }
         if !self.message.is_empty() {
             status.insert("message", self.message.as_str());
         }
@@ -301,6 +306,7 @@ impl Status {
             code: status["code"].as_i64().and_then(|c| u16::try_from(c).ok()).unwrap_or(500),
             reason: Reason::parse(status["reason"].as_str().unwrap_or_default()),
             message: text(&status["message"]),
+            continue_token: text(&status["metadata"]["continue"]),
             details: status.get("details").map(|d| StatusDetails {
                 name: text(&d["name"]),
                 group: text(&d["group"]),

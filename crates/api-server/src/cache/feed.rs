@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -35,6 +36,8 @@ pub(crate) struct Feed {
     range: KeyRange,
     cachers: RwLock<BTreeMap<String, Arc<Cacher>>>,
     revision: watch::Sender<i64>,
+    /// Lists at older revisions have expired.
+    forgotten: AtomicI64,
     running: OnceCell<()>,
     shutdown: CancellationToken,
 }
@@ -45,12 +48,30 @@ impl Feed {
         let start = format!("{prefix}/");
         let range = KeyRange { end: prefix_end(start.as_bytes()), start: start.into() };
         let (revision, _) = watch::channel(0);
-        Arc::new(Feed { store, range, cachers: RwLock::default(), revision, running: OnceCell::new(), shutdown })
+        Arc::new(Feed {
+            store,
+            range,
+            cachers: RwLock::default(),
+            revision,
+            forgotten: AtomicI64::new(0),
+            running: OnceCell::new(),
+            shutdown,
+        })
     }
 
     /// Adds a cache; its prefix must not contain another one's.
     pub(crate) fn add(&self, cacher: Arc<Cacher>) {
         self.cachers.write().insert(cacher.prefix().to_owned(), cacher);
+    }
+
+    /// The store was compacted: what is older than this revision must not be listed any more.
+    pub(crate) fn forget_before(&self, revision: i64) {
+        self.forgotten.fetch_max(revision, Ordering::AcqRel);
+    }
+
+    /// The oldest revision that may be listed, as far as this server compacted.
+    pub(crate) fn forgotten(&self) -> i64 {
+        self.forgotten.load(Ordering::Acquire)
     }
 
     /// Everything up to this revision is in the caches.

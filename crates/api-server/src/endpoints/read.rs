@@ -215,7 +215,7 @@ async fn snapshot(engine: &Engine, stored: &Stored, options: &ListOptions) -> Re
                 engine.fresh(stored).await?;
                 Ok(engine.snapshot(stored))
             }
-            revision => at_revision(engine, stored, revision).await,
+            revision => at_revision(engine, stored, options, revision).await,
         };
     }
     match options.revision {
@@ -228,14 +228,17 @@ async fn snapshot(engine: &Engine, stored: &Stored, options: &ListOptions) -> Re
         ListRevision::Exact(revision) => {
             engine.ready(stored).await?;
             engine.wait_for(revision).await?;
-            return at_revision(engine, stored, revision).await;
+            return at_revision(engine, stored, options, revision).await;
         }
     }
     Ok(engine.snapshot(stored))
 }
 
 /// The state at an older revision: the cache's if nothing changed since, else the store's history.
-async fn at_revision(engine: &Engine, stored: &Stored, revision: i64) -> Result<Snapshot, Status> {
+async fn at_revision(engine: &Engine, stored: &Stored, options: &ListOptions, revision: i64) -> Result<Snapshot, Status> {
+    if revision < engine.feed.forgotten() {
+        return Err(expired(options));
+    }
     if let Some(snapshot) = stored.cacher.snapshot_at(revision) {
         return Ok(snapshot);
     }
@@ -244,7 +247,7 @@ async fn at_revision(engine: &Engine, stored: &Stored, revision: i64) -> Result<
     let request = RangeRequest { range, limit: 0, revision: Some(Revision(revision)), keys_only: false };
     let found = match engine.store.range(request).await {
         Ok(found) => found,
-        Err(StoreError::Compacted { .. }) => return Err(expired()),
+        Err(StoreError::Compacted { .. }) => return Err(expired(options)),
         Err(error) => return Err(store_status(error)),
     };
     let mut entries = OrdMap::new();
@@ -256,8 +259,19 @@ async fn at_revision(engine: &Engine, stored: &Stored, revision: i64) -> Result<
     Ok(Snapshot { entries, revision })
 }
 
-fn expired() -> Status {
-    Status::expired(
-        "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.",
-    )
+/// Upstream's answer to a list at a revision that the store no longer has: a page's successor may go on at the newest state.
+fn expired(options: &ListOptions) -> Status {
+    let Some(token) = &options.token else {
+        return Status::expired("The resourceVersion for the provided list is too old.");
+    };
+    let newest = ContinueToken { revision: -1, start: token.start.clone() };
+    Status {
+        continue_token: newest.encode(),
+        ..Status::expired(
+            "The provided continue parameter is too old to display a consistent list result. You can start a new list without \
+             the continue parameter, or use the continue token in this response to retrieve the remainder of the results. \
+             Continuing with the provided token results in an inconsistent list - objects that were created, modified, or \
+             deleted between the time the first chunk was returned and now may show up in the list.",
+        )
+    }
 }
