@@ -2,6 +2,7 @@
 
 mod bench;
 mod gen_schema;
+mod integration;
 mod process;
 mod test;
 mod tidy;
@@ -25,6 +26,8 @@ enum Command {
     Bench(bench::Options),
     /// Write the schema facts of `apimachinery` from the published Kubernetes definitions (Go module cache).
     GenSchema(gen_schema::Options),
+    /// Run upstream's integration tests against our API server (needs Go).
+    Integration(integration::Options),
     /// Run every check and every test, real containers included (needs root).
     Test(test::Options),
     /// Check the rules of HOUSE_STYLE that a compiler does not: crate graph, sizes, banned calls, module headers.
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Bench(options) => bench::run(&options),
         Command::GenSchema(options) => gen_schema::run(&options),
+        Command::Integration(options) => integration::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Tidy(options) => tidy::run(&options),
     };

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use api_server::{
-    AccessConfig, ApiServer, BootstrapConfig, Credentials, Listener, Pki, PkiConfig, ServerConfig, ServingCertificate,
-    ShutdownConfig, TokenFile,
+    AccessConfig, ApiServer, BootstrapConfig, Credentials, FrontProxyConfig, Listener, Pki, PkiConfig, ServerConfig, ServingCertificate,
+    ShutdownConfig,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -36,13 +36,7 @@ async fn main() -> Result<(), Error> {
         cluster_domain: "cluster.local".to_owned(),
     };
     let pki = tokio::task::spawn_blocking(move || Pki::load_or_create(pki_config, jiff::Timestamp::now())).await??;
-    let credentials = Credentials::new(AccessConfig {
-        client_ca_pem: pki.ca_cert_pem.clone(),
-        service_account_key_pem: pki.service_account_key_pem.clone(),
-        service_account_issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
-        token_file: TokenFile::default(),
-        anonymous: true,
-    })?;
+    let credentials = Credentials::new(AccessConfig::cluster(pki.ca_cert_pem.clone(), pki.service_account_key_pem.clone(), "https://kubernetes.default.svc.cluster.local".to_owned()))?;
     let server = ApiServer::builder(ServerConfig::default(), Arc::new(storage::Memory::new())).credentials(credentials).build();
     let listener = Listener::bind(SocketAddr::new(loopback, port)).await?;
     let (address, stop) = (listener.address(), CancellationToken::new());
@@ -58,8 +52,9 @@ async fn main() -> Result<(), Error> {
             advertise_port: address.port(),
             service_cidr: "10.43.0.0/16".to_owned(),
             service_ip,
+            publish_endpoints: true,
             client_ca_pem: pki.ca_cert_pem.clone(),
-            front_proxy_ca_pem: pki.front_proxy_ca_cert_pem.clone(),
+            front_proxy: Some(FrontProxyConfig::usual(pki.front_proxy_ca_cert_pem.clone())),
         })
         .await?;
     let kubeconfig = data_dir.join("admin.kubeconfig");

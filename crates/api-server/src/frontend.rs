@@ -123,7 +123,7 @@ pub(crate) async fn respond(server: &Arc<ApiServer>, context: &RequestContext, m
         }
         "/.well-known/openid-configuration" => {
             let tokens = tokens?;
-            let configuration = tokens.openid_configuration(&format!("{}/openid/v1/jwks", tokens.api_audiences()[0]));
+            let configuration = tokens.openid_configuration(&tokens.api_audiences()[0]);
             Some(document("application/json", "public, max-age=3600", configuration.to_string()))
         }
         _ => health::respond(server, context).await,

@@ -31,11 +31,12 @@ mod table;
 
 pub use self::http::{Body, BoxError, Query, RequestContext, RequestInfo, RequestInfoError, Verb, Warnings};
 pub use access::{Access, AccessConfig, AccessError, Credentials};
+pub use admission::plugins::names as admission_plugin_names;
 pub use admission::{AdmissionChain, AdmissionPlugin, Attributes as AdmissionAttributes, Operation};
 pub use auth::{
-    AcceptedToken, Attributes, Authenticators, Authorizers, CertificateAuthenticator, Decision, ImpersonationError, KeyError,
-    NodeAuthorizer, PeerCertificates, RbacIndex, Reference, Rule, SignError, TokenError, TokenFile, TokenFileError, TokenIssuer,
-    TokenSpec, Unauthenticated, UserInfo, impersonate, names, uncovered,
+    AcceptedToken, Attributes, Authenticators, AuthorizationMode, Authorizers, CertificateAuthenticator, Decision, FrontProxy,
+    FrontProxyConfig, ImpersonationError, KeyError, NodeAuthorizer, PeerCertificates, RbacIndex, Reference, Rule, SignError,
+    TokenConfig, TokenError, TokenFile, TokenFileError, TokenIssuer, TokenLifetime, TokenSpec, Unauthenticated, UserInfo, impersonate, names, uncovered,
 };
 pub use bootstrap::BootstrapConfig;
 pub use connect::{Connector, KubeletAccess, KubeletAccessError};
@@ -46,7 +47,7 @@ pub use metrics::Metrics;
 pub use objects::{ListScope, Objects, ReadError};
 pub use pki::{KeyCert, Pki, PkiConfig, PkiError};
 pub use registry::{
-    BeginHook, DefaultStrategy, FieldAttrs, Finish, OperationContext, Resource, StatusStrategy, Strategy, Subresource,
+    ApiEnablement, BeginHook, DefaultStrategy, FieldAttrs, Finish, OperationContext, Resource, StatusStrategy, Strategy, Subresource,
 };
 pub use server::{ApiServer, ApiServerBuilder, ServerConfig};
-pub use serving::{CertificateRotation, InProcessService, Listener, ServeError, ServingCertificate, ShutdownConfig, TlsError};
+pub use serving::{CertificateRotation, InProcessService, Listener, ServeError, ServingCertificate, ShutdownConfig, TlsError, TlsOptions};

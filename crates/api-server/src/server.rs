@@ -13,7 +13,7 @@ use crate::filters::InFlightMax;
 use crate::frontend::Frontend;
 use crate::http::Body;
 use crate::loopback::Loopback;
-use crate::registry::Engine;
+use crate::registry::{ApiEnablement, Engine};
 
 /// What the server is told from outside.
 #[derive(Clone, Debug)]
@@ -31,6 +31,10 @@ pub struct ServerConfig {
     pub request_timeout: std::time::Duration,
     /// How many requests may be at work at the same time.
     pub in_flight_max: InFlightMax,
+    /// Events are forgotten after so long. Upstream's flag is `--event-ttl`.
+    pub event_ttl: std::time::Duration,
+    /// Which APIs are served. Upstream's flag is `--runtime-config`.
+    pub apis: ApiEnablement,
 }
 
 impl Default for ServerConfig {
@@ -42,6 +46,8 @@ impl Default for ServerConfig {
             body_bytes_max: 3 * 1024 * 1024,
             request_timeout: std::time::Duration::from_secs(60),
             in_flight_max: InFlightMax::default(),
+            event_ttl: std::time::Duration::from_secs(3600),
+            apis: ApiEnablement::default(),
         }
     }
 }
@@ -51,6 +57,7 @@ pub struct ApiServerBuilder {
     config: ServerConfig,
     store: Arc<dyn Store>,
     admission: Option<Vec<Arc<dyn AdmissionPlugin>>>,
+    disabled_admission: Vec<String>,
     credentials: Option<Credentials>,
     connectors: Connectors,
     stopped: CancellationToken,
@@ -87,6 +94,13 @@ impl ApiServerBuilder {
         self
     }
 
+    /// Leaves out these of the built-in admission plugins, by upstream's names (see [`admission_plugin_names`](crate::admission_plugin_names)).
+    #[must_use]
+    pub fn disable_admission(mut self, plugins: Vec<String>) -> ApiServerBuilder {
+        self.disabled_admission = plugins;
+        self
+    }
+
     /// Sets how clients prove who they are. Without it only callers in process, whose identity is given, are let in.
     #[must_use]
     pub fn credentials(mut self, credentials: Credentials) -> ApiServerBuilder {
@@ -96,14 +110,18 @@ impl ApiServerBuilder {
 
     /// Builds the server. No I/O happens until the first request.
     pub fn build(self) -> Arc<ApiServer> {
+        let disabled = self.disabled_admission;
+        let builtin = |server| {
+            let mut plugins = crate::admission::plugins::ordered(&Loopback::new(server));
+            plugins.retain(|plugin| disabled.iter().all(|name| name != plugin.name()));
+            plugins
+        };
         Arc::new_cyclic(|server| ApiServer {
             frontend: Frontend::new(&self.config, self.credentials, server.clone()),
             engine: Engine::new(
                 self.store.clone(),
-                &self.config.storage_prefix,
-                AdmissionChain::new(
-                    self.admission.unwrap_or_else(|| crate::admission::plugins::ordered(&Loopback::new(server.clone()))),
-                ),
+                &self.config,
+                AdmissionChain::new(self.admission.unwrap_or_else(|| builtin(server.clone()))),
                 self.stopped.clone(),
             ),
             config: self.config,
@@ -132,6 +150,7 @@ impl ApiServer {
             config,
             store,
             admission: None,
+            disabled_admission: Vec::new(),
             credentials: None,
             connectors: Connectors::default(),
             stopped: CancellationToken::new(),

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api_server::{
-    AccessConfig, ApiServer, BootstrapConfig, Credentials, Listener, Pki, PkiConfig, ServerConfig, ServingCertificate,
-    ShutdownConfig, TokenFile,
+    AccessConfig, ApiServer, BootstrapConfig, Credentials, FrontProxyConfig, Listener, Pki, PkiConfig, ServerConfig, ServingCertificate,
+    ShutdownConfig,
 };
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
@@ -48,13 +48,7 @@ async fn start() -> Cluster {
         jiff::Timestamp::now(),
     )
     .expect("certificates");
-    let credentials = Credentials::new(AccessConfig {
-        client_ca_pem: pki.ca_cert_pem.clone(),
-        service_account_key_pem: pki.service_account_key_pem.clone(),
-        service_account_issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
-        token_file: TokenFile::default(),
-        anonymous: true,
-    })
+    let credentials = Credentials::new(AccessConfig::cluster(pki.ca_cert_pem.clone(), pki.service_account_key_pem.clone(), "https://kubernetes.default.svc.cluster.local".to_owned()))
     .expect("credentials");
     let server = ApiServer::builder(ServerConfig::default(), Arc::new(storage::Memory::new())).credentials(credentials).build();
     let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
@@ -70,8 +64,9 @@ async fn start() -> Cluster {
         advertise_port: address.port(),
         service_cidr: "10.43.0.0/16".to_owned(),
         service_ip,
+        publish_endpoints: true,
         client_ca_pem: pki.ca_cert_pem.clone(),
-        front_proxy_ca_pem: pki.front_proxy_ca_cert_pem.clone(),
+        front_proxy: Some(FrontProxyConfig::usual(pki.front_proxy_ca_cert_pem.clone())),
     };
     server.bootstrap(&config).await.expect("bootstrap objects");
     let url = format!("https://{address}");

@@ -40,11 +40,8 @@ async fn start() -> Running {
     let tokens = dir.path().join("tokens.csv");
     std::fs::write(&tokens, "secret,root,1,system:masters\nweak,bob,2\n").expect("token file");
     let credentials = Credentials::new(AccessConfig {
-        client_ca_pem: pki.ca_cert_pem.clone(),
-        service_account_key_pem: pki.service_account_key_pem.clone(),
-        service_account_issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
         token_file: TokenFile::load(&tokens).expect("token file"),
-        anonymous: true,
+        ..AccessConfig::cluster(pki.ca_cert_pem.clone(), pki.service_account_key_pem.clone(), "https://kubernetes.default.svc.cluster.local".to_owned())
     })
     .expect("credentials");
     let server = ApiServer::builder(ServerConfig::default(), Arc::new(storage::Memory::new())).credentials(credentials).build();

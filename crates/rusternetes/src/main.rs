@@ -3,6 +3,7 @@
 //! Exit codes: 0 success, 1 a failure at run time, 2 wrong usage, 3 the data directory cannot be used, 4 an address or port is
 //! taken, 5 not enough privileges.
 
+mod api_server;
 mod exit;
 mod hello;
 mod image;
@@ -10,6 +11,7 @@ mod reset;
 mod server;
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -33,6 +35,9 @@ struct Arguments {
 enum Command {
     /// Run a complete cluster on this machine, in the foreground.
     Server(server::Options),
+    /// Run the API server alone, with upstream's flags; the executable called `kube-apiserver` is this command.
+    #[command(visible_alias = api_server::UPSTREAM_NAME)]
+    ApiServer(api_server::Options),
     /// Stop all containers of a server that is not running and remove what it left on this machine, its data too.
     Reset(reset::Options),
     /// Manage the images of the embedded container runtime.
@@ -56,6 +61,7 @@ fn main() -> ExitCode {
     };
     let result = match arguments.command {
         Command::Server(options) => server::run(options),
+        Command::ApiServer(options) => api_server::run(&options),
         Command::Reset(options) => reset::run(&options),
         Command::Image(options) => image::run(options),
         Command::Hello(options) => hello::run(&options),
@@ -69,8 +75,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// `rusternetes` and `rusternetes --flag` mean `rusternetes server ...`.
+/// `rusternetes` and `rusternetes --flag` mean `rusternetes server ...`; the name of a component of upstream is its command.
 fn with_default_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let called = arguments.first().and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());
+    if called == Some(api_server::UPSTREAM_NAME) {
+        arguments.insert(1, "api-server".into());
+        return arguments;
+    }
     let names_server = match arguments.get(1).and_then(|argument| argument.to_str()) {
         None => arguments.len() <= 1,
         Some("-h" | "--help" | "-V" | "--version") => false,
@@ -96,6 +107,7 @@ mod tests {
         check(&["rusternetes"], &["rusternetes", "server"]);
         check(&["rusternetes", "--secure-port", "1"], &["rusternetes", "server", "--secure-port", "1"]);
         check(&["rusternetes", "--help"], &["rusternetes", "--help"]);
+        check(&["/bin/kube-apiserver", "--v=2"], &["/bin/kube-apiserver", "api-server", "--v=2"]);
         check(&["rusternetes", "image", "list"], &["rusternetes", "image", "list"]);
     }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use ::http::HeaderMap;
 
 use crate::auth::{
-    AcceptedToken, Authenticators, Authorizers, CertificateAuthenticator, KeyError, NodeAuthorizer, PeerCertificates, RbacIndex,
-    TokenError, TokenFile, TokenIssuer, Unauthenticated, UserInfo,
+    AcceptedToken, Authenticators, AuthorizationMode, Authorizers, CertificateAuthenticator, FrontProxy, FrontProxyConfig, KeyError,
+    NodeAuthorizer, PeerCertificates, RbacIndex, TokenConfig, TokenError, TokenFile, TokenIssuer, Unauthenticated, UserInfo,
 };
 use crate::bootstrap::rbac_policy;
 use crate::loopback::Loopback;
@@ -16,28 +16,48 @@ use crate::objects::Objects;
 
 pub(crate) use rbac_feed::RbacFeed;
 
-/// How clients prove who they are.
+/// How clients prove who they are, and what they may then do.
 #[derive(Debug)]
 pub struct AccessConfig {
-    /// The CA that signs client certificates, in PEM.
+    /// The CA that signs client certificates, in PEM; empty when nobody is known by certificate.
     pub client_ca_pem: String,
-    /// The RSA key that signs ServiceAccount tokens, in PEM.
-    pub service_account_key_pem: String,
-    /// The `iss` of ServiceAccount tokens, and this server's audience. Upstream's flag is `--service-account-issuer`.
-    pub service_account_issuer: String,
+    /// The keys and names of ServiceAccount tokens.
+    pub tokens: TokenConfig,
     /// Static tokens.
     pub token_file: TokenFile,
     /// Whether requests without credentials are let in as `system:anonymous` (for authorization to refuse most of them).
     pub anonymous: bool,
+    /// Whose word about users to take.
+    pub front_proxy: Option<FrontProxyConfig>,
+    /// Who decides, in this order.
+    pub authorization: Vec<AuthorizationMode>,
+}
+
+impl AccessConfig {
+    /// A cluster's own: client certificates by its CA, tokens by its key, Node and RBAC authorization.
+    pub fn cluster(client_ca_pem: String, service_account_key_pem: String, issuer: String) -> Self {
+        Self {
+            client_ca_pem,
+            tokens: TokenConfig {
+                signing_key_pem: service_account_key_pem,
+                issuers: vec![issuer],
+                ..TokenConfig::default()
+            },
+            token_file: TokenFile::default(),
+            anonymous: true,
+            front_proxy: None,
+            authorization: vec![AuthorizationMode::Node, AuthorizationMode::Rbac],
+        }
+    }
 }
 
 /// The configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
-    /// The client CA.
+    /// A client CA.
     #[error("the client CA cannot be used")]
     ClientCa(#[from] rustls::Error),
-    /// The ServiceAccount key.
+    /// A ServiceAccount key.
     #[error(transparent)]
     Key(#[from] KeyError),
 }
@@ -45,20 +65,25 @@ pub enum AccessError {
 /// What a server needs to check credentials, read and checked.
 #[derive(Debug)]
 pub struct Credentials {
-    certificates: CertificateAuthenticator,
+    certificates: Option<CertificateAuthenticator>,
     tokens: Arc<TokenIssuer>,
     token_file: TokenFile,
     anonymous: bool,
+    front_proxy: Option<FrontProxy>,
+    authorization: Vec<AuthorizationMode>,
 }
 
 impl Credentials {
     /// Reads the keys and certificates of a configuration.
     pub fn new(config: AccessConfig) -> Result<Self, AccessError> {
+        let ca = Some(&config.client_ca_pem).filter(|pem| !pem.is_empty());
         Ok(Self {
-            certificates: CertificateAuthenticator::new(&config.client_ca_pem)?,
-            tokens: Arc::new(TokenIssuer::new(&config.service_account_key_pem, &config.service_account_issuer)?),
+            certificates: ca.map(|pem| CertificateAuthenticator::new(pem)).transpose()?,
+            tokens: Arc::new(TokenIssuer::new(config.tokens)?),
             token_file: config.token_file,
             anonymous: config.anonymous,
+            front_proxy: config.front_proxy.map(FrontProxy::new).transpose()?,
+            authorization: config.authorization,
         })
     }
 }
@@ -78,14 +103,17 @@ impl Access {
         let objects: Arc<dyn Objects> = Arc::new(loopback);
         let rbac = Arc::new(RbacIndex::default());
         let node = NodeAuthorizer::new(objects.clone(), rbac_policy::node_rules());
+        let cluster = || vec![AuthorizationMode::Node, AuthorizationMode::Rbac];
+        let modes = credentials.as_ref().map_or_else(cluster, |credentials| credentials.authorization.clone());
         let authenticators = credentials.map(|credentials| Authenticators {
+            front_proxy: credentials.front_proxy,
             certificates: credentials.certificates,
             tokens: credentials.tokens,
             token_file: credentials.token_file,
             anonymous: credentials.anonymous,
             objects,
         });
-        Self { authenticators, authorizers: Authorizers { node, rbac: rbac.clone() }, rbac }
+        Self { authenticators, authorizers: Authorizers { modes, node, rbac: rbac.clone() }, rbac }
     }
 
     /// Identifies a request that came over the network; see [`Authenticators::authenticate`].
@@ -113,8 +141,8 @@ impl Access {
         self.authenticators.as_ref().map(|a| &a.tokens)
     }
 
-    /// The verifier of client certificates for the listener's handshake.
-    pub(crate) fn certificates(&self) -> Option<&CertificateAuthenticator> {
-        self.authenticators.as_ref().map(|a| &a.certificates)
+    /// Whether anybody can be let in over the network.
+    pub(crate) fn authenticates(&self) -> bool {
+        self.authenticators.is_some()
     }
 }

@@ -1,4 +1,5 @@
-//! Who makes a request: client certificate, then bearer token (file, ServiceAccount), then nobody (`system:anonymous`).
+//! Who makes a request: a front proxy's word, client certificate, then bearer token (file, ServiceAccount), then nobody
+//! (`system:anonymous`).
 //!
 //! A request with credentials that are not accepted is refused; it never falls back to anonymous.
 
@@ -9,6 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderValue, header};
 use jiff::Timestamp;
 
+use super::front_proxy::FrontProxy;
 use super::token_file::TokenFile;
 use super::tokens::{AcceptedToken, TokenError, TokenIssuer};
 use super::user::UserInfo;
@@ -24,8 +26,10 @@ pub struct Unauthenticated(pub String);
 
 /// All authenticators of one server.
 pub struct Authenticators {
+    /// Believes a front proxy.
+    pub front_proxy: Option<FrontProxy>,
     /// Checks client certificates.
-    pub certificates: CertificateAuthenticator,
+    pub certificates: Option<CertificateAuthenticator>,
     /// Checks ServiceAccount tokens.
     pub tokens: Arc<TokenIssuer>,
     /// Static tokens.
@@ -45,12 +49,20 @@ impl Authenticators {
     ) -> Result<UserInfo, Unauthenticated> {
         let mut failure = None;
         if let Some(peer) = peer {
-            match self.certificates.authenticate(peer, Timestamp::now()) {
-                Ok(user) => {
+            let now = Timestamp::now();
+            let named = self.front_proxy.as_ref().and_then(|proxy| proxy.authenticate(headers, peer, now));
+            let certified = match &self.certificates {
+                Some(certificates) if named.is_none() => Some(certificates.authenticate(peer, now)),
+                _ => None,
+            };
+            match named.map(Ok).or(certified) {
+                Some(Ok(user)) => {
                     headers.remove(header::AUTHORIZATION);
                     return Ok(user);
                 }
-                Err(reason) => failure = Some(Unauthenticated(format!("x509: {reason}"))),
+                Some(Err(reason)) => failure = Some(Unauthenticated(format!("x509: {reason}"))),
+                // Without a CA nobody looks at certificates.
+                None => {}
             }
         }
         let token = match bearer_token(headers) {

@@ -4,28 +4,21 @@
 //! Owns the signing key, the claims and their validation against the cluster's state. Does not decide which tokens are issued:
 //! that is the TokenRequest handler's.
 
-use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
-use aws_lc_rs::signature::{KeyPair, RsaKeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{Header, Validation};
 use k8s_openapi::api::core::v1::{Node, Pod, Secret, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
+use super::token_keys::{self, KeyError, SigningKey, VerifyingKey};
 use super::user::{UserInfo, service_account_groups, service_account_user};
 use crate::objects::{self, Objects, ReadError};
 
 /// An object stays valid for bound tokens this long after its deletion was asked for, for clocks that differ (upstream's leeway).
 const LEEWAY_SECONDS: i64 = 60;
-
-/// The signing key cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("the ServiceAccount signing key is not a usable RSA key: {0}")]
-pub struct KeyError(String);
 
 /// A token could not be signed.
 #[derive(Debug, thiserror::Error)]
@@ -128,19 +121,52 @@ pub struct TokenSpec {
 
 /// Issues and checks ServiceAccount tokens. One per server.
 pub struct TokenIssuer {
-    issuer: String,
+    /// The first is the `iss` of new tokens; tokens of all are accepted.
+    issuers: Vec<String>,
     api_audiences: Vec<String>,
-    encoding: EncodingKey,
-    decoding: DecodingKey,
-    key_id: String,
-    modulus: Vec<u8>,
-    exponent: Vec<u8>,
+    signing: SigningKey,
+    verifying: Vec<VerifyingKey>,
+    jwks_uri: Option<String>,
+    lifetime: TokenLifetime,
+}
+
+/// What a [`TokenIssuer`] is told.
+#[derive(Clone, Debug, Default)]
+pub struct TokenConfig {
+    /// The private key that signs, in PEM: RSA or ECDSA. Upstream's flag is `--service-account-signing-key-file`.
+    pub signing_key_pem: String,
+    /// Further keys that verify, private or public, in PEM. Upstream's flag is `--service-account-key-file`.
+    pub verifying_keys_pem: Vec<String>,
+    /// Issuers: the first is the `iss` of new tokens, tokens of all are accepted. Upstream's flag is `--service-account-issuer`.
+    pub issuers: Vec<String>,
+    /// This server's audiences; empty for the issuers. Upstream's flag is `--api-audiences`.
+    pub api_audiences: Vec<String>,
+    /// Where clients find the key set, if not at this server. Upstream's flag is `--service-account-jwks-uri`.
+    pub jwks_uri: Option<String>,
+    /// How long tokens live.
+    pub lifetime: TokenLifetime,
+}
+
+/// How long tokens live.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenLifetime {
+    /// No token is valid for more seconds. Upstream's flag is `--service-account-max-token-expiration`.
+    pub seconds_max: Option<i64>,
+    /// Tokens that kubelets ask for get a year, and late use is only counted. Upstream's flag is
+    /// `--service-account-extend-token-expiration`.
+    pub extend: bool,
+}
+
+impl Default for TokenLifetime {
+    fn default() -> Self {
+        Self { seconds_max: None, extend: true }
+    }
 }
 
 impl std::fmt::Debug for TokenIssuer {
-    /// Without the key.
+    /// Without the keys.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TokenIssuer").field("issuer", &self.issuer).field("key_id", &self.key_id).finish_non_exhaustive()
+        f.debug_struct("TokenIssuer").field("issuers", &self.issuers).field("key_id", &self.signing.key_id).finish_non_exhaustive()
     }
 }
 
@@ -154,29 +180,29 @@ pub struct AcceptedToken {
 }
 
 impl TokenIssuer {
-    /// `key_pem` is an RSA key in PKCS#8; `issuer` is the `iss` claim, also this server's own audience.
-    pub fn new(key_pem: &str, issuer: &str) -> Result<Self, KeyError> {
-        let failed = |e: &dyn std::fmt::Display| KeyError(e.to_string());
-        let encoding = EncodingKey::from_rsa_pem(key_pem.as_bytes()).map_err(|e| failed(&e))?;
-        let pkcs8 = {
-            use rustls_pki_types::PrivatePkcs8KeyDer;
-            use rustls_pki_types::pem::PemObject;
-            PrivatePkcs8KeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|e| failed(&e))?
-        };
-        let pair = RsaKeyPair::from_pkcs8(pkcs8.secret_pkcs8_der()).map_err(|e| failed(&e))?;
-        let public = pair.public_key();
-        let der: PublicKeyX509Der<'_> = public.as_der().map_err(|e| failed(&e))?;
-        let modulus = public.modulus().big_endian_without_leading_zero().to_vec();
-        let exponent = public.exponent().big_endian_without_leading_zero().to_vec();
-        Ok(Self {
-            issuer: issuer.to_owned(),
-            api_audiences: vec![issuer.to_owned()],
-            encoding,
-            decoding: DecodingKey::from_rsa_raw_components(&modulus, &exponent),
-            key_id: URL_SAFE_NO_PAD.encode(Sha256::digest(der.as_ref())),
-            modulus,
-            exponent,
-        })
+    /// Reads the keys.
+    pub fn new(config: TokenConfig) -> Result<Self, KeyError> {
+        let (signing, own) = token_keys::signing_key(&config.signing_key_pem)?;
+        let mut verifying = vec![own];
+        for pem in &config.verifying_keys_pem {
+            for key in token_keys::verifying_keys(pem)? {
+                if verifying.iter().all(|have| have.key_id != key.key_id) {
+                    verifying.push(key);
+                }
+            }
+        }
+        let api_audiences = if config.api_audiences.is_empty() { config.issuers.clone() } else { config.api_audiences };
+        Ok(Self { issuers: config.issuers, api_audiences, signing, verifying, jwks_uri: config.jwks_uri, lifetime: config.lifetime })
+    }
+
+    /// The `iss` of new tokens.
+    fn issuer(&self) -> &str {
+        self.issuers.first().map_or("", String::as_str)
+    }
+
+    /// How long tokens live.
+    pub fn lifetime(&self) -> TokenLifetime {
+        self.lifetime
     }
 
     /// The audiences of this API server: what a token must be for when nobody asks for anything else.
@@ -192,7 +218,7 @@ impl TokenIssuer {
             aud: Audience(spec.audiences),
             exp,
             iat: now_seconds,
-            iss: self.issuer.clone(),
+            iss: self.issuer().to_owned(),
             jti: uuid::Uuid::new_v4().to_string(),
             sub: service_account_user(&spec.namespace, &spec.account.name),
             nbf: now_seconds,
@@ -205,8 +231,8 @@ impl TokenIssuer {
                 warnafter: spec.warn_after_seconds.map(|s| now_seconds.saturating_add(s)),
             },
         };
-        let header = Header { typ: None, kid: Some(self.key_id.clone()), ..Header::new(Algorithm::RS256) };
-        let token = jsonwebtoken::encode(&header, &claims, &self.encoding)?;
+        let header = Header { typ: None, kid: Some(self.signing.key_id.clone()), ..Header::new(self.signing.algorithm) };
+        let token = jsonwebtoken::encode(&header, &claims, &self.signing.encoding)?;
         Ok((token, Timestamp::from_second(exp).unwrap_or(Timestamp::MAX)))
     }
 
@@ -222,13 +248,7 @@ impl TokenIssuer {
         if !self.may_be_ours(token) {
             return Err(TokenError::NotOurs);
         }
-        let mut validation = Validation::new(Algorithm::RS256);
-        // The times are checked below, by the clock that the caller gave.
-        (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
-        validation.required_spec_claims.clear();
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation)
-            .map_err(|e| TokenError::Invalid(format!("invalid signature or claims: {e}")))?
-            .claims;
+        let claims = self.verified_claims(token)?;
         let invalid = |text: &str| Err(TokenError::Invalid(text.to_owned()));
         let seconds = now.as_second();
         if seconds > claims.exp.saturating_add(LEEWAY_SECONDS) {
@@ -252,6 +272,26 @@ impl TokenIssuer {
         Ok(AcceptedToken { user: user_info(claims), audiences })
     }
 
+    /// The claims of a token that one of our keys has signed.
+    fn verified_claims(&self, token: &str) -> Result<Claims, TokenError> {
+        let invalid = |error: &dyn std::fmt::Display| TokenError::Invalid(format!("invalid signature or claims: {error}"));
+        let header = jsonwebtoken::decode_header(token).map_err(|error| invalid(&error))?;
+        let mut failure = invalid(&"no key of its algorithm");
+        // A token without a key id is tried with every key, as upstream does.
+        let named = |key: &&VerifyingKey| header.kid.as_ref().is_none_or(|kid| *kid == key.key_id);
+        for key in self.verifying.iter().filter(|key| key.algorithm == header.alg).filter(named) {
+            let mut validation = Validation::new(key.algorithm);
+            // The times are checked by the caller, by the clock that it gave.
+            (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
+            validation.required_spec_claims.clear();
+            match jsonwebtoken::decode::<Claims>(token, &key.decoding, &validation) {
+                Ok(data) => return Ok(data.claims),
+                Err(error) => failure = invalid(&error),
+            }
+        }
+        Err(failure)
+    }
+
     /// Whether the token's `iss` is ours, read without trusting it.
     fn may_be_ours(&self, token: &str) -> bool {
         #[derive(Deserialize)]
@@ -263,29 +303,25 @@ impl TokenIssuer {
             return false;
         };
         let Ok(payload) = URL_SAFE_NO_PAD.decode(payload) else { return false };
-        serde_json::from_slice::<Issuer>(&payload).is_ok_and(|claims| claims.iss == self.issuer)
+        serde_json::from_slice::<Issuer>(&payload).is_ok_and(|claims| self.issuers.contains(&claims.iss))
     }
 
     /// The document at `/openid/v1/jwks` (RFC 7517).
     pub fn json_web_key_set(&self) -> Value {
-        json!({"keys": [{
-            "use": "sig",
-            "kty": "RSA",
-            "kid": self.key_id,
-            "alg": "RS256",
-            "n": URL_SAFE_NO_PAD.encode(&self.modulus),
-            "e": URL_SAFE_NO_PAD.encode(&self.exponent),
-        }]})
+        json!({"keys": self.verifying.iter().map(|key| &key.jwk).collect::<Vec<_>>()})
     }
 
-    /// The document at `/.well-known/openid-configuration` (OpenID Connect Discovery 1.0).
-    pub fn openid_configuration(&self, jwks_uri: &str) -> Value {
+    /// The document at `/.well-known/openid-configuration` (OpenID Connect Discovery 1.0); `base` is this server's URL.
+    pub fn openid_configuration(&self, base: &str) -> Value {
+        let mut algorithms: Vec<&str> = self.verifying.iter().filter_map(|key| key.jwk["alg"].as_str()).collect();
+        algorithms.sort_unstable();
+        algorithms.dedup();
         json!({
-            "issuer": self.issuer,
-            "jwks_uri": jwks_uri,
+            "issuer": self.issuer(),
+            "jwks_uri": self.jwks_uri.clone().unwrap_or_else(|| format!("{base}/openid/v1/jwks")),
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": ["RS256"],
+            "id_token_signing_alg_values_supported": algorithms,
         })
     }
 }
@@ -363,8 +399,35 @@ mod tests {
 
     const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
-    fn key() -> String {
-        rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).expect("RSA key").serialize_pem()
+    fn issuer_of(algorithm: &'static rcgen::SignatureAlgorithm, issuer: &str) -> TokenIssuer {
+        let signing_key_pem = rcgen::KeyPair::generate_for(algorithm).expect("a key").serialize_pem();
+        let config = TokenConfig { signing_key_pem, issuers: vec![issuer.to_owned()], ..TokenConfig::default() };
+        TokenIssuer::new(config).expect("usable")
+    }
+
+    fn issuer(issuer: &str) -> TokenIssuer {
+        issuer_of(&rcgen::PKCS_RSA_SHA256, issuer)
+    }
+
+    #[tokio::test]
+    async fn keys_of_all_kinds_sign_and_a_retired_key_still_verifies() {
+        let (objects, now) = (objects(), Timestamp::now());
+        for algorithm in [&rcgen::PKCS_RSA_SHA256, &rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384] {
+            let old = rcgen::KeyPair::generate_for(algorithm).expect("a key");
+            let config = TokenConfig {
+                signing_key_pem: old.serialize_pem(),
+                issuers: vec![ISSUER.to_owned()],
+                ..TokenConfig::default()
+            };
+            let (token, _) = TokenIssuer::new(config.clone()).expect("usable").sign(spec(), now).expect("signs");
+            let new = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key").serialize_pem();
+            let rotated = TokenConfig { signing_key_pem: new.clone(), verifying_keys_pem: vec![old.public_key_pem()], ..config.clone() };
+            let rotated = TokenIssuer::new(rotated).expect("usable");
+            rotated.authenticate(&token, &[], &objects, now).await.expect("the retired key verifies");
+            assert_eq!(rotated.json_web_key_set()["keys"].as_array().map(Vec::len), Some(2));
+            let forgetful = TokenIssuer::new(TokenConfig { signing_key_pem: new, ..config }).expect("usable");
+            forgetful.authenticate(&token, &[], &objects, now).await.expect_err("the key is unknown");
+        }
     }
 
     fn spec() -> TokenSpec {
@@ -389,7 +452,7 @@ mod tests {
 
     #[tokio::test]
     async fn life_of_a_token() {
-        let issuer = TokenIssuer::new(&key(), ISSUER).expect("key");
+        let issuer = issuer(ISSUER);
         let (objects, now) = (objects(), Timestamp::now());
         let (token, expires) = issuer.sign(spec(), now).expect("signs");
         assert_eq!(expires.as_second(), now.as_second() + 3600);
@@ -421,11 +484,10 @@ mod tests {
 
     #[tokio::test]
     async fn foreign_tokens() {
-        let (issuer, other) = (TokenIssuer::new(&key(), ISSUER).expect("key"), TokenIssuer::new(&key(), ISSUER).expect("key"));
+        let (issuer, other, elsewhere) = (issuer(ISSUER), issuer(ISSUER), issuer("https://elsewhere"));
         let (objects, now) = (objects(), Timestamp::now());
         let (forged, _) = other.sign(spec(), now).expect("signs");
         assert!(matches!(issuer.authenticate(&forged, &[], &objects, now).await, Err(TokenError::Invalid(_))), "another key");
-        let elsewhere = TokenIssuer::new(&key(), "https://elsewhere").expect("key");
         let (foreign, _) = elsewhere.sign(spec(), now).expect("signs");
         for token in [foreign.as_str(), "opaque", "a.b.c", ""] {
             assert!(matches!(issuer.authenticate(token, &[], &objects, now).await, Err(TokenError::NotOurs)), "{token}");

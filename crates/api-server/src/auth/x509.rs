@@ -51,22 +51,7 @@ impl PeerCertificates {
 impl CertificateAuthenticator {
     /// Trusts certificates signed by `ca_pem`.
     pub fn new(ca_pem: &str) -> Result<Self, rustls::Error> {
-        use rustls_pki_types::pem::PemObject;
-        let mut roots = rustls::RootCertStore::empty();
-        for der in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
-            roots.add(der.map_err(|e| rustls::Error::General(format!("the client CA is not PEM: {e}")))?)?;
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let inner = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
-            .allow_unauthenticated()
-            .build()
-            .map_err(|e| rustls::Error::General(e.to_string()))?;
-        Ok(Self { inner })
-    }
-
-    /// The verifier for the handshake: asks for a certificate, takes any, and checks that the client holds its key.
-    pub fn handshake_verifier(&self) -> Arc<dyn ClientCertVerifier> {
-        Arc::new(AnyCertificate(self.inner.clone()))
+        Ok(Self { inner: verifier(ca_pem)? })
     }
 
     /// Whose certificate this is; the error says why it is not accepted.
@@ -77,14 +62,63 @@ impl CertificateAuthenticator {
         {
             return Ok(known.user.clone());
         }
-        let [leaf, intermediates @ ..] = peer.chain.as_ref() else { return Err("no certificate".to_owned()) };
-        let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now.as_second()).unwrap_or(0)));
-        self.inner.verify_client_cert(leaf, intermediates, at).map_err(|e| e.to_string())?;
+        let leaf = verify(&*self.inner, peer, now)?;
         let user = subject(leaf)?;
         // Set already by another request or another authenticator: then the next request checks again, no more.
         let _ = peer.verified.set(Verified { user: user.clone(), by: self.inner.clone(), until: expiry(&peer.chain)? });
         Ok(user)
     }
+}
+
+/// Trusts certificates signed by these authorities.
+fn verifier(ca_pem: &str) -> Result<Arc<dyn ClientCertVerifier>, rustls::Error> {
+    use rustls_pki_types::pem::PemObject;
+    let mut roots = rustls::RootCertStore::empty();
+    for der in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
+        roots.add(der.map_err(|e| rustls::Error::General(format!("the client CA is not PEM: {e}")))?)?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider()).allow_unauthenticated().build();
+    verifier.map_err(|e| rustls::Error::General(e.to_string()))
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// The leaf of a chain that the authorities have signed.
+fn verify<'a>(
+    by: &dyn ClientCertVerifier,
+    peer: &'a PeerCertificates,
+    now: Timestamp,
+) -> Result<&'a CertificateDer<'static>, String> {
+    let [leaf, intermediates @ ..] = peer.chain.as_ref() else { return Err("no certificate".to_owned()) };
+    let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now.as_second()).unwrap_or(0)));
+    by.verify_client_cert(leaf, intermediates, at).map_err(|e| e.to_string())?;
+    Ok(leaf)
+}
+
+/// Certification authorities whose certificates say a name and nothing else.
+#[derive(Clone, Debug)]
+pub(super) struct TrustedNames(Arc<dyn ClientCertVerifier>);
+
+impl TrustedNames {
+    /// Reads the authorities.
+    pub(super) fn new(ca_pem: &str) -> Result<Self, rustls::Error> {
+        verifier(ca_pem).map(Self)
+    }
+
+    /// The common name of a certificate that one of them has signed, empty if it has none; the error says why it is not accepted.
+    pub(super) fn common_name(&self, peer: &PeerCertificates, now: Timestamp) -> Result<String, String> {
+        let leaf = verify(&*self.0, peer, now)?;
+        let (_, certificate) = X509Certificate::from_der(leaf).map_err(|e| e.to_string())?;
+        let name = certificate.subject().iter_common_name().next().and_then(|a| a.as_str().ok());
+        Ok(name.unwrap_or_default().to_owned())
+    }
+}
+
+/// The verifier for the handshake: asks for a certificate, takes any, and checks that the client holds its key.
+pub(crate) fn handshake_verifier() -> Arc<dyn ClientCertVerifier> {
+    Arc::new(AnyCertificate(provider().signature_verification_algorithms))
 }
 
 /// The user that a certificate names.
@@ -113,7 +147,7 @@ fn expiry(chain: &[CertificateDer<'_>]) -> Result<i64, String> {
 }
 
 #[derive(Debug)]
-struct AnyCertificate(Arc<dyn ClientCertVerifier>);
+struct AnyCertificate(rustls::crypto::WebPkiSupportedAlgorithms);
 
 impl ClientCertVerifier for AnyCertificate {
     fn offer_client_auth(&self) -> bool {
@@ -125,7 +159,8 @@ impl ClientCertVerifier for AnyCertificate {
     }
 
     fn root_hint_subjects(&self) -> &[rustls::DistinguishedName] {
-        self.0.root_hint_subjects()
+        // No hints: whom we trust is nobody's business, and clients may hold certificates for the front proxy or for us.
+        &[]
     }
 
     fn verify_client_cert(
@@ -144,7 +179,7 @@ impl ClientCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0)
     }
 
     fn verify_tls13_signature(
@@ -153,11 +188,11 @@ impl ClientCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.0.supported_schemes()
     }
 }
 

@@ -13,6 +13,7 @@ use futures::{StreamExt, TryStreamExt};
 use rbac_policy::PolicyObject;
 use serde_json::{Value as Json, json};
 
+use crate::auth::FrontProxyConfig;
 use crate::loopback::{Loopback, LoopbackError, collection};
 
 /// What the bootstrap objects say about this server.
@@ -26,10 +27,12 @@ pub struct BootstrapConfig {
     pub service_cidr: String,
     /// The `kubernetes` Service's ClusterIP: the first of the range.
     pub service_ip: IpAddr,
+    /// Whether this server keeps the endpoints of `kubernetes`. Upstream's flag is `--endpoint-reconciler-type`.
+    pub publish_endpoints: bool,
     /// The CA of client certificates, for extension servers.
     pub client_ca_pem: String,
-    /// The CA of the front proxy, for extension servers.
-    pub front_proxy_ca_pem: String,
+    /// The front proxy, for extension servers.
+    pub front_proxy: Option<FrontProxyConfig>,
 }
 
 /// The namespaces that the system itself uses.
@@ -131,15 +134,21 @@ async fn rbac_object(loopback: &Loopback, wanted: PolicyObject) -> Result<(), Lo
 /// The config map by which extension API servers learn whom to trust.
 async fn extension_authentication(loopback: &Loopback, config: &BootstrapConfig) -> Result<(), LoopbackError> {
     const NAME: &str = "extension-apiserver-authentication";
-    let data = json!({
-        "client-ca-file": config.client_ca_pem,
-        "requestheader-allowed-names": r#"["front-proxy-client"]"#,
-        "requestheader-client-ca-file": config.front_proxy_ca_pem,
-        "requestheader-extra-headers-prefix": r#"["X-Remote-Extra-"]"#,
-        "requestheader-group-headers": r#"["X-Remote-Group"]"#,
-        "requestheader-uid-headers": r#"["X-Remote-Uid"]"#,
-        "requestheader-username-headers": r#"["X-Remote-User"]"#,
-    });
+    let mut data = serde_json::Map::new();
+    let mut set = |key: &str, value: String| drop(data.insert(key.to_owned(), value.into()));
+    if !config.client_ca_pem.is_empty() {
+        set("client-ca-file", config.client_ca_pem.clone());
+    }
+    if let Some(proxy) = &config.front_proxy {
+        let list = |texts: &[String]| json!(texts).to_string();
+        set("requestheader-allowed-names", list(&proxy.allowed_names));
+        set("requestheader-client-ca-file", proxy.ca_pem.clone());
+        set("requestheader-extra-headers-prefix", list(&proxy.extra_header_prefixes));
+        set("requestheader-group-headers", list(&proxy.group_headers));
+        set("requestheader-uid-headers", list(&proxy.uid_headers));
+        set("requestheader-username-headers", list(&proxy.username_headers));
+    }
+    let data = Json::Object(data);
     let object = json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",

@@ -22,6 +22,9 @@ pub(super) async fn run(loopback: &Loopback, config: &BootstrapConfig) -> Result
     });
     ensure(loopback, "networking.k8s.io", "servicecidrs", "", NAME, &cidr).await?;
     ensure(loopback, "", "services", "default", NAME, &service(config)).await?;
+    if !config.publish_endpoints {
+        return Ok(());
+    }
     reconcile(loopback, "", "endpoints", &endpoints(config), &["subsets"]).await?;
     reconcile(loopback, "discovery.k8s.io", "endpointslices", &slice(config), &["endpoints", "ports", "addressType"]).await
 }

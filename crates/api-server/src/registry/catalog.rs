@@ -6,6 +6,7 @@ use std::sync::Arc;
 use apimachinery::{GroupResource, GroupVersionKind, Value};
 
 use super::codec::Header;
+use super::enablement::ApiEnablement;
 use super::resource::{self, Resource};
 use super::strategy::Strategy;
 use crate::cache::{Cacher, CacherConfig, Feed, Indexer};
@@ -77,10 +78,15 @@ pub(crate) struct Catalog {
 
 impl Catalog {
     /// Binds the built-in table to a store's caches.
-    pub(crate) fn builtin(storage_prefix: &str, feed: &Feed, services: &Arc<kinds::ServiceAllocator>) -> Catalog {
+    pub(crate) fn builtin(
+        storage_prefix: &str,
+        apis: &ApiEnablement,
+        feed: &Feed,
+        services: &Arc<kinds::ServiceAllocator>,
+    ) -> Catalog {
         let rows = resource::builtin();
         let mut catalog = Catalog { endpoints: Vec::new(), by_name: HashMap::new(), stored: HashMap::new() };
-        for row in &rows {
+        for row in rows.iter().filter(|row| apis.serves(row)) {
             let stored = row.serves("update").then(|| catalog.bind(storage_prefix, feed, &rows, row, services));
             let name = (row.gvr.group.clone(), row.gvr.version.clone(), row.gvr.resource.clone());
             catalog.by_name.insert(name, catalog.endpoints.len());

@@ -12,11 +12,10 @@ use super::catalog::{Catalog, Stored};
 use crate::admission::AdmissionChain;
 use crate::cache::{Feed, Snapshot};
 use crate::kinds::ServiceAllocator;
+use crate::server::ServerConfig;
 
 /// How long a read waits for the caches (upstream's `blockTimeout`).
 pub(crate) const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
-/// Events are forgotten after so long (upstream's `--event-ttl`).
-const EVENT_TTL: Duration = Duration::from_secs(3600);
 /// Events within so long share a lease, as upstream's lease manager has it, so that a lease is not made for each.
 const EVENT_LEASE_REUSE: Duration = Duration::from_secs(60);
 
@@ -26,15 +25,22 @@ pub(crate) struct Engine {
     pub(crate) feed: Arc<Feed>,
     pub(crate) catalog: Catalog,
     pub(crate) admission: AdmissionChain,
+    event_ttl: Duration,
     event_lease: Mutex<Option<(Instant, LeaseId)>>,
 }
 
 impl Engine {
-    pub(crate) fn new(store: Arc<dyn Store>, prefix: &str, admission: AdmissionChain, shutdown: CancellationToken) -> Engine {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        config: &ServerConfig,
+        admission: AdmissionChain,
+        shutdown: CancellationToken,
+    ) -> Engine {
+        let prefix = config.storage_prefix.as_str();
         let feed = Feed::new(store.clone(), prefix, shutdown);
         let services = Arc::new(ServiceAllocator::new(store.clone(), prefix));
-        let catalog = Catalog::builtin(prefix, &feed, &services);
-        Engine { store, feed, catalog, admission, event_lease: Mutex::default() }
+        let catalog = Catalog::builtin(prefix, &config.apis, &feed, &services);
+        Engine { store, feed, catalog, admission, event_ttl: config.event_ttl, event_lease: Mutex::default() }
     }
 
     /// Makes a resource's cache ready, and waits until it holds every write acknowledged before the call.
@@ -84,7 +90,7 @@ impl Engine {
             let _ = made;
             return Ok(lease);
         }
-        let lease = self.store.lease_grant(EVENT_TTL + EVENT_LEASE_REUSE).await.map_err(store_status)?;
+        let lease = self.store.lease_grant(self.event_ttl + EVENT_LEASE_REUSE).await.map_err(store_status)?;
         *self.event_lease.lock() = Some((Instant::now(), lease));
         Ok(lease)
     }

@@ -8,6 +8,7 @@ pub(crate) mod codec;
 pub(crate) mod compaction;
 mod conversion;
 mod delete;
+mod enablement;
 mod engine;
 mod managed;
 mod meta;
@@ -18,6 +19,7 @@ mod write;
 
 pub(crate) use catalog::{Catalog, Endpoint, Stored};
 pub(crate) use conversion::convert;
+pub use enablement::ApiEnablement;
 pub(crate) use engine::{Engine, store_status};
 pub(crate) use managed::applied as apply_managed;
 pub(crate) use meta::now;

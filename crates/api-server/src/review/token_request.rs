@@ -47,9 +47,12 @@ pub(super) async fn create(server: &ApiServer, context: &RequestContext, object:
         Some(reference) => bind(server, namespace, name, &reference).await?,
         None => Bound::default(),
     };
+    let lifetime = issuer.lifetime();
     let asked = request.spec.expiration_seconds.unwrap_or(EXPIRATION_SECONDS_DEFAULT);
+    let asked = lifetime.seconds_max.map_or(asked, |max| asked.min(max));
+    request.spec.expiration_seconds = Some(asked);
     let own = request.spec.audiences.iter().all(|a| issuer.api_audiences().contains(a));
-    let extend = bound.pod.is_some() && asked == EXPIRATION_SECONDS_EXTENDED_FOR && own;
+    let extend = lifetime.extend && bound.pod.is_some() && asked == EXPIRATION_SECONDS_EXTENDED_FOR && own;
     let now = Timestamp::now();
     let (token, _) = issuer
         .sign(

@@ -19,8 +19,9 @@ use tokio_util::task::TaskTracker;
 
 pub use in_process::InProcessService;
 pub use rotation::CertificateRotation;
-pub use tls::{ServingCertificate, TlsError};
+pub use tls::{ServingCertificate, TlsError, TlsOptions};
 
+use crate::auth::handshake_verifier;
 use crate::server::ApiServer;
 
 /// Why the server cannot listen.
@@ -72,6 +73,7 @@ impl Default for ShutdownConfig {
 pub struct Listener {
     tcp: TcpListener,
     address: SocketAddr,
+    tls: TlsOptions,
 }
 
 impl Listener {
@@ -83,7 +85,13 @@ impl Listener {
         };
         let tcp = TcpListener::bind(address).await.map_err(failed)?;
         let address = tcp.local_addr().map_err(failed)?;
-        Ok(Self { tcp, address })
+        Ok(Self { tcp, address, tls: TlsOptions::default() })
+    }
+
+    /// Sets what handshakes may agree on.
+    #[must_use]
+    pub fn with_tls(self, tls: TlsOptions) -> Self {
+        Self { tls, ..self }
     }
 
     /// Where it listens.
@@ -99,8 +107,10 @@ impl Listener {
         shutdown: ShutdownConfig,
         stop: CancellationToken,
     ) -> Result<(), ServeError> {
-        let certificates = server.access().certificates().ok_or(ServeError::NoAccess)?;
-        let acceptor = tls::acceptor(certificate, certificates.handshake_verifier())?;
+        if !server.access().authenticates() {
+            return Err(ServeError::NoAccess);
+        }
+        let acceptor = tls::acceptor(certificate, handshake_verifier(), &self.tls)?;
         let (closing, cut) = (CancellationToken::new(), CancellationToken::new());
         let connections = TaskTracker::new();
         let mut stopping = None;

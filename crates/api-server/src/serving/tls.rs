@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
+use rustls::{ServerConfig, SupportedCipherSuite};
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -58,14 +58,72 @@ impl ResolvesServerCert for ServingCertificate {
     }
 }
 
+/// What a listener agrees to in a handshake. By default TLS 1.2 and 1.3 with all cipher suites that are safe.
+#[derive(Clone, Debug, Default)]
+pub struct TlsOptions {
+    /// Refuses TLS 1.2. Upstream's flag is `--tls-min-version`.
+    pub only_tls13: bool,
+    /// The cipher suites of TLS 1.2 by IANA's names; empty for all. Those of TLS 1.3 are not chosen. Upstream's flag is
+    /// `--tls-cipher-suites`.
+    pub cipher_suites: Vec<String>,
+}
+
+impl TlsOptions {
+    /// Those of the names that this server cannot speak: unknown ones, and ones that are not safe any more (CBC, RC4, plain RSA).
+    pub fn unsupported_cipher_suites(&self) -> Vec<&str> {
+        let known = provider();
+        let is_known = |name: &str| known.cipher_suites.iter().any(|suite| suite_is(*suite, name));
+        self.cipher_suites.iter().map(String::as_str).filter(|name| !is_known(name)).collect()
+    }
+
+    fn provider(&self) -> CryptoProvider {
+        let mut provider = (*provider()).clone();
+        if !self.cipher_suites.is_empty() {
+            let wanted = |suite: SupportedCipherSuite| {
+                suite.tls13().is_some() || self.cipher_suites.iter().any(|name| suite_is(suite, name))
+            };
+            provider.cipher_suites.retain(|suite| wanted(*suite));
+        }
+        provider
+    }
+}
+
+/// Whether a suite has this name; Go knows two also by a shorter one.
+fn suite_is(suite: SupportedCipherSuite, name: &str) -> bool {
+    let have = format!("{:?}", suite.suite()).replace("TLS13_", "TLS_");
+    have == name || have.strip_suffix("_SHA256").is_some_and(|short| short == name && short.ends_with("CHACHA20_POLY1305"))
+}
+
 pub(super) fn acceptor(
     certificate: Arc<ServingCertificate>,
     clients: Arc<dyn ClientCertVerifier>,
+    options: &TlsOptions,
 ) -> Result<TlsAcceptor, TlsError> {
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
+    let versions: &[&rustls::SupportedProtocolVersion] =
+        if options.only_tls13 { &[&rustls::version::TLS13] } else { rustls::DEFAULT_VERSIONS };
+    let mut config = ServerConfig::builder_with_provider(options.provider().into())
+        .with_protocol_versions(versions)?
         .with_client_cert_verifier(clients)
         .with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cipher_suites_are_chosen_by_name() {
+        let options = |names: &[&str]| TlsOptions {
+            cipher_suites: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..TlsOptions::default()
+        };
+        let tls12 = |options: &TlsOptions| options.provider().cipher_suites.iter().filter(|suite| suite.tls13().is_none()).count();
+        assert_eq!(tls12(&options(&["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"])), 1);
+        assert_eq!(tls12(&options(&["TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305"])), 1);
+        assert!(tls12(&options(&[])) > 2);
+        let old = options(&["TLS_RSA_WITH_AES_128_CBC_SHA", "TLS_AES_128_GCM_SHA256"]);
+        assert_eq!(old.unsupported_cipher_suites(), ["TLS_RSA_WITH_AES_128_CBC_SHA"]);
+    }
 }

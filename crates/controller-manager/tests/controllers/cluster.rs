@@ -49,8 +49,9 @@ impl Cluster {
             advertise_port: 6443,
             service_cidr: "10.43.0.0/16".into(),
             service_ip: IpAddr::from([10, 43, 0, 1]),
+            publish_endpoints: true,
             client_ca_pem: String::new(),
-            front_proxy_ca_pem: String::new(),
+            front_proxy: None,
         };
         server.bootstrap(&bootstrap).await.expect("bootstrap objects are made");
         let client_of = |name: &str| {

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use api_server::{
-    AccessConfig, ApiServer, BootstrapConfig, Credentials, Listener, Pki, PkiConfig, ServerConfig, ServingCertificate,
-    ShutdownConfig, TokenFile,
+    AccessConfig, ApiServer, BootstrapConfig, Credentials, FrontProxyConfig, Listener, Pki, PkiConfig, ServerConfig, ServingCertificate,
+    ShutdownConfig,
 };
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
@@ -26,11 +26,8 @@ async fn a_kubeconfig_makes_a_client() {
     };
     let pki = Pki::load_or_create(pki, jiff::Timestamp::now()).expect("certificates are made");
     let credentials = Credentials::new(AccessConfig {
-        client_ca_pem: pki.ca_cert_pem.clone(),
-        service_account_key_pem: pki.service_account_key_pem.clone(),
-        service_account_issuer: "https://kubernetes.default.svc.cluster.local".into(),
-        token_file: TokenFile::default(),
         anonymous: false,
+        ..AccessConfig::cluster(pki.ca_cert_pem.clone(), pki.service_account_key_pem.clone(), "https://kubernetes.default.svc.cluster.local".to_owned())
     })
     .expect("credentials are usable");
     let store = Arc::new(storage::Memory::new());
@@ -44,8 +41,9 @@ async fn a_kubeconfig_makes_a_client() {
         advertise_port: address.port(),
         service_cidr: "10.43.0.0/16".into(),
         service_ip,
+        publish_endpoints: true,
         client_ca_pem: pki.ca_cert_pem.clone(),
-        front_proxy_ca_pem: pki.front_proxy_ca_cert_pem.clone(),
+        front_proxy: Some(FrontProxyConfig::usual(pki.front_proxy_ca_cert_pem.clone())),
     };
     server.bootstrap(&bootstrap).await.expect("bootstrap objects are made");
     let kubeconfig = dir.join("admin.kubeconfig");

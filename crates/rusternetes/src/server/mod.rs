@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use api_server::{
-    AccessConfig, ApiServer, BootstrapConfig, CertificateRotation, Credentials, KubeletAccess, Listener, Pki, PkiConfig,
-    ServeError, ServerConfig, ServingCertificate, ShutdownConfig, TokenFile,
+    AccessConfig, ApiServer, BootstrapConfig, CertificateRotation, Credentials, FrontProxyConfig, KubeletAccess, Listener, Pki, PkiConfig,
+    ServeError, ServerConfig, ServingCertificate, ShutdownConfig,
 };
 use storage::{Store, sqlite};
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,11 +22,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exit::{self, Exit};
 pub(crate) use instance::Instance;
+pub(crate) use node::primary_address;
 
 /// Where a server keeps everything unless told otherwise.
 pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/rusternetes";
 /// The DNS domain of the cluster.
-const CLUSTER_DOMAIN: &str = "cluster.local";
+pub(crate) const CLUSTER_DOMAIN: &str = "cluster.local";
 /// How long stopping may take before the process ends all the same.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(20);
 
@@ -128,7 +129,7 @@ async fn serve(options: Options, instance: Instance, started: Instant) -> anyhow
     let listener = Listener::bind(address).await.map_err(explain_bind)?;
     let port = listener.address().port();
     let site = Arc::new(Site::new(options, instance)?);
-    let (store, pki) = tokio::try_join!(open_store(&site), load_pki(&site))?;
+    let (store, pki) = tokio::try_join!(open_store(site.instance.data_dir()), load_pki(&site))?;
     let stop = CancellationToken::new();
     let server = build_server(store.clone(), &pki, &stop)?;
     let certificate = ServingCertificate::new(&pki.api_server).context("cannot use the serving certificate")?;
@@ -175,26 +176,28 @@ async fn serve(options: Options, instance: Instance, started: Instant) -> anyhow
 
 /// Waits for a signal, or for the first component that fails, whose error is returned.
 async fn wait_for_end(components: &mut components::Components) -> Option<anyhow::Error> {
-    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => return Some(anyhow::Error::new(error).context("cannot wait for signals")),
-    };
     tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
+        waited = wait_for_signal() => waited.err(),
         failure = components.first_failure() => Some(failure),
     }
 }
 
+/// Waits for SIGTERM or SIGINT.
+pub(crate) async fn wait_for_signal() -> anyhow::Result<()> {
+    let wait = "cannot wait for signals";
+    let mut terminate = signal(SignalKind::terminate()).context(wait)?;
+    let mut interrupt = signal(SignalKind::interrupt()).context(wait)?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    }
+}
+
 /// A second signal means now.
-fn stop_after_second_signal() {
+pub(crate) fn stop_after_second_signal() {
     let wait = async {
-        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        if wait_for_signal().await.is_err() {
             return;
-        };
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
         }
         eprintln!("stopped at once by a second signal");
         std::process::exit(1);
@@ -203,7 +206,7 @@ fn stop_after_second_signal() {
     drop(tokio::spawn(wait));
 }
 
-fn explain_bind(error: ServeError) -> anyhow::Error {
+pub(crate) fn explain_bind(error: ServeError) -> anyhow::Error {
     match error {
         ServeError::PortInUse { .. } | ServeError::Bind { .. } => {
             let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
@@ -213,8 +216,9 @@ fn explain_bind(error: ServeError) -> anyhow::Error {
     }
 }
 
-async fn open_store(site: &Site) -> anyhow::Result<Arc<dyn Store>> {
-    let directory = site.instance.data_dir().join("db");
+/// Opens the embedded store of a data directory, which is made if need be.
+pub(crate) async fn open_store(data_dir: &Path) -> anyhow::Result<Arc<dyn Store>> {
+    let directory = data_dir.join("db");
     std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let opened = tokio::task::spawn_blocking(move || sqlite::open(&directory.join("state.db"), sqlite::Options::default())).await;
     let store = opened.context("opening the store panicked")?;
@@ -238,13 +242,7 @@ async fn load_pki(site: &Site) -> anyhow::Result<Arc<Pki>> {
 }
 
 fn build_server(store: Arc<dyn Store>, pki: &Pki, stop: &CancellationToken) -> anyhow::Result<Arc<ApiServer>> {
-    let credentials = Credentials::new(AccessConfig {
-        client_ca_pem: pki.ca_cert_pem.clone(),
-        service_account_key_pem: pki.service_account_key_pem.clone(),
-        service_account_issuer: format!("https://kubernetes.default.svc.{CLUSTER_DOMAIN}"),
-        token_file: TokenFile::default(),
-        anonymous: true,
-    })
+    let credentials = Credentials::new(AccessConfig::cluster(pki.ca_cert_pem.clone(), pki.service_account_key_pem.clone(), format!("https://kubernetes.default.svc.{CLUSTER_DOMAIN}")))
     .context("cannot use the credentials in the data directory")?;
     let kubelets = KubeletAccess::new(&pki.api_server_kubelet_client, &pki.ca_cert_pem, stop.clone())
         .context("cannot use the kubelet client's certificate in the data directory")?;
@@ -257,7 +255,8 @@ fn bootstrap_config(site: &Site, pki: &Pki, port: u16) -> BootstrapConfig {
         advertise_port: port,
         service_cidr: site.service_cidr.clone(),
         service_ip: site.service_ip,
+        publish_endpoints: true,
         client_ca_pem: pki.ca_cert_pem.clone(),
-        front_proxy_ca_pem: pki.front_proxy_ca_cert_pem.clone(),
+        front_proxy: Some(FrontProxyConfig::usual(pki.front_proxy_ca_cert_pem.clone())),
     }
 }

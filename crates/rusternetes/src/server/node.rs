@@ -13,7 +13,7 @@ pub(super) fn host_name() -> anyhow::Result<String> {
 }
 
 /// The source address of the default route; without one, the first address that is not loopback.
-pub(super) fn primary_address() -> anyhow::Result<IpAddr> {
+pub(crate) fn primary_address() -> anyhow::Result<IpAddr> {
     routed_address()
         .or_else(first_address)
         .context("this machine has no address but loopback; give one with --node-ip, or add an interface (a dummy one will do)")

@@ -42,6 +42,13 @@ pub(crate) fn ordered(loopback: &Loopback) -> Vec<Arc<dyn AdmissionPlugin>> {
     ]
 }
 
+/// The names of the built-in admission plugins, which are upstream's, in the order that they run in. What is always done and has no
+/// name upstream (the checks of RBAC's escalation) is not among them.
+pub fn names() -> Vec<&'static str> {
+    let plugins = ordered(&Loopback::new(std::sync::Weak::new()));
+    plugins.iter().map(|plugin| plugin.name()).filter(|name| *name != rbac_escalation::NAME).collect()
+}
+
 /// Upstream's answer of a plugin that refuses (`admission.NewForbidden`).
 fn forbidden(attributes: &Attributes, why: impl std::fmt::Display) -> Status {
     let meta = attributes.object.as_ref().map(Value::meta);

@@ -16,6 +16,9 @@ use crate::loopback::Loopback;
 use crate::objects::{self, Objects};
 use crate::server::ApiServer;
 
+/// Not a plugin upstream, where the registry of RBAC checks this; hence always on.
+pub(super) const NAME: &str = "RBACEscalation";
+
 const GROUP: &str = "rbac.authorization.k8s.io";
 
 pub(super) struct RbacEscalation {
@@ -31,7 +34,7 @@ impl RbacEscalation {
 #[async_trait]
 impl AdmissionPlugin for RbacEscalation {
     fn name(&self) -> &'static str {
-        "RBACEscalation"
+        NAME
     }
 
     fn handles(&self, operation: Operation) -> bool {

@@ -1,0 +1,231 @@
+//! What the flags mean: upstream's values turned into the configuration of our API server. Reads the files that they name.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use api_server::{
+    ApiEnablement, AuthorizationMode, FrontProxyConfig, InFlightMax, KeyCert, ServerConfig, TlsOptions, TokenConfig, TokenFile,
+    TokenLifetime, admission_plugin_names,
+};
+
+use super::feature_gates;
+use super::flags::Values;
+use super::plugins;
+
+/// Upstream's range for ClusterIPs when none is given.
+const SERVICE_RANGE: &str = "10.0.0.0/24";
+
+/// Everything that the command line says, checked.
+pub(super) struct Settings {
+    pub(super) data_dir: PathBuf,
+    pub(super) address: SocketAddr,
+    pub(super) advertise: Option<IpAddr>,
+    pub(super) tls: TlsOptions,
+    pub(super) serving: Option<KeyCert>,
+    pub(super) server: ServerConfig,
+    pub(super) shutdown_delay: std::time::Duration,
+    pub(super) client_ca_pem: String,
+    pub(super) front_proxy: Option<FrontProxyConfig>,
+    pub(super) token_file: TokenFile,
+    pub(super) anonymous: bool,
+    pub(super) authorization: Vec<AuthorizationMode>,
+    /// The signing key is empty when none is given.
+    pub(super) tokens: TokenConfig,
+    pub(super) disabled_admission: Vec<String>,
+    pub(super) kubelet: Option<(KeyCert, String)>,
+    pub(super) service_cidr: String,
+    pub(super) service_ip: IpAddr,
+    pub(super) publish_endpoints: bool,
+    pub(super) verbosity: i64,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Settings {
+    /// Reads the flags; errors name the flag.
+    pub(super) fn new(values: &Values) -> anyhow::Result<Self> {
+        refuse_others(values)?;
+        let mut warnings = values.warnings.clone();
+        let authorization = authorization(values)?;
+        let mut anonymous = values.is_set("anonymous-auth");
+        if anonymous && authorization.contains(&AuthorizationMode::AlwaysAllow) {
+            if values.given("anonymous-auth") {
+                warnings.push("--anonymous-auth is not allowed with the AlwaysAllow authorizer and is off".to_owned());
+            }
+            anonymous = false;
+        }
+        let port = u16::try_from(values.integer("secure-port")).context("--secure-port: not a port")?;
+        let (service_cidr, service_ip) = service_range(values)?;
+        Ok(Self {
+            data_dir: PathBuf::from(values.text("data-dir").unwrap_or(crate::server::DEFAULT_DATA_DIR)),
+            address: SocketAddr::new(address(values, "bind-address")?.unwrap_or(IpAddr::from([0, 0, 0, 0])), port),
+            advertise: address(values, "advertise-address")?,
+            tls: tls(values, &mut warnings)?,
+            serving: key_pair(values, "tls-cert-file", "tls-private-key-file")?,
+            server: server(values)?,
+            shutdown_delay: values.duration("shutdown-delay-duration"),
+            client_ca_pem: file(values, "client-ca-file")?.unwrap_or_default(),
+            front_proxy: front_proxy(values)?,
+            token_file: match values.text("token-auth-file") {
+                Some(path) => TokenFile::load(Path::new(path)).context("--token-auth-file")?,
+                None => TokenFile::default(),
+            },
+            anonymous,
+            authorization,
+            tokens: tokens(values)?,
+            disabled_admission: plugins::disabled(
+                &values.list("enable-admission-plugins"),
+                &values.list("disable-admission-plugins"),
+                &admission_plugin_names(),
+            )
+            .map_err(anyhow::Error::msg)?,
+            kubelet: kubelet(values)?,
+            service_cidr,
+            service_ip,
+            publish_endpoints: values.text("endpoint-reconciler-type") != Some("none"),
+            verbosity: values.integer("v"),
+            warnings,
+        })
+    }
+}
+
+/// Values that upstream knows and this server does not.
+fn refuse_others(values: &Values) -> anyhow::Result<()> {
+    feature_gates::check(&values.list("feature-gates")).map_err(|error| anyhow::anyhow!("--feature-gates: {error}"))?;
+    for version in values.list("emulated-version") {
+        if !matches!(version.as_str(), "1.35" | "kube=1.35") {
+            bail!("--emulated-version={version}: not implemented, only 1.35 is served");
+        }
+    }
+    match values.text("endpoint-reconciler-type") {
+        None | Some("lease" | "none" | "master-count") => Ok(()),
+        Some(other) => bail!("--endpoint-reconciler-type={other}: unknown; choose lease, master-count or none"),
+    }
+}
+
+fn server(values: &Values) -> anyhow::Result<ServerConfig> {
+    let count = |name: &str| usize::try_from(values.integer(name)).with_context(|| format!("--{name}: negative"));
+    let seconds = u64::try_from(values.integer("min-request-timeout")).context("--min-request-timeout: negative")?;
+    Ok(ServerConfig {
+        // Upstream takes the prefix with and without its slash.
+        storage_prefix: format!("/{}", values.text("etcd-prefix").unwrap_or("/registry").trim_matches('/')),
+        compaction_interval: values.duration("etcd-compaction-interval"),
+        min_request_timeout: std::time::Duration::from_secs(seconds),
+        request_timeout: values.duration("request-timeout"),
+        in_flight_max: InFlightMax { read_only: count("max-requests-inflight")?, mutating: count("max-mutating-requests-inflight")? },
+        event_ttl: values.duration("event-ttl"),
+        apis: ApiEnablement::parse(&values.list("runtime-config")).map_err(|error| anyhow::anyhow!("--runtime-config: {error}"))?,
+        ..ServerConfig::default()
+    })
+}
+
+fn authorization(values: &Values) -> anyhow::Result<Vec<AuthorizationMode>> {
+    let names = values.list("authorization-mode");
+    if names.is_empty() {
+        return Ok(vec![AuthorizationMode::AlwaysAllow]);
+    }
+    let mode = |name: &String| match AuthorizationMode::ALL.iter().find(|(have, _)| have == name) {
+        Some((_, mode)) => Ok(*mode),
+        None if matches!(name.as_str(), "ABAC" | "Webhook") => bail!("--authorization-mode={name}: not implemented"),
+        None => bail!("--authorization-mode={name}: unknown; choose of AlwaysAllow, AlwaysDeny, Node and RBAC"),
+    };
+    names.iter().map(mode).collect()
+}
+
+fn tls(values: &Values, warnings: &mut Vec<String>) -> anyhow::Result<TlsOptions> {
+    let only_tls13 = match values.text("tls-min-version") {
+        None | Some("VersionTLS12") => false,
+        Some("VersionTLS13") => true,
+        Some(version @ ("VersionTLS10" | "VersionTLS11")) => {
+            warnings.push(format!("--tls-min-version={version}: nothing older than TLS 1.2 is spoken"));
+            false
+        }
+        Some(other) => bail!("--tls-min-version={other}: unknown; choose VersionTLS12 or VersionTLS13"),
+    };
+    let options = TlsOptions { only_tls13, cipher_suites: values.list("tls-cipher-suites") };
+    let unsupported = options.unsupported_cipher_suites();
+    if !unsupported.is_empty() {
+        if unsupported.len() == options.cipher_suites.len() {
+            bail!("--tls-cipher-suites: none of {} is supported", unsupported.join(", "));
+        }
+        warnings.push(format!("--tls-cipher-suites: not supported and left out: {}", unsupported.join(", ")));
+    }
+    Ok(options)
+}
+
+fn front_proxy(values: &Values) -> anyhow::Result<Option<FrontProxyConfig>> {
+    let Some(ca_pem) = file(values, "requestheader-client-ca-file")? else { return Ok(None) };
+    Ok(Some(FrontProxyConfig {
+        ca_pem,
+        allowed_names: values.list("requestheader-allowed-names"),
+        username_headers: values.list("requestheader-username-headers"),
+        uid_headers: values.list("requestheader-uid-headers"),
+        group_headers: values.list("requestheader-group-headers"),
+        extra_header_prefixes: values.list("requestheader-extra-headers-prefix"),
+    }))
+}
+
+fn tokens(values: &Values) -> anyhow::Result<TokenConfig> {
+    let read = |path: &String| read("service-account-key-file", path);
+    let seconds_max = values.duration("service-account-max-token-expiration").as_secs();
+    Ok(TokenConfig {
+        signing_key_pem: file(values, "service-account-signing-key-file")?.unwrap_or_default(),
+        verifying_keys_pem: values.list("service-account-key-file").iter().map(read).collect::<Result<_, _>>()?,
+        issuers: values.list("service-account-issuer"),
+        api_audiences: values.list("api-audiences"),
+        jwks_uri: values.text("service-account-jwks-uri").map(str::to_owned),
+        lifetime: TokenLifetime {
+            seconds_max: i64::try_from(seconds_max).ok().filter(|seconds| *seconds > 0),
+            extend: values.is_set("service-account-extend-token-expiration"),
+        },
+    })
+}
+
+fn kubelet(values: &Values) -> anyhow::Result<Option<(KeyCert, String)>> {
+    let Some(pair) = key_pair(values, "kubelet-client-certificate", "kubelet-client-key")? else { return Ok(None) };
+    let ca = file(values, "kubelet-certificate-authority")?;
+    let ca = ca.context("--kubelet-certificate-authority is needed: kubelets that cannot be verified are not spoken to")?;
+    Ok(Some((pair, ca)))
+}
+
+/// The range and its first address, which the Service `kubernetes` has.
+fn service_range(values: &Values) -> anyhow::Result<(String, IpAddr)> {
+    let text = values.text("service-cluster-ip-range").unwrap_or(SERVICE_RANGE);
+    if text.contains(',') {
+        bail!("--service-cluster-ip-range={text}: two ranges (dual stack) are not implemented");
+    }
+    let wrong = || format!("--service-cluster-ip-range={text}: not a range such as 10.0.0.0/16");
+    let (address, prefix) = text.split_once('/').with_context(wrong)?;
+    let (address, prefix): (IpAddr, u32) = (address.parse().with_context(wrong)?, prefix.parse().with_context(wrong)?);
+    let first = match address {
+        IpAddr::V4(v4) if prefix < 31 => {
+            let network = v4.to_bits() & u32::MAX.checked_shl(32 - prefix).unwrap_or(0);
+            IpAddr::from(std::net::Ipv4Addr::from_bits(network + 1))
+        }
+        IpAddr::V6(v6) if (64..127).contains(&prefix) => {
+            IpAddr::from(std::net::Ipv6Addr::from_bits((v6.to_bits() & (u128::MAX << (128 - prefix))) + 1))
+        }
+        _ => bail!(wrong()),
+    };
+    Ok((text.to_owned(), first))
+}
+
+fn address(values: &Values, name: &str) -> anyhow::Result<Option<IpAddr>> {
+    values.text(name).map(|text| text.parse().with_context(|| format!("--{name}={text}: not an address"))).transpose()
+}
+
+fn read(name: &str, path: &str) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("--{name}: cannot read {path}"))
+}
+
+fn file(values: &Values, name: &str) -> anyhow::Result<Option<String>> {
+    values.text(name).map(|path| read(name, path)).transpose()
+}
+
+fn key_pair(values: &Values, certificate: &str, key: &str) -> anyhow::Result<Option<KeyCert>> {
+    match (file(values, certificate)?, file(values, key)?) {
+        (Some(cert_pem), Some(key_pem)) => Ok(Some(KeyCert { cert_pem, key_pem })),
+        (None, None) => Ok(None),
+        _ => bail!("--{certificate} and --{key} go together"),
+    }
+}
