@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use api_server::{
-    AccessConfig, ApiServer, BootstrapConfig, Credentials, FrontProxyConfig, Listener, Pki, PkiConfig, ServerConfig, ServingCertificate,
-    ShutdownConfig,
+    AccessConfig, ApiServer, BootstrapConfig, Credentials, FrontProxyConfig, Listener, Pki, PkiConfig, ServerConfig,
+    ServingCertificate, ShutdownConfig,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -36,7 +36,11 @@ async fn main() -> Result<(), Error> {
         cluster_domain: "cluster.local".to_owned(),
     };
     let pki = tokio::task::spawn_blocking(move || Pki::load_or_create(pki_config, jiff::Timestamp::now())).await??;
-    let credentials = Credentials::new(AccessConfig::cluster(pki.ca_cert_pem.clone(), pki.service_account_key_pem.clone(), "https://kubernetes.default.svc.cluster.local".to_owned()))?;
+    let credentials = Credentials::new(AccessConfig::cluster(
+        pki.ca_cert_pem.clone(),
+        pki.service_account_key_pem.clone(),
+        "https://kubernetes.default.svc.cluster.local".to_owned(),
+    ))?;
     let server = ApiServer::builder(ServerConfig::default(), Arc::new(storage::Memory::new())).credentials(credentials).build();
     let listener = Listener::bind(SocketAddr::new(loopback, port)).await?;
     let (address, stop) = (listener.address(), CancellationToken::new());

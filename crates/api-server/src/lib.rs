@@ -36,7 +36,8 @@ pub use admission::{AdmissionChain, AdmissionPlugin, Attributes as AdmissionAttr
 pub use auth::{
     AcceptedToken, Attributes, Authenticators, AuthorizationMode, Authorizers, CertificateAuthenticator, Decision, FrontProxy,
     FrontProxyConfig, ImpersonationError, KeyError, NodeAuthorizer, PeerCertificates, RbacIndex, Reference, Rule, SignError,
-    TokenConfig, TokenError, TokenFile, TokenFileError, TokenIssuer, TokenLifetime, TokenSpec, Unauthenticated, UserInfo, impersonate, names, uncovered,
+    TokenConfig, TokenError, TokenFile, TokenFileError, TokenIssuer, TokenLifetime, TokenSpec, Unauthenticated, UserInfo,
+    impersonate, names, uncovered,
 };
 pub use bootstrap::BootstrapConfig;
 pub use connect::{Connector, KubeletAccess, KubeletAccessError};
@@ -47,7 +48,10 @@ pub use metrics::Metrics;
 pub use objects::{ListScope, Objects, ReadError};
 pub use pki::{KeyCert, Pki, PkiConfig, PkiError};
 pub use registry::{
-    ApiEnablement, BeginHook, DefaultStrategy, FieldAttrs, Finish, OperationContext, Resource, StatusStrategy, Strategy, Subresource,
+    ApiEnablement, BeginHook, DefaultStrategy, FieldAttrs, Finish, OperationContext, Resource, StatusStrategy, Strategy,
+    Subresource,
 };
 pub use server::{ApiServer, ApiServerBuilder, ServerConfig};
-pub use serving::{CertificateRotation, InProcessService, Listener, ServeError, ServingCertificate, ShutdownConfig, TlsError, TlsOptions};
+pub use serving::{
+    CertificateRotation, InProcessService, Listener, ServeError, ServingCertificate, ShutdownConfig, TlsError, TlsOptions,
+};

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api_server::{
-    AccessConfig, ApiServer, BootstrapConfig, Credentials, FrontProxyConfig, Listener, Pki, PkiConfig, ServerConfig, ServingCertificate,
-    ShutdownConfig,
+    AccessConfig, ApiServer, BootstrapConfig, Credentials, FrontProxyConfig, Listener, Pki, PkiConfig, ServerConfig,
+    ServingCertificate, ShutdownConfig,
 };
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
@@ -48,7 +48,11 @@ async fn start() -> Cluster {
         jiff::Timestamp::now(),
     )
     .expect("certificates");
-    let credentials = Credentials::new(AccessConfig::cluster(pki.ca_cert_pem.clone(), pki.service_account_key_pem.clone(), "https://kubernetes.default.svc.cluster.local".to_owned()))
+    let credentials = Credentials::new(AccessConfig::cluster(
+        pki.ca_cert_pem.clone(),
+        pki.service_account_key_pem.clone(),
+        "https://kubernetes.default.svc.cluster.local".to_owned(),
+    ))
     .expect("credentials");
     let server = ApiServer::builder(ServerConfig::default(), Arc::new(storage::Memory::new())).credentials(credentials).build();
     let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");

@@ -41,7 +41,11 @@ async fn start() -> Running {
     std::fs::write(&tokens, "secret,root,1,system:masters\nweak,bob,2\n").expect("token file");
     let credentials = Credentials::new(AccessConfig {
         token_file: TokenFile::load(&tokens).expect("token file"),
-        ..AccessConfig::cluster(pki.ca_cert_pem.clone(), pki.service_account_key_pem.clone(), "https://kubernetes.default.svc.cluster.local".to_owned())
+        ..AccessConfig::cluster(
+            pki.ca_cert_pem.clone(),
+            pki.service_account_key_pem.clone(),
+            "https://kubernetes.default.svc.cluster.local".to_owned(),
+        )
     })
     .expect("credentials");
     let server = ApiServer::builder(ServerConfig::default(), Arc::new(storage::Memory::new())).credentials(credentials).build();

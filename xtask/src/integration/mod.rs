@@ -109,14 +109,20 @@ fn find_go() -> anyhow::Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directory = std::env::split_paths(&path).find(|directory| directory.join("go").is_file());
     let directory = directory.or_else(|| usual.join("go").is_file().then_some(usual));
-    directory.context("upstream's integration tests need Go 1.25 or later, and there is no `go` on the PATH: see https://go.dev/dl")
+    directory
+        .context("upstream's integration tests need Go 1.25 or later, and there is no `go` on the PATH: see https://go.dev/dl")
 }
 
 fn need_disk(work: &Path) -> anyhow::Result<()> {
     let output = process::output(Command::new("df").args(["--output=avail", "-B1"]).arg(work))?;
     let available: u64 = output.lines().nth(1).and_then(|line| line.trim().parse().ok()).unwrap_or(u64::MAX);
     if available < DISK_BYTES_MIN {
-        bail!("{} has {} MB free, a package needs {} MB: choose another with --work", work.display(), available >> 20, DISK_BYTES_MIN >> 20);
+        bail!(
+            "{} has {} MB free, a package needs {} MB: choose another with --work",
+            work.display(),
+            available >> 20,
+            DISK_BYTES_MIN >> 20
+        );
     }
     Ok(())
 }

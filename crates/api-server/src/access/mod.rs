@@ -7,8 +7,9 @@ use std::sync::Arc;
 use ::http::HeaderMap;
 
 use crate::auth::{
-    AcceptedToken, Authenticators, AuthorizationMode, Authorizers, CertificateAuthenticator, FrontProxy, FrontProxyConfig, KeyError,
-    NodeAuthorizer, PeerCertificates, RbacIndex, TokenConfig, TokenError, TokenFile, TokenIssuer, Unauthenticated, UserInfo,
+    AcceptedToken, Authenticators, AuthorizationMode, Authorizers, CertificateAuthenticator, FrontProxy, FrontProxyConfig,
+    KeyError, NodeAuthorizer, PeerCertificates, RbacIndex, TokenConfig, TokenError, TokenFile, TokenIssuer, Unauthenticated,
+    UserInfo,
 };
 use crate::bootstrap::rbac_policy;
 use crate::loopback::Loopback;
@@ -38,11 +39,7 @@ impl AccessConfig {
     pub fn cluster(client_ca_pem: String, service_account_key_pem: String, issuer: String) -> Self {
         Self {
             client_ca_pem,
-            tokens: TokenConfig {
-                signing_key_pem: service_account_key_pem,
-                issuers: vec![issuer],
-                ..TokenConfig::default()
-            },
+            tokens: TokenConfig { signing_key_pem: service_account_key_pem, issuers: vec![issuer], ..TokenConfig::default() },
             token_file: TokenFile::default(),
             anonymous: true,
             front_proxy: None,

@@ -76,7 +76,8 @@ impl FrontProxy {
         let uid = first(headers, &self.config.uid_headers).unwrap_or_default();
         let groups: Vec<String> = self.config.group_headers.iter().flat_map(|name| texts(headers, name)).collect();
         let extra = self.extra(headers);
-        for header in [&self.config.username_headers, &self.config.uid_headers, &self.config.group_headers].into_iter().flatten() {
+        for header in [&self.config.username_headers, &self.config.uid_headers, &self.config.group_headers].into_iter().flatten()
+        {
             headers.remove(header);
         }
         for (header, _) in &extra {
@@ -135,7 +136,9 @@ mod tests {
 
     #[test]
     fn escapes() {
-        for (given, expected) in [("scopes", "scopes"), ("acme.com%2fproject", "acme.com/project"), ("a%zz", "a%zz"), ("a%2", "a%2")] {
+        for (given, expected) in
+            [("scopes", "scopes"), ("acme.com%2fproject", "acme.com/project"), ("a%zz", "a%zz"), ("a%2", "a%2")]
+        {
             assert_eq!(percent_decoded(given), expected);
         }
     }

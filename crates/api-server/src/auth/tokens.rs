@@ -166,7 +166,10 @@ impl Default for TokenLifetime {
 impl std::fmt::Debug for TokenIssuer {
     /// Without the keys.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TokenIssuer").field("issuers", &self.issuers).field("key_id", &self.signing.key_id).finish_non_exhaustive()
+        f.debug_struct("TokenIssuer")
+            .field("issuers", &self.issuers)
+            .field("key_id", &self.signing.key_id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -192,7 +195,14 @@ impl TokenIssuer {
             }
         }
         let api_audiences = if config.api_audiences.is_empty() { config.issuers.clone() } else { config.api_audiences };
-        Ok(Self { issuers: config.issuers, api_audiences, signing, verifying, jwks_uri: config.jwks_uri, lifetime: config.lifetime })
+        Ok(Self {
+            issuers: config.issuers,
+            api_audiences,
+            signing,
+            verifying,
+            jwks_uri: config.jwks_uri,
+            lifetime: config.lifetime,
+        })
     }
 
     /// The `iss` of new tokens.
@@ -414,14 +424,12 @@ mod tests {
         let (objects, now) = (objects(), Timestamp::now());
         for algorithm in [&rcgen::PKCS_RSA_SHA256, &rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384] {
             let old = rcgen::KeyPair::generate_for(algorithm).expect("a key");
-            let config = TokenConfig {
-                signing_key_pem: old.serialize_pem(),
-                issuers: vec![ISSUER.to_owned()],
-                ..TokenConfig::default()
-            };
+            let config =
+                TokenConfig { signing_key_pem: old.serialize_pem(), issuers: vec![ISSUER.to_owned()], ..TokenConfig::default() };
             let (token, _) = TokenIssuer::new(config.clone()).expect("usable").sign(spec(), now).expect("signs");
             let new = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key").serialize_pem();
-            let rotated = TokenConfig { signing_key_pem: new.clone(), verifying_keys_pem: vec![old.public_key_pem()], ..config.clone() };
+            let rotated =
+                TokenConfig { signing_key_pem: new.clone(), verifying_keys_pem: vec![old.public_key_pem()], ..config.clone() };
             let rotated = TokenIssuer::new(rotated).expect("usable");
             rotated.authenticate(&token, &[], &objects, now).await.expect("the retired key verifies");
             assert_eq!(rotated.json_web_key_set()["keys"].as_array().map(Vec::len), Some(2));

@@ -91,7 +91,9 @@ impl Change for Condemn {
         let mut pod = current.cloned().unwrap_or_default();
         let meta = pod.meta();
         let conflict = |what: &str, wanted: &str, have: &str, why: &str| {
-            let why = format!("the {what} in the precondition ({wanted}) does not match the {what} in record ({have}). The object might have been {why}");
+            let why = format!(
+                "the {what} in the precondition ({wanted}) does not match the {what} in record ({have}). The object might have been {why}"
+            );
             Err(Status::conflict(&GroupResource::new("", "Pod"), meta.name(), why))
         };
         match (&self.uid, &self.version) {
@@ -103,7 +105,8 @@ impl Change for Condemn {
         }
         let mut conditions: Vec<Value> = pod.array_at(&["status", "conditions"]).to_vec();
         let is_set = |condition: &Value| condition["type"] == "DisruptionTarget" && condition["status"] == "True";
-        let since = conditions.iter().find(|condition| is_set(condition)).map(|condition| condition["lastTransitionTime"].clone());
+        let since =
+            conditions.iter().find(|condition| is_set(condition)).map(|condition| condition["lastTransitionTime"].clone());
         conditions.retain(|condition| condition["type"] != "DisruptionTarget");
         let mut condition = Value::object();
         condition.set_path(&["type"], "DisruptionTarget");
@@ -149,7 +152,12 @@ async fn budgets(engine: &Engine, write: &Write<'_>, pod: &Value) -> Result<Vec<
     Ok(found)
 }
 
-async fn take_from_budget(server: &Arc<ApiServer>, context: &RequestContext, pod: &Value, dry_run: bool) -> Result<Judged, Status> {
+async fn take_from_budget(
+    server: &Arc<ApiServer>,
+    context: &RequestContext,
+    pod: &Value,
+    dry_run: bool,
+) -> Result<Judged, Status> {
     let write = write(server, context, "policy", "poddisruptionbudgets")?;
     let budgets = budgets(server.engine(), &write, pod).await?;
     let budget = match budgets.as_slice() {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use rustls::{ServerConfig, SupportedCipherSuite};
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, SupportedCipherSuite};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
@@ -119,7 +119,8 @@ mod tests {
             cipher_suites: names.iter().map(|name| (*name).to_owned()).collect(),
             ..TlsOptions::default()
         };
-        let tls12 = |options: &TlsOptions| options.provider().cipher_suites.iter().filter(|suite| suite.tls13().is_none()).count();
+        let tls12 =
+            |options: &TlsOptions| options.provider().cipher_suites.iter().filter(|suite| suite.tls13().is_none()).count();
         assert_eq!(tls12(&options(&["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"])), 1);
         assert_eq!(tls12(&options(&["TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305"])), 1);
         assert!(tls12(&options(&[])) > 2);

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use api_server::{
-    AccessConfig, ApiServer, BootstrapConfig, Credentials, FrontProxyConfig, Listener, Pki, PkiConfig, ServerConfig, ServingCertificate,
-    ShutdownConfig,
+    AccessConfig, ApiServer, BootstrapConfig, Credentials, FrontProxyConfig, Listener, Pki, PkiConfig, ServerConfig,
+    ServingCertificate, ShutdownConfig,
 };
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
@@ -27,7 +27,11 @@ async fn a_kubeconfig_makes_a_client() {
     let pki = Pki::load_or_create(pki, jiff::Timestamp::now()).expect("certificates are made");
     let credentials = Credentials::new(AccessConfig {
         anonymous: false,
-        ..AccessConfig::cluster(pki.ca_cert_pem.clone(), pki.service_account_key_pem.clone(), "https://kubernetes.default.svc.cluster.local".to_owned())
+        ..AccessConfig::cluster(
+            pki.ca_cert_pem.clone(),
+            pki.service_account_key_pem.clone(),
+            "https://kubernetes.default.svc.cluster.local".to_owned(),
+        )
     })
     .expect("credentials are usable");
     let store = Arc::new(storage::Memory::new());

@@ -112,9 +112,13 @@ fn server(values: &Values) -> anyhow::Result<ServerConfig> {
         compaction_interval: values.duration("etcd-compaction-interval"),
         min_request_timeout: std::time::Duration::from_secs(seconds),
         request_timeout: values.duration("request-timeout"),
-        in_flight_max: InFlightMax { read_only: count("max-requests-inflight")?, mutating: count("max-mutating-requests-inflight")? },
+        in_flight_max: InFlightMax {
+            read_only: count("max-requests-inflight")?,
+            mutating: count("max-mutating-requests-inflight")?,
+        },
         event_ttl: values.duration("event-ttl"),
-        apis: ApiEnablement::parse(&values.list("runtime-config")).map_err(|error| anyhow::anyhow!("--runtime-config: {error}"))?,
+        apis: ApiEnablement::parse(&values.list("runtime-config"))
+            .map_err(|error| anyhow::anyhow!("--runtime-config: {error}"))?,
         ..ServerConfig::default()
     })
 }

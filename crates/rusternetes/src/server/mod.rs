@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use api_server::{
-    AccessConfig, ApiServer, BootstrapConfig, CertificateRotation, Credentials, FrontProxyConfig, KubeletAccess, Listener, Pki, PkiConfig,
-    ServeError, ServerConfig, ServingCertificate, ShutdownConfig,
+    AccessConfig, ApiServer, BootstrapConfig, CertificateRotation, Credentials, FrontProxyConfig, KubeletAccess, Listener, Pki,
+    PkiConfig, ServeError, ServerConfig, ServingCertificate, ShutdownConfig,
 };
 use storage::{Store, sqlite};
 use tokio::signal::unix::{SignalKind, signal};
@@ -242,7 +242,11 @@ async fn load_pki(site: &Site) -> anyhow::Result<Arc<Pki>> {
 }
 
 fn build_server(store: Arc<dyn Store>, pki: &Pki, stop: &CancellationToken) -> anyhow::Result<Arc<ApiServer>> {
-    let credentials = Credentials::new(AccessConfig::cluster(pki.ca_cert_pem.clone(), pki.service_account_key_pem.clone(), format!("https://kubernetes.default.svc.{CLUSTER_DOMAIN}")))
+    let credentials = Credentials::new(AccessConfig::cluster(
+        pki.ca_cert_pem.clone(),
+        pki.service_account_key_pem.clone(),
+        format!("https://kubernetes.default.svc.{CLUSTER_DOMAIN}"),
+    ))
     .context("cannot use the credentials in the data directory")?;
     let kubelets = KubeletAccess::new(&pki.api_server_kubelet_client, &pki.ca_cert_pem, stop.clone())
         .context("cannot use the kubelet client's certificate in the data directory")?;
