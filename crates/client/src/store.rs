@@ -35,7 +35,23 @@ impl<K> Clone for Store<K> {
     }
 }
 
+impl<K: ResourceExt> Default for Store<K> {
+    /// An empty store that no informer fills.
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<K: ResourceExt> Store<K> {
+    /// A store of these objects that no informer fills, for pure code under test.
+    pub fn from_objects(objects: impl IntoIterator<Item = K>) -> Self {
+        let store = Self::new();
+        for object in objects {
+            store.insert(NamespacedName::of(&object), Arc::new(object));
+        }
+        store
+    }
+
     pub(crate) fn new() -> Self {
         Self { inner: Arc::new(RwLock::new(Inner { objects: BTreeMap::new(), indexes: HashMap::new() })) }
     }

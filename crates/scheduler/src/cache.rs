@@ -1,16 +1,16 @@
 //! The scheduler's picture of the nodes: what the API server says, plus the pods assumed on a node while they are being bound.
 //!
-//! Copy on write: a scheduling cycle reads a snapshot (`Arc`s), changes touch only the nodes concerned.
+//! Copy on write: a scheduling cycle reads its own [`Snapshot`], changes touch only the nodes concerned, and only those are copied into
+//! the next one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 
 use crate::node_info::NodeInfo;
-
-/// The snapshot that one scheduling cycle reads.
-pub(crate) type Snapshot = Arc<Vec<Arc<NodeInfo>>>;
+use crate::pod_info::PodInfo;
+use crate::snapshot::Snapshot;
 
 #[derive(Default)]
 pub(crate) struct Cache {
@@ -19,47 +19,58 @@ pub(crate) struct Cache {
     /// The node of each pod that is counted, by uid.
     placed: HashMap<String, String>,
     /// Pods that were placed before their node was known, by node.
-    homeless: HashMap<String, HashMap<String, Arc<Pod>>>,
-    snapshot: Option<Snapshot>,
+    homeless: HashMap<String, HashMap<String, Arc<PodInfo>>>,
+    /// The positions whose node changed since the last refresh.
+    dirty: BTreeSet<usize>,
+    /// A node is gone since the last refresh: positions have moved.
+    moved: bool,
 }
 
 impl Cache {
     pub(crate) fn set_node(&mut self, node: Arc<Node>) {
         let name = node.metadata.name.clone().unwrap_or_default();
-        self.snapshot = None;
         if let Some(&position) = self.positions.get(&name) {
+            self.dirty.insert(position);
             Arc::make_mut(&mut self.nodes[position]).set_node(node);
             return;
         }
         let mut info = NodeInfo::new(node);
-        for (uid, pod) in self.homeless.remove(&name).unwrap_or_default() {
-            info.add_pod(&uid, &pod);
+        for pod in self.homeless.remove(&name).unwrap_or_default().values() {
+            info.add_pod(pod);
         }
+        self.dirty.insert(self.nodes.len());
         self.positions.insert(name, self.nodes.len());
         self.nodes.push(Arc::new(info));
     }
 
+    /// Forgets a node. Its pods wait for it to come back, until they are gone themselves.
     pub(crate) fn remove_node(&mut self, name: &str) {
         let Some(position) = self.positions.remove(name) else { return };
-        self.snapshot = None;
-        self.nodes.swap_remove(position);
+        self.moved = true;
+        let gone = self.nodes.swap_remove(position);
         if let Some(moved) = self.nodes.get(position) {
             self.positions.insert(moved.name().to_owned(), position);
         }
-        self.placed.retain(|_, node| node != name);
+        if gone.pod_count() > 0 {
+            let pods = gone.pods().iter().map(|pod| (pod.uid.clone(), Arc::clone(pod)));
+            self.homeless.insert(name.to_owned(), pods.collect());
+        }
     }
 
     /// Counts a pod on its node: assumed, bound, or changed there.
-    pub(crate) fn place(&mut self, uid: &str, node: &str, pod: &Arc<Pod>) {
+    pub(crate) fn place(&mut self, node: &str, pod: &Arc<PodInfo>) {
+        let uid = &pod.uid;
         if self.placed.get(uid).is_some_and(|before| before != node) {
             self.remove_pod(uid);
         }
-        self.snapshot = None;
-        self.placed.insert(uid.to_owned(), node.to_owned());
+        self.placed.insert(uid.clone(), node.to_owned());
         match self.positions.get(node) {
-            Some(&position) => Arc::make_mut(&mut self.nodes[position]).add_pod(uid, pod),
+            Some(&position) => {
+                self.dirty.insert(position);
+                Arc::make_mut(&mut self.nodes[position]).add_pod(pod);
+            }
             None => {
-                self.homeless.entry(node.to_owned()).or_default().insert(uid.to_owned(), Arc::clone(pod));
+                self.homeless.entry(node.to_owned()).or_default().insert(uid.clone(), Arc::clone(pod));
             }
         }
     }
@@ -67,25 +78,45 @@ impl Cache {
     /// Stops counting a pod: it is gone, finished, or could not be bound.
     pub(crate) fn remove_pod(&mut self, uid: &str) {
         let Some(node) = self.placed.remove(uid) else { return };
-        self.snapshot = None;
-        match self.positions.get(&node) {
-            Some(&position) => Arc::make_mut(&mut self.nodes[position]).remove_pod(uid),
-            None => {
-                if let Some(pods) = self.homeless.get_mut(&node) {
-                    pods.remove(uid);
-                }
+        if let Some(&position) = self.positions.get(&node) {
+            self.dirty.insert(position);
+            Arc::make_mut(&mut self.nodes[position]).remove_pod(uid);
+        } else if let Some(pods) = self.homeless.get_mut(&node) {
+            pods.remove(uid);
+            if pods.is_empty() {
+                self.homeless.remove(&node);
             }
         }
     }
 
-    /// All nodes as they are now. Cheap when nothing has changed.
-    pub(crate) fn snapshot(&mut self) -> Snapshot {
-        Arc::clone(self.snapshot.get_or_insert_with(|| Arc::new(self.nodes.clone())))
+    /// Whether a pod is counted on some node.
+    pub(crate) fn is_placed(&self, uid: &str) -> bool {
+        self.placed.contains_key(uid)
+    }
+
+    /// How many nodes and counted pods there are.
+    pub(crate) fn sizes(&self) -> (usize, usize) {
+        (self.nodes.len(), self.placed.len())
+    }
+
+    /// Brings the one snapshot of this cache up to date.
+    pub(crate) fn refresh(&mut self, snapshot: &mut Snapshot) {
+        if std::mem::take(&mut self.moved) {
+            *snapshot = Snapshot::of(self.nodes.iter().cloned());
+            self.dirty.clear();
+            return;
+        }
+        for position in std::mem::take(&mut self.dirty) {
+            snapshot.set(position, Arc::clone(&self.nodes[position]));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::Pod;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
     use serde_json::json;
 
     use super::*;
@@ -94,13 +125,18 @@ mod tests {
         Arc::new(serde_json::from_value(json!({"metadata": {"name": name}, "status": {"allocatable": {"cpu": "2"}}})).unwrap())
     }
 
-    fn pod() -> Arc<Pod> {
+    fn pod(uid: &str) -> Arc<PodInfo> {
         let spec = json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "500m"}}}]});
-        Arc::new(serde_json::from_value(json!({"spec": spec})).unwrap())
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"uid": uid}, "spec": spec})).unwrap();
+        Arc::new(PodInfo::new(Arc::new(pod)))
     }
 
     fn used(cache: &mut Cache) -> Vec<(String, i64)> {
-        let mut found: Vec<_> = cache.snapshot().iter().map(|info| (info.name().to_owned(), info.requested.milli_cpu)).collect();
+        let mut snapshot = Snapshot::default();
+        cache.moved = true;
+        cache.refresh(&mut snapshot);
+        let mut found: Vec<_> =
+            snapshot.nodes().iter().map(|info| (info.name().to_owned(), info.requested.milli_cpu)).collect();
         found.sort();
         found
     }
@@ -108,29 +144,108 @@ mod tests {
     #[test]
     fn sums_follow_the_pods() {
         let mut cache = Cache::default();
-        cache.place("early", "a", &pod());
+        cache.place("a", &pod("early"));
         cache.set_node(node("a"));
         cache.set_node(node("b"));
         assert_eq!(used(&mut cache), [("a".into(), 500), ("b".into(), 0)]);
-        cache.place("one", "b", &pod());
-        cache.place("one", "b", &pod());
+        cache.place("b", &pod("one"));
+        cache.place("b", &pod("one"));
         assert_eq!(used(&mut cache), [("a".into(), 500), ("b".into(), 500)], "placing twice counts once");
-        cache.place("one", "a", &pod());
+        cache.place("a", &pod("one"));
         assert_eq!(used(&mut cache), [("a".into(), 1000), ("b".into(), 0)], "a pod counts on one node");
         cache.remove_pod("early");
         cache.remove_node("b");
         assert_eq!(used(&mut cache), [("a".into(), 500)]);
         cache.remove_node("a");
         assert_eq!(used(&mut cache), []);
+        cache.set_node(node("a"));
+        assert_eq!(used(&mut cache), [("a".into(), 500)], "a node that comes back has its pods");
     }
 
     #[test]
-    fn a_snapshot_does_not_change() {
+    fn a_snapshot_does_not_change_until_it_is_refreshed() {
         let mut cache = Cache::default();
         cache.set_node(node("a"));
-        let before = cache.snapshot();
-        cache.place("one", "a", &pod());
-        assert_eq!(before[0].requested.milli_cpu, 0);
-        assert_eq!(cache.snapshot()[0].requested.milli_cpu, 500);
+        let mut snapshot = Snapshot::default();
+        cache.refresh(&mut snapshot);
+        cache.place("a", &pod("one"));
+        assert_eq!(snapshot.nodes()[0].requested.milli_cpu, 0);
+        cache.refresh(&mut snapshot);
+        assert_eq!(snapshot.nodes()[0].requested.milli_cpu, 500);
+    }
+
+    /// A pod by its number: some have claims, some affinity, some ports.
+    fn varied(number: u32) -> Arc<PodInfo> {
+        let mut spec = json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": format!("{}m", number * 7), "example.com/x": number % 3}}}]});
+        if number % 2 == 0 {
+            spec["volumes"] = json!([{"name": "v", "persistentVolumeClaim": {"claimName": format!("c{}", number % 5)}}]);
+        }
+        if number % 3 == 0 {
+            let term = json!({"topologyKey": "zone", "labelSelector": {}});
+            spec["affinity"] = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}});
+        }
+        if number % 5 == 0 {
+            spec["containers"][0]["ports"] = json!([{"containerPort": 1, "hostPort": number}]);
+        }
+        let object = json!({"metadata": {"uid": format!("u{number}"), "namespace": "d"}, "spec": spec});
+        Arc::new(PodInfo::new(Arc::new(serde_json::from_value(object).unwrap())))
+    }
+
+    /// What a snapshot says, in an order that does not depend on its history.
+    fn facts(snapshot: &Snapshot) -> Vec<String> {
+        let mut facts: Vec<String> = Vec::new();
+        for node in snapshot.nodes() {
+            let mut pods: Vec<_> = node.pods().iter().map(|pod| pod.uid.clone()).collect();
+            pods.sort();
+            let mut ports: Vec<_> = node.host_ports().map(|port| port.port).collect();
+            ports.sort_unstable();
+            facts.push(format!("{} {pods:?} {ports:?} {:?} {:?}", node.name(), node.requested, node.scored));
+            assert_eq!(snapshot.get(node.name()).map(|found| found.name()), Some(node.name()));
+        }
+        facts.extend(snapshot.nodes_with_affinity().map(|node| format!("affinity {}", node.name())));
+        facts.extend((0..5).map(|number| format!("claim {number} {}", snapshot.is_claim_used(&format!("d/c{number}")))));
+        facts.sort();
+        facts
+    }
+
+    #[test]
+    fn an_incremental_snapshot_equals_one_from_scratch() {
+        for seed in 0..50 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let (mut cache, mut snapshot) = (Cache::default(), Snapshot::default());
+            let mut truth: (BTreeSet<u32>, HashMap<u32, u32>) = Default::default();
+            for _ in 0..200 {
+                let (number, place) = (random.random_range(0..30), random.random_range(0..6));
+                let name = format!("n{place}");
+                match random.random_range(0..10) {
+                    0 => {
+                        cache.remove_node(&name);
+                        truth.0.remove(&place);
+                    }
+                    1..=2 => {
+                        cache.set_node(node(&name));
+                        truth.0.insert(place);
+                    }
+                    3..=7 => {
+                        cache.place(&name, &varied(number));
+                        truth.1.insert(number, place);
+                    }
+                    _ => {
+                        cache.remove_pod(&format!("u{number}"));
+                        truth.1.remove(&number);
+                    }
+                }
+                if random.random_bool(0.3) {
+                    cache.refresh(&mut snapshot);
+                    let scratch = truth.0.iter().map(|place| {
+                        let mut info = NodeInfo::new(node(&format!("n{place}")));
+                        let here = truth.1.iter().filter(|(_, on)| *on == place);
+                        here.for_each(|(number, _)| info.add_pod(&varied(*number)));
+                        Arc::new(info)
+                    });
+                    assert_eq!(facts(&snapshot), facts(&Snapshot::of(scratch)), "seed {seed}");
+                }
+            }
+        }
     }
 }

@@ -4,19 +4,27 @@
 //! Owns: the queue of pods that wait, the cache of nodes with what is assumed on them, the framework's extension points, the plugins.
 //! Invariants: one scheduling cycle at a time, binding cycles run beside it; a node never gets more than its allocatable resources by
 //! our decisions; a pod is in exactly one part of the queue or in flight.
-//! Deliberately absent for now: preemption, extenders, several profiles, the plugins that need volumes, topology or other pods.
+//! Deliberately absent for now: extenders, resource claims (DynamicResources), gang scheduling.
 
 mod cache;
+mod condition;
 mod cycle;
+mod eviction;
 mod framework;
+mod label_selector;
+mod metrics;
 mod node_info;
+mod nominator;
 mod plugins;
+mod pod_info;
 mod queue;
 mod requirement;
 mod resource;
 mod run;
+mod snapshot;
+mod watching;
 
-pub use framework::{ClusterEvent, Code, CycleState, EventResource, Hint, Plugin, Profile, Status};
+pub use framework::{ClusterEvent, Code, CycleState, Handle, Hint, Listers, Plugin, Profile, Status, Transition};
 pub use node_info::NodeInfo;
 pub use plugins::{REGISTRY, Registration};
 pub use resource::Resources;

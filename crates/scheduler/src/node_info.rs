@@ -1,24 +1,14 @@
 //! A node with the sums over its pods: what the filters and scores read.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod, Taint};
+use k8s_openapi::api::core::v1::{Node, Taint};
 
-use crate::resource::{PodRequest, Resources, pod_request};
+use crate::pod_info::{HostPort, PodInfo};
+use crate::resource::Resources;
 
-/// A host port in use: address, protocol, port.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct HostPort {
-    pub(crate) address: String,
-    pub(crate) protocol: String,
-    pub(crate) port: i32,
-}
-
-/// `0.0.0.0` and the empty address mean all of the node's.
-pub(crate) const ANY_ADDRESS: &str = "0.0.0.0";
-
-/// A node and what runs, or is about to run, on it.
+/// A node and what runs, or is about to run, on it. A clone shares the pods.
 #[derive(Clone, Debug)]
 pub struct NodeInfo {
     node: Arc<Node>,
@@ -29,9 +19,12 @@ pub struct NodeInfo {
     /// The same as scoring counts it.
     pub(crate) scored: Resources,
     /// The bytes of each image on the node, by name.
-    pub(crate) images: HashMap<String, i64>,
-    pods: HashMap<String, PodRequest>,
-    ports: HashMap<String, BTreeSet<HostPort>>,
+    pub(crate) images: Arc<HashMap<String, i64>>,
+    /// All pods, in the order in which they came.
+    pods: Vec<Arc<PodInfo>>,
+    /// Those with affinity terms of any kind.
+    with_affinity: Vec<Arc<PodInfo>>,
+    with_ports: Vec<Arc<PodInfo>>,
 }
 
 impl NodeInfo {
@@ -42,9 +35,10 @@ impl NodeInfo {
             allocatable: Resources::default(),
             requested: Resources::default(),
             scored: Resources::default(),
-            images: HashMap::new(),
-            pods: HashMap::new(),
-            ports: HashMap::new(),
+            images: Arc::default(),
+            pods: Vec::new(),
+            with_affinity: Vec::new(),
+            with_ports: Vec::new(),
         };
         info.set_node(node);
         info
@@ -54,15 +48,11 @@ impl NodeInfo {
     pub(crate) fn set_node(&mut self, node: Arc<Node>) {
         let status = node.status.as_ref();
         self.allocatable = status.and_then(|status| status.allocatable.as_ref()).map(Resources::from_list).unwrap_or_default();
-        self.images = status
-            .and_then(|status| status.images.as_ref())
-            .into_iter()
-            .flatten()
-            .flat_map(|image| {
-                let bytes = image.size_bytes.unwrap_or_default();
-                image.names.iter().flatten().map(move |name| (name.clone(), bytes))
-            })
-            .collect();
+        let images = status.and_then(|status| status.images.as_ref()).into_iter().flatten().flat_map(|image| {
+            let bytes = image.size_bytes.unwrap_or_default();
+            image.names.iter().flatten().map(move |name| (name.clone(), bytes))
+        });
+        self.images = Arc::new(images.collect());
         self.node = node;
     }
 
@@ -74,6 +64,21 @@ impl NodeInfo {
     /// The node's name.
     pub fn name(&self) -> &str {
         self.node.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// The value of one of the node's labels.
+    pub(crate) fn label(&self, key: &str) -> Option<&str> {
+        self.node.metadata.labels.as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// The pods that count against the node.
+    pub(crate) fn pods(&self) -> &[Arc<PodInfo>] {
+        &self.pods
+    }
+
+    /// Those of them that have affinity terms of any kind.
+    pub(crate) fn pods_with_affinity(&self) -> &[Arc<PodInfo>] {
+        &self.with_affinity
     }
 
     /// How many pods count against the node.
@@ -88,47 +93,30 @@ impl NodeInfo {
 
     /// The host ports in use.
     pub(crate) fn host_ports(&self) -> impl Iterator<Item = &HostPort> {
-        self.ports.values().flatten()
+        self.with_ports.iter().flat_map(|pod| &pod.ports)
     }
 
     /// Counts a pod; one that is counted already is replaced.
-    pub(crate) fn add_pod(&mut self, uid: &str, pod: &Pod) {
-        self.remove_pod(uid);
-        let request = pod_request(pod);
-        self.requested.add(&request.requested);
-        self.scored.add(&request.scored);
-        self.pods.insert(uid.to_owned(), request);
-        let ports = host_ports(pod);
-        if !ports.is_empty() {
-            self.ports.insert(uid.to_owned(), ports);
+    pub(crate) fn add_pod(&mut self, pod: &Arc<PodInfo>) {
+        self.remove_pod(&pod.uid);
+        self.requested.add(&pod.request.requested);
+        self.scored.add(&pod.request.scored);
+        self.pods.push(Arc::clone(pod));
+        if pod.has_affinity() {
+            self.with_affinity.push(Arc::clone(pod));
+        }
+        if !pod.ports.is_empty() {
+            self.with_ports.push(Arc::clone(pod));
         }
     }
 
     /// Stops counting a pod, if it was.
     pub(crate) fn remove_pod(&mut self, uid: &str) {
-        if let Some(request) = self.pods.remove(uid) {
-            self.requested.subtract(&request.requested);
-            self.scored.subtract(&request.scored);
-            self.ports.remove(uid);
-        }
+        let Some(position) = self.pods.iter().position(|pod| pod.uid == uid) else { return };
+        let pod = self.pods.remove(position);
+        self.requested.subtract(&pod.request.requested);
+        self.scored.subtract(&pod.request.scored);
+        self.with_affinity.retain(|other| other.uid != uid);
+        self.with_ports.retain(|other| other.uid != uid);
     }
-}
-
-/// The host ports that a pod wants.
-pub(crate) fn host_ports(pod: &Pod) -> BTreeSet<HostPort> {
-    let Some(spec) = &pod.spec else { return BTreeSet::new() };
-    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    spec.containers
-        .iter()
-        .chain(sidecars)
-        .flat_map(|container| container.ports.iter().flatten())
-        .filter_map(|port| {
-            let number = port.host_port.filter(|number| *number > 0)?;
-            Some(HostPort {
-                address: port.host_ip.clone().filter(|address| !address.is_empty()).unwrap_or_else(|| ANY_ADDRESS.to_owned()),
-                protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
-                port: number,
-            })
-        })
-        .collect()
 }

@@ -55,6 +55,8 @@ impl Resources {
             let own = self.scalars.entry(name.clone()).or_default();
             *own = operation(*own, *amount);
         }
+        // Nothing of something is the same as not to have it.
+        self.scalars.retain(|_, amount| *amount != 0);
     }
 
     /// Adds each resource, `pods` aside.

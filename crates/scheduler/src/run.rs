@@ -1,23 +1,26 @@
-//! The scheduler's tasks: informers feed queue and cache, one loop runs scheduling cycles, bindings run beside it.
+//! The scheduler's tasks: one loop runs scheduling cycles, bindings and evictions run beside it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use client::{Change, EventKind, EventRecorder, Informers};
-use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{Patch, PatchParams};
-use kube::{Api, ResourceExt};
+use client::{EventKind, EventRecorder, Informers};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use parking_lot::Mutex;
-use serde_json::json;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::Cache;
-use crate::cycle::{Placement, Rejection, schedule};
-use crate::framework::{ClusterEvent, Profile};
+use crate::cycle::{Placement, Rejection, Settings, schedule};
+use crate::framework::{ClusterEvent, Code, Handle, Profile, Status, Unreserve, Wait};
+use crate::metrics;
 use crate::plugins::default_profile;
+use crate::pod_info::PodInfo;
 use crate::queue::{Queue, Waiting};
+use crate::snapshot::Snapshot;
+use crate::watching::Watches;
 
 /// The scheduler's settings.
 #[derive(Clone, Debug)]
@@ -44,121 +47,109 @@ pub enum SchedulerError {
 pub async fn run(config: Config, client: kube::Client, token: CancellationToken) -> Result<(), SchedulerError> {
     let informers = Informers::new(client.clone(), token.clone());
     let (recorder, writer) = EventRecorder::new(client.clone(), config.scheduler_name.clone(), None, token.clone());
-    let tasks = TaskTracker::new();
-    tasks.spawn(writer);
+    let watches = Watches::start(&informers);
+    let handle = Arc::new(Handle { listers: watches.listers(), ..Handle::default() });
+    let profile = Arc::new(default_profile(&config.scheduler_name, &handle));
     let scheduler = Arc::new(Scheduler {
-        profile: default_profile(),
+        profiles: BTreeMap::from([(profile.name().to_owned(), profile)]),
+        settings: Settings::default(),
         client,
         recorder,
-        state: Mutex::new(State { cache: Cache::default(), queue: Queue::default() }),
+        handle,
+        state: Mutex::default(),
         changed: Notify::new(),
-        name: config.scheduler_name,
+        tasks: TaskTracker::new(),
     });
-    // Nodes and placed pods first: what is counted before the first decision cannot be overcommitted.
-    let (nodes, pods) = (informers.get::<Node>(), informers.get::<Pod>());
-    let watcher = Arc::clone(&scheduler);
-    nodes.add_handler(move |change| watcher.on_node(change));
-    let watcher = Arc::clone(&scheduler);
-    pods.add_handler(move |change| watcher.on_pod(change));
-    let synced = async {
-        nodes.wait_synced().await?;
-        pods.wait_synced().await
-    };
+    scheduler.tasks.spawn(writer);
     tokio::select! {
-        result = synced => result?,
+        result = watches.feed(&scheduler) => result?,
         () = token.cancelled() => return Ok(()),
     }
-    scheduler.schedule_all(&tasks, &token).await;
-    tasks.close();
-    tasks.wait().await;
+    scheduler.schedule_all(&token).await;
+    scheduler.tasks.close();
+    scheduler.tasks.wait().await;
     informers.stopped().await;
     Ok(())
 }
 
-struct State {
-    cache: Cache,
-    queue: Queue,
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) cache: Cache,
+    pub(crate) queue: Queue,
 }
 
-struct Scheduler {
-    profile: Profile,
-    client: kube::Client,
+/// All that the tasks share.
+pub(crate) struct Scheduler {
+    profiles: BTreeMap<String, Arc<Profile>>,
+    settings: Settings,
+    pub(crate) client: kube::Client,
     recorder: EventRecorder,
-    state: Mutex<State>,
+    pub(crate) handle: Arc<Handle>,
+    pub(crate) state: Mutex<State>,
     /// The queue may have something new.
-    changed: Notify,
-    name: String,
+    pub(crate) changed: Notify,
+    pub(crate) tasks: TaskTracker,
 }
 
-fn node_of(pod: &Pod) -> Option<&str> {
-    pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).filter(|name| !name.is_empty())
-}
-
-/// A pod that has ended holds nothing.
-fn has_ended(pod: &Pod) -> bool {
-    matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
+/// A pod that has been given a node and waits to be bound.
+struct Assumed {
+    waiting: Waiting,
+    profile: Arc<Profile>,
+    node: String,
+    reserved: Unreserve,
+    wait: Option<Wait>,
+    started: Instant,
 }
 
 impl Scheduler {
-    fn on_node(&self, change: &Change<'_, Node>) {
-        let mut state = self.state.lock();
-        let event = match change {
-            Change::Added(node) => {
-                state.cache.set_node(Arc::clone(node));
-                ClusterEvent::Node { old: None, new: Arc::clone(node) }
-            }
-            Change::Updated { old, new } => {
-                state.cache.set_node(Arc::clone(new));
-                ClusterEvent::Node { old: Some(Arc::clone(old)), new: Arc::clone(new) }
-            }
-            Change::Deleted(node) => return state.cache.remove_node(&node.name_any()),
-        };
-        state.queue.on_event(&self.profile, event, Instant::now());
-        drop(state);
-        self.changed.notify_one();
-    }
-
-    fn on_pod(&self, change: &Change<'_, Pod>) {
-        let (old, new) = match change {
-            Change::Added(pod) => (None, Some(Arc::clone(pod))),
-            Change::Updated { old, new } => (Some(Arc::clone(old)), Some(Arc::clone(new))),
-            Change::Deleted(pod) => (Some(Arc::clone(pod)), None),
-        };
-        let Some(uid) = change.object().metadata.uid.clone() else { return };
-        let now = Instant::now();
-        let mut state = self.state.lock();
-        let placed = new.as_ref().filter(|pod| !has_ended(pod)).and_then(|pod| Some((pod, node_of(pod)?)));
-        if let Some((pod, node)) = placed {
-            state.cache.place(&uid, node, pod);
-            state.queue.delete(&uid);
-            let event = ClusterEvent::AssignedPod { old: old.filter(|old| node_of(old).is_some()), new: new.clone() };
-            state.queue.on_event(&self.profile, event, now);
-        } else if old.as_ref().is_some_and(|old| node_of(old).is_some()) {
-            state.cache.remove_pod(&uid);
-            state.queue.on_event(&self.profile, ClusterEvent::AssignedPod { old, new: None }, now);
-        } else {
-            match new {
-                Some(pod) if self.is_ours(&pod) => state.queue.add(&self.profile, pod, now),
-                _ => state.queue.delete(&uid),
-            }
-        }
-        drop(state);
-        self.changed.notify_one();
-    }
-
-    fn is_ours(&self, pod: &Pod) -> bool {
+    /// The profile that a pod asks for.
+    pub(crate) fn profile_of(&self, pod: &Pod) -> Option<&Arc<Profile>> {
         let name = pod.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or("default-scheduler");
-        name == self.name && pod.metadata.deletion_timestamp.is_none() && !has_ended(pod)
+        self.profiles.get(name)
+    }
+
+    /// Records events in the name of the scheduler that a pod asks for.
+    pub(crate) fn recorder_of(&self, pod: &Pod) -> EventRecorder {
+        match self.profile_of(pod) {
+            Some(profile) => self.recorder.for_component(profile.name()),
+            None => self.recorder.clone(),
+        }
+    }
+
+    /// Tries a pod again at once.
+    pub(crate) fn activate(&self, uid: &str) {
+        self.state.lock().queue.activate_now(&self.profiles, uid, Instant::now());
+        self.changed.notify_one();
+    }
+
+    /// Tells the queue what has happened.
+    pub(crate) fn on_event(&self, event: ClusterEvent) {
+        if matches!(event, ClusterEvent::PersistentVolume(_) | ClusterEvent::PersistentVolumeClaim(_)) {
+            self.handle.storage_changed.send_modify(|changes| *changes += 1);
+        }
+        self.state.lock().queue.on_event(&self.profiles, event, Instant::now());
+        self.changed.notify_one();
+    }
+
+    /// All profiles by the name that pods choose them by.
+    pub(crate) fn profiles(&self) -> &BTreeMap<String, Arc<Profile>> {
+        &self.profiles
     }
 
     /// Takes pods from the queue, one at a time, until the token is cancelled.
-    async fn schedule_all(self: &Arc<Self>, tasks: &TaskTracker, token: &CancellationToken) {
-        let mut start = 0;
+    async fn schedule_all(self: &Arc<Self>, token: &CancellationToken) {
+        let (mut start, mut snapshot) = (0, Snapshot::default());
         loop {
-            let (waiting, nodes, wake) = {
+            let (waiting, wake) = {
                 let mut state = self.state.lock();
-                let wake = state.queue.advance(&self.profile, Instant::now());
-                (state.queue.pop(), state.cache.snapshot(), wake)
+                let wake = state.queue.advance(&self.profiles, Instant::now());
+                let waiting = state.queue.pop();
+                if waiting.is_some() {
+                    state.cache.refresh(&mut snapshot);
+                } else {
+                    state.report();
+                }
+                (waiting, wake)
             };
             let Some(waiting) = waiting else {
                 tokio::select! {
@@ -171,92 +162,129 @@ impl Scheduler {
             if token.is_cancelled() {
                 return;
             }
-            match schedule(&self.profile, &waiting.pod, &nodes, &mut start).await {
-                Ok(placement) => self.assume_and_bind(waiting, placement, tasks),
-                Err(rejection) => {
-                    let scheduler = Arc::clone(self);
-                    scheduler.requeue(&waiting, &rejection);
-                    tasks.spawn(async move { scheduler.tell_rejection(&waiting, &rejection).await });
-                }
+            self.attempt(waiting, &snapshot, &mut start);
+            // A long queue must not keep the informers' task from running on a machine with one core.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// One attempt at one pod: all of it that is not I/O.
+    fn attempt(self: &Arc<Self>, waiting: Waiting, snapshot: &Snapshot, start: &mut usize) {
+        let started = Instant::now();
+        let Some(profile) = self.profile_of(&waiting.pod.pod).cloned() else {
+            return self.state.lock().queue.done(&waiting.pod.uid);
+        };
+        if waiting.pod.pod.metadata.deletion_timestamp.is_some() {
+            return self.state.lock().queue.done(&waiting.pod.uid);
+        }
+        let result = schedule(&profile, &waiting.pod, snapshot, self.settings, start);
+        metrics::algorithm(started.elapsed());
+        let assumed = result.and_then(|placement| self.assume(&waiting, &profile, placement));
+        match assumed {
+            Ok((node, reserved, wait)) => {
+                let scheduler = Arc::clone(self);
+                let assumed = Assumed { waiting, profile, node, reserved, wait, started };
+                self.tasks.spawn(async move { scheduler.bind(assumed).await });
+            }
+            Err(rejection) => self.give_up(waiting, rejection, &profile, started),
+        }
+    }
+
+    /// Counts the pod on its node at once, so that the next cycle knows; reserves what it needs there.
+    fn assume(
+        &self,
+        waiting: &Waiting,
+        profile: &Arc<Profile>,
+        placement: Placement,
+    ) -> Result<(String, Unreserve, Option<Wait>), Rejection> {
+        let Placement { node, state } = placement;
+        let pod = &waiting.pod;
+        self.state.lock().cache.place(&node, pod);
+        let reserved = profile.reserve(state, &node).and_then(|reserved| {
+            let wait = profile.permit(&reserved.state, &pod.pod, &node)?;
+            Ok((reserved, wait))
+        });
+        match reserved {
+            Ok((reserved, wait)) => {
+                self.handle.nominator.remove(&pod.uid);
+                Ok((node, reserved, wait))
+            }
+            Err(status) => {
+                self.state.lock().cache.remove_pod(&pod.uid);
+                Err(Rejection::by(&status))
             }
         }
     }
 
-    /// Counts the pod on its node at once, and binds it in a task of its own.
-    fn assume_and_bind(self: &Arc<Self>, waiting: Waiting, placement: Placement, tasks: &TaskTracker) {
-        let uid = waiting.pod.uid().unwrap_or_default();
-        self.state.lock().cache.place(&uid, &placement.node, &waiting.pod);
+    /// Back into the queue, with what there is to tell and to do.
+    fn give_up(self: &Arc<Self>, waiting: Waiting, mut rejection: Rejection, profile: &Profile, started: Instant) {
+        let result = if rejection.is_failure { "error" } else { "unschedulable" };
+        metrics::attempt(result, profile.name(), started.elapsed());
+        let pod = waiting.pod;
+        if let Some(node) = &rejection.nominate {
+            self.handle.nominator.set(&pod, node);
+        }
+        // First, so that the pod does not become active between.
+        if let Some(eviction) = rejection.eviction.take() {
+            self.start_eviction(Arc::clone(&pod), eviction);
+        }
+        self.state.lock().queue.reject(&self.profiles, &pod.uid, rejection.plugins.clone(), Instant::now());
+        self.changed.notify_one();
         let scheduler = Arc::clone(self);
-        tasks.spawn(async move { scheduler.bind(waiting, placement).await });
+        self.tasks.spawn(async move { scheduler.tell_rejection(&pod.pod, &rejection).await });
     }
 
-    async fn bind(&self, waiting: Waiting, placement: Placement) {
-        let (pod, node) = (&waiting.pod, &placement.node);
-        let uid = pod.uid().unwrap_or_default();
-        let result = match self.profile.reserve(placement.state, pod, node) {
-            Ok(reserved) => {
-                let result = self.profile.bind(&reserved.state, &self.client, pod, node).await;
-                if result.is_ok() {
-                    reserved.keep();
-                }
-                result
-            }
-            Err(status) => Err(status),
+    async fn bind(self: Arc<Self>, assumed: Assumed) {
+        let Assumed { waiting, profile, node, reserved, wait, started } = assumed;
+        let pod = Arc::clone(&waiting.pod);
+        let permitted = self.wait_on_permit(&pod, wait).await;
+        let result = if permitted.is_success() {
+            profile.bind(&reserved.state, &self.client, &pod.pod, &node).await
+        } else {
+            Err(permitted)
         };
         match result {
             Ok(()) => {
-                self.state.lock().queue.done(&uid);
-                let message =
-                    format!("Successfully assigned {}/{} to {node}", pod.namespace().unwrap_or_default(), pod.name_any());
-                self.recorder.record(pod.as_ref(), EventKind::Normal, "Scheduled", message);
+                reserved.keep();
+                self.state.lock().queue.done(&pod.uid);
+                metrics::attempt("scheduled", profile.name(), started.elapsed());
+                metrics::scheduled(waiting.attempts, waiting.first_seen.elapsed());
+                let (namespace, name) = (pod.pod.namespace().unwrap_or_default(), pod.pod.name_any());
+                let message = format!("Successfully assigned {namespace}/{name} to {node}");
+                self.recorder_of(&pod.pod).record(pod.pod.as_ref(), EventKind::Normal, "Scheduled", message);
             }
             Err(status) => {
-                self.state.lock().cache.remove_pod(&uid);
-                let plugins = if status.is_rejected() { [status.plugin()].into() } else { Default::default() };
-                let rejection = Rejection { message: status.reasons().join(", "), plugins, nominated: None };
-                self.requeue(&waiting, &rejection);
-                self.tell_rejection(&waiting, &rejection).await;
+                drop(reserved);
+                self.forget(&pod);
+                self.give_up(waiting, Rejection::by(&status), &profile, started);
             }
         }
     }
 
-    fn requeue(&self, waiting: &Waiting, rejection: &Rejection) {
-        let uid = waiting.pod.uid().unwrap_or_default();
-        self.state.lock().queue.reject(&self.profile, &uid, rejection.plugins.clone(), Instant::now());
-        self.changed.notify_one();
+    async fn wait_on_permit(&self, pod: &PodInfo, wait: Option<Wait>) -> Status {
+        let Some(wait) = wait else { return Status::success() };
+        let since = Instant::now();
+        let status = self.handle.waiting.verdict(&pod.uid, wait).await;
+        let result = if status.code() == Code::Success { "Success" } else { "Unschedulable" };
+        metrics::permit_wait(result, since.elapsed());
+        status
     }
 
-    /// Event and condition, so that `kubectl describe pod` says why the pod waits.
-    async fn tell_rejection(&self, waiting: &Waiting, rejection: &Rejection) {
-        let pod = &waiting.pod;
-        self.recorder.record(pod.as_ref(), EventKind::Warning, "FailedScheduling", &rejection.message);
-        let reason = if rejection.plugins.is_empty() { "SchedulerError" } else { "Unschedulable" };
-        let known = pod.status.as_ref().and_then(|status| status.conditions.as_ref()).into_iter().flatten().any(|condition| {
-            condition.type_ == "PodScheduled"
-                && condition.status == "False"
-                && condition.reason.as_deref() == Some(reason)
-                && condition.message.as_deref() == Some(&rejection.message)
-        });
-        if known && rejection.nominated.is_none() {
-            return;
+    /// The pod is not bound after all: others may have its room.
+    fn forget(&self, pod: &PodInfo) {
+        self.state.lock().cache.remove_pod(&pod.uid);
+        self.on_event(ClusterEvent::AssignedPod { old: Some(Arc::clone(&pod.pod)), new: None });
+    }
+}
+
+impl State {
+    /// Gauges, whenever there is nothing else to do.
+    fn report(&self) {
+        for (part, count) in self.queue.counts() {
+            metrics::pending(part, count);
         }
-        let mut status = json!({"conditions": [{
-            "type": "PodScheduled",
-            "status": "False",
-            "reason": reason,
-            "message": rejection.message,
-            "lastProbeTime": null,
-            "lastTransitionTime": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        }]});
-        if let Some(node) = &rejection.nominated {
-            status["nominatedNodeName"] = json!(node);
-        }
-        let pods = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
-        let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": status}));
-        if let Err(error) = pods.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await {
-            // The pod may be gone; otherwise the next attempt tells again.
-            tracing::debug!(namespace = pod.namespace(), name = pod.name_any(), %error, "cannot set the condition PodScheduled");
-        }
+        let (nodes, pods) = self.cache.sizes();
+        metrics::cache_size(nodes, pods);
     }
 }
 

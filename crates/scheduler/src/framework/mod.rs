@@ -1,80 +1,34 @@
 //! The scheduling framework: the points at which plugins take part in placing a pod, and what they answer (KEP-624).
 
+mod event;
+mod handle;
+mod points;
 mod profile;
 mod state;
 mod status;
+mod waiting;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Pod;
 
-pub(crate) use profile::FilterOutcome;
+pub use event::{ClusterEvent, Hint, Transition};
+pub use handle::{Handle, Listers};
+pub(crate) use points::{Point, Points};
 pub use profile::Profile;
+pub(crate) use profile::{FilterOutcome, PreFiltered, Unreserve};
+pub(crate) use waiting::Wait;
 pub use state::CycleState;
 pub use status::{Code, Status};
 
 use crate::node_info::NodeInfo;
+use crate::pod_info::PodInfo;
+use crate::snapshot::Snapshot;
 
 /// The best score of a node at one plugin; the worst is 0.
 pub(crate) const NODE_SCORE_MAX: i64 = 100;
-
-/// What an event is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum EventResource {
-    /// A pod that has a node.
-    AssignedPod,
-    /// The waiting pod itself.
-    UnscheduledPod,
-    /// A node.
-    Node,
-}
-
-/// A change in the cluster that may make a waiting pod schedulable.
-#[derive(Clone, Debug)]
-pub enum ClusterEvent {
-    /// A pod on a node changed; `None` for `new` when it is gone.
-    AssignedPod {
-        /// Before; `None` when it is new.
-        old: Option<Arc<Pod>>,
-        /// After; `None` when it is gone.
-        new: Option<Arc<Pod>>,
-    },
-    /// The waiting pod's own object changed.
-    UnscheduledPod {
-        /// Before.
-        old: Arc<Pod>,
-        /// After.
-        new: Arc<Pod>,
-    },
-    /// A node came or changed.
-    Node {
-        /// Before; `None` when it is new.
-        old: Option<Arc<Node>>,
-        /// After.
-        new: Arc<Node>,
-    },
-}
-
-impl ClusterEvent {
-    /// The kind of object that the event is about.
-    pub fn resource(&self) -> EventResource {
-        match self {
-            ClusterEvent::AssignedPod { .. } => EventResource::AssignedPod,
-            ClusterEvent::UnscheduledPod { .. } => EventResource::UnscheduledPod,
-            ClusterEvent::Node { .. } => EventResource::Node,
-        }
-    }
-}
-
-/// A plugin's opinion on whether an event is worth another attempt (KEP-4247).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hint {
-    /// Try again.
-    Queue,
-    /// This changes nothing for the pod.
-    Skip,
-}
 
 /// A plugin: a name, and the extension points that it implements. Each `as_*` answers `None` unless overridden.
 pub trait Plugin: Send + Sync + 'static {
@@ -139,7 +93,13 @@ pub trait PreEnqueue: Send + Sync {
 /// Runs once a cycle, before the nodes are looked at.
 pub trait PreFilter: Send + Sync {
     /// Prepares `state`; may name the only nodes that can do. `Skip` leaves this plugin's Filter out of the cycle.
-    fn pre_filter(&self, state: &mut CycleState, pod: &Pod) -> (Status, Option<Vec<String>>);
+    fn pre_filter(&self, state: &mut CycleState, pod: &Pod, snapshot: &Snapshot) -> (Status, Option<Vec<String>>);
+
+    /// What if another pod ran on the node too? Changes `state` accordingly.
+    fn add_pod(&self, _state: &mut CycleState, _pod: &Pod, _other: &PodInfo, _node: &NodeInfo) {}
+
+    /// What if another pod did not run on the node? Changes `state` accordingly.
+    fn remove_pod(&self, _state: &mut CycleState, _pod: &Pod, _other: &PodInfo, _node: &NodeInfo) {}
 }
 
 /// Runs for each node: can the pod run there?
@@ -148,17 +108,53 @@ pub trait Filter: Send + Sync {
     fn filter(&self, state: &CycleState, pod: &Pod, node: &NodeInfo) -> Status;
 }
 
+/// Why a pod fits nowhere, for PostFilter.
+pub struct Misfit<'a> {
+    /// The profile that the pod is scheduled with.
+    pub(crate) profile: &'a Profile,
+    /// All nodes.
+    pub(crate) snapshot: &'a Snapshot,
+    /// The nodes that a filter looked at, and what it said.
+    pub(crate) rejected: &'a [(String, Status)],
+    /// What holds for the nodes that no filter looked at.
+    pub(crate) others: Status,
+}
+
+impl Misfit<'_> {
+    /// What was said of a node.
+    pub(crate) fn status(&self, node: &str) -> &Status {
+        self.rejected.iter().find(|(name, _)| name == node).map_or(&self.others, |(_, status)| status)
+    }
+}
+
+/// Pods that must go, so that another gets their room.
+#[derive(Clone, Debug)]
+pub(crate) struct Eviction {
+    /// Where.
+    pub(crate) node: String,
+    /// Who, the most important first.
+    pub(crate) victims: Vec<Arc<PodInfo>>,
+}
+
+/// What a PostFilter found.
+#[derive(Clone, Debug, Default)]
+pub struct Remedy {
+    /// The node to nominate; empty to withdraw a nomination; `None` to leave it.
+    pub(crate) nominate: Option<String>,
+    /// Who has to go first. The scheduler carries it out after the cycle.
+    pub(crate) eviction: Option<Eviction>,
+}
+
 /// Runs when no node was left.
-#[async_trait]
 pub trait PostFilter: Send + Sync {
-    /// May make room; names the node that the pod shall be nominated for.
-    async fn post_filter(&self, state: &CycleState, pod: &Pod, rejected: &[(String, Status)]) -> (Status, Option<String>);
+    /// May find a way to make room.
+    fn post_filter(&self, state: &CycleState, pod: &Pod, misfit: &Misfit<'_>) -> (Status, Remedy);
 }
 
 /// Runs once, before the feasible nodes are scored.
 pub trait PreScore: Send + Sync {
     /// Prepares `state`. `Skip` leaves this plugin's Score out of the cycle.
-    fn pre_score(&self, state: &mut CycleState, pod: &Pod, nodes: &[Arc<NodeInfo>]) -> Status;
+    fn pre_score(&self, state: &mut CycleState, pod: &Pod, nodes: &[Arc<NodeInfo>], snapshot: &Snapshot) -> Status;
 }
 
 /// Runs for each feasible node: how good is it?
@@ -166,8 +162,8 @@ pub trait Score: Send + Sync {
     /// A score; any range, if `normalize` brings it to 0..=100.
     fn score(&self, state: &CycleState, pod: &Pod, node: &NodeInfo) -> i64;
 
-    /// Brings the scores of all nodes to 0..=100.
-    fn normalize(&self, _scores: &mut [i64]) {}
+    /// Brings the scores of all nodes, in the order of `nodes`, to 0..=100.
+    fn normalize(&self, _state: &CycleState, _nodes: &[Arc<NodeInfo>], _scores: &mut [i64]) {}
 }
 
 /// Runs when the node is chosen, before the pod is bound, and again if that fails.
@@ -181,15 +177,15 @@ pub trait Reserve: Send + Sync {
 
 /// Runs last in the scheduling cycle; may refuse.
 pub trait Permit: Send + Sync {
-    /// Success lets the binding cycle begin.
-    fn permit(&self, state: &CycleState, pod: &Pod, node: &str) -> Status;
+    /// Success lets the binding cycle begin; `Wait` makes it wait, for so long at most, until the plugin allows it.
+    fn permit(&self, state: &CycleState, pod: &Pod, node: &str) -> (Status, Duration);
 }
 
 /// Runs at the start of the binding cycle, for work that takes time.
 #[async_trait]
 pub trait PreBind: Send + Sync {
     /// Success lets the pod be bound.
-    async fn pre_bind(&self, state: &CycleState, pod: &Pod, node: &str) -> Status;
+    async fn pre_bind(&self, client: &kube::Client, state: &CycleState, pod: &Pod, node: &str) -> Status;
 }
 
 /// Tells the API server.
@@ -204,3 +200,6 @@ pub trait PostBind: Send + Sync {
     /// Information only.
     fn post_bind(&self, pod: &Pod, node: &str);
 }
+
+/// Stands among the plugins that rejected a pod for any extender (upstream's framework.ExtenderName).
+pub(crate) const EXTENDER: &str = "Extender";

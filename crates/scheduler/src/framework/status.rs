@@ -13,6 +13,8 @@ pub enum Code {
     UnschedulableAndUnresolvable,
     /// Leave this plugin out of the rest of the cycle.
     Skip,
+    /// Permit only: not yet.
+    Wait,
 }
 
 /// A code with the reasons that a user reads in `kubectl describe pod`.

@@ -6,11 +6,13 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::framework::{ClusterEvent, CycleState, Hint, NODE_SCORE_MAX, Plugin, PreScore, Score, Status};
 use crate::node_info::NodeInfo;
+use crate::snapshot::Snapshot;
 use crate::resource::{Resources, pod_request};
 
 pub(super) struct BalancedAllocation;
 
 /// The pod's real request: here a container without one counts nothing.
+#[derive(Clone)]
 struct Wanted(Resources);
 
 impl Plugin for BalancedAllocation {
@@ -34,7 +36,7 @@ impl Plugin for BalancedAllocation {
 
 impl PreScore for BalancedAllocation {
     /// A pod that asks for nothing would only be drawn to nodes by what others use.
-    fn pre_score(&self, state: &mut CycleState, pod: &Pod, _nodes: &[Arc<NodeInfo>]) -> Status {
+    fn pre_score(&self, state: &mut CycleState, pod: &Pod, _nodes: &[Arc<NodeInfo>], _snapshot: &Snapshot) -> Status {
         let wanted = pod_request(pod).requested;
         if wanted.milli_cpu == 0 && wanted.memory_bytes == 0 {
             return Status::skip();

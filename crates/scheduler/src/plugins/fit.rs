@@ -8,6 +8,7 @@ use crate::framework::{
     ClusterEvent, Code, CycleState, Filter, Hint, NODE_SCORE_MAX, Plugin, PreFilter, PreScore, Score, Status,
 };
 use crate::node_info::NodeInfo;
+use crate::snapshot::Snapshot;
 use crate::resource::{PodRequest, Resources, pod_request};
 
 pub(super) struct Fit;
@@ -72,6 +73,7 @@ impl Plugin for Fit {
                 let changed = old.as_ref().is_none_or(|old| allocatable(old) != now);
                 if changed && fits_empty(&pod_request(pod).requested, &now) { Hint::Queue } else { Hint::Skip }
             }
+            _ => Hint::Skip,
         }
     }
 
@@ -93,7 +95,7 @@ impl Plugin for Fit {
 }
 
 impl PreFilter for Fit {
-    fn pre_filter(&self, state: &mut CycleState, pod: &Pod) -> (Status, Option<Vec<String>>) {
+    fn pre_filter(&self, state: &mut CycleState, pod: &Pod, _snapshot: &Snapshot) -> (Status, Option<Vec<String>>) {
         state.put(pod_request(pod));
         (Status::success(), None)
     }
@@ -113,7 +115,7 @@ impl Filter for Fit {
 }
 
 impl PreScore for Fit {
-    fn pre_score(&self, state: &mut CycleState, pod: &Pod, _nodes: &[Arc<NodeInfo>]) -> Status {
+    fn pre_score(&self, state: &mut CycleState, pod: &Pod, _nodes: &[Arc<NodeInfo>], _snapshot: &Snapshot) -> Status {
         if state.get::<PodRequest>().is_none() {
             state.put(pod_request(pod));
         }
@@ -144,7 +146,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::plugins::testing::{node, pod, scores};
+    use crate::plugins::testing::{info, node, pod, scores, state};
 
     fn machine(allocatable: Value) -> NodeInfo {
         node(json!({"metadata": {"name": "n"}, "status": {"allocatable": allocatable}}))
@@ -157,12 +159,12 @@ mod tests {
     #[test]
     fn every_shortage_is_named() {
         let check = |requests: Value, expected: &[&str], code: Code| {
-            let mut info = machine(json!({"cpu": "1", "memory": "1Gi", "pods": "2", "example.com/gpu": "1"}));
-            info.add_pod("other", &wants(json!({"cpu": "600m", "memory": "512Mi"})));
+            let mut on = machine(json!({"cpu": "1", "memory": "1Gi", "pods": "2", "example.com/gpu": "1"}));
+            on.add_pod(&info(wants(json!({"cpu": "600m", "memory": "512Mi"}))));
             let pod = wants(requests);
-            let mut state = CycleState::default();
-            Fit.pre_filter(&mut state, &pod);
-            let status = Fit.filter(&state, &pod, &info);
+            let mut state = state(&pod);
+            Fit.pre_filter(&mut state, &pod, &Snapshot::default());
+            let status = Fit.filter(&state, &pod, &on);
             assert_eq!((status.reasons(), status.code()), (&*expected.iter().map(ToString::to_string).collect::<Vec<_>>(), code));
         };
         check(json!({"cpu": "400m", "memory": "512Mi"}), &[], Code::Success);
@@ -179,16 +181,16 @@ mod tests {
 
     #[test]
     fn the_number_of_pods_is_limited() {
-        let mut info = machine(json!({"pods": "1"}));
-        info.add_pod("other", &wants(json!({})));
-        assert_eq!(shortages(&Resources::default(), &info), ["Too many pods"]);
+        let mut on = machine(json!({"pods": "1"}));
+        on.add_pod(&info(wants(json!({}))));
+        assert_eq!(shortages(&Resources::default(), &on), ["Too many pods"]);
     }
 
     #[test]
     fn the_emptier_node_scores_better() {
         let empty = machine(json!({"cpu": "2", "memory": "4Gi", "pods": "9"}));
         let mut half = empty.clone();
-        half.add_pod("other", &wants(json!({"cpu": "1", "memory": "2Gi"})));
+        half.add_pod(&info(wants(json!({"cpu": "1", "memory": "2Gi"}))));
         let pod = wants(json!({"cpu": "1", "memory": "2Gi"}));
         assert_eq!(scores(&Fit, &pod, vec![empty, half]), [50, 0]);
     }

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::framework::{ClusterEvent, CycleState, Hint, NODE_SCORE_MAX, Plugin, PreScore, Score, Status};
 use crate::node_info::NodeInfo;
+use crate::snapshot::Snapshot;
 
 pub(super) struct ImageLocality;
 
@@ -15,6 +16,7 @@ const BYTES_MIN: i64 = 23 << 20;
 const BYTES_MAX_PER_CONTAINER: i64 = 1000 << 20;
 
 /// For each of the pod's images: its name, and the share of nodes that have it (so that one node does not draw all pods).
+#[derive(Clone)]
 struct Spread(Vec<(String, f64)>);
 
 /// The name as nodes report it: with a tag.
@@ -43,7 +45,7 @@ impl Plugin for ImageLocality {
 }
 
 impl PreScore for ImageLocality {
-    fn pre_score(&self, state: &mut CycleState, pod: &Pod, nodes: &[Arc<NodeInfo>]) -> Status {
+    fn pre_score(&self, state: &mut CycleState, pod: &Pod, nodes: &[Arc<NodeInfo>], _snapshot: &Snapshot) -> Status {
         let Some(spec) = &pod.spec else { return Status::skip() };
         let images =
             spec.init_containers.iter().flatten().chain(&spec.containers).filter_map(|container| container.image.as_deref());

@@ -2,44 +2,65 @@
 
 mod balanced_allocation;
 mod default_binder;
+mod default_preemption;
+mod default_selector;
+mod dynamic_resources;
 mod fit;
 mod image_locality;
+mod inter_pod_affinity;
 mod node_affinity;
 mod node_name;
 mod node_ports;
 mod node_unschedulable;
+mod node_volume_limits;
+mod pod_claims;
+mod pod_topology_spread;
 mod scheduling_gates;
 mod taint_toleration;
+mod volume_binding;
+mod volume_restrictions;
+mod volume_zone;
+
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
 
-use crate::framework::{Plugin, Profile};
+use crate::framework::{Handle, Plugin, Profile};
 
 /// How a plugin is made, and what its score weighs.
 pub struct Registration {
     /// Makes the plugin.
-    pub make: fn() -> Box<dyn Plugin>,
+    pub make: fn(&Arc<Handle>) -> Arc<dyn Plugin>,
     /// Multiplies its score in the sum; 0 for plugins that do not score.
     pub weight: i64,
 }
 
 /// All plugins in the order in which they run, with upstream's default weights.
 pub const REGISTRY: &[Registration] = &[
-    Registration { make: || Box::new(scheduling_gates::SchedulingGates), weight: 0 },
-    Registration { make: || Box::new(node_unschedulable::NodeUnschedulable), weight: 0 },
-    Registration { make: || Box::new(node_name::NodeName), weight: 0 },
-    Registration { make: || Box::new(taint_toleration::TaintToleration), weight: 3 },
-    Registration { make: || Box::new(node_affinity::NodeAffinity), weight: 2 },
-    Registration { make: || Box::new(node_ports::NodePorts), weight: 0 },
-    Registration { make: || Box::new(fit::Fit), weight: 1 },
-    Registration { make: || Box::new(balanced_allocation::BalancedAllocation), weight: 1 },
-    Registration { make: || Box::new(image_locality::ImageLocality), weight: 1 },
-    Registration { make: || Box::new(default_binder::DefaultBinder), weight: 0 },
+    Registration { make: |_| Arc::new(scheduling_gates::SchedulingGates), weight: 0 },
+    Registration { make: |_| Arc::new(node_unschedulable::NodeUnschedulable), weight: 0 },
+    Registration { make: |_| Arc::new(node_name::NodeName), weight: 0 },
+    Registration { make: |_| Arc::new(taint_toleration::TaintToleration), weight: 3 },
+    Registration { make: |_| Arc::new(node_affinity::NodeAffinity), weight: 2 },
+    Registration { make: |_| Arc::new(node_ports::NodePorts), weight: 0 },
+    Registration { make: |_| Arc::new(fit::Fit), weight: 1 },
+    Registration { make: |handle| Arc::new(volume_restrictions::VolumeRestrictions { handle: Arc::clone(handle) }), weight: 0 },
+    Registration { make: |handle| Arc::new(node_volume_limits::NodeVolumeLimits { handle: Arc::clone(handle) }), weight: 0 },
+    Registration { make: |handle| Arc::new(volume_binding::VolumeBinding::new(handle)), weight: 0 },
+    Registration { make: |handle| Arc::new(volume_zone::VolumeZone { handle: Arc::clone(handle) }), weight: 0 },
+    Registration { make: |handle| Arc::new(pod_topology_spread::PodTopologySpread::new(handle)), weight: 2 },
+    Registration { make: |handle| Arc::new(inter_pod_affinity::InterPodAffinity::new(handle)), weight: 2 },
+    Registration { make: |_| Arc::new(dynamic_resources::DynamicResources), weight: 0 },
+    Registration { make: |handle| Arc::new(default_preemption::DefaultPreemption::new(handle)), weight: 0 },
+    Registration { make: |_| Arc::new(balanced_allocation::BalancedAllocation), weight: 1 },
+    Registration { make: |_| Arc::new(image_locality::ImageLocality), weight: 1 },
+    Registration { make: |_| Arc::new(default_binder::DefaultBinder), weight: 0 },
 ];
 
 /// The profile of the default scheduler.
-pub(crate) fn default_profile() -> Profile {
-    Profile::new(REGISTRY.iter().map(|registration| ((registration.make)(), registration.weight)).collect())
+pub(crate) fn default_profile(name: &str, handle: &Arc<Handle>) -> Profile {
+    let plugins = REGISTRY.iter().map(|registration| ((registration.make)(handle), registration.weight)).collect();
+    Profile::new(name, plugins, Arc::clone(handle))
 }
 
 /// Brings scores to 0..=100 by the largest; `reverse` makes the smallest the best.
@@ -73,48 +94,4 @@ fn tolerations(pod: &Pod) -> &[Toleration] {
 }
 
 #[cfg(test)]
-mod testing {
-    //! Objects for the plugins' tables.
-
-    use std::sync::Arc;
-
-    use k8s_openapi::api::core::v1::Pod;
-    use serde_json::{Value, json};
-
-    use crate::framework::{Code, CycleState, Plugin};
-    use crate::node_info::NodeInfo;
-
-    pub(super) fn pod(spec: Value) -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}, "spec": spec})).expect("a pod")
-    }
-
-    pub(super) fn node(object: Value) -> NodeInfo {
-        NodeInfo::new(Arc::new(serde_json::from_value(object).expect("a node")))
-    }
-
-    /// PreFilter, then Filter unless it was left out.
-    pub(super) fn filter(plugin: &dyn Plugin, pod: &Pod, node: &NodeInfo) -> Code {
-        let mut state = CycleState::default();
-        if let Some(point) = plugin.as_pre_filter() {
-            match point.pre_filter(&mut state, pod).0.code() {
-                Code::Success => {}
-                Code::Skip => return Code::Success,
-                code => return code,
-            }
-        }
-        plugin.as_filter().expect("a filter").filter(&state, pod, node).code()
-    }
-
-    /// PreScore, Score and normalisation over some nodes.
-    pub(super) fn scores(plugin: &dyn Plugin, pod: &Pod, nodes: Vec<NodeInfo>) -> Vec<i64> {
-        let nodes: Vec<_> = nodes.into_iter().map(Arc::new).collect();
-        let mut state = CycleState::default();
-        if let Some(point) = plugin.as_pre_score() {
-            point.pre_score(&mut state, pod, &nodes);
-        }
-        let point = plugin.as_score().expect("a score");
-        let mut scores: Vec<i64> = nodes.iter().map(|node| point.score(&state, pod, node)).collect();
-        point.normalize(&mut scores);
-        scores
-    }
-}
+mod testing;

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Node, NodeAffinity as Affinity, Pod};
 use super::normalize_by_largest;
 use crate::framework::{ClusterEvent, Code, CycleState, Filter, Hint, Plugin, PreFilter, PreScore, Score, Status};
 use crate::node_info::NodeInfo;
+use crate::snapshot::Snapshot;
 use crate::requirement::{selector_matches, term_matches};
 
 pub(super) struct NodeAffinity;
@@ -15,7 +16,7 @@ fn affinity(pod: &Pod) -> Option<&Affinity> {
     pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()
 }
 
-fn accepts(pod: &Pod, node: &Node) -> bool {
+pub(super) fn accepts(pod: &Pod, node: &Node) -> bool {
     let Some(spec) = &pod.spec else { return true };
     let labels = node.metadata.labels.as_ref();
     let selected =
@@ -47,7 +48,7 @@ impl Plugin for NodeAffinity {
                 if accepts(pod, new) && !before { Hint::Queue } else { Hint::Skip }
             }
             ClusterEvent::UnscheduledPod { .. } => Hint::Queue,
-            ClusterEvent::AssignedPod { .. } => Hint::Skip,
+            _ => Hint::Skip,
         }
     }
 
@@ -69,7 +70,7 @@ impl Plugin for NodeAffinity {
 }
 
 impl PreFilter for NodeAffinity {
-    fn pre_filter(&self, _state: &mut CycleState, pod: &Pod) -> (Status, Option<Vec<String>>) {
+    fn pre_filter(&self, _state: &mut CycleState, pod: &Pod, _snapshot: &Snapshot) -> (Status, Option<Vec<String>>) {
         let required =
             affinity(pod).is_some_and(|affinity| affinity.required_during_scheduling_ignored_during_execution.is_some());
         let selects = pod.spec.as_ref().is_some_and(|spec| spec.node_selector.as_ref().is_some_and(|labels| !labels.is_empty()));
@@ -95,7 +96,7 @@ impl Filter for NodeAffinity {
 }
 
 impl PreScore for NodeAffinity {
-    fn pre_score(&self, _state: &mut CycleState, pod: &Pod, _nodes: &[Arc<NodeInfo>]) -> Status {
+    fn pre_score(&self, _state: &mut CycleState, pod: &Pod, _nodes: &[Arc<NodeInfo>], _snapshot: &Snapshot) -> Status {
         let preferred =
             affinity(pod).and_then(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.as_deref());
         if preferred.unwrap_or_default().is_empty() { Status::skip() } else { Status::success() }
@@ -114,7 +115,7 @@ impl Score for NodeAffinity {
             .sum()
     }
 
-    fn normalize(&self, scores: &mut [i64]) {
+    fn normalize(&self, _state: &CycleState, _nodes: &[Arc<NodeInfo>], scores: &mut [i64]) {
         normalize_by_largest(scores, false);
     }
 }
@@ -124,7 +125,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::plugins::testing::{filter, node, pod, scores};
+    use crate::plugins::testing::{filter, node, pod, scores, state};
 
     fn in_zone(zone: &str) -> NodeInfo {
         node(json!({"metadata": {"name": zone, "labels": {"zone": zone}}}))
@@ -158,7 +159,10 @@ mod tests {
         let field = |name: &str| json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]});
         let terms = json!([field("n1"), field("n2")]);
         let spec = json!({"containers": [], "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}});
-        let (status, nodes) = NodeAffinity.pre_filter(&mut CycleState::default(), &pod(spec));
+        let (status, nodes) = {
+            let pod = pod(spec);
+            NodeAffinity.pre_filter(&mut state(&pod), &pod, &Snapshot::default())
+        };
         assert!(status.is_success());
         assert_eq!(nodes.unwrap(), ["n1", "n2"]);
     }

@@ -5,11 +5,14 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::framework::{ClusterEvent, Code, CycleState, Filter, Hint, Plugin, PreFilter, Status};
-use crate::node_info::{ANY_ADDRESS, HostPort, NodeInfo, host_ports};
+use crate::node_info::NodeInfo;
+use crate::pod_info::{ANY_ADDRESS, HostPort, host_ports};
+use crate::snapshot::Snapshot;
 
 pub(super) struct NodePorts;
 
 /// What the pod wants.
+#[derive(Clone)]
 struct Wanted(BTreeSet<HostPort>);
 
 fn conflict(one: &HostPort, other: &HostPort) -> bool {
@@ -44,7 +47,7 @@ impl Plugin for NodePorts {
 }
 
 impl PreFilter for NodePorts {
-    fn pre_filter(&self, state: &mut CycleState, pod: &Pod) -> (Status, Option<Vec<String>>) {
+    fn pre_filter(&self, state: &mut CycleState, pod: &Pod, _snapshot: &Snapshot) -> (Status, Option<Vec<String>>) {
         let wanted = host_ports(pod);
         if wanted.is_empty() {
             return (Status::skip(), None);
@@ -69,7 +72,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::plugins::testing::{filter, node, pod};
+    use crate::plugins::testing::{filter, info, node, pod};
 
     #[test]
     fn ports_conflict_by_address_and_protocol() {
@@ -77,9 +80,9 @@ mod tests {
             let ports = json!([{"containerPort": 80, "hostPort": port, "hostIP": address, "protocol": protocol}]);
             pod(json!({"containers": [{"name": "c", "ports": ports}]}))
         };
-        let mut info = node(json!({"metadata": {"name": "n"}}));
-        info.add_pod("taken", &wants("127.0.0.1", "TCP", 80));
-        let check = |pod: Pod, expected: Code| assert_eq!(filter(&NodePorts, &pod, &info), expected);
+        let mut on = node(json!({"metadata": {"name": "n"}}));
+        on.add_pod(&info(wants("127.0.0.1", "TCP", 80)));
+        let check = |pod: Pod, expected: Code| assert_eq!(filter(&NodePorts, &pod, &on), expected);
         check(wants("127.0.0.1", "TCP", 80), Code::Unschedulable);
         check(wants("", "TCP", 80), Code::Unschedulable);
         check(wants("0.0.0.0", "TCP", 80), Code::Unschedulable);

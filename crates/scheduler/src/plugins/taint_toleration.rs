@@ -7,13 +7,15 @@ use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
 use super::{normalize_by_largest, tolerates, tolerations};
 use crate::framework::{ClusterEvent, Code, CycleState, Filter, Hint, Plugin, PreScore, Score, Status};
 use crate::node_info::NodeInfo;
+use crate::snapshot::Snapshot;
 
 pub(super) struct TaintToleration;
 
 /// The pod's tolerations that matter for PreferNoSchedule.
+#[derive(Clone)]
 struct Preferences(Vec<Toleration>);
 
-fn accepts(pod: &Pod, taints: &[Taint]) -> bool {
+pub(super) fn accepts(pod: &Pod, taints: &[Taint]) -> bool {
     taints
         .iter()
         .filter(|taint| taint.effect == "NoSchedule" || taint.effect == "NoExecute")
@@ -61,7 +63,7 @@ impl Filter for TaintToleration {
 }
 
 impl PreScore for TaintToleration {
-    fn pre_score(&self, state: &mut CycleState, pod: &Pod, _nodes: &[Arc<NodeInfo>]) -> Status {
+    fn pre_score(&self, state: &mut CycleState, pod: &Pod, _nodes: &[Arc<NodeInfo>], _snapshot: &Snapshot) -> Status {
         let matters = |toleration: &&Toleration| matches!(toleration.effect.as_deref(), None | Some("" | "PreferNoSchedule"));
         state.put(Preferences(tolerations(pod).iter().filter(matters).cloned().collect()));
         Status::success()
@@ -81,7 +83,7 @@ impl Score for TaintToleration {
         i64::try_from(intolerable).unwrap_or(i64::MAX)
     }
 
-    fn normalize(&self, scores: &mut [i64]) {
+    fn normalize(&self, _state: &CycleState, _nodes: &[Arc<NodeInfo>], scores: &mut [i64]) {
         normalize_by_largest(scores, true);
     }
 }

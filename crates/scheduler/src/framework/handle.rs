@@ -1,0 +1,89 @@
+//! What plugins may look at beside the snapshot: the caches of other kinds of objects, and who is nominated, preempting or waiting.
+
+use std::collections::HashMap;
+
+use client::{NamespacedName, Store};
+use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::waiting::WaitingPods;
+use crate::label_selector::Labels;
+use crate::nominator::Nominator;
+
+/// Readers of the informers' caches. Empty ones are for tests.
+#[derive(Clone, Default)]
+pub struct Listers {
+    /// Pods.
+    pub pods: Store<Pod>,
+    /// Namespaces, for the selectors of affinity terms.
+    pub namespaces: Store<Namespace>,
+    /// Budgets, for preemption.
+    pub budgets: Store<PodDisruptionBudget>,
+    /// Services, for the default topology spread.
+    pub services: Store<Service>,
+    /// Replication controllers, likewise.
+    pub replication_controllers: Store<ReplicationController>,
+    /// Replica sets, likewise.
+    pub replica_sets: Store<ReplicaSet>,
+    /// Stateful sets, likewise.
+    pub stateful_sets: Store<StatefulSet>,
+    /// Volumes.
+    pub volumes: Store<PersistentVolume>,
+    /// Claims.
+    pub claims: Store<PersistentVolumeClaim>,
+    /// Storage classes.
+    pub classes: Store<StorageClass>,
+    /// What CSI drivers are on which node.
+    pub csi_nodes: Store<CSINode>,
+    /// CSI drivers.
+    pub csi_drivers: Store<CSIDriver>,
+    /// Free storage.
+    pub csi_capacities: Store<CSIStorageCapacity>,
+    /// Volumes that are attached to nodes.
+    pub attachments: Store<VolumeAttachment>,
+}
+
+impl Listers {
+    /// Calls `visit` with the labels of a namespace; one that is not known has none.
+    pub(crate) fn with_namespace_labels<R>(&self, namespace: &str, visit: impl FnOnce(Option<&Labels>) -> R) -> R {
+        let object = self.namespaces.get("", namespace);
+        visit(object.as_ref().and_then(|object| object.metadata.labels.as_ref()))
+    }
+}
+
+/// Shared by all plugins of all profiles.
+#[derive(Default)]
+pub struct Handle {
+    /// The caches.
+    pub listers: Listers,
+    pub(crate) nominator: Nominator,
+    /// The pods, by uid, whose victims are being evicted at the moment: they are not tried again meanwhile.
+    /// With the last victim, once only that one is left.
+    pub(crate) preempting: Mutex<HashMap<String, Option<NamespacedName>>>,
+    /// Moves on whenever a claim or a volume changes.
+    pub(crate) storage_changed: watch::Sender<u64>,
+    /// The pods that a Permit plugin told to wait.
+    pub(crate) waiting: WaitingPods,
+}
+
+impl Handle {
+    /// A Permit plugin has nothing more against a pod (by uid) that it told to wait.
+    pub fn allow_waiting_pod(&self, uid: &str, plugin: &str) {
+        self.waiting.allow(uid, plugin);
+    }
+
+    /// Whether the eviction of a pod's victims is under way. It is over when the last has begun to terminate.
+    pub(crate) fn is_preempting(&self, uid: &str) -> bool {
+        match self.preempting.lock().get(uid) {
+            None => false,
+            Some(None) => true,
+            Some(Some(last)) => {
+                self.listers.pods.get_key(last).is_some_and(|victim| victim.metadata.deletion_timestamp.is_none())
+            }
+        }
+    }
+}
