@@ -135,8 +135,7 @@ mod tests {
         let mut snapshot = Snapshot::default();
         cache.moved = true;
         cache.refresh(&mut snapshot);
-        let mut found: Vec<_> =
-            snapshot.nodes().iter().map(|info| (info.name().to_owned(), info.requested.milli_cpu)).collect();
+        let mut found: Vec<_> = snapshot.nodes().iter().map(|info| (info.name().to_owned(), info.requested.milli_cpu)).collect();
         found.sort();
         found
     }

@@ -77,8 +77,7 @@ mod tests {
     #[test]
     fn only_news_are_written() {
         let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z"});
-        let pod: Pod =
-            serde_json::from_value(json!({"metadata": {"name": "p"}, "status": {"conditions": [condition]}})).unwrap();
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "status": {"conditions": [condition]}})).unwrap();
         let rejection = |message: &str, nominate: Option<&str>| Rejection {
             message: message.to_owned(),
             nominate: nominate.map(str::to_owned),

@@ -74,8 +74,7 @@ pub(crate) fn schedule(
     if !pre_filtered.status.is_success() {
         return Err(misfit(profile, &state, pod, snapshot, &pre_filtered, &FilterOutcome::default()));
     }
-    let outcome =
-        timed(profile, "Filter", || feasible(profile, &state, pod, snapshot, (&pre_filtered, settings), start));
+    let outcome = timed(profile, "Filter", || feasible(profile, &state, pod, snapshot, (&pre_filtered, settings), start));
     let outcome = outcome.map_err(|status| Rejection::failure(&status))?;
     let node = match outcome.feasible.as_slice() {
         [] => return Err(misfit(profile, &state, pod, snapshot, &pre_filtered, &outcome)),

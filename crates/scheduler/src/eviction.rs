@@ -30,7 +30,11 @@ impl Scheduler {
         let mut note = |result: kube::Result<()>| {
             if let Err(error) = result {
                 failed = true;
-                tracing::warn!(error = &error as &dyn std::error::Error, pod = preemptor.pod.name_any(), "preemption did not succeed");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    pod = preemptor.pod.name_any(),
+                    "preemption did not succeed"
+                );
             }
         };
         for outranked in self.handle.nominator.on(&eviction.node) {

@@ -30,7 +30,8 @@ fn options(name: &str, help: &str, start: f64, factor: f64, count: usize) -> His
     HistogramOpts::new(format!("scheduler_{name}"), help).buckets(buckets)
 }
 
-static FAMILIES: LazyLock<Families> = LazyLock::new(|| Families {
+static FAMILIES: LazyLock<Families> = LazyLock::new(|| {
+    Families {
     attempts: register_int_counter_vec!(
         "scheduler_schedule_attempts_total",
         "Number of attempts to schedule pods, by the result. 'unschedulable' means a pod could not be scheduled, while 'error' means an internal scheduler problem.",
@@ -107,6 +108,7 @@ static FAMILIES: LazyLock<Families> = LazyLock::new(|| Families {
         &["result"]
     )
     .expect(REGISTERED),
+}
 });
 
 /// An attempt has ended; `result` is `scheduled`, `unschedulable` or `error`.

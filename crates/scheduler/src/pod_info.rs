@@ -129,9 +129,7 @@ pub(crate) fn priority(pod: &Pod) -> i32 {
 fn claims(pod: &Pod) -> Vec<String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref()).into_iter().flatten();
-    volumes
-        .filter_map(|volume| Some(format!("{namespace}/{}", volume.persistent_volume_claim.as_ref()?.claim_name)))
-        .collect()
+    volumes.filter_map(|volume| Some(format!("{namespace}/{}", volume.persistent_volume_claim.as_ref()?.claim_name))).collect()
 }
 
 /// The host ports that a pod wants.

@@ -19,9 +19,9 @@ pub use handle::{Handle, Listers};
 pub(crate) use points::{Point, Points};
 pub use profile::Profile;
 pub(crate) use profile::{FilterOutcome, PreFiltered, Unreserve};
-pub(crate) use waiting::Wait;
 pub use state::CycleState;
 pub use status::{Code, Status};
+pub(crate) use waiting::Wait;
 
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;

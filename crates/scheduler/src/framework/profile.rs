@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{
-    ClusterEvent, Code, CycleState, Handle, Hint, Misfit, NODE_SCORE_MAX, Plugin, Point, Points, Remedy, Status, Wait,
-};
+use super::{ClusterEvent, Code, CycleState, Handle, Hint, Misfit, NODE_SCORE_MAX, Plugin, Point, Points, Remedy, Status, Wait};
 use crate::node_info::NodeInfo;
 use crate::pod_info::{PodInfo, priority};
 use crate::snapshot::Snapshot;
@@ -96,7 +94,10 @@ impl Profile {
         // Nobody in particular rejected it: a failure, which any change may mend. An extender cannot say what helps it.
         rejected_by.is_empty()
             || rejected_by.contains(super::EXTENDER)
-            || self.plugins.iter().any(|(plugin, _)| rejected_by.contains(plugin.name()) && plugin.hint(pod, event) == Hint::Queue)
+            || self
+                .plugins
+                .iter()
+                .any(|(plugin, _)| rejected_by.contains(plugin.name()) && plugin.hint(pod, event) == Hint::Queue)
     }
 
     /// Runs all PreFilters. `Err` is a failure.
@@ -319,7 +320,9 @@ impl Profile {
             match status.code() {
                 Code::Skip => {}
                 Code::Success => {
-                    self.at(Point::PostBind).filter_map(|plugin| plugin.as_post_bind()).for_each(|post| post.post_bind(pod, node));
+                    self.at(Point::PostBind)
+                        .filter_map(|plugin| plugin.as_post_bind())
+                        .for_each(|post| post.post_bind(pod, node));
                     return Ok(());
                 }
                 _ => return Err(status.by(plugin.name())),

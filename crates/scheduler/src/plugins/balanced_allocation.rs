@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::framework::{ClusterEvent, CycleState, Hint, NODE_SCORE_MAX, Plugin, PreScore, Score, Status};
 use crate::node_info::NodeInfo;
-use crate::snapshot::Snapshot;
 use crate::resource::{Resources, pod_request};
+use crate::snapshot::Snapshot;
 
 pub(super) struct BalancedAllocation;
 

@@ -70,8 +70,14 @@ impl DefaultPreemption {
         if explicit.is_empty() {
             return (free, against);
         }
-        let budgets: Vec<_> =
-            self.handle.listers.budgets.list().into_iter().map(|b| (Selector::new(b.spec.as_ref().and_then(|s| s.selector.as_ref())), b)).collect();
+        let budgets: Vec<_> = self
+            .handle
+            .listers
+            .budgets
+            .list()
+            .into_iter()
+            .map(|b| (Selector::new(b.spec.as_ref().and_then(|s| s.selector.as_ref())), b))
+            .collect();
         let wanted = (explicit.len() * self.args.min_candidate_nodes_percentage / 100)
             .max(self.args.min_candidate_nodes_absolute)
             .min(explicit.len());
@@ -125,7 +131,13 @@ fn ineligible(pod: &Pod, misfit: &Misfit<'_>) -> Option<&'static str> {
         return None;
     }
     let leaving = |other: &Arc<PodInfo>| other.priority() < priority(pod) && is_being_preempted(&other.pod);
-    misfit.snapshot.get(nominated)?.pods().iter().any(leaving).then_some("not eligible due to a terminating pod on the nominated node.")
+    misfit
+        .snapshot
+        .get(nominated)?
+        .pods()
+        .iter()
+        .any(leaving)
+        .then_some("not eligible due to a terminating pod on the nominated node.")
 }
 
 fn is_being_preempted(pod: &Pod) -> bool {
@@ -322,18 +334,12 @@ mod tests {
         check(vec![node("n", &[pod("a", 10, "1", "x"), pod("b", 20, "1", "x")])], found("n", &["a"]));
         // Two small ones rather than one of higher priority.
         check(
-            vec![
-                node("high", &[pod("a", 50, "2", "x")]),
-                node("low", &[pod("b", 1, "1", "x"), pod("c", 1, "1", "x")]),
-            ],
+            vec![node("high", &[pod("a", 50, "2", "x")]), node("low", &[pod("b", 1, "1", "x"), pod("c", 1, "1", "x")])],
             found("low", &["c"]),
         );
         // Fewer pods at the same highest priority.
         check(
-            vec![
-                node("two", &[pod("a", 5, "1500m", "x"), pod("b", 5, "500m", "x")]),
-                node("one", &[pod("c", 5, "2", "x")]),
-            ],
+            vec![node("two", &[pod("a", 5, "1500m", "x"), pod("b", 5, "500m", "x")]), node("one", &[pod("c", 5, "2", "x")])],
             found("two", &["a"]),
         );
     }
@@ -383,7 +389,8 @@ mod tests {
     fn one_preemption_at_a_time() {
         let mut leaving = pod("a", 10, "1", "x");
         leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-        leaving["status"]["conditions"] = json!([{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]);
+        leaving["status"]["conditions"] =
+            json!([{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]);
         let mut want = pod("p", 100, "1", "x");
         want["status"]["nominatedNodeName"] = json!("n");
         let message = preempt(vec![node("n", &[leaving, pod("b", 10, "1", "x")])], &want, vec![]).unwrap_err();

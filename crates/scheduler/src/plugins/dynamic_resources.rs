@@ -4,9 +4,7 @@
 
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::framework::{
-    ClusterEvent, Code, CycleState, Hint, Misfit, Plugin, PostFilter, PreFilter, Remedy, Status,
-};
+use crate::framework::{ClusterEvent, Code, CycleState, Hint, Misfit, Plugin, PostFilter, PreFilter, Remedy, Status};
 use crate::snapshot::Snapshot;
 
 pub(super) struct DynamicResources;

@@ -8,8 +8,8 @@ use crate::framework::{
     ClusterEvent, Code, CycleState, Filter, Hint, NODE_SCORE_MAX, Plugin, PreFilter, PreScore, Score, Status,
 };
 use crate::node_info::NodeInfo;
-use crate::snapshot::Snapshot;
 use crate::resource::{PodRequest, Resources, pod_request};
+use crate::snapshot::Snapshot;
 
 pub(super) struct Fit;
 

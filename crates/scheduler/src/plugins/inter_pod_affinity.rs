@@ -404,15 +404,19 @@ mod tests {
             "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term("hermit")]},
         });
         let own = pod("p", "x", terms);
-        let others =
-            [pod("w", "web", Value::Null), pod("h", "hermit", required("podAntiAffinity", term("x"))), pod("z", "z", Value::Null)];
+        let others = [
+            pod("w", "web", Value::Null),
+            pod("h", "hermit", required("podAntiAffinity", term("x"))),
+            pod("z", "z", Value::Null),
+        ];
         let plugin = plugin();
         let prepared = |nodes: Vec<NodeInfo>| {
             let mut state = crate::plugins::testing::state(&own);
             plugin.pre_filter(&mut state, &own, &Snapshot::of(nodes.into_iter().map(Arc::new)));
             state
         };
-        let counts = |state: &CycleState| state.get::<Places>().map(|p| (p.wanted.clone(), p.unwanted.clone(), p.unwelcome.clone()));
+        let counts =
+            |state: &CycleState| state.get::<Places>().map(|p| (p.wanted.clone(), p.unwanted.clone(), p.unwelcome.clone()));
         let at_once = prepared(nodes(others.to_vec()));
         let empty = nodes(Vec::new());
         let mut one_by_one = prepared(empty.clone());

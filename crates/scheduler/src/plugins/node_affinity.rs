@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::{Node, NodeAffinity as Affinity, Pod};
 use super::normalize_by_largest;
 use crate::framework::{ClusterEvent, Code, CycleState, Filter, Hint, Plugin, PreFilter, PreScore, Score, Status};
 use crate::node_info::NodeInfo;
-use crate::snapshot::Snapshot;
 use crate::requirement::{selector_matches, term_matches};
+use crate::snapshot::Snapshot;
 
 pub(super) struct NodeAffinity;
 

@@ -121,7 +121,9 @@ mod tests {
         let csi_node = serde_json::from_value(json!({"metadata": {"name": "n"}, "spec": {"drivers": drivers}})).unwrap();
         handle.listers.csi_nodes = client::Store::from_objects([csi_node]);
         let plugin = NodeVolumeLimits { handle: Arc::new(handle) };
-        let uses = |claim: &str| pod(json!({"containers": [], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]}));
+        let uses = |claim: &str| {
+            pod(json!({"containers": [], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]}))
+        };
         let mut machine = node(json!({"metadata": {"name": "n"}}));
         assert_eq!(filter(&plugin, &uses("a"), &machine), Code::Success);
         machine.add_pod(&info(uses("a")));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Pod, TopologySpreadConstraint};
 
 use super::default_selector::default_selector;
-use super::{taint_toleration, node_affinity};
+use super::{node_affinity, taint_toleration};
 use crate::framework::{
     ClusterEvent, Code, CycleState, Filter, Handle, Hint, NODE_SCORE_MAX, Plugin, PreFilter, PreScore, Score, Status,
 };
@@ -66,7 +66,8 @@ impl Constraint {
     /// Whether the node's pods count.
     fn includes(&self, pod: &Pod, node: &Node) -> bool {
         let taints = || node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
-        (!self.honor_affinity || node_affinity::accepts(pod, node)) && (!self.honor_taints || taint_toleration::accepts(pod, taints()))
+        (!self.honor_affinity || node_affinity::accepts(pod, node))
+            && (!self.honor_taints || taint_toleration::accepts(pod, taints()))
     }
 
     fn concerns(&self, pod: &Pod, other: &Pod) -> bool {
@@ -200,9 +201,8 @@ impl Plugin for PodTopologySpread {
                 let (old, new) = (old.metadata.labels.as_ref(), new.metadata.labels.as_ref());
                 Hint::queue_if(constraints.iter().any(|one| one.selector.matches(old) != one.selector.matches(new)))
             }
-            ClusterEvent::AssignedPod { old: Some(other), new: None } | ClusterEvent::AssignedPod { old: None, new: Some(other) } => {
-                Hint::queue_if(near(other) && matches(other))
-            }
+            ClusterEvent::AssignedPod { old: Some(other), new: None }
+            | ClusterEvent::AssignedPod { old: None, new: Some(other) } => Hint::queue_if(near(other) && matches(other)),
             ClusterEvent::UnscheduledPod { old, new } => {
                 let tolerations = super::tolerations(old) != super::tolerations(new);
                 let honored = constraints.iter().any(|one| one.honor_taints);
@@ -458,7 +458,11 @@ mod tests {
         let other = PodInfo::new(Arc::new(web("o")));
         for (zone, by) in [(0, 1), (0, 1), (1, -1), (0, 1), (2, -1), (1, 1)] {
             let node = &empty[zone];
-            if by > 0 { plugin.add_pod(&mut state, &own, &other, node) } else { plugin.remove_pod(&mut state, &own, &other, node) }
+            if by > 0 {
+                plugin.add_pod(&mut state, &own, &other, node)
+            } else {
+                plugin.remove_pod(&mut state, &own, &other, node)
+            }
         }
         assert_eq!(state.get::<Hard>().map(|hard| hard.domains.clone()), prepared([3, 1, 1]));
     }

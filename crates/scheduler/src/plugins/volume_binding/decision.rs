@@ -152,7 +152,9 @@ impl Delayed<'_> {
         terms.is_empty()
             || terms.iter().any(|term| {
                 let mut expressions = term.match_label_expressions.iter().flatten();
-                expressions.all(|wanted| labels.and_then(|labels| labels.get(&wanted.key)).is_some_and(|value| wanted.values.contains(value)))
+                expressions.all(|wanted| {
+                    labels.and_then(|labels| labels.get(&wanted.key)).is_some_and(|value| wanted.values.contains(value))
+                })
             })
     }
 

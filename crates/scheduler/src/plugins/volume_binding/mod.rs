@@ -67,10 +67,14 @@ impl VolumeBinding {
             if claim.metadata.deletion_timestamp.is_some() {
                 return Err(format!("persistentvolumeclaim {name:?} is being deleted"));
             }
-            let owned = claim.owner_references().iter().any(|o| o.controller == Some(true) && Some(&o.uid) == pod.metadata.uid.as_ref());
+            let owned =
+                claim.owner_references().iter().any(|o| o.controller == Some(true) && Some(&o.uid) == pod.metadata.uid.as_ref());
             if reference.ephemeral && !owned {
                 let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-                return Err(format!("PVC {namespace}/{name} was not created for pod {namespace}/{} (pod is not owner)", pod.name_any()));
+                return Err(format!(
+                    "PVC {namespace}/{name} was not created for pod {namespace}/{} (pod is not owner)",
+                    pod.name_any()
+                ));
             }
             if is_fully_bound(&claim) {
                 bound.push(claim);
