@@ -35,7 +35,7 @@ pub(crate) struct Rejection {
     /// The node to nominate; empty to withdraw the nomination; `None` to leave it.
     pub(crate) nominate: Option<String>,
     /// Who has to go so that the pod fits there.
-    pub(crate) eviction: Option<Eviction>,
+    pub(crate) eviction: Option<Box<Eviction>>,
 }
 
 /// The node that was chosen, with what the plugins remember for the binding.
@@ -167,7 +167,7 @@ fn misfit(
             message.push(' ');
             message.push_str(&status.reasons().join(", "));
         }
-        (rejection.nominate, rejection.eviction) = (remedy.nominate, remedy.eviction);
+        (rejection.nominate, rejection.eviction) = (remedy.nominate, remedy.eviction.map(Box::new));
     }
     Rejection { message, ..rejection }
 }

@@ -226,7 +226,7 @@ impl Scheduler {
         }
         // First, so that the pod does not become active between.
         if let Some(eviction) = rejection.eviction.take() {
-            self.start_eviction(Arc::clone(&pod), eviction);
+            self.start_eviction(Arc::clone(&pod), *eviction);
         }
         self.state.lock().queue.reject(&self.profiles, &pod.uid, rejection.plugins.clone(), Instant::now());
         self.changed.notify_one();
