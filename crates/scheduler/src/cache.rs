@@ -176,14 +176,14 @@ mod tests {
     /// A pod by its number: some have claims, some affinity, some ports.
     fn varied(number: u32) -> Arc<PodInfo> {
         let mut spec = json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": format!("{}m", number * 7), "example.com/x": number % 3}}}]});
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             spec["volumes"] = json!([{"name": "v", "persistentVolumeClaim": {"claimName": format!("c{}", number % 5)}}]);
         }
-        if number % 3 == 0 {
+        if number.is_multiple_of(3) {
             let term = json!({"topologyKey": "zone", "labelSelector": {}});
             spec["affinity"] = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}});
         }
-        if number % 5 == 0 {
+        if number.is_multiple_of(5) {
             spec["containers"][0]["ports"] = json!([{"containerPort": 1, "hostPort": number}]);
         }
         let object = json!({"metadata": {"uid": format!("u{number}"), "namespace": "d"}, "spec": spec});
