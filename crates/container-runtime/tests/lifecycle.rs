@@ -87,9 +87,8 @@ async fn a_command_that_is_not_there_fails_the_start() {
     config.command = support::words(&["nope"]);
     let id = node.create(&sandbox, config).await.expect("create");
     let error = node.start_container(&id).await.expect_err("started");
-    // libcontainer may add that it could not clean up at once.
     let expected = "unable to start container process: exec: \"nope\": executable file not found in $PATH";
-    assert!(error.message().starts_with(expected), "{error:?}");
+    assert_eq!(error.message(), expected);
     let status = node.status(&id).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"));
     // What only execve finds out.
@@ -107,6 +106,35 @@ async fn a_command_that_is_not_there_fails_the_start() {
     let running = node.run(&sandbox, container("d", &["sleep"])).await;
     let error = node.try_exec(&running, &["nope"], 5).await.expect_err("executed");
     assert!(error.message().ends_with("exec: \"nope\": executable file not found in $PATH"), "{error}");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_joins_the_processes_of_another() {
+    let node = Node::start().await;
+    let sandbox = node.sandbox("target").await;
+    let target = node.run(&sandbox, container("t", &["sleep"])).await;
+    let joining = |name: &str, arguments: &[&str]| {
+        let mut config = container(name, arguments);
+        let options =
+            v1::NamespaceOption { pid: v1::NamespaceMode::Target as i32, target_id: target.clone(), ..Default::default() };
+        let context = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut()).expect("context");
+        context.namespace_options = Some(options);
+        config
+    };
+    // The target's first process is the first that the other sees, and it is not alone.
+    let (status, log) = node.run_to_end(&sandbox, joining("j", &["cat", "/proc/1/cmdline", "--", "pid"])).await;
+    assert_eq!(status.exit_code, 0);
+    let seen = texts(&log).concat();
+    assert!(seen.contains("sleep") && !seen.ends_with("sleep"), "{log}");
+    // A joined container ends with the namespace; a target that has ended cannot be joined, and the sandbox goes on.
+    let held = node.run(&sandbox, joining("h", &["sleep"])).await;
+    node.runtime.stop_container(v1::StopContainerRequest { container_id: target.clone(), timeout: 0 }).await.expect("stop");
+    assert_eq!(node.wait_exit(&held).await.exit_code, 137);
+    let error = node.create(&sandbox, joining("late", &["sleep"])).await.expect_err("joined the dead");
+    assert!(error.message().contains("is not running"), "{error:?}");
+    let (status, _) = node.run_to_end(&sandbox, container("next", &["exit", "0"])).await;
+    assert_eq!(status.exit_code, 0);
     node.stop().await;
 }
 

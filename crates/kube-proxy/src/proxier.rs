@@ -54,15 +54,6 @@ pub enum Error {
     /// nf_tables cannot be reached: no root, or a kernel without it.
     #[error("cannot open nf_tables")]
     Open(#[source] nftables::Error),
-    /// The health port is taken or not ours.
-    #[error("cannot listen on {address} for health checks")]
-    Healthz {
-        /// The address.
-        address: SocketAddr,
-        /// The error.
-        #[source]
-        source: std::io::Error,
-    },
     /// The informers were stopped before the first list.
     #[error("the service proxy's informers were stopped")]
     Informers(#[from] ResyncError),
@@ -83,7 +74,8 @@ pub async fn run(config: Config, informers: Informers, token: CancellationToken)
     let healthz = match config.healthz_bind_address {
         Some(address) => {
             let bound = TcpListener::bind(address).await;
-            Some(bound.map_err(|source| Error::Healthz { address, source })?)
+            // Services come before the health port: a taken one must not stop the proxy (upstream retries and goes on too).
+            bound.inspect_err(|error| tracing::warn!(%address, %error, "the proxy's /healthz is not served")).ok()
         }
         None => None,
     };

@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 
 use crate::context::Core;
 use crate::pod::access::PodAccess;
+use crate::pod::allocation::{self, Pending};
 use crate::pod::qos::{self, Qos};
 use crate::pod::resources;
 use crate::quantity;
@@ -90,35 +91,59 @@ fn pressure(node: &Node, pod: &Pod) -> Result<(), (String, String)> {
     Err(("Evicted".to_owned(), format!("The node had condition: [{found}]. ")))
 }
 
+/// Why a pod that runs here cannot have the resources that it now asks for; `None`: it can.
+pub(crate) fn resize(core: &Core, pod: &Pod) -> Option<Pending> {
+    let wanted = needs(core, pod);
+    if let Some(need) = wanted.iter().rev().find(|need| need.requested > need.capacity) {
+        let message = format!(
+            "Node didn't have enough capacity: {}, requested: {}, capacity: {}",
+            need.name, need.requested, need.capacity
+        );
+        return Some(Pending { reason: "Infeasible", message });
+    }
+    fits(core, pod).err().map(|(_, message)| Pending { reason: "Deferred", message })
+}
+
+/// One resource of the node and what one pod wants of it.
+struct Need {
+    name: &'static str,
+    requested: i64,
+    capacity: i64,
+}
+
+fn memory_request(pod: &Pod) -> i64 {
+    pod.containers().iter().filter_map(|c| resources::request(c.resources.as_ref(), "memory", quantity::whole)).sum::<i64>()
+}
+
+fn needs(core: &Core, pod: &Pod) -> [Need; 3] {
+    let memory = core.machine.memory_bytes.saturating_sub(core.config.eviction_memory_available_bytes);
+    [
+        Need { name: "pods", requested: 1, capacity: i64::from(core.config.pods_max) },
+        Need {
+            name: "cpu",
+            requested: resources::pod_totals(pod).cpu_request_milli,
+            capacity: i64::try_from(core.machine.cpus * 1000).unwrap_or(i64::MAX),
+        },
+        Need { name: "memory", requested: memory_request(pod), capacity: i64::try_from(memory).unwrap_or(i64::MAX) },
+    ]
+}
+
 /// Whether processors, memory and the number of pods suffice beside the pods that are here.
 fn fits(core: &Core, pod: &Pod) -> Result<(), (String, String)> {
     let active: Vec<_> = core
         .pods
         .all()
         .into_iter()
-        .map(|e| (e.pod(), e.is_removed()))
-        .filter(|(p, removed)| !removed && !p.phase_is_terminal() && p.uid() != pod.uid() && already_running(p))
+        .filter(|entry| !entry.is_removed())
+        .map(|entry| allocation::granted(&entry))
+        .filter(|p| !p.phase_is_terminal() && p.uid() != pod.uid() && already_running(p))
         .collect();
-    let memory = |pod: &Pod| {
-        pod.containers().iter().filter_map(|c| resources::request(c.resources.as_ref(), "memory", quantity::whole)).sum::<i64>()
-    };
-    let limits = [
-        ("pods", 1, i64::try_from(active.len()).unwrap_or(i64::MAX), i64::from(core.config.pods_max)),
-        (
-            "cpu",
-            resources::pod_totals(pod).cpu_request_milli,
-            active.iter().map(|(p, _)| resources::pod_totals(p).cpu_request_milli).sum(),
-            i64::try_from(core.machine.cpus * 1000).unwrap_or(i64::MAX),
-        ),
-        (
-            "memory",
-            memory(pod),
-            active.iter().map(|(p, _)| memory(p)).sum(),
-            i64::try_from(core.machine.memory_bytes.saturating_sub(core.config.eviction_memory_available_bytes))
-                .unwrap_or(i64::MAX),
-        ),
-    ];
-    for (name, requested, used, capacity) in limits {
+    for Need { name, requested, capacity } in needs(core, pod) {
+        let used: i64 = match name {
+            "pods" => i64::try_from(active.len()).unwrap_or(i64::MAX),
+            "cpu" => active.iter().map(|p| resources::pod_totals(p).cpu_request_milli).sum(),
+            _ => active.iter().map(|p| memory_request(p)).sum(),
+        };
         if requested > 0 && requested + used > capacity {
             let message =
                 format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}");

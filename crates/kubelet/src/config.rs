@@ -31,8 +31,9 @@ pub struct Config {
     pub port: u16,
     /// The address that the HTTPS server listens on.
     pub bind_address: IpAddr,
-    /// The certificate and key of the HTTPS server and the authority of client certificates; `None`: no server is started.
-    pub tls: Option<ServerTls>,
+    /// The certificate and key of the HTTPS server and the authority of client certificates; `None`: no server is started. A new value is
+    /// shown to every connection from then on.
+    pub tls: Option<tokio::sync::watch::Receiver<ServerTls>>,
     /// The cluster's DNS servers, for pods with `dnsPolicy: ClusterFirst`.
     pub cluster_dns: Vec<IpAddr>,
     /// The cluster's DNS domain, without a final dot.

@@ -4,11 +4,12 @@
 //! (`pod::actions`), what the API shows by another (`pod::status`). It talks to the API server, to the runtime through the `cri` traits, to
 //! the disk below [`Config::root_dir`] and to cgroups below [`Config::cgroup_root`], and to nothing else.
 //!
-//! Deliberately absent: device plugins, dynamic resource allocation, user namespaces, CSI volumes, in-place resize, swap, checkpoints.
+//! Deliberately absent: device plugins, dynamic resource allocation, user namespaces, CSI volumes, swap, checkpoints.
 
 mod admit;
 mod cgroup;
 mod config;
+mod config_file;
 mod context;
 mod dns;
 mod env;
@@ -29,5 +30,6 @@ mod server;
 mod volume;
 
 pub use config::{Config, ServerTls};
+pub use config_file::ConfigFileError;
 pub use error::Error;
 pub use kubelet::Kubelet;

@@ -120,6 +120,13 @@ fn describe(error: libcontainer::error::LibcontainerError) -> String {
         }
         source = inner.source();
     }
+    without_cleanup(&text)
+}
+
+/// Our own message alone if there is one, else the whole text as one line. That libcontainer could not clean up at once (the cgroup of a
+/// process that is just ending is busy) is no news: the runtime does so itself later.
+fn without_cleanup(text: &str) -> String {
+    let text = text.split(". error during cleanup: ").next().unwrap_or_default();
     match text.find(START_FAILED) {
         // The text can hold the message twice, nested.
         Some(at) => text[at..].lines().next().unwrap_or_default().trim_end_matches(['"', ')', ' ']).to_owned(),
@@ -149,4 +156,22 @@ fn finish(result: Result<i32, String>) -> i32 {
     let text = &text.as_bytes()[..text.len().min(4096)];
     let _ = pipe.write_all(text);
     code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_one_line_from_our_own_message_on() {
+        let exec = "unable to start container process: exec: \"nope\": executable file not found in $PATH";
+        for (text, expected) in [
+            (format!("failed to create container: exec process failed with error {exec}"), exec),
+            (format!("failed to create container: {exec}. error during cleanup: failed to remove cgroup: EBUSY"), exec),
+            (format!("outer(\"{exec}\")"), exec),
+            ("failed to prepare rootfs\nEINVAL. error during cleanup: x".to_owned(), "failed to prepare rootfs EINVAL"),
+        ] {
+            assert_eq!(without_cleanup(&text), expected);
+        }
+    }
 }

@@ -90,6 +90,11 @@ impl Sandbox {
     pub(crate) fn snapshot(&self) -> SandboxRecord {
         self.record.lock().clone()
     }
+
+    /// Changes the record in memory and in the file `path`. The change holds even if it could not be written.
+    pub(crate) fn update(&self, path: &Path, change: impl FnOnce(&mut SandboxRecord)) -> (SandboxRecord, std::io::Result<()>) {
+        update(&self.record, path, change)
+    }
 }
 
 /// Where a container is in its life.
@@ -128,12 +133,29 @@ impl Container {
         self.record.lock().clone()
     }
 
+    /// Changes the record in memory and in the file `path`. The change holds even if it could not be written.
+    pub(crate) fn update(
+        &self,
+        path: &Path,
+        change: impl FnOnce(&mut ContainerRecord),
+    ) -> (ContainerRecord, std::io::Result<()>) {
+        update(&self.record, path, change)
+    }
+
     pub(crate) fn phase(&self) -> Phase {
         self.phase.borrow().clone()
     }
 }
 
-/// Replaces a record. Without fsync: after a crash of the machine its containers are gone, whatever the record says.
+/// One writer at a time: the file never holds an older record than memory, and no writer takes another's temporary file away.
+fn update<R: Clone + Serialize>(record: &Mutex<R>, path: &Path, change: impl FnOnce(&mut R)) -> (R, std::io::Result<()>) {
+    let mut record = record.lock();
+    change(&mut record);
+    let saved = save(path, &*record);
+    (record.clone(), saved)
+}
+
+/// Replaces the record of something that nobody else knows yet; later changes go through `update`. Without fsync: after a crash of the machine its containers are gone, whatever the record says.
 pub(crate) fn save(path: &Path, record: &impl Serialize) -> std::io::Result<()> {
     let temporary = path.with_extension("new");
     std::fs::write(&temporary, serde_json::to_vec(record)?)?;
@@ -143,4 +165,26 @@ pub(crate) fn save(path: &Path, record: &impl Serialize) -> std::io::Result<()> 
 /// Reads a record; `None` if it is not there or not readable.
 pub(crate) fn load<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writers_at_the_same_time_all_succeed_and_the_last_wins() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("record.json");
+        let record = Mutex::new(0_u32);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        update(&record, &path, |number| *number += 1).1.expect("saved");
+                    }
+                });
+            }
+        });
+        assert_eq!(load::<u32>(&path), Some(200));
+    }
 }

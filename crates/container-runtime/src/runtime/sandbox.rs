@@ -129,12 +129,8 @@ impl Inner {
             self.stop_container_now(&container).await?;
         }
         self.tear_down_sandbox(&record.id).await;
-        let stopped = {
-            let mut record = sandbox.record.lock();
-            record.ready = false;
-            record.clone()
-        };
-        save(&self.sandbox_file(&stopped.id), &stopped).map_err(io_status("sandbox record"))?;
+        let (stopped, saved) = sandbox.update(&self.sandbox_file(&record.id), |record| record.ready = false);
+        saved.map_err(io_status("sandbox record"))?;
         self.publish(&stopped.id, &stopped.id, ContainerEventType::ContainerStoppedEvent);
         Ok(())
     }

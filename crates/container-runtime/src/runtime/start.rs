@@ -186,12 +186,10 @@ impl Inner {
                 Ok(())
             }
             Err(error) => {
-                let failed = {
-                    let mut record = container.record.lock();
+                let (failed, saved) = container.update(&self.container_file(&record.id), |record| {
                     record.start_error = Some(error.message().to_owned());
-                    record.clone()
-                };
-                if let Err(error) = save(&self.container_file(&failed.id), &failed) {
+                });
+                if let Err(error) = saved {
                     tracing::warn!(container = failed.id, %error, "container record could not be written");
                 }
                 container.phase.send_replace(start_failed(error.message(), clock::nanoseconds()));
@@ -234,12 +232,9 @@ impl Inner {
 
     /// The process runs; it may even have ended already, if its event was faster than its answer.
     pub(super) fn note_started(&self, container: &Container, pid: i32, started_at: i64) {
-        let record = {
-            let mut record = container.record.lock();
-            record.started_at = started_at;
-            record.clone()
-        };
-        if let Err(error) = save(&self.container_file(&record.id), &record) {
+        let path = self.container_file(&container.snapshot().id);
+        let (record, saved) = container.update(&path, |record| record.started_at = started_at);
+        if let Err(error) = saved {
             tracing::warn!(container = record.id, %error, "container record could not be written");
         }
         container.phase.send_if_modified(|phase| {

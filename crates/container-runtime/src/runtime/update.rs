@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use cri::Status;
 use cri::v1::{LinuxContainerResources, UpdateContainerResourcesRequest};
 
-use super::records::{Phase, save};
+use super::records::Phase;
 use super::{Inner, blocking, io_status};
 use crate::cgroup::{Hierarchies, read_number};
 
@@ -21,13 +21,11 @@ impl Inner {
         }
         let (hierarchies, cgroup, resources) = (self.hierarchies.clone(), record.cgroup.clone(), wanted.clone());
         blocking(move || apply(&hierarchies, &cgroup, &resources).map_err(Status::unknown)).await?;
-        let updated = {
-            let mut record = container.record.lock();
+        let (_, saved) = container.update(&self.container_file(&record.id), |record| {
             let linux = record.config.0.linux.get_or_insert_default();
             merge(linux.resources.get_or_insert_default(), &wanted);
-            record.clone()
-        };
-        save(&self.container_file(&updated.id), &updated).map_err(io_status("container record"))
+        });
+        saved.map_err(io_status("container record"))
     }
 }
 

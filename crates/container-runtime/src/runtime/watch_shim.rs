@@ -80,17 +80,17 @@ impl Inner {
     /// The shim is gone: with the sandbox, which is usual, or without, which ends everything in it.
     pub(super) async fn shim_lost(&self, id: &str) {
         let Ok(sandbox) = self.sandbox(id) else { return };
-        let was_ready = {
-            let mut record = sandbox.record.lock();
-            std::mem::replace(&mut record.ready, false)
-        };
-        if was_ready {
-            let record = sandbox.snapshot();
+        let mut was_ready = false;
+        if sandbox.record.lock().ready {
+            let path = self.sandbox_file(&sandbox.snapshot().id);
+            let (_, saved) = sandbox.update(&path, |record| was_ready = std::mem::replace(&mut record.ready, false));
             // A stop that is under way says so itself.
             if sandbox.operation.try_lock().is_ok() {
                 tracing::warn!(sandbox = id, "the shim of a sandbox is gone");
             }
-            self.save_sandbox(&record);
+            if let Err(error) = saved {
+                tracing::warn!(sandbox = id, %error, "sandbox record could not be written");
+            }
         }
         for container in self.containers_of(id) {
             let record = container.snapshot();

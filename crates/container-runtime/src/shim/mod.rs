@@ -6,6 +6,7 @@
 mod container;
 mod launch;
 mod log;
+mod operation;
 pub(crate) mod protocol;
 mod server;
 mod socket;

@@ -6,10 +6,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::pod::access::{PodAccess, find_status, is_sidecar};
 use crate::pod::actions::sandbox_changed;
-use crate::runtime::snapshot::Snapshot;
+use crate::pod::status::Inputs;
+use crate::runtime::resize;
+use crate::runtime::snapshot::{Snapshot, State};
 
 /// The types that the kubelet writes.
-pub(crate) const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+pub(crate) const OWNED: [&str; 7] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", RESIZE_PENDING, RESIZE_IN_PROGRESS];
+/// There only while a resize waits to be granted.
+pub(crate) const RESIZE_PENDING: &str = "PodResizePending";
+/// There only while containers do not have yet what was granted.
+pub(crate) const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
 
 struct Verdict {
     status: bool,
@@ -27,8 +34,8 @@ impl Verdict {
 }
 
 /// All conditions of the new status: foreign ones as they are on the pod, then ours.
-pub(crate) fn generate(pod: &Pod, snapshot: &Snapshot, old: &PodStatus, status: &PodStatus, now: Timestamp) -> Vec<PodCondition> {
-    let known = old.conditions.as_deref().unwrap_or_default();
+pub(crate) fn generate(pod: &Pod, snapshot: &Snapshot, inputs: &Inputs<'_>, status: &PodStatus) -> Vec<PodCondition> {
+    let (known, now) = (inputs.old.conditions.as_deref().unwrap_or_default(), inputs.now);
     let foreign = pod.pod_status().conditions.iter().flatten().filter(|c| !OWNED.contains(&c.type_.as_str()));
     let mut conditions: Vec<PodCondition> = foreign.cloned().collect();
     let started = Verdict { status: !sandbox_changed(pod, snapshot).0, reason: None, message: None };
@@ -44,6 +51,15 @@ pub(crate) fn generate(pod: &Pod, snapshot: &Snapshot, old: &PodStatus, status: 
         ("PodScheduled", Verdict::yes()),
     ] {
         conditions.push(stamp(kind, verdict, known, pod, now));
+    }
+    if let Some(pending) = inputs.resize_pending {
+        let verdict = Verdict { status: true, reason: Some(pending.reason), message: Some(pending.message.clone()) };
+        conditions.push(stamp(RESIZE_PENDING, verdict, known, pod, now));
+    }
+    let resizable = pod.containers().iter().chain(pod.init_containers().iter().filter(|c| is_sidecar(c)));
+    let mut running = resizable.filter_map(|c| Some((c, snapshot.latest(&c.name).filter(|r| r.state == State::Running)?)));
+    if running.any(|(container, record)| !resize::is_actual(pod, container, record)) {
+        conditions.push(stamp(RESIZE_IN_PROGRESS, Verdict::yes(), known, pod, now));
     }
     conditions
 }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Core;
 use crate::pod::access::PodAccess;
+use crate::pod::allocation::Allocation;
 use crate::pod::{conditions, worker};
 use crate::runtime::labels;
 
@@ -29,6 +30,8 @@ pub(crate) struct PodEntry {
     pub(crate) stop: CancellationToken,
     /// The grace period of the deletion, which can only shrink.
     pub(crate) grace: watch::Sender<Option<i64>>,
+    /// What the node has granted to the pod; `None` until its worker first looked.
+    pub(crate) allocation: Mutex<Option<Allocation>>,
     /// The status last computed.
     pub(crate) status: Mutex<PodStatus>,
     notify: Notify,
@@ -42,6 +45,7 @@ impl PodEntry {
             grace: watch::Sender::new(None),
             pod: Mutex::new(pod),
             mirror: Mutex::new(None),
+            allocation: Mutex::new(None),
             removed: AtomicBool::new(false),
             failed: Mutex::new(None),
             stop: CancellationToken::new(),
@@ -167,6 +171,12 @@ impl PodTable {
         if let Some(entry) = self.get(uid) {
             entry.poke();
         }
+    }
+
+    /// Wakes the pods whose resize waits: something was given back.
+    pub(crate) fn poke_pending(&self) {
+        let waits = |entry: &PodEntry| entry.allocation.lock().as_ref().is_some_and(|a| a.pending.is_some());
+        self.all().iter().filter(|entry| waits(entry)).for_each(|entry| entry.poke());
     }
 
     /// Forgets a pod whose worker has ended.

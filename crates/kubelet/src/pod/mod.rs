@@ -4,6 +4,7 @@
 
 pub(crate) mod access;
 pub(crate) mod actions;
+pub(crate) mod allocation;
 pub(crate) mod backoff;
 pub(crate) mod conditions;
 pub(crate) mod manager;

@@ -198,6 +198,12 @@ fn field(key: &str, old: Option<&Value>, new: Option<&Value>) -> Value {
 fn changed_conditions(old: Option<&Value>, new: Option<&Value>) -> Vec<Value> {
     let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
     let (old, new) = (list(old), list(new));
+    // These two are there only while they hold.
+    let ended = [conditions::RESIZE_PENDING, conditions::RESIZE_IN_PROGRESS].into_iter().filter(|kind| {
+        let has = |list: &[Value]| list.iter().any(|c| c["type"] == **kind);
+        has(&old) && !has(&new)
+    });
+    let ended: Vec<Value> = ended.map(|kind| json!({"$patch": "delete", "type": kind})).collect();
     new.into_iter()
         .filter(|condition| {
             condition["type"].as_str().is_some_and(|kind| conditions::OWNED.contains(&kind) || kind == "DisruptionTarget")
@@ -217,6 +223,7 @@ fn changed_conditions(old: Option<&Value>, new: Option<&Value>) -> Vec<Value> {
             }
             Some(condition)
         })
+        .chain(ended)
         .collect()
 }
 
@@ -231,13 +238,13 @@ mod tests {
     #[test]
     fn patches_only_what_changed() {
         let target = pod(json!({"phase": "Pending", "reason": "Old", "podIPs": [{"ip": "1.1.1.1"}], "conditions": [
-            {"type": "Ready", "status": "False", "reason": "ContainersNotReady", "message": "m"}, {"type": "Initialized", "status": "True"}, {"type": "example.com/x", "status": "True"}]}));
+            {"type": "Ready", "status": "False", "reason": "ContainersNotReady", "message": "m"}, {"type": "Initialized", "status": "True"}, {"type": "PodResizePending", "status": "True"}, {"type": "example.com/x", "status": "True"}]}));
         let desired: PodStatus = serde_json::from_value(json!({"phase": "Running", "podIPs": [{"ip": "2.2.2.2"}], "conditions": [
             {"type": "Ready", "status": "True"}, {"type": "Initialized", "status": "True"}, {"type": "example.com/x", "status": "False"}]}))
         .unwrap();
         let patch = status_patch(&target, &desired).unwrap();
         let expected = json!({"metadata": {"uid": "u"}, "status": {"phase": "Running", "reason": null, "podIPs": [{"$patch": "replace"}, {"ip": "2.2.2.2"}],
-            "conditions": [{"type": "Ready", "status": "True", "reason": null, "message": null}]}});
+            "conditions": [{"type": "Ready", "status": "True", "reason": null, "message": null}, {"$patch": "delete", "type": "PodResizePending"}]}});
         assert_eq!(patch, expected);
         assert_eq!(status_patch(&target, target.pod_status()), None);
     }

@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::error::StartFailure;
 use crate::pod::access::{ContainerKind, PodAccess, ephemeral_as_container, find_status, is_sidecar};
 use crate::pod::actions::{restarts_after, should_restart};
+use crate::pod::allocation::Pending;
 use crate::pod::{conditions, qos};
 use crate::runtime::resize;
 use crate::runtime::snapshot::{ContainerRecord, Snapshot, State};
@@ -36,6 +37,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) terminal: bool,
     /// The kubelet itself decided that the pod failed: reason and message.
     pub(crate) failed: Option<&'a (String, String)>,
+    /// Why a resize is not granted.
+    pub(crate) resize_pending: Option<&'a Pending>,
     pub(crate) host_ips: &'a [String],
     pub(crate) runtime_name: &'a str,
     pub(crate) now: Timestamp,
@@ -89,7 +92,7 @@ pub(crate) fn generate(pod: &Pod, snapshot: &Snapshot, inputs: &Inputs<'_>) -> P
         ..PodStatus::default()
     };
     addresses(pod, snapshot, inputs, &mut status);
-    status.conditions = Some(conditions::generate(pod, snapshot, old, &status, inputs.now));
+    status.conditions = Some(conditions::generate(pod, snapshot, inputs, &status));
     status
 }
 

@@ -116,6 +116,7 @@ fn generate_json(
         probes: &|_| Readiness { startup: None, readiness: ready },
         terminal: false,
         failed: None,
+        resize_pending: None,
         host_ips: &["192.0.2.1".to_owned()],
         runtime_name: "rusternetes",
         now: Timestamp::from_second(1_700_000_100).unwrap(),

@@ -122,62 +122,13 @@ impl Worker {
         wake: &mut Option<Timestamp>,
     ) -> Result<bool, cri::Status> {
         let core = Arc::clone(&self.core);
-        let mut changed = false;
-        if actions.create_sandbox && actions.sandbox_id.is_some() {
-            core.events.pod(pod, "Normal", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
-        }
-        if actions.kill_pod {
-            let anything = !snapshot.sandboxes.is_empty()
-                && (snapshot.sandboxes.iter().any(|s| s.ready) || snapshot.alive().next().is_some());
-            if anything {
-                kill::kill_pod(
-                    &core,
-                    KillPod { pod: Arc::clone(pod), snapshot: snapshot.clone(), grace_override: None, run_hooks: true },
-                )
-                .await?;
-                changed = true;
-            }
-            if actions.create_sandbox {
-                kill::purge_init_containers(&core, pod, &snapshot).await;
-            }
-        } else {
-            for unwanted in &actions.to_kill {
-                kill::kill_container(&core, pod, unwanted).await?;
-                changed = true;
-            }
-        }
+        let mut changed = self.stop_unwanted(pod, &snapshot, &actions).await?;
         let nothing_to_start =
             actions.to_start.is_empty() && actions.init_to_start.is_empty() && actions.ephemeral_to_start.is_empty();
         let (sandbox_id, ips) = if actions.create_sandbox {
-            match sandbox::create(&core, pod, actions.attempt).await {
-                // Without this a network that gives no addresses would be asked for sandbox after sandbox.
-                Ok((_, ips)) if ips.is_empty() && !pod.host_network() => {
-                    core.events.pod(
-                        pod,
-                        "Warning",
-                        "FailedCreatePodSandBox",
-                        "Failed to create pod sandbox: the network gave it no address",
-                    );
-                    *wake = earliest(*wake, after(Duration::from_secs(10)));
-                    return Ok(false);
-                }
-                Ok(created) => {
-                    changed = true;
-                    created
-                }
-                Err(status) => {
-                    if !self.entry.stop.is_cancelled() {
-                        core.events.pod(
-                            pod,
-                            "Warning",
-                            "FailedCreatePodSandBox",
-                            format!("Failed to create pod sandbox: {}", sandbox::describe(&status)),
-                        );
-                    }
-                    *wake = earliest(*wake, after(Duration::from_secs(2)));
-                    return Ok(false);
-                }
-            }
+            let Some(created) = self.create_sandbox(pod, actions.attempt, wake).await else { return Ok(false) };
+            changed = true;
+            created
         } else {
             match actions.sandbox_id.clone() {
                 Some(id) if !nothing_to_start => (id, snapshot.ips().to_vec()),
@@ -185,7 +136,7 @@ impl Worker {
             }
         };
         let ips = if pod.host_network() { core.host_ips() } else { ips };
-        if changed && actions.create_sandbox {
+        if actions.create_sandbox {
             // The address is known before the first image is pulled.
             let seen = snapshot::take(&*core.runtime, pod.uid()).await?;
             self.report(pod, &seen, false);
@@ -205,6 +156,48 @@ impl Worker {
         };
         changed |= self.start_containers(&context, &actions, wake).await;
         Ok(changed)
+    }
+
+    /// Stops the pod or the containers that have to go; `true` when there were any.
+    async fn stop_unwanted(&self, pod: &Arc<Pod>, snapshot: &Snapshot, actions: &Actions) -> Result<bool, cri::Status> {
+        let core = &self.core;
+        if actions.create_sandbox && actions.sandbox_id.is_some() {
+            core.events.pod(pod, "Normal", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
+        }
+        if !actions.kill_pod {
+            for unwanted in &actions.to_kill {
+                kill::kill_container(core, pod, unwanted).await?;
+            }
+            return Ok(!actions.to_kill.is_empty());
+        }
+        let anything =
+            snapshot.sandboxes.iter().any(|s| s.ready) || (!snapshot.sandboxes.is_empty() && snapshot.alive().next().is_some());
+        if anything {
+            let request = KillPod { pod: Arc::clone(pod), snapshot: snapshot.clone(), grace_override: None, run_hooks: true };
+            kill::kill_pod(core, request).await?;
+        }
+        if actions.create_sandbox {
+            kill::purge_init_containers(core, pod, snapshot).await;
+        }
+        Ok(anything)
+    }
+
+    /// A new sandbox with its addresses; `None`: it failed, and is tried again at `wake`.
+    async fn create_sandbox(&self, pod: &Pod, attempt: u32, wake: &mut Option<Timestamp>) -> Option<(String, Vec<String>)> {
+        let (message, retry) = match sandbox::create(&self.core, pod, attempt).await {
+            // Without this a network that gives no addresses would be asked for sandbox after sandbox.
+            Ok((_, ips)) if ips.is_empty() && !pod.host_network() => {
+                ("the network gave it no address".to_owned(), Duration::from_secs(10))
+            }
+            Ok(created) => return Some(created),
+            Err(status) => (sandbox::describe(&status), Duration::from_secs(2)),
+        };
+        if !self.entry.stop.is_cancelled() {
+            let message = format!("Failed to create pod sandbox: {message}");
+            self.core.events.pod(pod, "Warning", "FailedCreatePodSandBox", message);
+        }
+        *wake = earliest(*wake, after(retry));
+        None
     }
 
     async fn start_containers(&mut self, context: &start::Context<'_>, actions: &Actions, wake: &mut Option<Timestamp>) -> bool {

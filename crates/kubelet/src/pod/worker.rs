@@ -17,6 +17,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use crate::context::Core;
 use crate::error::StartFailure;
 use crate::pod::access::PodAccess;
+use crate::pod::allocation;
 use crate::pod::backoff::Backoff;
 use crate::pod::manager::PodEntry;
 use crate::pod::status::{self, Inputs, Readiness};
@@ -105,14 +106,14 @@ pub(crate) fn after(wait: Duration) -> Option<Timestamp> {
 
 impl Worker {
     async fn step(&mut self) -> Next {
-        let pod = self.entry.pod();
+        let pod = allocation::granted(&self.entry);
         match self.phase {
             Phase::Syncing => {
                 if self.entry.stop.is_cancelled() || pod.phase_is_terminal() {
                     self.phase = Phase::Terminating;
                     return Next::Again;
                 }
-                match self.sync(&pod).await {
+                match self.sync(&allocation::grant(&self.core, &self.entry)).await {
                     Ok(Some(next)) => next,
                     Ok(None) => {
                         self.phase = Phase::Terminating;
@@ -149,6 +150,7 @@ impl Worker {
         let core = &self.core;
         let old = self.entry.status.lock().clone();
         let failed = self.entry.failure();
+        let pending = self.entry.allocation.lock().as_ref().and_then(|a| a.pending.clone());
         let host_ips = core.host_ips();
         let probes = |id: &str| Readiness {
             startup: core.probes.result(id, ProbeKind::Startup),
@@ -160,6 +162,7 @@ impl Worker {
             probes: &probes,
             terminal,
             failed: failed.as_ref(),
+            resize_pending: pending.as_ref(),
             host_ips: &host_ips,
             runtime_name: &core.runtime_name,
             now: Timestamp::now(),
@@ -191,7 +194,7 @@ impl Worker {
                     () = self.entry.poked() => {
                         let seen = snapshot::take(&*core.runtime, pod.uid()).await?;
                         core.probes.follow(&core, pod, &seen, true);
-                        self.report(&self.entry.pod(), &seen, false);
+                        self.report(&allocation::granted(&self.entry), &seen, false);
                     }
                 }
             };
@@ -210,7 +213,7 @@ impl Worker {
         if snapshot.any_running() {
             return Err(cri::Status::internal("containers still run after the pod was killed"));
         }
-        self.report(&self.entry.pod(), &snapshot, true);
+        self.report(&allocation::granted(&self.entry), &snapshot, true);
         Ok(())
     }
 
@@ -225,6 +228,7 @@ impl Worker {
         if let Err(error) = self.core.cgroups.remove_pod(pod) {
             tracing::debug!(uid = pod.uid(), %error, "the pod's cgroup is not gone yet");
         }
+        self.core.pods.poke_pending();
         self.phase = Phase::Finished;
         Next::Again
     }

@@ -27,7 +27,7 @@ pub(crate) enum ProbeKind {
 }
 
 impl ProbeKind {
-    fn title(self) -> &'static str {
+    pub(crate) fn title(self) -> &'static str {
         match self {
             ProbeKind::Startup => "Startup",
             ProbeKind::Liveness => "Liveness",
@@ -42,6 +42,19 @@ struct Task {
     uid: String,
     stop: CancellationToken,
     result: Option<bool>,
+    counted: Counted,
+}
+
+/// The checks of one probe so far, as `prober_probe_total` shows them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Counted {
+    pub(crate) namespace: String,
+    pub(crate) pod: String,
+    pub(crate) uid: String,
+    pub(crate) container: String,
+    pub(crate) successful: u64,
+    pub(crate) failed: u64,
+    pub(crate) unknown: u64,
 }
 
 /// All probes of the node, by container id.
@@ -54,6 +67,11 @@ impl Probes {
     /// The result of a probe; `None`: there is no such probe, or it has not decided yet.
     pub(crate) fn result(&self, container_id: &str, kind: ProbeKind) -> Option<bool> {
         self.tasks.lock().get(&(container_id.to_owned(), kind))?.result
+    }
+
+    /// How often each running probe has checked, with what result.
+    pub(crate) fn counts(&self) -> Vec<(ProbeKind, Counted)> {
+        self.tasks.lock().iter().map(|((_, kind), task)| (*kind, task.counted.clone())).collect()
     }
 
     /// Starts and stops probes so that they fit what runs. While the pod stops only readiness goes on.
@@ -104,7 +122,14 @@ impl Probes {
         let stop = core.token.child_token();
         // A liveness probe holds until it fails; the others have to earn it.
         let result = (kind == ProbeKind::Liveness).then_some(true);
-        tasks.insert(key.clone(), Task { uid: pod.uid().to_owned(), stop: stop.clone(), result });
+        let counted = Counted {
+            namespace: pod.namespace().to_owned(),
+            pod: pod.name().to_owned(),
+            uid: pod.uid().to_owned(),
+            container: container.name.clone(),
+            ..Counted::default()
+        };
+        tasks.insert(key.clone(), Task { uid: pod.uid().to_owned(), stop: stop.clone(), result, counted });
         drop(tasks);
         let runner = Runner {
             core: Arc::clone(core),
@@ -141,6 +166,16 @@ impl Probes {
             }
             !gone
         });
+    }
+
+    fn count(&self, key: &Key, outcome: Option<bool>) {
+        let mut tasks = self.tasks.lock();
+        let Some(task) = tasks.get_mut(key) else { return };
+        *match outcome {
+            Some(true) => &mut task.counted.successful,
+            Some(false) => &mut task.counted.failed,
+            None => &mut task.counted.unknown,
+        } += 1;
     }
 
     fn set(&self, key: &Key, result: bool) -> bool {
@@ -186,7 +221,9 @@ impl Runner {
         let mut count = 0u32;
         loop {
             timer.tick().await;
-            let Some(healthy) = self.once().await else { continue };
+            let outcome = self.once().await;
+            self.core.probes.count(&key, outcome);
+            let Some(healthy) = outcome else { continue };
             count = if last == Some(healthy) { count + 1 } else { 1 };
             last = Some(healthy);
             let decided = count >= if healthy { successes } else { failures };

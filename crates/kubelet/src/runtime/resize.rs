@@ -81,6 +81,8 @@ pub(crate) async fn apply(core: &Core, pod: &Pod, resizes: &[(&Container, &Conta
     let totals = resources::pod_totals(pod);
     tracing::info!(namespace = pod.namespace(), name = pod.name(), ?totals, "pod resized in place");
     core.events.pod(pod, "Normal", "ResizeCompleted", "Pod resize completed");
+    // What it gave back another may wait for.
+    core.pods.poke_pending();
     Ok(())
 }
 

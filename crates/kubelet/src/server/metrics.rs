@@ -1,4 +1,4 @@
-//! `/metrics` and `/metrics/resource` in the Prometheus text format, with upstream's names.
+//! `/metrics`, `/metrics/resource`, `/metrics/cadvisor` and `/metrics/probes` in the Prometheus text format, with upstream's names.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,6 +12,7 @@ use super::{Body, text};
 use crate::context::Core;
 use crate::node::machine::Pressure;
 use crate::pod::access::PodAccess;
+use crate::probe::Counted;
 
 fn exposition(content: String) -> Response<Body> {
     let mut response = text(StatusCode::OK, content);
@@ -70,83 +71,141 @@ pub(super) fn kubelet(core: &Core) -> Response<Body> {
     exposition(output)
 }
 
+/// One number of a container's or pod's statistics as the exposition format has it.
+type Read = fn(&v1::ContainerStats) -> Option<f64>;
+
+#[allow(clippy::cast_precision_loss)] // Nanoseconds and bytes beyond 2^53 lose what nobody measures.
+fn cpu_seconds(stats: &v1::ContainerStats) -> Option<f64> {
+    Some(stats.cpu.as_ref()?.usage_core_nano_seconds.as_ref()?.value as f64 / 1e9)
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn bytes(value: Option<&v1::UInt64Value>) -> Option<f64> {
+    value.map(|v| v.value as f64)
+}
+
+fn working_set(stats: &v1::ContainerStats) -> Option<f64> {
+    bytes(stats.memory.as_ref()?.working_set_bytes.as_ref())
+}
+
 /// What metrics-server scrapes.
 pub(super) async fn resource(core: &Core) -> Response<Body> {
     let stats = core.runtime.list_container_stats(v1::ListContainerStatsRequest { filter: None }).await;
     let failed = stats.is_err();
-    let (mut cpu, mut memory, mut started) = (Vec::new(), Vec::new(), Vec::new());
-    let mut pods: BTreeMap<(String, String), (f64, f64)> = BTreeMap::new();
-    for item in stats.map(|r| r.stats).unwrap_or_default() {
-        let Some(attributes) = &item.attributes else { continue };
-        let (namespace, pod, container) = identity(attributes);
-        let labels = format!("{{container=\"{container}\",namespace=\"{namespace}\",pod=\"{pod}\"}}");
-        let total = pods.entry((namespace.clone(), pod.clone())).or_default();
-        #[allow(clippy::cast_precision_loss)] // Nanoseconds and bytes as the exposition format has them.
-        if let Some(usage) = item.cpu.as_ref().and_then(|c| c.usage_core_nano_seconds.as_ref()) {
-            let seconds = usage.value as f64 / 1e9;
-            total.0 += seconds;
-            cpu.push((labels.clone(), seconds));
-        }
-        #[allow(clippy::cast_precision_loss)]
-        if let Some(usage) = item.memory.as_ref().and_then(|m| m.working_set_bytes.as_ref()) {
-            total.1 += usage.value as f64;
-            memory.push((labels.clone(), usage.value as f64));
-        }
-        started.extend(container_start(core, &namespace, &pod, &container).map(|seconds| (labels, seconds)));
-    }
-    let pod_labels = |(namespace, pod): &(String, String)| format!("{{namespace=\"{namespace}\",pod=\"{pod}\"}}");
-    let pressure = Pressure::read(&core.config.root_dir);
+    let stats = stats.map(|r| r.stats).unwrap_or_default();
     let mut output = String::new();
-    family(
-        &mut output,
-        "container_cpu_usage_seconds_total",
-        "counter",
-        "Cumulative cpu time consumed by the container in core-seconds",
-        &cpu,
-    );
-    family(&mut output, "container_memory_working_set_bytes", "gauge", "Current working set of the container in bytes", &memory);
-    family(
-        &mut output,
-        "container_start_time_seconds",
-        "gauge",
-        "Start time of the container since unix epoch in seconds",
-        &started,
-    );
-    #[allow(clippy::cast_precision_loss)]
-    {
-        let node_cpu: Vec<_> = node_cpu_nanoseconds().map(|n| (String::new(), n as f64 / 1e9)).into_iter().collect();
-        family(
-            &mut output,
-            "node_cpu_usage_seconds_total",
-            "counter",
-            "Cumulative cpu time consumed by the node in core-seconds",
-            &node_cpu,
-        );
-        let used = core.machine.memory_bytes.saturating_sub(pressure.memory_available_bytes) as f64;
-        family(
-            &mut output,
-            "node_memory_working_set_bytes",
-            "gauge",
-            "Current working set of the node in bytes",
-            &[(String::new(), used)],
-        );
+    for (suffix, kind, help, read) in [
+        ("cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the {} in core-seconds", cpu_seconds as Read),
+        ("memory_working_set_bytes", "gauge", "Current working set of the {} in bytes", working_set),
+    ] {
+        let mut pods: BTreeMap<String, f64> = BTreeMap::new();
+        let mut containers = Vec::new();
+        for (item, (namespace, pod, container)) in identified(&stats) {
+            let Some(value) = read(item) else { continue };
+            containers.push((format!("{{container=\"{container}\",namespace=\"{namespace}\",pod=\"{pod}\"}}"), value));
+            *pods.entry(format!("{{namespace=\"{namespace}\",pod=\"{pod}\"}}")).or_default() += value;
+        }
+        let pods: Vec<_> = pods.into_iter().collect();
+        family(&mut output, &format!("container_{suffix}"), kind, &help.replace("{}", "container"), &containers);
+        family(&mut output, &format!("pod_{suffix}"), kind, &help.replace("{}", "pod"), &pods);
     }
-    let cpu: Vec<_> = pods.iter().map(|(pod, (seconds, _))| (pod_labels(pod), *seconds)).collect();
-    let memory: Vec<_> = pods.iter().map(|(pod, (_, bytes))| (pod_labels(pod), *bytes)).collect();
-    family(
-        &mut output,
-        "pod_cpu_usage_seconds_total",
-        "counter",
-        "Cumulative cpu time consumed by the pod in core-seconds",
-        &cpu,
-    );
-    family(&mut output, "pod_memory_working_set_bytes", "gauge", "Current working set of the pod in bytes", &memory);
-    family(
-        &mut output,
-        "resource_scrape_error",
-        "gauge",
-        "1 if there was an error while getting container metrics, 0 otherwise",
-        &[(String::new(), f64::from(u8::from(failed)))],
-    );
+    let started: Vec<_> = identified(&stats)
+        .filter_map(|(_, (namespace, pod, container))| {
+            let seconds = container_start(core, &namespace, &pod, &container)?;
+            Some((format!("{{container=\"{container}\",namespace=\"{namespace}\",pod=\"{pod}\"}}"), seconds))
+        })
+        .collect();
+    let help = "Start time of the container since unix epoch in seconds";
+    family(&mut output, "container_start_time_seconds", "gauge", help, &started);
+    node_usage(core, &mut output);
+    let error = [(String::new(), f64::from(u8::from(failed)))];
+    let help = "1 if there was an error while getting container metrics, 0 otherwise";
+    family(&mut output, "resource_scrape_error", "gauge", help, &error);
+    exposition(output)
+}
+
+fn identified(stats: &[v1::ContainerStats]) -> impl Iterator<Item = (&v1::ContainerStats, (String, String, String))> {
+    stats.iter().filter_map(|item| Some((item, identity(item.attributes.as_ref()?))))
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn node_usage(core: &Core, output: &mut String) {
+    let cpu: Vec<_> = node_cpu_nanoseconds().map(|n| (String::new(), n as f64 / 1e9)).into_iter().collect();
+    let help = "Cumulative cpu time consumed by the node in core-seconds";
+    family(output, "node_cpu_usage_seconds_total", "counter", help, &cpu);
+    let pressure = Pressure::read(&core.config.root_dir);
+    let used = core.machine.memory_bytes.saturating_sub(pressure.memory_available_bytes) as f64;
+    let help = "Current working set of the node in bytes";
+    family(output, "node_memory_working_set_bytes", "gauge", help, &[(String::new(), used)]);
+}
+
+/// The containers' statistics under cAdvisor's names and labels: those that the runtime measures.
+pub(super) async fn cadvisor(core: &Core) -> Response<Body> {
+    let stats = match core.runtime.list_container_stats(v1::ListContainerStatsRequest { filter: None }).await {
+        Ok(response) => response.stats,
+        Err(status) => return text(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", status.message())),
+    };
+    let rows: [(&str, &str, &str, Read); 6] = [
+        ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", cpu_seconds),
+        ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", working_set),
+        (
+            "container_memory_usage_bytes",
+            "gauge",
+            "Current memory usage in bytes, including all memory regardless of when it was accessed",
+            |s| bytes(s.memory.as_ref()?.usage_bytes.as_ref()),
+        ),
+        ("container_memory_rss", "gauge", "Size of RSS in bytes.", |s| bytes(s.memory.as_ref()?.rss_bytes.as_ref())),
+        ("container_fs_usage_bytes", "gauge", "Number of bytes that are consumed by the container on this filesystem.", |s| {
+            bytes(s.writable_layer.as_ref()?.used_bytes.as_ref())
+        }),
+        ("container_last_seen", "gauge", "Last time a container was seen by the exporter", |s| {
+            #[allow(clippy::cast_precision_loss)]
+            Some((s.cpu.as_ref()?.timestamp / 1_000_000_000) as f64)
+        }),
+    ];
+    let mut output = String::new();
+    for (name, kind, help, read) in rows {
+        let extra = if name == "container_cpu_usage_seconds_total" { "cpu=\"total\"," } else { "" };
+        let samples: Vec<_> = identified(&stats)
+            .filter_map(|(item, (namespace, pod, container))| {
+                let id = item.attributes.as_ref().map(|a| a.id.as_str()).unwrap_or_default();
+                let labels = format!(
+                    "{{container=\"{container}\",{extra}id=\"/{id}\",name=\"{id}\",namespace=\"{namespace}\",pod=\"{pod}\"}}"
+                );
+                Some((labels, read(item)?))
+            })
+            .collect();
+        family(&mut output, name, kind, help, &samples);
+    }
+    #[allow(clippy::cast_precision_loss)]
+    for (name, help, value) in [
+        ("machine_cpu_cores", "Number of logical CPU cores.", core.machine.cpus as f64),
+        ("machine_memory_bytes", "Amount of memory installed on the machine.", core.machine.memory_bytes as f64),
+    ] {
+        family(&mut output, name, "gauge", help, &[(String::new(), value)]);
+    }
+    exposition(output)
+}
+
+/// How often each probe has checked.
+pub(super) fn probes(core: &Core) -> Response<Body> {
+    let mut samples = Vec::new();
+    for (kind, counted) in core.probes.counts() {
+        let Counted { namespace, pod, uid, container, .. } = &counted;
+        for (result, count) in [("successful", counted.successful), ("failed", counted.failed), ("unknown", counted.unknown)] {
+            let labels = format!(
+                "{{container=\"{container}\",namespace=\"{namespace}\",pod=\"{pod}\",pod_uid=\"{uid}\",probe_type=\"{}\",result=\"{result}\"}}",
+                kind.title()
+            );
+            #[allow(clippy::cast_precision_loss)] // A check a second for a million years.
+            if count > 0 {
+                samples.push((labels, count as f64));
+            }
+        }
+    }
+    samples.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut output = String::new();
+    let help = "Cumulative number of a liveness, readiness or startup probe for a container by result.";
+    family(&mut output, "prober_probe_total", "counter", help, &samples);
     exposition(output)
 }

@@ -22,8 +22,10 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use crate::config::ServerTls;
 use crate::context::Core;
 use crate::error::Error;
 
@@ -54,12 +56,26 @@ fn json(value: &serde_json::Value) -> Response<Body> {
 pub(crate) struct Listener {
     socket: TcpListener,
     tls: TlsAcceptor,
+    renewed: watch::Receiver<ServerTls>,
+}
+
+impl Listener {
+    /// Shows the newest certificate. One that cannot be used leaves the one before in place.
+    fn refresh(&mut self) {
+        if !self.renewed.has_changed().unwrap_or(false) {
+            return;
+        }
+        match auth::server_config(&self.renewed.borrow_and_update()) {
+            Ok(config) => self.tls = TlsAcceptor::from(config),
+            Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "the kubelet's new certificate is unusable"),
+        }
+    }
 }
 
 /// Opens the port: the configured one, or any free one when that is taken. `None`: no certificate, no server.
 pub(crate) async fn listen(core: &Core) -> Result<Option<Listener>, Error> {
-    let Some(tls) = &core.config.tls else { return Ok(None) };
-    let tls = TlsAcceptor::from(auth::server_config(tls)?);
+    let Some(mut renewed) = core.config.tls.clone() else { return Ok(None) };
+    let tls = TlsAcceptor::from(auth::server_config(&renewed.borrow_and_update())?);
     let address = SocketAddr::new(core.config.bind_address, core.config.port);
     let socket = match TcpListener::bind(address).await {
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => TcpListener::bind((core.config.bind_address, 0)).await,
@@ -68,11 +84,11 @@ pub(crate) async fn listen(core: &Core) -> Result<Option<Listener>, Error> {
     let socket = socket.map_err(|source| Error::Listen { address, source })?;
     let port = socket.local_addr().map_err(|source| Error::Listen { address, source })?.port();
     core.port.store(port, Ordering::Relaxed);
-    Ok(Some(Listener { socket, tls }))
+    Ok(Some(Listener { socket, tls, renewed }))
 }
 
 /// Serves until the kubelet stops.
-pub(crate) async fn serve(core: Arc<Core>, listener: Listener) {
+pub(crate) async fn serve(core: Arc<Core>, mut listener: Listener) {
     let reviews = Arc::new(auth::Reviews::default());
     loop {
         let accepted = tokio::select! {
@@ -87,6 +103,7 @@ pub(crate) async fn serve(core: Arc<Core>, listener: Listener) {
                 continue;
             }
         };
+        listener.refresh();
         let (core, reviews, tls) = (Arc::clone(&core), Arc::clone(&reviews), listener.tls.clone());
         let tasks = core.tasks.clone();
         tasks.spawn(async move {
@@ -140,7 +157,8 @@ async fn route(core: Arc<Core>, request: Request<Incoming>) -> Response<Body> {
         ["stats", "summary"] => stats::summary(&core).await,
         ["metrics"] if get => metrics::kubelet(&core),
         ["metrics", "resource"] if get => metrics::resource(&core).await,
-        ["metrics", "cadvisor" | "probes"] if get => text(StatusCode::OK, ""),
+        ["metrics", "cadvisor"] if get => metrics::cadvisor(&core).await,
+        ["metrics", "probes"] if get => metrics::probes(&core),
         ["containerLogs", namespace, pod, container] if get => {
             logs::serve(core, namespace, pod, container, request.uri().query()).await
         }

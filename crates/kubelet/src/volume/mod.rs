@@ -4,6 +4,7 @@
 //! Layout below the pod's directory, as upstream: `volumes/kubernetes.io~TYPE/NAME`.
 
 mod atomic_writer;
+mod claim;
 mod config_map;
 mod downward_api;
 mod empty_dir;
@@ -108,6 +109,8 @@ async fn set_up(context: &Context<'_>, volume: &Volume) -> Result<Mounted, Strin
         downward_api::set_up(context, source)
     } else if let Some(source) = &volume.projected {
         projected::set_up(context, source).await
+    } else if let Some(source) = &volume.persistent_volume_claim {
+        claim::set_up(context, source).await
     } else {
         Err(format!("volume type {} is not implemented", type_name(volume)))
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use api_server::{ApiServer, Pki, UserInfo};
+use api_server::{ApiServer, KeyCert, Pki, UserInfo};
 use client::Informers;
 use container_runtime::{ContainerRuntime, RegistryConfig};
 use k8s_openapi::api::core::v1::Node;
@@ -60,6 +60,7 @@ pub(super) async fn start(
     site: &Arc<Site>,
     server: &Arc<ApiServer>,
     pki: &Arc<Pki>,
+    kubelet_tls: tokio::sync::watch::Receiver<ServerTls>,
     stop: CancellationToken,
     started: Instant,
 ) -> anyhow::Result<Components> {
@@ -90,7 +91,7 @@ pub(super) async fn start(
     let gateways = network.gateways();
     let runtime = open_runtime(site, network).await?;
 
-    let config = kubelet_config(site, pki);
+    let config = kubelet_config(site, kubelet_tls)?;
     let client = client_for(user(&format!("system:node:{}", site.node_name), &["system:nodes"]));
     tasks.spawn(report_ready(client.clone(), site.node_name.clone(), started));
     let (for_kubelet, token) = (runtime.clone(), stop.clone());
@@ -120,7 +121,10 @@ async fn start_network_services(
         // Upstream's default.
         masquerade_bit: 14,
         node_port_addresses: Vec::new(),
-        healthz_bind_address: None,
+        healthz_bind_address: match site.options.proxy_healthz_bind_address.as_str() {
+            "none" => None,
+            address => Some(address.parse().context("--proxy-healthz-bind-address is neither ADDRESS:PORT nor `none`")?),
+        },
     };
     let (for_proxy, token) = (informers.clone(), stop.clone());
     tasks.spawn(async move { kube_proxy::run(config, for_proxy, token).await.context("the service proxy failed") });
@@ -200,17 +204,21 @@ async fn open_runtime(site: &Arc<Site>, network: PodNetwork) -> anyhow::Result<A
     ContainerRuntime::open(config).await.context("cannot start the container runtime")
 }
 
-fn kubelet_config(site: &Site, pki: &Pki) -> kubelet::Config {
+/// What the kubelet's server shows.
+pub(super) fn kubelet_tls(serving: &KeyCert, pki: &Pki) -> ServerTls {
+    ServerTls {
+        certificate_pem: serving.cert_pem.as_bytes().into(),
+        key_pem: serving.key_pem.as_bytes().into(),
+        client_ca_pem: pki.ca_cert_pem.as_bytes().into(),
+    }
+}
+
+fn kubelet_config(site: &Site, tls: tokio::sync::watch::Receiver<ServerTls>) -> anyhow::Result<kubelet::Config> {
     let data_dir = site.instance.data_dir();
-    kubelet::Config {
+    let mut config = kubelet::Config {
         pod_logs_dir: data_dir.join("logs"),
-        static_pod_dir: None,
         cgroup_root: site.instance.cgroup(),
-        tls: Some(ServerTls {
-            certificate_pem: pki.kubelet_serving.cert_pem.as_bytes().into(),
-            key_pem: pki.kubelet_serving.key_pem.as_bytes().into(),
-            client_ca_pem: pki.ca_cert_pem.as_bytes().into(),
-        }),
+        tls: Some(tls),
         cluster_dns: vec![site.dns_ip],
         // Small machines with large, shared disks are the usual case: pressure is what is really short, not the last tenth.
         eviction_nodefs_available_percent: 5,
@@ -218,7 +226,19 @@ fn kubelet_config(site: &Site, pki: &Pki) -> kubelet::Config {
         image_gc_low_percent: 90,
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
         ..kubelet::Config::new(site.node_name.clone(), vec![site.node_ip], data_dir.join("kubelet"))
+    };
+    // A flag wins over the file, as upstream has it.
+    if let Some(path) = &site.options.kubelet_config {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        config.apply_file(&text).with_context(|| format!("cannot use {}", path.display()))?;
     }
+    if let Some(pods) = site.options.max_pods {
+        config.pods_max = pods;
+    }
+    if let Some(path) = &site.options.pod_manifest_path {
+        config.static_pod_dir = Some(path.clone());
+    }
+    Ok(config)
 }
 
 /// Prints the line that users and scripts wait for.

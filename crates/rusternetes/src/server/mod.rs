@@ -58,6 +58,18 @@ pub(crate) struct Options {
     /// A PEM file with certification authorities to trust for registries; may be repeated.
     #[arg(long, value_name = "FILE")]
     registry_ca: Vec<PathBuf>,
+    /// A KubeletConfiguration file (kubelet.config.k8s.io/v1beta1) for the kubelet on this machine.
+    #[arg(long, value_name = "FILE")]
+    kubelet_config: Option<PathBuf>,
+    /// The most pods that this machine runs; 110 unless given here or in the kubelet's configuration.
+    #[arg(long)]
+    max_pods: Option<u32>,
+    /// A directory of manifests of static pods.
+    #[arg(long, value_name = "DIRECTORY")]
+    pod_manifest_path: Option<PathBuf>,
+    /// Where the service proxy serves /healthz; `none` for nowhere.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:10256")]
+    proxy_healthz_bind_address: String,
 }
 
 /// Where the embedded runtime keeps images and containers.
@@ -136,12 +148,16 @@ async fn serve(options: Options, instance: Instance, started: Instant) -> anyhow
     let serving = tokio::spawn(listener.serve(server.clone(), certificate.clone(), ShutdownConfig::default(), stop.clone()));
     let host = if site.options.bind_address.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { site.options.bind_address };
     let url = format!("https://{}", SocketAddr::new(host, port));
-    // The kubelet reads its serving certificate at start only: a renewed one is shown after the next start.
+    let kubelet_tls = tokio::sync::watch::Sender::new(components::kubelet_tls(&pki.kubelet_serving, &pki));
+    let shown = kubelet_tls.subscribe();
     let rotation = CertificateRotation {
         pki: pki.as_ref().clone(),
         serving: certificate,
         admin_kubeconfig: Some((site.kubeconfig(), url.clone())),
-        kubelet_serving: None,
+        kubelet_serving: Some(Box::new({
+            let pki = Arc::clone(&pki);
+            move |renewed| drop(kubelet_tls.send_replace(components::kubelet_tls(renewed, &pki)))
+        })),
     };
     let background = tokio::spawn({
         let (server, stop) = (server.clone(), stop.clone());
@@ -155,7 +171,7 @@ async fn serve(options: Options, instance: Instance, started: Instant) -> anyhow
 
     // Components end before the API server that they talk to.
     let components_stop = CancellationToken::new();
-    let mut components = components::start(&site, &server, &pki, components_stop.clone(), started).await?;
+    let mut components = components::start(&site, &server, &pki, shown, components_stop.clone(), started).await?;
     let failure = wait_for_end(&mut components).await;
     stop_after_second_signal();
     let ended = tokio::time::timeout(SHUTDOWN_MAX, async {
