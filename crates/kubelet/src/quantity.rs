@@ -25,7 +25,7 @@ mod tests {
 
     #[test]
     fn prints_the_largest_suffix_that_divides() {
-        for (value, expected) in [(0, "0"), (1000, "1000"), (2048, "2Ki"), (64 << 20, "64Mi"), (3 << 30, "3Gi")] {
+        for (value, expected) in [(0, "0"), (1000, "1k"), (2048, "2Ki"), (64 << 20, "64Mi"), (3 << 30, "3Gi")] {
             assert_eq!(bytes(value).0, expected);
         }
     }
