@@ -8,6 +8,7 @@ mod exit;
 mod hello;
 mod image;
 mod reset;
+mod scheduler_command;
 mod server;
 
 use std::ffi::OsString;
@@ -38,6 +39,9 @@ enum Command {
     /// Run the API server alone, with upstream's flags; the executable called `kube-apiserver` is this command.
     #[command(visible_alias = api_server::UPSTREAM_NAME)]
     ApiServer(api_server::Options),
+    /// Run the scheduler alone, against any API server; the executable called `kube-scheduler` is this command.
+    #[command(visible_alias = scheduler_command::UPSTREAM_NAME)]
+    Scheduler(scheduler_command::Options),
     /// Stop all containers of a server that is not running and remove what it left on this machine, its data too.
     Reset(reset::Options),
     /// Manage the images of the embedded container runtime.
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Server(options) => server::run(options),
         Command::ApiServer(options) => api_server::run(&options),
+        Command::Scheduler(options) => scheduler_command::run(&options),
         Command::Reset(options) => reset::run(&options),
         Command::Image(options) => image::run(options),
         Command::Hello(options) => hello::run(&options),
@@ -78,8 +83,9 @@ fn main() -> ExitCode {
 /// `rusternetes` and `rusternetes --flag` mean `rusternetes server ...`; the name of a component of upstream is its command.
 fn with_default_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let called = arguments.first().and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());
-    if called == Some(api_server::UPSTREAM_NAME) {
-        arguments.insert(1, "api-server".into());
+    let components = [(api_server::UPSTREAM_NAME, "api-server"), (scheduler_command::UPSTREAM_NAME, "scheduler")];
+    if let Some((_, command)) = components.iter().find(|(name, _)| called == Some(name)) {
+        arguments.insert(1, command.into());
         return arguments;
     }
     let names_server = match arguments.get(1).and_then(|argument| argument.to_str()) {
@@ -107,6 +113,7 @@ mod tests {
         check(&["rusternetes"], &["rusternetes", "server"]);
         check(&["rusternetes", "--secure-port", "1"], &["rusternetes", "server", "--secure-port", "1"]);
         check(&["rusternetes", "--help"], &["rusternetes", "--help"]);
+        check(&["/bin/kube-scheduler", "--v=2"], &["/bin/kube-scheduler", "scheduler", "--v=2"]);
         check(&["/bin/kube-apiserver", "--v=2"], &["/bin/kube-apiserver", "api-server", "--v=2"]);
         check(&["rusternetes", "image", "list"], &["rusternetes", "image", "list"]);
     }

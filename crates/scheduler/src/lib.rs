@@ -8,6 +8,7 @@
 
 mod cache;
 mod condition;
+mod config;
 mod cycle;
 mod eviction;
 mod framework;
@@ -24,8 +25,9 @@ mod run;
 mod snapshot;
 mod watching;
 
+pub use config::{Config, ConfigError};
 pub use framework::{ClusterEvent, Code, CycleState, Handle, Hint, Listers, Plugin, Profile, Status, Transition};
 pub use node_info::NodeInfo;
 pub use plugins::{REGISTRY, Registration};
 pub use resource::Resources;
-pub use run::{Config, SchedulerError, run};
+pub use run::{SchedulerError, run};

@@ -13,27 +13,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::Cache;
+use crate::config::{Config, ConfigError};
 use crate::cycle::{Placement, Rejection, Settings, schedule};
 use crate::framework::{ClusterEvent, Code, Handle, Profile, Status, Unreserve, Wait};
 use crate::metrics;
-use crate::plugins::default_profile;
 use crate::pod_info::PodInfo;
 use crate::queue::{Queue, Waiting};
 use crate::snapshot::Snapshot;
 use crate::watching::Watches;
-
-/// The scheduler's settings.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Pods with this `spec.schedulerName` are ours; upstream's default is `default-scheduler`.
-    pub scheduler_name: String,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { scheduler_name: "default-scheduler".to_owned() }
-    }
-}
 
 /// Why the scheduler ended before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -41,18 +28,21 @@ pub enum SchedulerError {
     /// The informers stopped before they had seen the cluster.
     #[error("the scheduler could not read pods and nodes")]
     Sync(#[from] client::ResyncError),
+    /// The configuration cannot be used.
+    #[error("the scheduler's configuration cannot be used")]
+    Config(#[from] ConfigError),
 }
 
 /// Runs until the token is cancelled; bindings under way are finished.
 pub async fn run(config: Config, client: kube::Client, token: CancellationToken) -> Result<(), SchedulerError> {
     let informers = Informers::new(client.clone(), token.clone());
-    let (recorder, writer) = EventRecorder::new(client.clone(), config.scheduler_name.clone(), None, token.clone());
+    let (recorder, writer) = EventRecorder::new(client.clone(), "default-scheduler", None, token.clone());
     let watches = Watches::start(&informers);
     let handle = Arc::new(Handle { listers: watches.listers(), ..Handle::default() });
-    let profile = Arc::new(default_profile(&config.scheduler_name, &handle));
+    let profiles = config.make_profiles(&handle)?;
     let scheduler = Arc::new(Scheduler {
-        profiles: BTreeMap::from([(profile.name().to_owned(), profile)]),
-        settings: Settings::default(),
+        profiles,
+        settings: Settings { percentage_of_nodes_to_score: config.percentage_of_nodes_to_score },
         client,
         recorder,
         handle,
@@ -60,6 +50,7 @@ pub async fn run(config: Config, client: kube::Client, token: CancellationToken)
         changed: Notify::new(),
         tasks: TaskTracker::new(),
     });
+    scheduler.state.lock().queue.backing_off = config.backoff;
     scheduler.tasks.spawn(writer);
     tokio::select! {
         result = watches.feed(&scheduler) => result?,

@@ -90,7 +90,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
 }
 
 /// Warnings and errors go to standard error; `RUST_LOG` asks for more.
-fn init_logging() {
+pub(crate) fn init_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true).init();
 }

@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 pub use event::{ClusterEvent, Hint, Transition};
 pub use handle::{Handle, Listers};
-pub(crate) use points::{Point, Points};
+pub(crate) use points::{POINTS, Point, Points};
 pub use profile::Profile;
 pub(crate) use profile::{FilterOutcome, PreFiltered, Unreserve};
 pub use state::CycleState;

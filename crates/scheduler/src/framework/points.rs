@@ -45,4 +45,9 @@ impl Points {
     pub(crate) fn at(&self, point: Point) -> &[usize] {
         &self.0[point as usize]
     }
+
+    /// Says which plugins are at a point.
+    pub(crate) fn set(&mut self, point: Point, plugins: Vec<usize>) {
+        self.0[point as usize] = plugins;
+    }
 }

@@ -71,6 +71,19 @@ impl Profile {
         Self { name: name.into(), plugins, points, handle, percentage_of_nodes_to_score: None }
     }
 
+    /// The same with plugins chosen for each point.
+    pub(crate) fn with_points(mut self, points: Points) -> Self {
+        self.points = points;
+        self
+    }
+
+    /// The plugins that run at a point.
+    #[cfg(test)]
+    pub(crate) fn names_at(&self, point: Point) -> Vec<&'static str> {
+        let all = self.at(point).filter(|plugin| crate::config::implements(*plugin, point));
+        all.map(|plugin| plugin.name()).collect()
+    }
+
     /// The `spec.schedulerName` of the pods that it is for.
     pub fn name(&self) -> &str {
         &self.name

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use rand::Rng;
 
+use crate::config::ConfigError;
 use crate::cycle::misfit_message;
 use crate::framework::{
     ClusterEvent, Code, CycleState, Eviction, Handle, Hint, Misfit, Plugin, PostFilter, PreEnqueue, Remedy, Status,
@@ -21,7 +22,8 @@ use crate::node_info::NodeInfo;
 use crate::pod_info::{PodInfo, priority};
 
 /// The plugin's arguments (DefaultPreemptionArgs).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Args {
     /// So many percent of the nodes are enough candidates.
     pub(crate) min_candidate_nodes_percentage: usize,
@@ -49,12 +51,12 @@ struct Candidate {
 }
 
 impl DefaultPreemption {
-    pub(super) fn new(handle: &Arc<Handle>) -> Self {
-        Self::with_args(handle, Args::default())
-    }
-
-    pub(super) fn with_args(handle: &Arc<Handle>, args: Args) -> Self {
-        Self { handle: Arc::clone(handle), args }
+    pub(super) fn with_args(handle: &Arc<Handle>, args: Args) -> Result<Self, ConfigError> {
+        if args.min_candidate_nodes_percentage > 100 {
+            let value = args.min_candidate_nodes_percentage;
+            return Err(ConfigError::invalid("minCandidateNodesPercentage", value, "not in valid range [0-100]"));
+        }
+        Ok(Self { handle: Arc::clone(handle), args })
     }
 
     /// The candidates, those that break no budget first, and what stands against the other nodes that were looked at.

@@ -1,17 +1,45 @@
-//! NodeResourcesFit: a pod fits where its requests do; nodes with more left score better (LeastAllocated).
+//! NodeResourcesFit: a pod fits where its requests do; nodes with more left score better (or worse, as the scoring strategy has it).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::framework::{
-    ClusterEvent, Code, CycleState, Filter, Hint, NODE_SCORE_MAX, Plugin, PreFilter, PreScore, Score, Status,
-};
+use super::scoring::{Strategy, StrategyArgs};
+use crate::config::ConfigError;
+use crate::framework::{ClusterEvent, Code, CycleState, Filter, Hint, Plugin, PreFilter, PreScore, Score, Status};
 use crate::node_info::NodeInfo;
 use crate::resource::{PodRequest, Resources, pod_request};
 use crate::snapshot::Snapshot;
 
-pub(super) struct Fit;
+/// The plugin's arguments (NodeResourcesFitArgs).
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Args {
+    ignored_resources: BTreeSet<String>,
+    ignored_resource_groups: BTreeSet<String>,
+    scoring_strategy: StrategyArgs,
+}
+
+pub(super) struct Fit {
+    strategy: Strategy,
+    ignored: BTreeSet<String>,
+    ignored_groups: BTreeSet<String>,
+}
+
+impl Fit {
+    pub(super) fn with_args(args: Args) -> Result<Self, ConfigError> {
+        let strategy = Strategy::new(&args.scoring_strategy)?;
+        Ok(Self { strategy, ignored: args.ignored_resources, ignored_groups: args.ignored_resource_groups })
+    }
+
+    /// The request without the extended resources that are left to somebody else.
+    fn without_ignored(&self, mut request: PodRequest) -> PodRequest {
+        let group = |name: &str| name.split_once('/').is_some_and(|(group, _)| self.ignored_groups.contains(group));
+        request.requested.scalars.retain(|name, _| !self.ignored.contains(name) && !group(name));
+        request
+    }
+}
 
 /// The resources that do not fit, in upstream's words.
 fn shortages(requested: &Resources, node: &NodeInfo) -> Vec<String> {
@@ -96,7 +124,7 @@ impl Plugin for Fit {
 
 impl PreFilter for Fit {
     fn pre_filter(&self, state: &mut CycleState, pod: &Pod, _snapshot: &Snapshot) -> (Status, Option<Vec<String>>) {
-        state.put(pod_request(pod));
+        state.put(self.without_ignored(pod_request(pod)));
         (Status::success(), None)
     }
 }
@@ -124,20 +152,8 @@ impl PreScore for Fit {
 }
 
 impl Score for Fit {
-    /// LeastAllocated over CPU and memory with equal weights: the mean share that would be left.
     fn score(&self, state: &CycleState, _pod: &Pod, node: &NodeInfo) -> i64 {
-        let Some(PodRequest { scored, .. }) = state.get() else { return 0 };
-        let left = |allocatable: i64, used: i64, wanted: i64| {
-            let after = used + wanted;
-            if allocatable == 0 || after > allocatable { 0 } else { (allocatable - after) * NODE_SCORE_MAX / allocatable }
-        };
-        let shares = [
-            (node.allocatable.milli_cpu, left(node.allocatable.milli_cpu, node.scored.milli_cpu, scored.milli_cpu)),
-            (node.allocatable.memory_bytes, left(node.allocatable.memory_bytes, node.scored.memory_bytes, scored.memory_bytes)),
-        ];
-        // A resource that the node does not have does not count.
-        let counted: Vec<i64> = shares.iter().filter(|(allocatable, _)| *allocatable > 0).map(|(_, share)| *share).collect();
-        i64::try_from(counted.len()).ok().filter(|count| *count > 0).map_or(0, |count| counted.iter().sum::<i64>() / count)
+        state.get::<PodRequest>().map_or(0, |request| self.strategy.score(request, node))
     }
 }
 
@@ -147,6 +163,10 @@ mod tests {
 
     use super::*;
     use crate::plugins::testing::{info, node, pod, scores, state};
+
+    fn fit() -> Fit {
+        Fit::with_args(Args::default()).unwrap()
+    }
 
     fn machine(allocatable: Value) -> NodeInfo {
         node(json!({"metadata": {"name": "n"}, "status": {"allocatable": allocatable}}))
@@ -163,8 +183,8 @@ mod tests {
             on.add_pod(&info(wants(json!({"cpu": "600m", "memory": "512Mi"}))));
             let pod = wants(requests);
             let mut state = state(&pod);
-            Fit.pre_filter(&mut state, &pod, &Snapshot::default());
-            let status = Fit.filter(&state, &pod, &on);
+            fit().pre_filter(&mut state, &pod, &Snapshot::default());
+            let status = fit().filter(&state, &pod, &on);
             assert_eq!((status.reasons(), status.code()), (&*expected.iter().map(ToString::to_string).collect::<Vec<_>>(), code));
         };
         check(json!({"cpu": "400m", "memory": "512Mi"}), &[], Code::Success);
@@ -192,6 +212,6 @@ mod tests {
         let mut half = empty.clone();
         half.add_pod(&info(wants(json!({"cpu": "1", "memory": "2Gi"}))));
         let pod = wants(json!({"cpu": "1", "memory": "2Gi"}));
-        assert_eq!(scores(&Fit, &pod, vec![empty, half]), [50, 0]);
+        assert_eq!(scores(&fit(), &pod, vec![empty, half]), [50, 0]);
     }
 }

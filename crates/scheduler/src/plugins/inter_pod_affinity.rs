@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
+use crate::config::ConfigError;
 use crate::framework::{
     ClusterEvent, Code, CycleState, Filter, Handle, Hint, NODE_SCORE_MAX, Plugin, PreFilter, PreScore, Score, Status,
 };
@@ -18,7 +19,8 @@ use crate::pod_info::{AffinityTerm, PodInfo};
 use crate::snapshot::Snapshot;
 
 /// The plugin's arguments (InterPodAffinityArgs).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Args {
     /// What the required affinity of a pod to this one counts in scoring.
     pub(crate) hard_pod_affinity_weight: i64,
@@ -94,12 +96,12 @@ impl Places {
 }
 
 impl InterPodAffinity {
-    pub(super) fn new(handle: &Arc<Handle>) -> Self {
-        Self::with_args(handle, Args::default())
-    }
-
-    pub(super) fn with_args(handle: &Arc<Handle>, args: Args) -> Self {
-        Self { handle: Arc::clone(handle), args }
+    pub(super) fn with_args(handle: &Arc<Handle>, args: Args) -> Result<Self, ConfigError> {
+        let weight = args.hard_pod_affinity_weight;
+        if !(0..=100).contains(&weight) {
+            return Err(ConfigError::invalid("hardPodAffinityWeight", weight, "not in valid range [0-100]"));
+        }
+        Ok(Self { handle: Arc::clone(handle), args })
     }
 
     /// The terms with the names of the namespaces that their selector means now.
@@ -343,7 +345,7 @@ mod tests {
     }
 
     fn plugin() -> InterPodAffinity {
-        InterPodAffinity::new(&Arc::default())
+        InterPodAffinity::with_args(&Arc::default(), Args::default()).unwrap()
     }
 
     #[test]
@@ -369,7 +371,7 @@ mod tests {
         let namespace = json!({"metadata": {"name": "d", "labels": {"team": "one"}}});
         let namespace: Namespace = serde_json::from_value(namespace).unwrap();
         handle.listers.namespaces = client::Store::from_objects([namespace]);
-        let plugin = InterPodAffinity::new(&Arc::new(handle));
+        let plugin = InterPodAffinity::with_args(&Arc::new(handle), Args::default()).unwrap();
         let check = |narrow: Value, expected: Code| {
             let mut near = term("web");
             near.as_object_mut().unwrap().extend(narrow.as_object().unwrap().clone());

@@ -16,6 +16,7 @@ mod node_volume_limits;
 mod pod_claims;
 mod pod_topology_spread;
 mod scheduling_gates;
+mod scoring;
 mod taint_toleration;
 mod volume_binding;
 mod volume_restrictions;
@@ -24,43 +25,113 @@ mod volume_zone;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
-use crate::framework::{Handle, Plugin, Profile};
+use crate::config::ConfigError;
+#[cfg(test)]
+use crate::framework::Profile;
+use crate::framework::{Handle, Plugin};
 
 /// How a plugin is made, and what its score weighs.
 pub struct Registration {
-    /// Makes the plugin.
-    pub make: fn(&Arc<Handle>) -> Arc<dyn Plugin>,
+    /// Upstream's name.
+    pub name: &'static str,
+    /// Makes the plugin with the arguments of its `pluginConfig`, `null` for none.
+    pub make: fn(&Arc<Handle>, &Value) -> Result<Arc<dyn Plugin>, ConfigError>,
     /// Multiplies its score in the sum; 0 for plugins that do not score.
     pub weight: i64,
 }
 
+/// A plugin that has no arguments.
+fn plain(plugin: impl Plugin, args: &Value) -> Result<Arc<dyn Plugin>, ConfigError> {
+    let only_kind = |args: &Map<String, Value>| args.keys().all(|key| key == "kind" || key == "apiVersion");
+    match args {
+        Value::Null => Ok(Arc::new(plugin)),
+        Value::Object(args) if only_kind(args) => Ok(Arc::new(plugin)),
+        _ => Err(ConfigError::NotImplemented(format!("an argument of the plugin {}", plugin.name()))),
+    }
+}
+
+/// A plugin with arguments.
+fn with<A: DeserializeOwned + Default, P: Plugin>(
+    args: &Value,
+    make: impl FnOnce(A) -> Result<P, ConfigError>,
+) -> Result<Arc<dyn Plugin>, ConfigError> {
+    let args = if args.is_null() {
+        A::default()
+    } else {
+        let mut args = args.clone();
+        if let Some(fields) = args.as_object_mut() {
+            fields.remove("kind");
+            fields.remove("apiVersion");
+        }
+        serde_json::from_value(args).map_err(|error| ConfigError::Decode(error.to_string()))?
+    };
+    Ok(Arc::new(make(args)?))
+}
+
 /// All plugins in the order in which they run, with upstream's default weights.
 pub const REGISTRY: &[Registration] = &[
-    Registration { make: |_| Arc::new(scheduling_gates::SchedulingGates), weight: 0 },
-    Registration { make: |_| Arc::new(node_unschedulable::NodeUnschedulable), weight: 0 },
-    Registration { make: |_| Arc::new(node_name::NodeName), weight: 0 },
-    Registration { make: |_| Arc::new(taint_toleration::TaintToleration), weight: 3 },
-    Registration { make: |_| Arc::new(node_affinity::NodeAffinity), weight: 2 },
-    Registration { make: |_| Arc::new(node_ports::NodePorts), weight: 0 },
-    Registration { make: |_| Arc::new(fit::Fit), weight: 1 },
-    Registration { make: |handle| Arc::new(volume_restrictions::VolumeRestrictions { handle: Arc::clone(handle) }), weight: 0 },
-    Registration { make: |handle| Arc::new(node_volume_limits::NodeVolumeLimits { handle: Arc::clone(handle) }), weight: 0 },
-    Registration { make: |handle| Arc::new(volume_binding::VolumeBinding::new(handle)), weight: 0 },
-    Registration { make: |handle| Arc::new(volume_zone::VolumeZone { handle: Arc::clone(handle) }), weight: 0 },
-    Registration { make: |handle| Arc::new(pod_topology_spread::PodTopologySpread::new(handle)), weight: 2 },
-    Registration { make: |handle| Arc::new(inter_pod_affinity::InterPodAffinity::new(handle)), weight: 2 },
-    Registration { make: |_| Arc::new(dynamic_resources::DynamicResources), weight: 0 },
-    Registration { make: |handle| Arc::new(default_preemption::DefaultPreemption::new(handle)), weight: 0 },
-    Registration { make: |_| Arc::new(balanced_allocation::BalancedAllocation), weight: 1 },
-    Registration { make: |_| Arc::new(image_locality::ImageLocality), weight: 1 },
-    Registration { make: |_| Arc::new(default_binder::DefaultBinder), weight: 0 },
+    Registration { name: "SchedulingGates", make: |_, args| plain(scheduling_gates::SchedulingGates, args), weight: 0 },
+    Registration { name: "NodeUnschedulable", make: |_, args| plain(node_unschedulable::NodeUnschedulable, args), weight: 0 },
+    Registration { name: "NodeName", make: |_, args| plain(node_name::NodeName, args), weight: 0 },
+    Registration { name: "TaintToleration", make: |_, args| plain(taint_toleration::TaintToleration, args), weight: 3 },
+    Registration { name: "NodeAffinity", make: |_, args| plain(node_affinity::NodeAffinity, args), weight: 2 },
+    Registration { name: "NodePorts", make: |_, args| plain(node_ports::NodePorts, args), weight: 0 },
+    Registration { name: "NodeResourcesFit", make: |_, args| with(args, fit::Fit::with_args), weight: 1 },
+    Registration {
+        name: "VolumeRestrictions",
+        make: |handle, args| plain(volume_restrictions::VolumeRestrictions { handle: Arc::clone(handle) }, args),
+        weight: 0,
+    },
+    Registration {
+        name: "NodeVolumeLimits",
+        make: |handle, args| plain(node_volume_limits::NodeVolumeLimits { handle: Arc::clone(handle) }, args),
+        weight: 0,
+    },
+    Registration {
+        name: "VolumeBinding",
+        make: |handle, args| with(args, |args| volume_binding::VolumeBinding::with_args(handle, &args)),
+        weight: 0,
+    },
+    Registration {
+        name: "VolumeZone",
+        make: |handle, args| plain(volume_zone::VolumeZone { handle: Arc::clone(handle) }, args),
+        weight: 0,
+    },
+    Registration {
+        name: "PodTopologySpread",
+        make: |handle, args| with(args, |args| pod_topology_spread::PodTopologySpread::with_args(handle, args)),
+        weight: 2,
+    },
+    Registration {
+        name: "InterPodAffinity",
+        make: |handle, args| with(args, |args| inter_pod_affinity::InterPodAffinity::with_args(handle, args)),
+        weight: 2,
+    },
+    Registration { name: "DynamicResources", make: |_, args| plain(dynamic_resources::DynamicResources, args), weight: 0 },
+    Registration {
+        name: "DefaultPreemption",
+        make: |handle, args| with(args, |args| default_preemption::DefaultPreemption::with_args(handle, args)),
+        weight: 0,
+    },
+    Registration {
+        name: "NodeResourcesBalancedAllocation",
+        make: |_, args| plain(balanced_allocation::BalancedAllocation, args),
+        weight: 1,
+    },
+    Registration { name: "ImageLocality", make: |_, args| plain(image_locality::ImageLocality, args), weight: 1 },
+    Registration { name: "DefaultBinder", make: |_, args| plain(default_binder::DefaultBinder, args), weight: 0 },
 ];
 
 /// The profile of the default scheduler.
+#[cfg(test)]
 pub(crate) fn default_profile(name: &str, handle: &Arc<Handle>) -> Profile {
-    let plugins = REGISTRY.iter().map(|registration| ((registration.make)(handle), registration.weight)).collect();
-    Profile::new(name, plugins, Arc::clone(handle))
+    let make = |registration: &Registration| {
+        ((registration.make)(handle, &Value::Null).expect("defaults are valid"), registration.weight)
+    };
+    Profile::new(name, REGISTRY.iter().map(make).collect(), Arc::clone(handle))
 }
 
 /// Brings scores to 0..=100 by the largest; `reverse` makes the smallest the best.

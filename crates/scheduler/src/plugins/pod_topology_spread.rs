@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, TopologySpreadConstraint};
 
 use super::default_selector::default_selector;
 use super::{node_affinity, taint_toleration};
+use crate::config::ConfigError;
 use crate::framework::{
     ClusterEvent, Code, CycleState, Filter, Handle, Hint, NODE_SCORE_MAX, Plugin, PreFilter, PreScore, Score, Status,
 };
@@ -20,10 +21,13 @@ const HOSTNAME: &str = "kubernetes.io/hostname";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// The plugin's arguments (PodTopologySpreadArgs).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default, Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Args {
-    /// For pods without constraints of their own; `None` means the system's.
-    pub(crate) default_constraints: Option<Vec<TopologySpreadConstraint>>,
+    /// For pods without constraints of their own, if the type is `List`.
+    pub(crate) default_constraints: Vec<TopologySpreadConstraint>,
+    /// `System` (the default) or `List`.
+    pub(crate) defaulting_type: Option<String>,
 }
 
 pub(super) struct PodTopologySpread {
@@ -131,20 +135,24 @@ struct Soft {
 }
 
 impl PodTopologySpread {
-    pub(super) fn new(handle: &Arc<Handle>) -> Self {
-        Self::with_args(handle, Args::default())
-    }
-
-    pub(super) fn with_args(handle: &Arc<Handle>, args: Args) -> Self {
+    pub(super) fn with_args(handle: &Arc<Handle>, args: Args) -> Result<Self, ConfigError> {
+        let system_defaulted = match args.defaulting_type.as_deref() {
+            None | Some("System") => true,
+            Some("List") => false,
+            Some(other) => return Err(ConfigError::invalid("defaultingType", other, "supported values: \"System\", \"List\"")),
+        };
+        if system_defaulted && !args.default_constraints.is_empty() {
+            let reason = "when .defaultingType is System, .defaultConstraints must be empty";
+            return Err(ConfigError::invalid("defaultingType", "System", reason));
+        }
         let system = |(key, max_skew): (&str, i32)| TopologySpreadConstraint {
             topology_key: key.to_owned(),
             max_skew,
             when_unsatisfiable: "ScheduleAnyway".to_owned(),
             ..TopologySpreadConstraint::default()
         };
-        let system_defaulted = args.default_constraints.is_none();
-        let defaults = args.default_constraints.unwrap_or_else(|| [(HOSTNAME, 3), (ZONE, 5)].map(system).to_vec());
-        Self { handle: Arc::clone(handle), defaults, system_defaulted }
+        let defaults = if system_defaulted { [(HOSTNAME, 3), (ZONE, 5)].map(system).to_vec() } else { args.default_constraints };
+        Ok(Self { handle: Arc::clone(handle), defaults, system_defaulted })
     }
 
     fn constraints(&self, pod: &Pod, action: &str) -> Vec<Constraint> {
@@ -397,7 +405,7 @@ mod tests {
     }
 
     fn plugin() -> PodTopologySpread {
-        PodTopologySpread::new(&Arc::default())
+        PodTopologySpread::with_args(&Arc::default(), Args::default()).unwrap()
     }
 
     #[test]

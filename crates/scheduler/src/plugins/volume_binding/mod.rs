@@ -20,12 +20,24 @@ use tokio::time::Instant;
 
 use self::decision::{Decision, Delayed, SELECTED_NODE, can_be_used_on};
 use super::pod_claims::{claim_refs, get_claim, is_delayed, is_fully_bound, uses_claim, volume_name};
+use crate::config::ConfigError;
 use crate::framework::{ClusterEvent, Code, CycleState, Filter, Handle, Hint, Plugin, PreBind, PreFilter, Reserve, Status};
 use crate::node_info::NodeInfo;
 use crate::snapshot::Snapshot;
 
-/// Upstream's bindTimeoutSeconds.
-const BIND_TIMEOUT: Duration = Duration::from_secs(600);
+/// The plugin's arguments (VolumeBindingArgs).
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Args {
+    /// How long to wait for claims to be bound.
+    bind_timeout_seconds: u64,
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        Self { bind_timeout_seconds: 600 }
+    }
+}
 
 pub(super) struct VolumeBinding {
     handle: Arc<Handle>,
@@ -43,12 +55,9 @@ struct Claims {
 }
 
 impl VolumeBinding {
-    pub(super) fn new(handle: &Arc<Handle>) -> Self {
-        Self::with_timeout(handle, BIND_TIMEOUT)
-    }
-
-    pub(super) fn with_timeout(handle: &Arc<Handle>, timeout: Duration) -> Self {
-        Self { handle: Arc::clone(handle), timeout, assumed: Mutex::default() }
+    pub(super) fn with_args(handle: &Arc<Handle>, args: &Args) -> Result<Self, ConfigError> {
+        let timeout = Duration::from_secs(args.bind_timeout_seconds);
+        Ok(Self { handle: Arc::clone(handle), timeout, assumed: Mutex::default() })
     }
 
     /// The pod's claims; the error is for the user.

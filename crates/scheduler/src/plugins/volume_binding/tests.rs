@@ -35,7 +35,7 @@ fn plugin(claims: Vec<PersistentVolumeClaim>, volumes: Vec<PersistentVolume>, pr
     handle.listers.volumes = client::Store::from_objects(volumes);
     let class = json!({"metadata": {"name": "late"}, "provisioner": provisioner, "volumeBindingMode": "WaitForFirstConsumer"});
     handle.listers.classes = client::Store::from_objects([typed(class)]);
-    VolumeBinding::new(&Arc::new(handle))
+    VolumeBinding::with_args(&Arc::new(handle), &Args::default()).unwrap()
 }
 
 /// The volumes, or the reasons.

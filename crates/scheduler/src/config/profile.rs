@@ -1,0 +1,162 @@
+//! From a profile of the file to plugins at extension points: the defaults, minus what is disabled, plus what is enabled.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::file::{PluginName, PluginSet, Plugins, ProfileFile};
+use super::{ConfigError, invalid};
+use crate::framework::{Handle, Plugin, Point, Points, Profile};
+use crate::plugins::{REGISTRY, Registration};
+
+/// The queue's order; it is no module here, but upstream's configuration names it.
+const QUEUE_SORT: &str = "PrioritySort";
+
+fn set_of(plugins: &Plugins, point: Point) -> &PluginSet {
+    match point {
+        Point::PreEnqueue => &plugins.pre_enqueue,
+        Point::PreFilter => &plugins.pre_filter,
+        Point::Filter => &plugins.filter,
+        Point::PostFilter => &plugins.post_filter,
+        Point::PreScore => &plugins.pre_score,
+        Point::Score => &plugins.score,
+        Point::Reserve => &plugins.reserve,
+        Point::Permit => &plugins.permit,
+        Point::PreBind => &plugins.pre_bind,
+        Point::Bind => &plugins.bind,
+        Point::PostBind => &plugins.post_bind,
+    }
+}
+
+pub(crate) fn implements(plugin: &dyn Plugin, point: Point) -> bool {
+    match point {
+        Point::PreEnqueue => plugin.as_pre_enqueue().is_some(),
+        Point::PreFilter => plugin.as_pre_filter().is_some(),
+        Point::Filter => plugin.as_filter().is_some(),
+        Point::PostFilter => plugin.as_post_filter().is_some(),
+        Point::PreScore => plugin.as_pre_score().is_some(),
+        Point::Score => plugin.as_score().is_some(),
+        Point::Reserve => plugin.as_reserve().is_some(),
+        Point::Permit => plugin.as_permit().is_some(),
+        Point::PreBind => plugin.as_pre_bind().is_some(),
+        Point::Bind => plugin.as_bind().is_some(),
+        Point::PostBind => plugin.as_post_bind().is_some(),
+    }
+}
+
+/// Every plugin there is, made with its arguments.
+struct Available {
+    plugins: Vec<(Arc<dyn Plugin>, i64)>,
+    by_name: BTreeMap<&'static str, usize>,
+}
+
+impl Available {
+    fn new(file: &ProfileFile, handle: &Arc<Handle>) -> Result<Self, ConfigError> {
+        let mut args: BTreeMap<&str, &Value> = BTreeMap::new();
+        for given in &file.plugin_config {
+            if args.insert(&given.name, &given.args).is_some() {
+                return Err(invalid("pluginConfig", format!("{:?}", given.name), "Duplicate value"));
+            }
+        }
+        let plugins = REGISTRY
+            .iter()
+            .map(|Registration { name, make, weight }| Ok((make(handle, args.remove(name).unwrap_or(&Value::Null))?, *weight)))
+            .collect::<Result<Vec<_>, ConfigError>>()?;
+        if let Some(unknown) = args.keys().next() {
+            return Err(invalid("pluginConfig", format!("{unknown:?}"), "plugin does not exist"));
+        }
+        let by_name = plugins.iter().enumerate().map(|(index, (plugin, _))| (plugin.name(), index)).collect();
+        Ok(Self { plugins, by_name })
+    }
+
+    fn index(&self, name: &str) -> Result<usize, ConfigError> {
+        self.by_name.get(name).copied().ok_or_else(|| invalid("plugins", format!("{name:?}"), "plugin does not exist"))
+    }
+}
+
+/// The plugins that take part wherever they can, in order.
+fn multi_point(file: &PluginSet) -> Vec<PluginName> {
+    let defaults = REGISTRY.iter().filter(|registration| !file.disables(registration.name)).map(|registration| {
+        let name = registration.name.to_owned();
+        file.enables(&name).cloned().unwrap_or(PluginName { name, weight: None })
+    });
+    let mut chosen: Vec<PluginName> = defaults.collect();
+    for extra in file.enabled.iter().filter(|extra| extra.name != QUEUE_SORT) {
+        if !chosen.iter().any(|known| known.name == extra.name) {
+            chosen.push(extra.clone());
+        }
+    }
+    chosen
+}
+
+/// Makes a profile.
+pub(super) fn make(file: &ProfileFile, name: &str, handle: &Arc<Handle>) -> Result<Profile, ConfigError> {
+    let mut available = Available::new(file, handle)?;
+    let everywhere = multi_point(&file.plugins.multi_point);
+    if let Some(other) = file.plugins.queue_sort.enabled.iter().find(|plugin| plugin.name != QUEUE_SORT) {
+        return Err(invalid("plugins.queueSort", format!("{:?}", other.name), "plugin does not exist"));
+    }
+    let mut points = Points::default();
+    for (point, label) in crate::framework::POINTS {
+        let set = set_of(&file.plugins, point);
+        for plugin in &set.enabled {
+            if !implements(available.plugins[available.index(&plugin.name)?].0.as_ref(), point) {
+                let reason = format!("plugin does not extend {label} plugin");
+                return Err(invalid("plugins", format!("{:?}", plugin.name), &reason));
+            }
+        }
+        // What the point orders anew comes first, then what is everywhere, then what is only here.
+        let named = |name: &str| everywhere.iter().any(|plugin| plugin.name == name);
+        let again = set.enabled.iter().filter(|plugin| named(&plugin.name));
+        let elsewhere = everywhere.iter().filter(|plugin| !set.disables(&plugin.name) && set.enables(&plugin.name).is_none());
+        let only = set.enabled.iter().filter(|plugin| !named(&plugin.name));
+        let mut indexes = Vec::new();
+        for plugin in again.chain(elsewhere).chain(only) {
+            let index = available.index(&plugin.name)?;
+            indexes.push(index);
+            if point == Point::Score
+                && let Some(weight) = plugin.weight.filter(|weight| *weight != 0)
+            {
+                available.plugins[index].1 = weight;
+            }
+        }
+        points.set(point, indexes);
+    }
+    if points.at(Point::Bind).is_empty() {
+        return Err(invalid("plugins.bind", "[]", "at least one bind plugin is needed for profile"));
+    }
+    // A plugin that scores only because it is told to has upstream's weight of 1.
+    available.plugins.iter_mut().for_each(|(_, weight)| *weight = (*weight).max(1));
+    Ok(Profile::new(name, available.plugins, Arc::clone(handle)).with_points(points))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn profile(text: &str) -> Result<Profile, ConfigError> {
+        let file: ProfileFile = serde_saphyr::from_str(text).unwrap();
+        make(&file, "s", &Arc::default())
+    }
+
+    #[test]
+    fn points_are_the_defaults_with_changes() {
+        let check = |text: &str, point: Point, expected: &[&str]| {
+            let names = profile(text).unwrap().names_at(point);
+            assert_eq!(names, expected, "{text}");
+        };
+        check("schedulerName: s", Point::PostFilter, &["DynamicResources", "DefaultPreemption"]);
+        check("plugins: {postFilter: {disabled: [{name: '*'}]}}", Point::PostFilter, &[]);
+        check("plugins: {multiPoint: {disabled: [{name: DefaultPreemption}]}}", Point::PostFilter, &["DynamicResources"]);
+        let first = "plugins: {postFilter: {enabled: [{name: DefaultPreemption}]}}";
+        check(first, Point::PostFilter, &["DefaultPreemption", "DynamicResources"]);
+        let only = "plugins: {score: {disabled: [{name: '*'}], enabled: [{name: ImageLocality, weight: 7}]}}";
+        check(only, Point::Score, &["ImageLocality"]);
+    }
+
+    #[test]
+    fn somebody_must_bind() {
+        assert!(profile("plugins: {bind: {disabled: [{name: '*'}]}}").is_err());
+    }
+}
