@@ -84,7 +84,7 @@ fn main() -> ExitCode {
 fn with_default_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let called = arguments.first().and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());
     let components = [(api_server::UPSTREAM_NAME, "api-server"), (scheduler_command::UPSTREAM_NAME, "scheduler")];
-    if let Some((_, command)) = components.iter().find(|(name, _)| called == Some(name)) {
+    if let Some((_, command)) = components.into_iter().find(|(name, _)| called == Some(*name)) {
         arguments.insert(1, command.into());
         return arguments;
     }
