@@ -33,18 +33,21 @@ use crate::config::ConfigError;
 use crate::framework::Profile;
 use crate::framework::{Handle, Plugin};
 
+/// A plugin, or what is wrong with its arguments.
+pub(crate) type Made = Result<Arc<dyn Plugin>, ConfigError>;
+
 /// How a plugin is made, and what its score weighs.
 pub struct Registration {
     /// Upstream's name.
     pub name: &'static str,
     /// Makes the plugin with the arguments of its `pluginConfig`, `null` for none.
-    pub make: fn(&Arc<Handle>, &Value) -> Result<Arc<dyn Plugin>, ConfigError>,
+    pub make: fn(&Arc<Handle>, &Value) -> Made,
     /// Multiplies its score in the sum; 0 for plugins that do not score.
     pub weight: i64,
 }
 
 /// A plugin that has no arguments.
-fn plain(plugin: impl Plugin, args: &Value) -> Result<Arc<dyn Plugin>, ConfigError> {
+fn plain(plugin: impl Plugin, args: &Value) -> Made {
     let only_kind = |args: &Map<String, Value>| args.keys().all(|key| key == "kind" || key == "apiVersion");
     match args {
         Value::Null => Ok(Arc::new(plugin)),
@@ -57,7 +60,7 @@ fn plain(plugin: impl Plugin, args: &Value) -> Result<Arc<dyn Plugin>, ConfigErr
 fn with<A: DeserializeOwned + Default, P: Plugin>(
     args: &Value,
     make: impl FnOnce(A) -> Result<P, ConfigError>,
-) -> Result<Arc<dyn Plugin>, ConfigError> {
+) -> Made {
     let args = if args.is_null() {
         A::default()
     } else {
