@@ -57,10 +57,7 @@ fn plain(plugin: impl Plugin, args: &Value) -> Made {
 }
 
 /// A plugin with arguments.
-fn with<A: DeserializeOwned + Default, P: Plugin>(
-    args: &Value,
-    make: impl FnOnce(A) -> Result<P, ConfigError>,
-) -> Made {
+fn with<A: DeserializeOwned + Default, P: Plugin>(args: &Value, make: impl FnOnce(A) -> Result<P, ConfigError>) -> Made {
     let args = if args.is_null() {
         A::default()
     } else {
