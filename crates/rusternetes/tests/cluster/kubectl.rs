@@ -1,6 +1,6 @@
 //! The list of kubectl commands that issue 3 names, each asserted by what happened.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::Stdio;
 use std::time::Duration;
@@ -114,7 +114,15 @@ fn deployment_rolls_out_and_back() {
 fn output_formats_and_watch() {
     let mut cluster = Cluster::start();
     let kubectl = cluster.kubectl();
+    // The watch is there once it shows a pod that exists; only then does it see each step of the next one.
+    run_hello(&mut cluster, &kubectl, "first");
     let mut watch = kubectl.command(["get", "pods", "-o", "wide", "-w"]).stdout(Stdio::piped()).spawn().expect("kubectl starts");
+    let mut watched = BufReader::new(watch.stdout.take().expect("piped"));
+    let mut seen = String::new();
+    while !seen.contains("first") {
+        assert_ne!(watched.read_line(&mut seen).expect("UTF-8"), 0, "the watch ended: {seen}");
+    }
+    kubectl.ok("delete pod first");
     run_hello(&mut cluster, &kubectl, "web");
     let wide = kubectl.ok("get pods -o wide");
     assert!(wide.starts_with("NAME   READY   STATUS    RESTARTS   AGE"), "{wide}");
@@ -132,11 +140,11 @@ fn output_formats_and_watch() {
     kubectl.ok("delete pod web");
     // The watch saw the pod come and go.
     cluster.wait_for("the watch to be killed", |_| watch.kill().is_ok());
-    let mut seen = String::new();
-    watch.stdout.take().expect("piped").read_to_string(&mut seen).expect("UTF-8");
+    watched.read_to_string(&mut seen).expect("UTF-8");
     watch.wait().expect("a child of ours");
     for status in ["Pending", "ContainerCreating", "Running", "Terminating"] {
-        assert!(seen.contains(status), "{status} is missing:\n{seen}");
+        let shown = seen.lines().any(|line| line.starts_with("web") && line.contains(status));
+        assert!(shown, "{status} is missing:\n{seen}");
     }
 }
 
