@@ -52,15 +52,17 @@ async fn put<K>(api: &Api<K>, name: &str, wanted: Value) -> Result<(), kube::Err
 where
     K: Clone + DeserializeOwned + Debug + Serialize,
 {
-    let object: K = serde_json::from_value(wanted.clone()).map_err(kube::Error::SerdeError)?;
-    match api.create(&PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() }, &object).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.is_already_exists() => {
-            let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-            api.patch(name, &params, &Patch::Merge(wanted)).await.map(|_| ())
+    // Looked up first: creating a Service at an address that its own stored form holds is refused as taken, not as already there.
+    if api.get_opt(name).await?.is_none() {
+        let object: K = serde_json::from_value(wanted.clone()).map_err(kube::Error::SerdeError)?;
+        match api.create(&PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() }, &object).await {
+            Ok(_) => return Ok(()),
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+            Err(error) => return Err(error),
         }
-        Err(error) => Err(error),
     }
+    let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    api.patch(name, &params, &Patch::Merge(wanted)).await.map(|_| ())
 }
 
 fn labels() -> Value {

@@ -1,15 +1,25 @@
 //! The rules of kinds: one module for each kind that has rules which its schema cannot say, and one line here.
 
+mod access;
+mod at;
+mod certificates;
 mod config;
 mod namespace;
+mod networking;
+mod node;
 mod pod;
 mod pod_spec;
+mod quota;
+mod resources;
 mod service;
+mod storage;
+mod table;
 mod workloads;
 
 use std::sync::Arc;
 
-use apimachinery::{GroupResource, validation};
+use apimachinery::field::ErrorList;
+use apimachinery::{GroupResource, Value, validation};
 
 use crate::registry::{DefaultStrategy, Resource, StatusStrategy, Strategy};
 
@@ -37,21 +47,31 @@ pub(crate) fn rules(resource: &GroupResource, row: &Resource, services: &Arc<Ser
         ("apps", "statefulsets") => workloads::rules(Workload::StatefulSet),
         ("batch", "jobs") => workloads::rules(Workload::Job),
         ("", "services") => service::rules(services.clone()),
+        ("certificates.k8s.io", "certificatesigningrequests") => certificates::rules(),
         _ => default_rules(resource, row),
     }
 }
 
+/// All that a walk complains about.
+fn collect(walk: impl FnOnce(&mut ErrorList)) -> ErrorList {
+    let mut errors = ErrorList::new();
+    walk(&mut errors);
+    errors
+}
+
 fn default_rules(resource: &GroupResource, row: &Resource) -> Rules {
     let has_status = row.subresource("status").is_some();
+    let checks = table::checks(resource);
     let strategy = Arc::new(PlainStrategy {
         rules: DefaultStrategy { has_status, has_generation: has_generation(resource) },
         name: name_rule(resource),
         create_on_update: creates_on_update(resource),
         unconditional: !needs_resource_version(resource),
+        checks,
     });
     let mut subresources: Vec<(&'static str, Arc<dyn Strategy>)> = Vec::new();
     if has_status {
-        subresources.push(("status", Arc::new(StatusStrategy)));
+        subresources.push(("status", Arc::new(CheckedStatus(checks))));
     }
     Rules { strategy, subresources }
 }
@@ -109,15 +129,24 @@ struct PlainStrategy {
     name: validation::NameFn,
     create_on_update: bool,
     unconditional: bool,
+    checks: Option<&'static table::Checks>,
 }
 
 impl Strategy for PlainStrategy {
-    fn prepare_for_create(&self, context: &crate::OperationContext, object: &mut apimachinery::Value) {
+    fn prepare_for_create(&self, context: &crate::OperationContext, object: &mut Value) {
         self.rules.prepare_for_create(context, object);
     }
 
-    fn prepare_for_update(&self, context: &crate::OperationContext, object: &mut apimachinery::Value, old: &apimachinery::Value) {
+    fn prepare_for_update(&self, context: &crate::OperationContext, object: &mut Value, old: &Value) {
         self.rules.prepare_for_update(context, object, old);
+    }
+
+    fn validate(&self, _context: &crate::OperationContext, object: &Value) -> ErrorList {
+        collect(|e| self.checks.iter().for_each(|checks| (checks.create)(object, e)))
+    }
+
+    fn validate_update(&self, _context: &crate::OperationContext, object: &Value, old: &Value) -> ErrorList {
+        collect(|e| self.checks.iter().for_each(|checks| (checks.update)(object, old, e)))
     }
 
     fn allow_create_on_update(&self) -> bool {
@@ -134,5 +163,22 @@ impl Strategy for PlainStrategy {
 
     fn reset_fields(&self) -> &'static [&'static [&'static str]] {
         self.rules.reset_fields()
+    }
+}
+
+/// A status with rules of its kind.
+struct CheckedStatus(Option<&'static table::Checks>);
+
+impl Strategy for CheckedStatus {
+    fn prepare_for_update(&self, context: &crate::OperationContext, object: &mut Value, old: &Value) {
+        StatusStrategy.prepare_for_update(context, object, old);
+    }
+
+    fn validate_update(&self, _context: &crate::OperationContext, object: &Value, old: &Value) -> ErrorList {
+        collect(|e| self.0.iter().for_each(|checks| (checks.status)(object, old, e)))
+    }
+
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        StatusStrategy.reset_fields()
     }
 }

@@ -3,20 +3,20 @@
 use std::sync::Arc;
 
 use apimachinery::Value;
-use apimachinery::field::{ErrorList, Path};
+use apimachinery::field::ErrorList;
 
-use super::{Rules, pod_spec};
+use super::{Rules, collect, pod_spec};
 use crate::registry::{FieldAttrs, OperationContext, StatusStrategy, Strategy, bump_generation, keep_status};
 
 pub(super) fn rules() -> Rules {
     Rules {
         strategy: Arc::new(PodStrategy),
         subresources: vec![
-            ("status", Arc::new(StatusStrategy)),
-            ("ephemeralcontainers", Arc::new(PartStrategy(&["ephemeralContainers"]))),
+            ("status", Arc::new(PodStatusStrategy)),
+            ("ephemeralcontainers", Arc::new(PartStrategy(&["ephemeralContainers"], pod_spec::ephemeral_containers_update))),
             // Only the endpoint writes through this one: it changes the node's name, annotations and a condition, and nothing else.
             ("binding", Arc::new(BindingStrategy)),
-            ("resize", Arc::new(PartStrategy(&["containers", "initContainers"]))),
+            ("resize", Arc::new(PartStrategy(&["containers", "initContainers", "resources"], pod_spec::resize))),
         ],
     }
 }
@@ -31,13 +31,11 @@ impl Strategy for PodStrategy {
     }
 
     fn validate(&self, _context: &OperationContext, object: &Value) -> ErrorList {
-        pod_spec::validate(&object["spec"], &Path::new("spec"))
+        collect(|e| pod_spec::create(object, e))
     }
 
     fn validate_update(&self, _context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
-        let mut errors = pod_spec::validate(&object["spec"], &Path::new("spec"));
-        errors.extend(pod_spec::validate_update(&object["spec"], &old["spec"], &Path::new("spec")));
-        errors
+        collect(|e| pod_spec::update(object, old, e))
     }
 
     fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
@@ -66,9 +64,13 @@ impl Strategy for PodStrategy {
 }
 
 /// A subresource that changes only these members of the spec.
-struct PartStrategy(&'static [&'static str]);
+struct PartStrategy(&'static [&'static str], fn(&Value, &Value, &mut ErrorList));
 
 impl Strategy for PartStrategy {
+    fn validate_update(&self, _context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
+        collect(|e| (self.1)(object, old, e))
+    }
+
     fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
         let sent = object.clone();
         *object = old.clone();
@@ -90,5 +92,25 @@ struct BindingStrategy;
 impl Strategy for BindingStrategy {
     fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
         bump_generation(object, old);
+    }
+}
+
+/// What the node reports; conditions and phases are its own, the class of service and deletion are not.
+struct PodStatusStrategy;
+
+impl Strategy for PodStatusStrategy {
+    fn prepare_for_update(&self, context: &OperationContext, object: &mut Value, old: &Value) {
+        StatusStrategy.prepare_for_update(context, object, old);
+        if object["status"]["qosClass"].is_empty() && !old["status"]["qosClass"].is_empty() {
+            object.set_path(&["status", "qosClass"], old["status"]["qosClass"].clone());
+        }
+    }
+
+    fn validate_update(&self, _context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
+        collect(|e| pod_spec::status_update(object, old, e))
+    }
+
+    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
+        StatusStrategy.reset_fields()
     }
 }

@@ -6,6 +6,7 @@ use apimachinery::field::{Error, ErrorList, Path};
 use apimachinery::selector::LabelSelector;
 use apimachinery::{Value, value};
 
+use super::at::At;
 use super::{Rules, pod_spec};
 use crate::registry::{OperationContext, StatusStrategy, Strategy, bump_generation, keep_status};
 
@@ -81,7 +82,8 @@ fn validate(workload: Workload, object: &Value) -> ErrorList {
     }
     errors.extend(validate_selector(workload, spec, &path));
     let template = path.child("template").child("spec");
-    errors.extend(pod_spec::validate(&spec["template"]["spec"], &template));
+    let root = At::root(object);
+    pod_spec::template(&root.get("spec").get("template"), &mut errors);
     let restart = spec.str_at(&["template", "spec", "restartPolicy"]).unwrap_or_default();
     let allowed: &[&str] = if workload == Workload::Job { &["OnFailure", "Never"] } else { &["Always"] };
     if !restart.is_empty() && !allowed.contains(&restart) {

@@ -9,6 +9,7 @@
 
 mod kubeconfig;
 mod leaf;
+mod pem;
 mod store;
 
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ use jiff::Timestamp;
 
 pub use leaf::KeyCert;
 use leaf::{CaSpec, LeafSpec, Purpose};
+pub(crate) use pem::{check_certificate, check_request};
 use rcgen::Issuer;
 
 /// Why certificates could not be made or read.

@@ -180,11 +180,10 @@ impl Write<'_> {
         meta::check_namespace(object, self.stored.namespaced, self.namespace)?;
         let strategy = self.strategy();
         strategy.prepare_for_create(operation, object);
-        let mut errors = strategy.validate(operation, object);
-        if errors.is_empty() {
-            let path = field::Path::new("metadata");
-            errors = validation::validate_object_meta(object, self.stored.namespaced, strategy.name_rule(), &path);
-        }
+        let path = field::Path::new("metadata");
+        let mut errors = validation::validate_object_meta(object, self.stored.namespaced, strategy.name_rule(), &path);
+        errors.extend(strategy.validate(operation, object));
+        dedup(&mut errors);
         if !errors.is_empty() {
             return Err(Status::invalid(&self.group_kind(), object.meta().name(), &errors));
         }

@@ -1,0 +1,421 @@
+//! Ingresses, IngressClasses, NetworkPolicies, Endpoints and EndpointSlices.
+
+use std::net::IpAddr;
+
+use apimachinery::field::{Error, ErrorList};
+use apimachinery::{Value, validation};
+
+use super::at::{At, IMMUTABLE, is_cidr, subdomain};
+use super::table::{Checks, any};
+
+const NETWORKING: &str = "networking.k8s.io";
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
+
+pub(super) const CHECKS: &[Checks] = &[
+    Checks {
+        group: NETWORKING,
+        resource: "ingresses",
+        create: ingress_create,
+        update: |o, _, e| ingress(o, e),
+        status: ingress_status,
+    },
+    Checks { group: NETWORKING, resource: "ingressclasses", create: class, update: class_update, status: any },
+    Checks { group: NETWORKING, resource: "networkpolicies", create: policy, update: |o, _, e| policy(o, e), status: any },
+    Checks { group: "", resource: "endpoints", create: endpoints, update: |o, _, e| endpoints(o, e), status: any },
+    Checks { group: "discovery.k8s.io", resource: "endpointslices", create: slice, update: slice_update, status: any },
+];
+
+fn ingress_create(object: &Value, e: &mut ErrorList) {
+    ingress(object, e);
+    let class = object.str_at(&["spec", "ingressClassName"]);
+    if let (Some(noted), Some(class)) = (object.meta().annotation(CLASS_ANNOTATION), class)
+        && noted != class
+    {
+        let at = apimachinery::field::Path::new("annotations").child(CLASS_ANNOTATION);
+        e.push(Error::invalid(&at, noted, "must match `ingressClassName` when both are specified"));
+    }
+}
+
+fn host(at: &At, e: &mut ErrorList) {
+    if at.text().contains('*') {
+        at.check(e, validation::is_wildcard_dns1123_subdomain);
+    } else {
+        at.check(e, validation::is_dns1123_subdomain);
+    }
+}
+
+fn ingress(object: &Value, e: &mut ErrorList) {
+    let root = At::root(object);
+    let spec = root.get("spec");
+    let rules = spec.get("rules");
+    if rules.len() == 0 && !spec.get("defaultBackend").is_set() {
+        let why = "either `defaultBackend` or `rules` must be specified";
+        e.push(Error::invalid(&spec.path(), rules.value.clone(), why));
+    }
+    if let Some(at) = spec.set("defaultBackend") {
+        backend(&at, e);
+    }
+    for rule in rules.items() {
+        let name = rule.get("host");
+        if !name.text().is_empty() {
+            if name.text().parse::<IpAddr>().is_ok() {
+                name.invalid(e, "must be a DNS name, not an IP address");
+            }
+            host(&name, e);
+        }
+        if let Some(http) = rule.set("http") {
+            let paths = http.get("paths");
+            if paths.len() == 0 {
+                paths.require(e, "");
+            }
+            paths.items().for_each(|path| ingress_path(&path, e));
+        }
+    }
+    for tls in spec.get("tls").items() {
+        tls.get("hosts").items().for_each(|name| host(&name, e));
+        tls.get("secretName").check_set(e, subdomain);
+    }
+    if let Some(class) = spec.set("ingressClassName") {
+        class.check(e, subdomain);
+    }
+}
+
+/// Sequences that a path may not contain, or end in.
+const PATH_PARTS: [&str; 5] = ["//", "/./", "/../", "%2f", "%2F"];
+const PATH_ENDS: [&str; 2] = ["/..", "/."];
+
+fn ingress_path(at: &At, e: &mut ErrorList) {
+    let (kind, path) = (at.get("pathType"), at.get("path"));
+    if !kind.is_set() {
+        return kind.require(e, "pathType must be specified");
+    }
+    let absolute = path.text().starts_with('/');
+    match kind.text() {
+        "Exact" | "Prefix" => {
+            if !absolute {
+                path.invalid_text(e, "must be an absolute path");
+            }
+            for part in PATH_PARTS.iter().filter(|part| path.text().contains(**part)) {
+                path.invalid(e, format!("must not contain '{part}'"));
+            }
+            for end in PATH_ENDS.iter().filter(|end| path.text().ends_with(**end)) {
+                path.invalid(e, format!("cannot end with '{end}'"));
+            }
+        }
+        "ImplementationSpecific" => {
+            if !path.text().is_empty() && !absolute {
+                path.invalid(e, "must be an absolute path");
+            }
+        }
+        _ => kind.one_of(e, &["Exact", "ImplementationSpecific", "Prefix"]),
+    }
+    backend(&at.get("backend"), e);
+}
+
+fn backend(at: &At, e: &mut ErrorList) {
+    let wrong = |why: &str, e: &mut ErrorList| e.push(Error::invalid(&at.path(), "", why));
+    match (at.set("resource"), at.set("service")) {
+        (Some(_), Some(_)) => wrong("cannot set both resource and service backends", e),
+        (Some(resource), None) => local_reference(&resource, e),
+        (None, Some(service)) => {
+            service.get("name").required_name(e, validation::is_dns1035_label);
+            let port = service.get("port");
+            let (name, number) = (port.get("name"), port.get("number"));
+            match (name.text().is_empty(), number.int() == 0) {
+                (false, false) => wrong("cannot set both port name & port number", e),
+                (false, true) => name.check(e, validation::is_port_name),
+                (true, false) => number.check_int(e, validation::is_port_number),
+                (true, true) => at.require(e, "port name or number is required"),
+            }
+        }
+        (None, None) => wrong("resource or service backend is required", e),
+    }
+}
+
+fn local_reference(at: &At, e: &mut ErrorList) {
+    if at.get("apiGroup").is_set() {
+        at.get("apiGroup").check(e, validation::is_dns1123_subdomain);
+    }
+    at.get("kind").required_name(e, validation::is_path_segment_name);
+    at.get("name").required_name(e, validation::is_path_segment_name);
+}
+
+fn ingress_status(object: &Value, _old: &Value, e: &mut ErrorList) {
+    let root = At::root(object);
+    let status = root.get("status");
+    let balancer = status.get("loadBalancer");
+    for ingress in balancer.get("ingress").items() {
+        let (ip, name) = (ingress.get("ip"), ingress.get("hostname"));
+        if !ip.text().is_empty() {
+            ip.ip(e);
+        }
+        name.check_set(e, validation::is_dns1123_subdomain);
+        if name.text().parse::<IpAddr>().is_ok() {
+            name.invalid(e, "must be a DNS name, not an IP address");
+        }
+    }
+}
+
+fn class(object: &Value, e: &mut ErrorList) {
+    let root = At::root(object);
+    let spec = root.get("spec");
+    let controller = spec.get("controller");
+    if controller.text().len() > 250 {
+        controller.too_long(e, 250);
+    }
+    e.extend(validation::is_domain_prefixed_path(&controller.path(), controller.text()));
+    let Some(parameters) = spec.set("parameters") else { return };
+    local_reference(&parameters, e);
+    let (scope, namespace) = (parameters.get("scope"), parameters.get("namespace"));
+    match scope.text() {
+        _ if !scope.is_set() => scope.require(e, ""),
+        "Namespace" if !namespace.is_set() => namespace.require(e, "`parameters.scope` is set to 'Namespace'"),
+        "Namespace" => namespace.check(e, validation::is_dns1123_label),
+        "Cluster" if namespace.is_set() => namespace.forbid(e, "`parameters.scope` is set to 'Cluster'"),
+        _ => scope.one_of(e, &["Cluster", "Namespace"]),
+    }
+}
+
+fn class_update(object: &Value, old: &Value, e: &mut ErrorList) {
+    let root = At::root(object);
+    root.get("spec").get("controller").immutable(e, &old["spec"]["controller"]);
+    class(object, e);
+}
+
+fn policy(object: &Value, e: &mut ErrorList) {
+    let root = At::root(object);
+    let spec = root.get("spec");
+    spec.get("podSelector").label_selector(e);
+    for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
+        for rule in spec.get(direction).items() {
+            rule.get("ports").items().for_each(|port| policy_port(&port, e));
+            rule.get(peers).items().for_each(|peer| policy_peer(&peer, e));
+        }
+    }
+    let types = spec.get("policyTypes");
+    if types.len() > 2 {
+        return types.invalid(e, "may not specify more than two policyTypes");
+    }
+    types.items().for_each(|kind| kind.one_of(e, &["Ingress", "Egress"]));
+}
+
+fn policy_port(at: &At, e: &mut ErrorList) {
+    if let Some(protocol) = at.set("protocol") {
+        protocol.one_of(e, &PROTOCOLS);
+    }
+    let (port, end) = (at.get("port"), at.get("endPort"));
+    match port.value {
+        Value::Null if end.is_set() => end.invalid(e, "may not be specified when `port` is not specified"),
+        Value::Null => {}
+        Value::String(_) => {
+            if end.is_set() {
+                end.invalid(e, "may not be specified when `port` is non-numeric");
+            }
+            port.check(e, validation::is_port_name);
+        }
+        _ => {
+            port.check_int(e, validation::is_port_number);
+            if end.is_set() {
+                if end.int() < port.int() {
+                    end.with(port.value).invalid(e, "must be greater than or equal to `port`");
+                }
+                end.check_int(e, validation::is_port_number);
+            }
+        }
+    }
+}
+
+fn policy_peer(at: &At, e: &mut ErrorList) {
+    let selectors = ["podSelector", "namespaceSelector"];
+    let found = selectors.iter().filter(|selector| at.set(selector).is_some()).count();
+    selectors.iter().for_each(|selector| at.get(selector).label_selector(e));
+    let Some(block) = at.set("ipBlock") else {
+        if found == 0 {
+            at.require(e, "must specify a peer");
+        }
+        return;
+    };
+    let range = block.get("cidr");
+    if range.required(e) {
+        range.cidr(e);
+        for except in block.get("except").items() {
+            except.cidr(e);
+            if is_cidr(range.text()) && is_cidr(except.text()) && !is_strictly_within(except.text(), range.text()) {
+                except.invalid(e, "must be a strict subset of `cidr`");
+            }
+        }
+    }
+    if found > 0 {
+        at.forbid(e, "may not specify both ipBlock and another peer");
+    }
+}
+
+fn is_strictly_within(inner: &str, outer: &str) -> bool {
+    let parse = |text: &str| {
+        let (ip, bits) = text.split_once('/')?;
+        let (ip, bits) = (ip.parse::<IpAddr>().ok()?, bits.parse::<u32>().ok()?);
+        let (number, width) = match ip {
+            IpAddr::V4(ip) => (u128::from(u32::from(ip)), 32),
+            IpAddr::V6(ip) => (u128::from(ip), 128),
+        };
+        Some((number, bits, width))
+    };
+    let (Some((inner, inner_bits, width)), Some((outer, bits, outer_width))) = (parse(inner), parse(outer)) else {
+        return false;
+    };
+    let shift = width - bits.min(width);
+    let network = |number: u128| number.checked_shr(shift).unwrap_or(0);
+    width == outer_width && bits < inner_bits && network(inner) == network(outer)
+}
+
+fn endpoint_ip(at: &At, e: &mut ErrorList) {
+    let Ok(ip) = at.text().parse::<IpAddr>() else { return };
+    let link_local = match ip {
+        IpAddr::V4(ip) => (ip.is_link_local(), ip.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(ip) => (ip.segments()[0] & 0xffc0 == 0xfe80, ip.segments()[0] & 0xff0f == 0xff02),
+    };
+    if ip.is_unspecified() {
+        at.invalid(e, "may not be unspecified (0.0.0.0 or ::)");
+    }
+    if ip.is_loopback() {
+        at.invalid(e, "may not be in the loopback range (127.0.0.0/8, ::1/128)");
+    }
+    if link_local.0 {
+        at.invalid(e, "may not be in the link-local range (169.254.0.0/16, fe80::/10)");
+    }
+    if link_local.1 {
+        at.invalid(e, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)");
+    }
+}
+
+fn endpoints(object: &Value, e: &mut ErrorList) {
+    let root = At::root(object);
+    for subset in root.get("subsets").items() {
+        let (ready, other, ports) = (subset.get("addresses"), subset.get("notReadyAddresses"), subset.get("ports"));
+        if ready.len() == 0 && other.len() == 0 {
+            subset.require(e, "must specify `addresses` or `notReadyAddresses`");
+        }
+        for address in ready.items().chain(other.items()) {
+            let ip = address.get("ip");
+            let before = e.len();
+            ip.ip(e);
+            address.get("hostname").check_set(e, validation::is_dns1123_label);
+            if let Some(node) = address.set("nodeName") {
+                node.check(e, subdomain);
+            }
+            if e.len() == before {
+                endpoint_ip(&ip, e);
+            }
+        }
+        for port in ports.items() {
+            if ports.len() > 1 && port.get("name").text().is_empty() {
+                port.get("name").require(e, "");
+            } else {
+                port.get("name").check_set(e, validation::is_dns1123_label);
+            }
+            port.get("port").check_int(e, validation::is_port_number);
+            port.get("protocol").required_one_of(e, &PROTOCOLS);
+            if let Some(protocol) = port.set("appProtocol") {
+                protocol.check(e, validation::is_qualified_name);
+            }
+        }
+    }
+}
+
+/// Upstream's limits of a slice.
+const SLICE_ENDPOINTS_MAX: usize = 1000;
+const SLICE_ADDRESSES_MAX: usize = 100;
+const SLICE_PORTS_MAX: usize = 20000;
+const SLICE_HINTS_MAX: usize = 8;
+
+fn slice(object: &Value, e: &mut ErrorList) {
+    let root = At::root(object);
+    let kind = root.get("addressType");
+    kind.required_one_of(e, &["FQDN", "IPv4", "IPv6"]);
+    slice_ports(&root.get("ports"), e);
+    let list = root.get("endpoints");
+    if list.len() > SLICE_ENDPOINTS_MAX {
+        return e.push(Error::too_many(&list.path(), list.len(), SLICE_ENDPOINTS_MAX));
+    }
+    for endpoint in list.items() {
+        let addresses = endpoint.get("addresses");
+        match addresses.len() {
+            0 => addresses.require(e, "must contain at least 1 address"),
+            count if count > SLICE_ADDRESSES_MAX => {
+                e.push(Error::too_many(&addresses.path(), count, SLICE_ADDRESSES_MAX));
+            }
+            _ => {}
+        }
+        addresses.items().for_each(|address| slice_address(&addresses, &address, kind.text(), e));
+        if let Some(node) = endpoint.set("nodeName") {
+            node.check(e, subdomain);
+        }
+        endpoint.get("deprecatedTopology").labels(e);
+        if let Some(name) = endpoint.set("hostname") {
+            name.check(e, validation::is_dns1123_label);
+        }
+        let hints = endpoint.get("hints");
+        for (member, rule) in [("forZones", validation::is_label_value as fn(&str) -> Vec<String>), ("forNodes", subdomain)] {
+            let hinted = hints.get(member);
+            if hinted.len() > SLICE_HINTS_MAX {
+                e.push(Error::too_many(&hinted.path(), hinted.len(), SLICE_HINTS_MAX));
+                continue;
+            }
+            let mut seen: Vec<&str> = Vec::new();
+            for hint in hinted.items() {
+                let name = hint.get("name");
+                if seen.contains(&name.text()) {
+                    name.duplicate(e);
+                }
+                seen.push(name.text());
+                name.check(e, rule);
+            }
+        }
+    }
+}
+
+fn slice_address(list: &At, at: &At, kind: &str, e: &mut ErrorList) {
+    match kind {
+        "IPv4" | "IPv6" => {
+            let before = e.len();
+            at.ip(e);
+            if e.len() > before {
+                return;
+            }
+            if (kind == "IPv6") != at.text().contains(':') {
+                list.with(at.value).invalid(e, format!("must be an {kind} address"));
+            }
+            endpoint_ip(at, e);
+        }
+        "FQDN" => e.extend(validation::is_fully_qualified_domain_name(&at.path(), at.text())),
+        _ => {}
+    }
+}
+
+fn slice_ports(at: &At, e: &mut ErrorList) {
+    if at.len() > SLICE_PORTS_MAX {
+        return e.push(Error::too_many(&at.path(), at.len(), SLICE_PORTS_MAX));
+    }
+    let mut names: Vec<&str> = Vec::new();
+    for port in at.items() {
+        let name = port.get("name");
+        name.check_set(e, validation::is_dns1123_label);
+        if names.contains(&name.text()) {
+            name.duplicate(e);
+        }
+        names.push(name.text());
+        port.get("protocol").required_one_of(e, &PROTOCOLS);
+        if let Some(protocol) = port.set("appProtocol") {
+            protocol.check(e, validation::is_qualified_name);
+        }
+    }
+}
+
+fn slice_update(object: &Value, old: &Value, e: &mut ErrorList) {
+    slice(object, e);
+    if object["addressType"] != old["addressType"] {
+        let at = apimachinery::field::Path::new("addressType");
+        e.push(Error::invalid(&at, object["addressType"].clone(), IMMUTABLE));
+    }
+}

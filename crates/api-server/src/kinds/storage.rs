@@ -1,0 +1,359 @@
+//! PersistentVolumes and PersistentVolumeClaims.
+
+use apimachinery::field::{Error, ErrorList, Path};
+use apimachinery::{Quantity, Value, validation};
+
+use super::at::{At, IMMUTABLE, POSITIVE, subdomain};
+use super::pod_spec::{self, all_required, csi_driver_name};
+use super::table::Checks;
+
+pub(super) const CHECKS: &[Checks] = &[
+    Checks {
+        group: "",
+        resource: "persistentvolumes",
+        create: volume,
+        update: volume_update,
+        status: |object, _, e| {
+            if object.meta().resource_version().is_empty() {
+                e.push(Error::required(&Path::new("resourceVersion"), ""));
+            }
+        },
+    },
+    Checks { group: "", resource: "persistentvolumeclaims", create: claim, update: claim_update, status: claim_status },
+];
+
+const ACCESS_MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+
+fn access_modes(spec: &At, missing: &str, e: &mut ErrorList) {
+    let modes = spec.get("accessModes");
+    if modes.len() == 0 {
+        modes.require(e, missing);
+    }
+    modes.items().for_each(|mode| modes.with(mode.value).one_of(e, &ACCESS_MODES));
+    let pod = modes.items().any(|mode| mode.text() == "ReadWriteOncePod");
+    let other = modes.items().any(|mode| mode.text() != "ReadWriteOncePod" && ACCESS_MODES.contains(&mode.text()));
+    if pod && other {
+        modes.forbid(e, "may not use ReadWriteOncePod with other access modes");
+    }
+}
+
+fn volume_mode(spec: &At, e: &mut ErrorList) {
+    if let Some(mode) = spec.set("volumeMode") {
+        mode.one_of(e, &["Block", "Filesystem"]);
+    }
+}
+
+/// A source's own rule, by its member; those not listed have none beyond being the only one.
+const SOURCES: [&str; 22] = [
+    "hostPath",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "glusterfs",
+    "flocker",
+    "nfs",
+    "rbd",
+    "quobyte",
+    "cephfs",
+    "iscsi",
+    "cinder",
+    "fc",
+    "flexVolume",
+    "azureFile",
+    "vsphereVolume",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "azureDisk",
+    "scaleIO",
+    "local",
+    "storageos",
+    "csi",
+];
+
+fn volume_source(at: &At, member: &str, e: &mut ErrorList) {
+    match member {
+        "hostPath" if at.get("path").required(e) => {
+            at.get("path").no_backsteps(e);
+            at.get("type").one_of(e, &pod_spec::HOST_PATH_TYPES);
+        }
+        "local" if at.get("path").required(e) => at.get("path").no_backsteps(e),
+        "nfs" => {
+            all_required(at, &["server", "path"], e);
+            if !at.get("path").text().starts_with('/') {
+                at.get("path").invalid_text(e, "must be an absolute path");
+            }
+        }
+        "csi" => {
+            csi_driver_name(&at.get("driver"), e);
+            at.get("volumeHandle").required(e);
+            let secrets =
+                ["controllerPublishSecretRef", "controllerExpandSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"];
+            for secret in secrets {
+                if let Some(secret) = at.set(secret) {
+                    secret.get("name").required_name(e, validation::is_dns1123_subdomain);
+                    secret.get("namespace").required_name(e, validation::is_dns1123_label);
+                }
+            }
+        }
+        "flexVolume" => pod_spec::flex(at, e),
+        "rbd" | "cephfs" if at.get("monitors").len() == 0 => at.get("monitors").require(e, ""),
+        "gcePersistentDisk" => all_required(at, &["pdName"], e),
+        "awsElasticBlockStore" | "cinder" | "portworxVolume" => all_required(at, &["volumeID"], e),
+        "glusterfs" => all_required(at, &["endpoints", "path"], e),
+        "iscsi" => all_required(at, &["targetPortal", "iqn"], e),
+        "azureFile" => all_required(at, &["secretName", "shareName"], e),
+        "vsphereVolume" => all_required(at, &["volumePath"], e),
+        "photonPersistentDisk" => all_required(at, &["pdID"], e),
+        "azureDisk" => all_required(at, &["diskName", "diskURI"], e),
+        "scaleIO" => all_required(at, &["gateway", "system", "volumeName"], e),
+        _ => {}
+    }
+}
+
+fn volume(object: &Value, e: &mut ErrorList) {
+    let root = At::root(object);
+    volume_spec(&root.get("spec"), false, e);
+}
+
+/// A PersistentVolumeSpec; `inline` is one in a VolumeAttachment.
+pub(super) fn volume_spec(spec: &At, inline: bool, e: &mut ErrorList) {
+    let (capacity, policy, affinity) =
+        (spec.get("capacity"), spec.get("persistentVolumeReclaimPolicy"), spec.get("nodeAffinity"));
+    if inline {
+        for member in ["claimRef", "capacity", "nodeAffinity"] {
+            if !spec.get(member).value.is_empty() {
+                spec.get(member).forbid(e, "may not be specified in the context of inline volumes");
+            }
+        }
+        if !spec.get("csi").is_set() {
+            spec.get("csi").require(e, "has to be specified in the context of inline volumes");
+        }
+    }
+    access_modes(spec, "", e);
+    if !inline {
+        if capacity.len() == 0 {
+            capacity.require(e, "");
+        }
+        if !capacity.key("storage").is_set() || capacity.len() > 1 {
+            let value = if capacity.is_set() { capacity.value.clone() } else { Value::Null };
+            e.push(Error::not_supported(&capacity.path(), value, &["storage"]));
+        }
+        for (_, amount) in capacity.entries() {
+            if amount.quantity().is_some_and(|amount| amount <= Quantity::default()) {
+                amount.invalid(e, POSITIVE);
+            }
+        }
+        if !policy.text().is_empty() {
+            policy.one_of(e, &["Delete", "Recycle", "Retain"]);
+        }
+        if affinity.is_set() {
+            match affinity.set("required") {
+                Some(required) => pod_spec::node_selector(&required, e),
+                None => affinity.get("required").require(e, "must specify required node constraints"),
+            }
+        }
+    }
+    volume_sources(spec, e);
+    let host = spec.get("hostPath");
+    if host.is_set() && host.get("path").text().trim_end_matches('/').is_empty() && policy.text() == "Recycle" {
+        policy.forbid(e, "may not be 'recycle' for a hostPath mount of '/'");
+    }
+    spec.get("storageClassName").check_set(e, subdomain);
+    volume_mode(spec, e);
+    if let Some(class) = spec.set("volumeAttributesClassName") {
+        if class.text().is_empty() {
+            class.require(e, "an empty string is disallowed");
+        } else {
+            class.check(e, subdomain);
+        }
+        if !spec.get("csi").is_set() {
+            spec.get("csi").require(e, "has to be specified when using volumeAttributesClassName");
+        }
+    }
+}
+
+fn volume_sources(spec: &At, e: &mut ErrorList) {
+    let mut found = 0;
+    for member in SOURCES {
+        let Some(at) = spec.set(member) else { continue };
+        if found > 0 && member != "flexVolume" {
+            at.forbid(e, "may not specify more than 1 volume type");
+        } else {
+            volume_source(&at, member, e);
+            if member == "local" && !spec.get("nodeAffinity").is_set() {
+                spec.get("nodeAffinity").require(e, "Local volume requires node affinity");
+            }
+        }
+        found += 1;
+    }
+    if found == 0 {
+        spec.require(e, "must specify a volume type");
+    }
+}
+
+fn volume_update(object: &Value, old: &Value, e: &mut ErrorList) {
+    volume(object, e);
+    let source = |object: &Value| {
+        let mut source = Value::object();
+        for member in SOURCES {
+            if let Some(value) = object.get_path(&["spec", member]) {
+                source.insert(member, value.clone());
+            }
+        }
+        source
+    };
+    let (mut now, before) = (source(object), source(old));
+    if before.get_path(&["csi", "controllerExpandSecretRef"]).is_none() {
+        now.remove_path(&["csi", "controllerExpandSecretRef"]);
+    }
+    if now != before {
+        let why = format!("spec.persistentvolumesource is immutable after creation\n{before} -> {now}");
+        e.push(Error::forbidden(&Path::new("spec").child("persistentvolumesource"), why));
+    }
+    let (spec, before) = (&object["spec"], &old["spec"]);
+    if spec["volumeMode"] != before["volumeMode"] {
+        e.push(Error::invalid(&Path::new("volumeMode"), spec["volumeMode"].clone(), IMMUTABLE));
+    }
+    if !before["nodeAffinity"].is_null() && spec["nodeAffinity"] != before["nodeAffinity"] {
+        e.push(Error::invalid(&Path::new("nodeAffinity"), spec["nodeAffinity"].clone(), IMMUTABLE));
+    }
+    let class = "volumeAttributesClassName";
+    if !before[class].is_null() && spec[class].is_null() {
+        e.push(Error::forbidden(&Path::new("spec").child(class), "update from non-nil value to nil is forbidden"));
+    }
+}
+
+fn claim(object: &Value, e: &mut ErrorList) {
+    let root = At::root(object);
+    claim_spec(&root.get("spec"), e);
+}
+
+/// A PersistentVolumeClaimSpec, also that of a template.
+pub(super) fn claim_spec(spec: &At, e: &mut ErrorList) {
+    access_modes(spec, "at least 1 access mode is required", e);
+    spec.get("selector").label_selector(e);
+    let (resources, requests) = (spec.get("resources"), &spec.value["resources"]["requests"]);
+    let storage = resources.key("storage");
+    let storage = storage.with(&requests["storage"]);
+    if !storage.is_set() {
+        storage.require(e, "");
+    } else if storage.quantity().is_some_and(|amount| amount <= Quantity::default()) {
+        storage.invalid(e, POSITIVE);
+    }
+    spec.get("storageClassName").check_set(e, subdomain);
+    volume_mode(spec, e);
+    for member in ["dataSource", "dataSourceRef"] {
+        if let Some(source) = spec.set(member) {
+            data_source(&source, e);
+        }
+    }
+    let (source, reference) = (spec.get("dataSource"), spec.get("dataSourceRef"));
+    if source.is_set() && reference.is_set() {
+        let same = ["apiGroup", "kind", "name"].iter().all(|member| source.value[*member] == reference.value[*member]);
+        let why = match reference.get("namespace").text().is_empty() {
+            false => "may not be specified when dataSourceRef.namespace is specified",
+            true if same => "",
+            true => "must match dataSourceRef",
+        };
+        if !why.is_empty() {
+            e.push(Error::invalid(&spec.path(), Value::object(), why));
+        }
+    }
+    spec.get("volumeAttributesClassName").check_set(e, subdomain);
+}
+
+fn data_source(at: &At, e: &mut ErrorList) {
+    all_required(at, &["name", "kind"], e);
+    let group = at.get("apiGroup");
+    if group.text().is_empty() && at.get("kind").text() != "PersistentVolumeClaim" {
+        at.with(at.get("kind").value).invalid_text(e, "must be 'PersistentVolumeClaim' when referencing the default apiGroup");
+    }
+    group.check_set(e, validation::is_dns1123_subdomain);
+    at.get("namespace").check_set(e, validation::is_dns1123_label);
+}
+
+fn claim_update(object: &Value, old: &Value, e: &mut ErrorList) {
+    claim(object, e);
+    let (mut now, mut before) = (object["spec"].clone(), old["spec"].clone());
+    let bound = object.str_at(&["status", "phase"]) == Some("Bound");
+    let keep = |now: &mut Value, before: &Value, path: &[&str]| match before.get_path(path) {
+        Some(value) => now.set_path(path, value.clone()),
+        None => drop(now.remove_path(path)),
+    };
+    if before["volumeName"].is_empty() {
+        keep(&mut before, &object["spec"], &["volumeName"]);
+    }
+    let (noted, noted_before) = (object.meta().annotation(BETA_CLASS), old.meta().annotation(BETA_CLASS));
+    let class = |object: &Value| object.str_at(&["spec", "storageClassName"]).map(str::to_owned);
+    if noted_before.is_some() && noted.is_none() && class(old).is_none() && class(object).as_deref() == noted_before {
+        now.remove("storageClassName");
+    } else {
+        if noted != noted_before {
+            let at = Path::new("metadata").child("annotations").child(BETA_CLASS);
+            e.push(Error::invalid(&at, noted.unwrap_or_default(), IMMUTABLE));
+        }
+        // A claim from before there was a default class may take one.
+        if class(old).is_none() && noted_before.is_none() {
+            now.remove("storageClassName");
+        }
+    }
+    if bound {
+        keep(&mut now, &before, &["resources", "requests", "storage"]);
+        keep(&mut now, &before, &["volumeAttributesClassName"]);
+    }
+    if now != before {
+        let why = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+        e.push(Error::forbidden(&Path::new("spec"), format!("{why}\n{before} -> {now}")));
+    }
+    let size = |object: &Value, path: &[&str]| object.get_path(path).and_then(|value| Quantity::from_value(value).ok());
+    let asked = ["spec", "resources", "requests", "storage"];
+    if let (Some(now), Some(before)) = (size(object, &asked), size(old, &asked))
+        && now < before
+        && now <= size(old, &["status", "capacity", "storage"]).unwrap_or_default()
+    {
+        let at = Path::new("spec").child("resources").child("requests").child("storage");
+        e.push(Error::forbidden(&at, "field can not be less than status.capacity"));
+    }
+    if object["spec"]["volumeMode"] != old["spec"]["volumeMode"] {
+        e.push(Error::invalid(&Path::new("volumeMode"), object["spec"]["volumeMode"].clone(), IMMUTABLE));
+    }
+    let class = "volumeAttributesClassName";
+    if object["spec"][class] != old["spec"][class] && !old["status"]["currentVolumeAttributesClassName"].is_null() {
+        let why = "is forbidden when status.currentVolumeAttributesClassName is not nil";
+        let at = Path::new("spec").child(class);
+        match object["spec"][class].as_str() {
+            None => e.push(Error::forbidden(&at, format!("update to nil {why}"))),
+            Some("") => e.push(Error::forbidden(&at, format!("update to empty string {why}"))),
+            Some(_) => {}
+        }
+    }
+}
+
+const RESIZE_STATUSES: [&str; 5] = [
+    "ControllerResizeInProgress",
+    "ControllerResizeInfeasible",
+    "NodeResizeInProgress",
+    "NodeResizeInfeasible",
+    "NodeResizePending",
+];
+
+fn claim_status(object: &Value, _old: &Value, e: &mut ErrorList) {
+    let root = At::root(object);
+    let status = root.get("status");
+    for list in ["capacity", "allocatedResources"] {
+        for (_, amount) in status.get(list).entries() {
+            if amount.quantity().is_some_and(|amount| amount < Quantity::default()) {
+                amount.invalid(e, "must be a valid resource quantity");
+            }
+        }
+    }
+    let statuses = status.get("allocatedResourceStatuses");
+    for (key, entry) in statuses.entries() {
+        if !key.contains('/') && key != "storage" {
+            e.push(Error::not_supported(&statuses.path(), key, &["storage"]));
+        }
+        if !RESIZE_STATUSES.contains(&entry.text()) {
+            e.push(Error::not_supported(&statuses.path(), key, &RESIZE_STATUSES));
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Whether text from clients is what it says: certificate requests and certificates, base64 of PEM.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::pem::Pem;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+fn decode(base64: &str) -> Vec<u8> {
+    STANDARD.decode(base64).unwrap_or_default()
+}
+
+/// Whether the bytes are one request in PEM, signed with its own key. The messages are upstream's.
+pub(crate) fn check_request(base64: &str) -> Result<(), String> {
+    let bytes = decode(base64);
+    let block = Pem::iter_from_buffer(&bytes).next().and_then(Result::ok);
+    let Some(block) = block.filter(|block| block.label == "CERTIFICATE REQUEST") else {
+        return Err("PEM block type must be CERTIFICATE REQUEST".into());
+    };
+    let (_, request) = X509CertificationRequest::from_der(&block.contents).map_err(|error| error.to_string())?;
+    request.verify_signature().map_err(|error| error.to_string())
+}
+
+/// Whether the bytes are certificates in PEM, or nothing.
+pub(crate) fn check_certificate(base64: &str) -> Result<(), String> {
+    let bytes = decode(base64);
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let mut blocks = 0;
+    for block in Pem::iter_from_buffer(&bytes) {
+        let block = block.map_err(|error| error.to_string())?;
+        if block.label != "CERTIFICATE" {
+            return Err(format!("only CERTIFICATE PEM blocks are allowed, found {}", apimachinery::go_quote(&block.label)));
+        }
+        X509Certificate::from_der(&block.contents).map_err(|error| error.to_string())?;
+        blocks += 1;
+    }
+    if blocks == 0 { Err("must contain at least one CERTIFICATE PEM block".into()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_and_certificates() {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::default();
+        let request = params.serialize_request(&key).expect("a request").pem().expect("PEM");
+        let certificate = params.self_signed(&key).expect("a certificate").pem();
+        let (request, certificate) = (STANDARD.encode(request), STANDARD.encode(certificate));
+        assert_eq!(check_request(&request), Ok(()));
+        assert!(check_request(&certificate).is_err());
+        assert!(check_request("").is_err());
+        assert_eq!(check_certificate(&certificate), Ok(()));
+        assert_eq!(check_certificate(""), Ok(()));
+        assert_eq!(check_certificate("eA==").unwrap_err(), "must contain at least one CERTIFICATE PEM block");
+        assert!(check_certificate(&request).unwrap_err().starts_with("only CERTIFICATE PEM blocks"));
+    }
+}
