@@ -25,6 +25,11 @@ pub(super) async fn run(loopback: &Loopback, config: &BootstrapConfig) -> Result
     if !config.publish_endpoints {
         return Ok(());
     }
+    if config.advertise_address.is_loopback() {
+        // Not an endpoint for anyone else (validation refuses it, as upstream's does); the Service goes on without.
+        tracing::warn!(address = %config.advertise_address, "the kubernetes Service has no endpoints: a loopback address is advertised");
+        return Ok(());
+    }
     reconcile(loopback, "", "endpoints", &endpoints(config), &["subsets"]).await?;
     reconcile(loopback, "discovery.k8s.io", "endpointslices", &slice(config), &["endpoints", "ports", "addressType"]).await
 }

@@ -298,11 +298,6 @@ fn lease(object: &Value, e: &mut ErrorList) {
     if let Some(transitions) = spec.set("leaseTransitions") {
         transitions.non_negative(e);
     }
-    if let Some(holder) = spec.set("holderIdentity")
-        && holder.text().is_empty()
-    {
-        holder.invalid(e, "must not be empty");
-    }
 }
 
 fn revision(object: &Value, e: &mut ErrorList) {
