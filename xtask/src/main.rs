@@ -1,6 +1,7 @@
 //! `cargo xtask`: the repository's own tools. `cargo xtask --help` lists them.
 
 mod bench;
+mod conformance;
 mod gen_schema;
 mod integration;
 mod process;
@@ -24,6 +25,8 @@ struct Arguments {
 enum Command {
     /// Run a benchmark on a release build; `cargo xtask bench -- --help` lists them.
     Bench(bench::Options),
+    /// Run upstream's conformance suite against a cluster of our own and write docs/conformance.md (needs root, and Go once).
+    Conformance(conformance::Options),
     /// Write the schema facts of `apimachinery` from the published Kubernetes definitions (Go module cache).
     GenSchema(gen_schema::Options),
     /// Run upstream's integration tests against our API server (needs Go).
@@ -37,6 +40,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Bench(options) => bench::run(&options),
+        Command::Conformance(options) => conformance::run(&options),
         Command::GenSchema(options) => gen_schema::run(&options),
         Command::Integration(options) => integration::run(&options),
         Command::Test(options) => test::run(&options),

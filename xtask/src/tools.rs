@@ -41,7 +41,7 @@ pub(crate) struct Toolbox {
 /// Finds or fetches all tools. Idempotent: a second call does nothing but look.
 pub(crate) fn prepare() -> anyhow::Result<Toolbox> {
     install_debian()?;
-    let cache = cache_directory()?;
+    let cache = cache_directory("tools")?;
     let mut kubectl = BTreeMap::new();
     for (version, package) in KUBECTL {
         let path = cache.join(format!("kubectl-{version}"));
@@ -81,13 +81,13 @@ fn install_debian() -> anyhow::Result<()> {
     .with_context(hint)
 }
 
-/// `$XDG_CACHE_HOME/rusternetes/tools`, made if needed.
-fn cache_directory() -> anyhow::Result<PathBuf> {
+/// `$XDG_CACHE_HOME/rusternetes/PART`, made if needed.
+pub(crate) fn cache_directory(part: &str) -> anyhow::Result<PathBuf> {
     let base = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
         .context("neither XDG_CACHE_HOME nor HOME is set")?;
-    let cache = base.join("rusternetes/tools");
+    let cache = base.join("rusternetes").join(part);
     std::fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
     Ok(cache)
 }

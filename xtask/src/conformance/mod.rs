@@ -1,0 +1,259 @@
+//! `cargo xtask conformance`: upstream's conformance suite (441 specs) against a cluster of our own, and the table of its results.
+//!
+//! Everything that is built or run lives in a cache directory (`$XDG_CACHE_HOME/rusternetes/conformance`); the repository gets
+//! `docs/conformance.md` and `conformance/passing.txt`, which only this command writes.
+
+mod cluster;
+mod evidence;
+mod images;
+mod output;
+mod programs;
+mod ratchet;
+mod specs;
+mod suite;
+mod table;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::{process, tools, workspace_root};
+use cluster::Cluster;
+use ratchet::Ratchet;
+use specs::Spec;
+use suite::Suite;
+use table::{Outcome, Table, Verdict};
+
+/// What a run needs on the disk of the cache directory: images unpacked, volumes, logs.
+const DISK_MIN_MIB: u64 = 6 * 1024;
+
+/// What to run. Without anything: all 441 specs, the parallel ones first.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    action: Option<Action>,
+    #[command(flatten)]
+    selection: specs::Selection,
+    /// Only the specs whose last result is a failure.
+    #[arg(long)]
+    failed: bool,
+    /// Go on with the run that was interrupted.
+    #[arg(long)]
+    resume: bool,
+    /// Show the specs with their last results, and run nothing.
+    #[arg(long)]
+    list: bool,
+    /// How many processes run the parallel specs.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
+    processes: u16,
+    /// Only specs that are known to pass, chosen anew for each commit, as many as take about this many minutes.
+    #[arg(long, value_name = "MINUTES")]
+    slice: Option<u16>,
+    /// The server to judge; our own debug build unless given, built now.
+    #[arg(long, value_name = "FILE", requires = "commit")]
+    binary: Option<PathBuf>,
+    /// The commit that --binary was built from.
+    #[arg(long)]
+    commit: Option<String>,
+    /// The media type that the suite's clients ask for, to find out where a failure comes from; such a run is not recorded.
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
+    /// Leave the cluster running at the end.
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(clap::Subcommand)]
+enum Action {
+    /// Build the suite and its container images, and stop there.
+    Images,
+}
+
+/// Where things are.
+struct Places {
+    module: PathBuf,
+    page: PathBuf,
+    cache: PathBuf,
+    run: PathBuf,
+}
+
+impl Places {
+    fn new() -> anyhow::Result<Self> {
+        let (root, cache) = (workspace_root(), tools::cache_directory("conformance")?);
+        Ok(Self { module: root.join("conformance"), page: root.join("docs/conformance.md"), run: cache.join("run"), cache })
+    }
+
+    /// The verdicts of a run that has not ended yet, a JSON object a line.
+    fn journal(&self) -> PathBuf {
+        self.run.join("results.jsonl")
+    }
+}
+
+/// Runs the suite, or what the flags ask for.
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let places = Places::new()?;
+    let specs = specs::load(&places.module.join("specs.txt"))?;
+    let mut table = Table::read(&places.page)?;
+    let mut ratchet = Ratchet::read(&places.module.join("passing.txt"))?;
+    let mut chosen = choose(options, &specs, &table, &ratchet)?;
+    if options.list {
+        return list(&chosen, &table);
+    }
+    if let Some(Action::Images) = options.action {
+        let programs = programs::prepare(&places.cache)?;
+        println!("{}", images::prepare(&places.module, &places.cache, &programs)?.display());
+        return Ok(());
+    }
+    check_disk(&places.cache)?;
+    begin(&places, options.resume, &mut table, &mut chosen)?;
+    let commit = commit(options)?;
+    let binary = binary(options)?;
+    let programs = programs::prepare(&places.cache)?;
+    let archive = images::prepare(&places.module, &places.cache, &programs)?;
+    let cluster = Cluster::start(&binary, &places.run)?;
+    cluster.import(&archive)?;
+    let (processes, content_type) = (usize::from(options.processes), options.content_type.as_deref());
+    let suite = Suite { cluster: &cluster, programs: &programs, directory: &places.run, processes, content_type };
+    let outcome = judge(&suite, &chosen, &places, &commit, &mut table, &ratchet);
+    if options.content_type.is_none() && options.slice.is_none() {
+        std::fs::write(&places.page, table.render(&specs)).with_context(|| format!("cannot write {}", places.page.display()))?;
+        ratchet.tighten(&specs, &table)?;
+    }
+    if options.keep {
+        cluster.keep()
+    } else {
+        cluster.remove()?
+    }
+    outcome
+}
+
+/// The specs that are asked for.
+fn choose(options: &Options, specs: &[Spec], table: &Table, ratchet: &Ratchet) -> anyhow::Result<Vec<Spec>> {
+    let mut chosen = options.selection.apply(specs)?;
+    if options.failed {
+        chosen.retain(|spec| table.get(&spec.name).is_some_and(|verdict| verdict.outcome == Outcome::Failed));
+        ensure!(!chosen.is_empty(), "no spec of this choice failed when it was last run");
+    }
+    if let Some(minutes) = options.slice {
+        let seconds = f64::from(minutes) * 60.0 * f64::from(options.processes);
+        chosen = ratchet.slice(&chosen, table, &commit(options)?, seconds);
+        ensure!(!chosen.is_empty(), "no spec of this choice is known to pass (conformance/passing.txt)");
+    }
+    Ok(chosen)
+}
+
+fn list(chosen: &[Spec], table: &Table) -> anyhow::Result<()> {
+    for spec in chosen {
+        let last = table.get(&spec.name).map_or("not run", |verdict| verdict.outcome.word());
+        // A reader that has seen enough closes the pipe.
+        if writeln!(std::io::stdout(), "{last:8} {}", spec.name).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Starts a new journal, or takes over the one of the interrupted run: its verdicts count, and its specs are not run again.
+fn begin(places: &Places, resume: bool, table: &mut Table, chosen: &mut Vec<Spec>) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&places.run).with_context(|| format!("cannot create {}", places.run.display()))?;
+    let journal = places.journal();
+    if !resume {
+        let _ = std::fs::remove_file(&journal);
+        return Ok(());
+    }
+    let text = std::fs::read_to_string(&journal).context("there is no interrupted run to go on with")?;
+    for line in text.lines() {
+        let entry: Value = serde_json::from_str(line).with_context(|| format!("{}: {line}", journal.display()))?;
+        let word = |key: &str| entry[key].as_str().with_context(|| format!("{}: no {key}", journal.display()));
+        let verdict =
+            Verdict { outcome: Outcome::parse(word("result")?)?, seconds: entry["seconds"].as_f64().unwrap_or_default() };
+        table.set(word("spec")?, verdict, word("commit")?);
+        let name = word("spec")?;
+        chosen.retain(|spec| spec.name != name);
+    }
+    ensure!(!chosen.is_empty(), "the interrupted run had finished all of these specs");
+    Ok(())
+}
+
+/// Runs the parallel specs, then those that run alone, then once more those that are known to pass and failed.
+fn judge(
+    suite: &Suite,
+    chosen: &[Spec],
+    places: &Places,
+    commit: &str,
+    table: &mut Table,
+    ratchet: &Ratchet,
+) -> anyhow::Result<()> {
+    let (serial, parallel): (Vec<Spec>, Vec<Spec>) = chosen.iter().cloned().partition(|spec| spec.serial);
+    call(suite, "parallel", &parallel, places, commit, table)?;
+    call(suite, "serial", &serial, places, commit, table)?;
+    let regressed = |table: &Table| -> Vec<Spec> {
+        let failed = |spec: &&Spec| table.get(&spec.name).is_some_and(|verdict| verdict.outcome == Outcome::Failed);
+        chosen.iter().filter(failed).filter(|spec| ratchet.holds(&spec.name)).cloned().collect()
+    };
+    call(suite, "again", &regressed(table), places, commit, table)?;
+    let lost: Vec<String> = regressed(table).into_iter().map(|spec| spec.name).collect();
+    ensure!(lost.is_empty(), "specs that are known to pass failed twice:\n{}", lost.join("\n"));
+    Ok(())
+}
+
+fn call(suite: &Suite, name: &str, specs: &[Spec], places: &Places, commit: &str, table: &mut Table) -> anyhow::Result<()> {
+    if specs.is_empty() {
+        return Ok(());
+    }
+    let mut journal =
+        std::fs::File::options().create(true).append(true).open(places.journal()).context("cannot write the journal")?;
+    let past = std::mem::take(table);
+    let mut now = Vec::new();
+    let outcome = suite.run(name, specs, &past, |spec, verdict| {
+        let entry = json!({"spec": spec, "result": verdict.outcome.word(), "seconds": verdict.seconds, "commit": commit});
+        now.push((spec.to_owned(), verdict));
+        writeln!(journal, "{entry}").context("cannot write the journal")
+    });
+    *table = past;
+    for (spec, verdict) in &now {
+        table.set(spec, *verdict, commit);
+    }
+    outcome?;
+    ensure!(!now.is_empty(), "the suite ran no spec: see {}", places.run.join(format!("{name}.log")).display());
+    Ok(())
+}
+
+/// The commit that is judged, with a `+` if the work tree differs from it.
+fn commit(options: &Options) -> anyhow::Result<String> {
+    if let Some(commit) = &options.commit {
+        return Ok(commit.clone());
+    }
+    let git = |arguments: &[&str]| process::output(Command::new("git").current_dir(workspace_root()).args(arguments));
+    let changed = !git(&["status", "--porcelain", "crates", "Cargo.lock"])?.is_empty();
+    Ok(git(&["rev-parse", "--short", "HEAD"])?.trim().to_owned() + if changed { "+" } else { "" })
+}
+
+/// The server: what --binary names, or a debug build of this work tree.
+fn binary(options: &Options) -> anyhow::Result<PathBuf> {
+    if let Some(binary) = &options.binary {
+        ensure!(binary.is_file(), "there is no program {}", binary.display());
+        return std::path::absolute(binary).context("cannot tell where --binary is");
+    }
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace_root()).args(["build", "-p", "rusternetes", "--message-format=json-render-diagnostics"]);
+    let messages = process::output(&mut command).context("cannot build the server")?;
+    let executable = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|message| {
+        let ours = message["target"]["name"] == "rusternetes" && message["target"]["kind"][0] == "bin";
+        message["executable"].as_str().filter(|_| ours).map(PathBuf::from)
+    });
+    executable.context("cargo did not say where it put the server")
+}
+
+fn check_disk(directory: &Path) -> anyhow::Result<()> {
+    let mut command = Command::new("df");
+    command.args(["--output=avail", "--block-size=1M"]).arg(directory);
+    let free: u64 = process::output(&mut command)?.lines().last().and_then(|line| line.trim().parse().ok()).unwrap_or(0);
+    if free < DISK_MIN_MIB {
+        bail!("{} has {free} MiB free; a run needs {DISK_MIN_MIB} MiB", directory.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! The Go programs that judge us: upstream's e2e binary with what its specs call and run. They are built once from the module in
+//! `conformance/` into the cache directory; the product itself never needs Go.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+
+use crate::{process, workspace_root};
+
+/// The upstream release that judges us.
+const RELEASE: &str = "v1.35.4";
+
+/// The module of the suite and of most programs, in the repository.
+const SUITE: &str = "conformance";
+/// The module of etcd, which the benchmark also has as a peer.
+const ETCD: &str = "bench/peers/etcd";
+
+/// A program: its file, its module, how `go` builds it, and its package.
+const PROGRAMS: [(&str, &str, &[&str], &str); 7] = [
+    ("ginkgo", SUITE, &["build"], "github.com/onsi/ginkgo/v2/ginkgo"),
+    ("agnhost", SUITE, &["build"], "k8s.io/kubernetes/test/images/agnhost"),
+    ("nnp", SUITE, &["build"], "k8s.io/kubernetes/test/images/nonewprivs"),
+    ("kubectl", SUITE, &["build"], "k8s.io/kubernetes/cmd/kubectl"),
+    ("e2e.test", SUITE, &["test", "-c"], "k8s.io/kubernetes/test/e2e"),
+    ("sample-apiserver", SUITE, &["build"], "k8s.io/sample-apiserver"),
+    ("etcd", ETCD, &["build"], "."),
+];
+
+/// Builds what is missing and returns the directory of the programs. The first time takes some ten minutes.
+pub(crate) fn prepare(cache: &Path) -> anyhow::Result<PathBuf> {
+    let directory = cache.join(format!("bin-{RELEASE}"));
+    std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    for (name, module, how, package) in PROGRAMS {
+        let file = directory.join(name);
+        if !file.exists() {
+            eprintln!("building {name}, once");
+            build(&workspace_root().join(module), &file, how, package).with_context(|| format!("cannot build {name}"))?;
+        }
+    }
+    Ok(directory)
+}
+
+fn build(module: &Path, file: &Path, how: &[&str], package: &str) -> anyhow::Result<()> {
+    ensure!(process::is_installed("go"), "the conformance suite is built with Go 1.25 or newer, and no `go` is on the PATH");
+    let half_done = file.with_extension("partial");
+    let mut command = Command::new("go");
+    // Static, so that the same file runs in any image; the version is what kubectl and the suite report.
+    command.current_dir(module).env("CGO_ENABLED", "0").args(how).args(["-trimpath", "-buildvcs=false"]);
+    command.arg("-ldflags").arg(linker_flags()).arg("-o").arg(&half_done).arg(package);
+    process::run(&mut command)?;
+    std::fs::rename(&half_done, file).with_context(|| format!("cannot write {}", file.display()))
+}
+
+fn linker_flags() -> String {
+    let minor = RELEASE.split('.').nth(1).unwrap_or_default();
+    format!(
+        "-s -w -X k8s.io/component-base/version.gitVersion={RELEASE} -X k8s.io/component-base/version.gitMajor=1 \
+         -X k8s.io/component-base/version.gitMinor={minor} -X k8s.io/client-go/pkg/version.gitVersion={RELEASE}"
+    )
+}
+
+/// Where the Go module cache has upstream's source: test data of some images is taken from it.
+pub(crate) fn kubernetes_source(module: &Path) -> anyhow::Result<PathBuf> {
+    let mut command = Command::new("go");
+    command.current_dir(module).args(["list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes"]);
+    let printed = process::output(&mut command).context("cannot find the source of k8s.io/kubernetes")?;
+    Ok(PathBuf::from(printed.trim()))
+}
