@@ -46,7 +46,8 @@ fn check_one(source: &Source) -> Vec<String> {
             }
         }
         for program in PROGRAMS {
-            if line.contains(&format!("Command::new(\"{program}\")")) {
+            // The repository's own tools install what they need.
+            if !source.path.starts_with("xtask/") && line.contains(&format!("Command::new(\"{program}\")")) {
                 findings.push(format!("{}:{}: runs `{program}`, which a bare machine lacks", source.path, index + 1));
             }
         }
