@@ -26,6 +26,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tower::{BoxError, Service};
 
+use crate::service_account::AsServiceAccount;
+
 /// Why a kubeconfig does not make a client.
 #[derive(Debug, thiserror::Error)]
 pub enum KubeconfigError {
@@ -55,11 +57,50 @@ pub enum KubeconfigError {
 /// A client of the server that the current context of a kubeconfig names. Must be called inside a Tokio runtime; the
 /// server need not be reachable yet.
 pub async fn from_kubeconfig(path: &Path) -> Result<kube::Client, KubeconfigError> {
+    client(&load(path).await?)
+}
+
+/// Makes clients of the same server that act as ServiceAccounts of a namespace, by their names; the kubeconfig's own user must be
+/// allowed to create ServiceAccounts and tokens there. Must be called inside a Tokio runtime.
+pub async fn service_accounts_from_kubeconfig(
+    path: &Path,
+    namespace: &str,
+) -> Result<impl Fn(&str) -> kube::Client + Send + Sync + 'static, KubeconfigError> {
+    let config = load(path).await?;
+    let issuer = client(&config)?;
+    // Without the user's certificate, which the server would believe rather than the token.
+    let transport = transport(&config, None)?;
+    let namespace = namespace.to_owned();
+    Ok(move |account: &str| {
+        let transport = AsServiceAccount::new(transport.clone(), issuer.clone(), &namespace, account);
+        let service = tower::ServiceBuilder::new().layer(config.base_uri_layer()).service(transport);
+        ClientBuilder::new(service, config.default_namespace.clone()).build()
+    })
+}
+
+async fn load(path: &Path) -> Result<kube::Config, KubeconfigError> {
     let load_error = |source| KubeconfigError::Load { path: path.to_owned(), source: Box::new(source) };
     let kubeconfig = Kubeconfig::read_from(path).map_err(load_error)?;
-    let options = KubeConfigOptions::default();
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(load_error)?;
-    let tls = tls_config(&config)?;
+    kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(load_error)
+}
+
+fn client(config: &kube::Config) -> Result<kube::Client, KubeconfigError> {
+    let http = transport(config, client_certificate(&config.auth_info)?)?;
+    let authentication = config.auth_layer().map_err(|error| KubeconfigError::Authentication(Box::new(error)))?;
+    let service = tower::ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(authentication)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
+}
+
+/// HTTP to the one server, with a client certificate or none.
+fn transport(
+    config: &kube::Config,
+    identity: Option<Identity>,
+) -> Result<HttpClient<Connector, kube::client::Body>, KubeconfigError> {
+    let tls = tls_config(config, identity)?;
     let host = config.cluster_url.host().unwrap_or_default();
     let address = address_of(host).ok_or_else(|| KubeconfigError::HostName(host.to_owned()))?;
     let server_name = config.tls_server_name.clone().unwrap_or_else(|| host.trim_matches(['[', ']']).to_owned());
@@ -70,14 +111,7 @@ pub async fn from_kubeconfig(path: &Path) -> Result<kube::Client, KubeconfigErro
         address,
         server_name,
     };
-    let http = HttpClient::builder(TokioExecutor::new()).build::<_, kube::client::Body>(connector);
-    let authentication = config.auth_layer().map_err(|error| KubeconfigError::Authentication(Box::new(error)))?;
-    let service = tower::ServiceBuilder::new()
-        .layer(config.base_uri_layer())
-        .option_layer(authentication)
-        .map_err(BoxError::from)
-        .service(http);
-    Ok(ClientBuilder::new(service, config.default_namespace).build())
+    Ok(HttpClient::builder(TokioExecutor::new()).build(connector))
 }
 
 fn address_of(host: &str) -> Option<IpAddr> {
@@ -87,7 +121,7 @@ fn address_of(host: &str) -> Option<IpAddr> {
     host.trim_matches(['[', ']']).parse().ok()
 }
 
-fn tls_config(config: &kube::Config) -> Result<rustls::ClientConfig, KubeconfigError> {
+fn tls_config(config: &kube::Config, identity: Option<Identity>) -> Result<rustls::ClientConfig, KubeconfigError> {
     let mut roots = rustls::RootCertStore::empty();
     for der in config.root_cert.iter().flatten() {
         roots.add(CertificateDer::from(der.clone())).map_err(KubeconfigError::Tls)?;
@@ -97,7 +131,7 @@ fn tls_config(config: &kube::Config) -> Result<rustls::ClientConfig, KubeconfigE
         .with_safe_default_protocol_versions()
         .map_err(KubeconfigError::Tls)?
         .with_root_certificates(roots);
-    match client_certificate(&config.auth_info)? {
+    match identity {
         None => Ok(builder.with_no_client_auth()),
         Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(KubeconfigError::Tls),
     }

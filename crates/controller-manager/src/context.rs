@@ -33,6 +33,11 @@ impl Context {
         Self { client, informers, config: Arc::new(config), token, events }
     }
 
+    /// The same for a controller with a client, and so an identity, of its own.
+    pub(crate) fn with_client(&self, client: kube::Client) -> Self {
+        Self { client, ..self.clone() }
+    }
+
     /// Events in the name of one controller.
     pub(crate) fn events(&self, component: &str) -> EventRecorder {
         self.events.for_component(component)

@@ -19,6 +19,7 @@ mod endpoints;
 mod endpointslice;
 mod expectations;
 mod garbage_collector;
+mod identity;
 mod label_match;
 mod namespace;
 mod node_lifecycle;
@@ -36,5 +37,6 @@ mod taint_eviction;
 mod ttl_after_finished;
 
 pub use config::Config;
+pub use identity::{Clients, service_account};
 pub use registry::controller_names;
 pub use run::{RunError, run};

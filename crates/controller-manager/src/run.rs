@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Config;
 use crate::context::Context;
+use crate::identity::Clients;
 use crate::registry::{REGISTRY, controller_names, is_enabled};
 
 /// Why the controller manager ended without being asked to.
@@ -21,9 +22,8 @@ pub enum RunError {
 
 /// Runs until the token is cancelled.
 ///
-/// `informers` may be shared with other components of the process; they must not outlive their own token. `client`
-/// writes, with the identity system:kube-controller-manager.
-pub async fn run(config: Config, client: kube::Client, informers: Informers, token: CancellationToken) -> Result<(), RunError> {
+/// `informers` may be shared with other components of the process; they must not outlive their own token.
+pub async fn run(config: Config, clients: Clients, informers: Informers, token: CancellationToken) -> Result<(), RunError> {
     for wanted in &config.controllers {
         let name = wanted.strip_prefix('-').unwrap_or(wanted);
         if name != "*" && !controller_names().any(|known| known == name) {
@@ -31,22 +31,23 @@ pub async fn run(config: Config, client: kube::Client, informers: Informers, tok
         }
     }
     match config.leader_election.clone() {
-        None => run_controllers(config, client, informers, token).await,
+        None => run_controllers(config, clients, informers, token).await,
         Some(election) => {
-            run_as_leader(client.clone(), election, token, |leading| run_controllers(config, client, informers, leading)).await?;
+            let client = clients.shared().clone();
+            run_as_leader(client, election, token, |leading| run_controllers(config, clients, informers, leading)).await?;
         }
     }
     Ok(())
 }
 
-async fn run_controllers(config: Config, client: kube::Client, informers: Informers, token: CancellationToken) {
+async fn run_controllers(config: Config, clients: Clients, informers: Informers, token: CancellationToken) {
     let mut tasks = JoinSet::new();
-    let (events, writer) = EventRecorder::new(client.clone(), "kube-controller-manager", None, token.clone());
+    let (events, writer) = EventRecorder::new(clients.shared().clone(), "kube-controller-manager", None, token.clone());
     tasks.spawn(writer);
     let wanted = config.controllers.clone();
-    let context = Context::new(client, informers, config, events, token);
+    let context = Context::new(clients.shared().clone(), informers, config, events, token);
     for entry in REGISTRY.iter().filter(|entry| is_enabled(entry.name, &wanted)) {
-        tasks.spawn((entry.start)(context.clone()));
+        tasks.spawn((entry.start)(context.with_client(clients.of_controller(entry.name))));
         tracing::debug!(controller = entry.name, "started controller");
     }
     while let Some(ended) = tasks.join_next().await {

@@ -4,6 +4,8 @@
 //! taken, 5 not enough privileges.
 
 mod api_server;
+mod component;
+mod controller_manager_command;
 mod exit;
 mod hello;
 mod image;
@@ -39,6 +41,9 @@ enum Command {
     /// Run the API server alone, with upstream's flags; the executable called `kube-apiserver` is this command.
     #[command(visible_alias = api_server::UPSTREAM_NAME)]
     ApiServer(api_server::Options),
+    /// Run the controllers alone, against any API server; the executable called `kube-controller-manager` is this command.
+    #[command(visible_alias = controller_manager_command::UPSTREAM_NAME)]
+    ControllerManager(controller_manager_command::Options),
     /// Run the scheduler alone, against any API server; the executable called `kube-scheduler` is this command.
     #[command(visible_alias = scheduler_command::UPSTREAM_NAME)]
     Scheduler(scheduler_command::Options),
@@ -66,6 +71,7 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Server(options) => server::run(options),
         Command::ApiServer(options) => api_server::run(&options),
+        Command::ControllerManager(options) => controller_manager_command::run(&options),
         Command::Scheduler(options) => scheduler_command::run(&options),
         Command::Reset(options) => reset::run(&options),
         Command::Image(options) => image::run(options),
@@ -83,7 +89,11 @@ fn main() -> ExitCode {
 /// `rusternetes` and `rusternetes --flag` mean `rusternetes server ...`; the name of a component of upstream is its command.
 fn with_default_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let called = arguments.first().and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());
-    let components = [(api_server::UPSTREAM_NAME, "api-server"), (scheduler_command::UPSTREAM_NAME, "scheduler")];
+    let components = [
+        (api_server::UPSTREAM_NAME, "api-server"),
+        (controller_manager_command::UPSTREAM_NAME, "controller-manager"),
+        (scheduler_command::UPSTREAM_NAME, "scheduler"),
+    ];
     if let Some((_, command)) = components.into_iter().find(|(name, _)| called == Some(*name)) {
         arguments.insert(1, command.into());
         return arguments;
@@ -114,6 +124,7 @@ mod tests {
         check(&["rusternetes", "--secure-port", "1"], &["rusternetes", "server", "--secure-port", "1"]);
         check(&["rusternetes", "--help"], &["rusternetes", "--help"]);
         check(&["/bin/kube-scheduler", "--v=2"], &["/bin/kube-scheduler", "scheduler", "--v=2"]);
+        check(&["kube-controller-manager", "--v=2"], &["kube-controller-manager", "controller-manager", "--v=2"]);
         check(&["/bin/kube-apiserver", "--v=2"], &["/bin/kube-apiserver", "api-server", "--v=2"]);
         check(&["rusternetes", "image", "list"], &["rusternetes", "image", "list"]);
     }

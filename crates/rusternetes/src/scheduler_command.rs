@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{ArgAction, Args};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
+use crate::component;
 use crate::exit::{self, Exit};
 
 /// What upstream calls this executable.
@@ -60,23 +59,13 @@ fn configuration(options: &Options) -> anyhow::Result<scheduler::Config> {
     scheduler::Config::parse(&text).with_context(|| format!("cannot use {}", path.display()))
 }
 
-/// Upstream's form: the host's name and something unique.
-fn identity() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let unique = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
-    format!("{}_{}", host.trim(), unique.trim())
-}
-
 async fn serve(config: scheduler::Config, kubeconfig: &Path) -> anyhow::Result<()> {
-    let token = CancellationToken::new();
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let client = client::from_kubeconfig(kubeconfig).await?;
-    let stop = token.clone();
-    let work = async {
+    component::until_signal(|stop| async move {
         let Some(mut election) = config.leader_election.clone() else {
             return scheduler::run(config, client, stop).await.context("the scheduler failed");
         };
-        election.identity = identity();
+        election.identity = component::identity();
         let mut result = Ok(());
         let (for_scheduler, outcome) = (client.clone(), &mut result);
         let led = client::run_as_leader(client, election, stop, |leading| async move {
@@ -84,13 +73,6 @@ async fn serve(config: scheduler::Config, kubeconfig: &Path) -> anyhow::Result<(
         });
         led.await?;
         result.context("the scheduler failed")
-    };
-    let mut work = std::pin::pin!(work);
-    tokio::select! {
-        result = &mut work => return result,
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    token.cancel();
-    work.await
+    })
+    .await
 }

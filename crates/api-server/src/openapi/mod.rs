@@ -40,7 +40,7 @@ fn document(group: &str, api: &str, version: &str, known: bool) -> Result<Vec<u8
     if known {
         return Ok(Vec::new());
     }
-    let descriptions = Descriptions::of(group, api);
+    let descriptions = Descriptions::unpack();
     let describe = |info: &schema::TypeInfo, field: Option<&str>| descriptions.get(info, field);
     let options = Options {
         describe: &describe,

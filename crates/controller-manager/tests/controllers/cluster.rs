@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use api_server::{ApiServer, BootstrapConfig, ServerConfig, UserInfo, names};
 use client::Informers;
-use controller_manager::Config;
+use controller_manager::{Clients, Config};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -54,17 +54,21 @@ impl Cluster {
             front_proxy: None,
         };
         server.bootstrap(&bootstrap).await.expect("bootstrap objects are made");
-        let client_of = |name: &str| {
-            let user = UserInfo::new(name, &[names::MASTERS]);
-            client::from_service(server.client_service(user), "default")
-        };
-        let manager = client_of("system:kube-controller-manager");
+        let client_of = |user: UserInfo| client::from_service(server.client_service(user), "default");
+        let admin = client_of(UserInfo::new("admin", &[names::MASTERS]));
+        let manager = client_of(UserInfo::new("system:kube-controller-manager", &[]));
         let informers = Informers::new(manager.clone(), token.clone());
+        // With RBAC and no more rights than upstream's controllers have.
+        let for_accounts = server.clone();
+        let clients = Clients::per_controller(manager, move |account| {
+            let user = UserInfo::service_account("kube-system", account);
+            client::from_service(for_accounts.client_service(user), "default")
+        });
         let stop = token.clone();
         tasks.spawn(async move {
-            controller_manager::run(config, manager, informers, stop).await.expect("runs until stopped");
+            controller_manager::run(config, clients, informers, stop).await.expect("runs until stopped");
         });
-        Self { client: client_of("admin"), token, _tasks: tasks }
+        Self { client: admin, token, _tasks: tasks }
     }
 
     /// Starts to run every pod on node `n1`, which is made.

@@ -50,11 +50,6 @@ impl Components {
     }
 }
 
-fn user(name: &str, groups: &[&str]) -> UserInfo {
-    let groups = groups.iter().copied().chain(["system:authenticated"]).map(str::to_owned).collect();
-    UserInfo { name: name.to_owned(), groups, ..UserInfo::default() }
-}
-
 /// Starts everything that talks to the API server.
 pub(super) async fn start(
     site: &Arc<Site>,
@@ -67,9 +62,7 @@ pub(super) async fn start(
     let client_for = |user: UserInfo| client::from_service(server.client_service(user), "default");
     let mut tasks = JoinSet::new();
 
-    // Upstream gives each controller a service account of its own; here they share informers and one identity, which therefore
-    // needs the sum of their rights, the garbage collector's over every kind among them.
-    let manager = client_for(user("system:kube-controller-manager", &["system:masters"]));
+    let manager = client_for(UserInfo::new("system:kube-controller-manager", &[]));
     let config = controller_manager::Config {
         root_ca: Some(pki.ca_cert_pem.clone()),
         // Upstream's five seconds are for other API servers of the cluster to hear of it. Here is one; a second is ample for requests
@@ -78,12 +71,16 @@ pub(super) async fn start(
         ..controller_manager::Config::default()
     };
     let informers = Informers::new(manager.clone(), stop.clone());
-    let token = stop.clone();
+    let (for_accounts, token) = (server.clone(), stop.clone());
+    let clients = controller_manager::Clients::per_controller(manager, move |account| {
+        let service = for_accounts.client_service(UserInfo::service_account("kube-system", account));
+        client::from_service(service, "default")
+    });
     tasks.spawn(async move {
-        controller_manager::run(config, manager, informers, token).await.context("the controller manager failed")
+        controller_manager::run(config, clients, informers, token).await.context("the controller manager failed")
     });
 
-    let client = client_for(user("system:kube-scheduler", &[]));
+    let client = client_for(UserInfo::new("system:kube-scheduler", &[]));
     let token = stop.clone();
     tasks.spawn(async move { scheduler::run(scheduler::Config::default(), client, token).await.context("the scheduler failed") });
 
@@ -92,7 +89,7 @@ pub(super) async fn start(
     let runtime = open_runtime(site, network).await?;
 
     let config = kubelet_config(site, kubelet_tls)?;
-    let client = client_for(user(&format!("system:node:{}", site.node_name), &["system:nodes"]));
+    let client = client_for(UserInfo::node(&site.node_name));
     tasks.spawn(report_ready(client.clone(), site.node_name.clone(), started));
     let (for_kubelet, token) = (runtime.clone(), stop.clone());
     tasks.spawn(async move {
@@ -110,7 +107,7 @@ async fn start_network_services(
     client_for: &impl Fn(UserInfo) -> kube::Client,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let client = client_for(user("system:kube-proxy", &[]));
+    let client = client_for(UserInfo::new("system:kube-proxy", &[]));
     let informers = Informers::new(client, stop.clone());
     let (pod_network, prefix) = site.instance.pod_network();
     let config = kube_proxy::Config {
@@ -138,7 +135,7 @@ async fn start_network_services(
     let server = dns::DnsServer::bind(config).await.context("cannot start cluster DNS")?;
     let service =
         dns::ServiceConfig { cluster_ips: vec![site.dns_ip], endpoints: server.addresses(), node_name: site.node_name.clone() };
-    let client = client_for(user("system:kube-dns-publisher", &["system:masters"]));
+    let client = client_for(UserInfo::new("system:kube-dns-publisher", &["system:masters"]));
     tasks.spawn(publish_dns(client, service, stop.clone()));
     let token = stop.clone();
     tasks.spawn(async move { server.run(informers, token).await.context("cluster DNS failed") });

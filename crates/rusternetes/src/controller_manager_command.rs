@@ -1,0 +1,131 @@
+//! `rusternetes controller-manager`, or the executable under the name `kube-controller-manager`: the controllers alone, against any API
+//! server.
+//!
+//! Deliberately absent for now: the secure port with `/healthz` and `/metrics`. A flag of upstream's that has no effect here is refused.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{ArgAction, Args};
+use client::{Informers, LeaderElection};
+use controller_manager::{Clients, Config, RunError};
+
+use crate::component;
+use crate::exit::{self, Exit};
+
+/// What upstream calls this executable.
+pub(crate) const UPSTREAM_NAME: &str = "kube-controller-manager";
+
+/// Upstream's flags.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Path to the kubeconfig file.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: PathBuf,
+    /// The controllers to run: `*` all, `foo` enables, `-foo` disables.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "*", allow_hyphen_values = true)]
+    controllers: Vec<String>,
+    /// A ServiceAccount of its own for each controller, with only the rights that it needs.
+    #[arg(long, action = ArgAction::Set, default_value_t = false, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    use_service_account_credentials: bool,
+    /// The CA bundle that is published in every namespace; not published without it.
+    #[arg(long, value_name = "FILE")]
+    root_ca_file: Option<PathBuf>,
+    /// Gain leadership before working; for replicated controller managers.
+    #[arg(long, action = ArgAction::Set, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    leader_elect: bool,
+    /// The name of the Lease.
+    #[arg(long, value_name = "NAME", default_value = "kube-controller-manager")]
+    leader_elect_resource_name: String,
+    /// The namespace of the Lease.
+    #[arg(long, value_name = "NAMESPACE", default_value = "kube-system")]
+    leader_elect_resource_namespace: String,
+    /// Deployments that are worked on at the same time.
+    #[arg(long, value_name = "N")]
+    concurrent_deployment_syncs: Option<usize>,
+    /// ReplicaSets that are worked on at the same time.
+    #[arg(long, value_name = "N")]
+    concurrent_replicaset_syncs: Option<usize>,
+    /// Services whose EndpointSlices are worked on at the same time.
+    #[arg(long, value_name = "N")]
+    concurrent_service_endpoint_syncs: Option<usize>,
+    /// Namespaces that are emptied at the same time.
+    #[arg(long, value_name = "N")]
+    concurrent_namespace_syncs: Option<usize>,
+    /// Objects that the garbage collector works on at the same time.
+    #[arg(long, value_name = "N")]
+    concurrent_gc_syncs: Option<usize>,
+    /// How often node health is judged.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    node_monitor_period: Option<Duration>,
+    /// Silence after which a node is called Unknown.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    node_monitor_grace_period: Option<Duration>,
+    /// How many finished pods are kept; 0 keeps all.
+    #[arg(long, value_name = "N")]
+    terminated_pod_gc_threshold: Option<usize>,
+}
+
+/// Runs until SIGTERM or SIGINT, or until leadership is lost.
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    crate::server::init_logging();
+    let config = configuration(options)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(serve(config, &options.kubeconfig, options.use_service_account_credentials))
+}
+
+fn configuration(options: &Options) -> anyhow::Result<Config> {
+    let root_ca = match &options.root_ca_file {
+        Some(path) => Some(std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?),
+        None => None,
+    };
+    let election = LeaderElection {
+        namespace: options.leader_elect_resource_namespace.clone(),
+        ..LeaderElection::new(&options.leader_elect_resource_name, component::identity())
+    };
+    let mut config = Config {
+        controllers: options.controllers.clone(),
+        root_ca,
+        leader_election: options.leader_elect.then_some(election),
+        ..Config::default()
+    };
+    set(&mut config.concurrent_deployment_syncs, options.concurrent_deployment_syncs);
+    set(&mut config.concurrent_replicaset_syncs, options.concurrent_replicaset_syncs);
+    set(&mut config.concurrent_endpoint_syncs, options.concurrent_service_endpoint_syncs);
+    set(&mut config.concurrent_namespace_syncs, options.concurrent_namespace_syncs);
+    set(&mut config.concurrent_gc_syncs, options.concurrent_gc_syncs);
+    set(&mut config.node_monitor_period, options.node_monitor_period);
+    set(&mut config.node_monitor_grace_period, options.node_monitor_grace_period);
+    set(&mut config.terminated_pod_gc_threshold, options.terminated_pod_gc_threshold);
+    Ok(config)
+}
+
+fn set<T>(setting: &mut T, flag: Option<T>) {
+    if let Some(value) = flag {
+        *setting = value;
+    }
+}
+
+/// Go's notation for durations (`40s`, `1m30s`), as far as these flags need it.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration = text.parse().map_err(|error| format!("not a duration such as 40s: {error}"))?;
+    Duration::try_from(span).map_err(|_| "may not be negative".to_owned())
+}
+
+async fn serve(config: Config, kubeconfig: &Path, with_accounts: bool) -> anyhow::Result<()> {
+    let client = client::from_kubeconfig(kubeconfig).await?;
+    let clients = if with_accounts {
+        Clients::per_controller(client.clone(), client::service_accounts_from_kubeconfig(kubeconfig, "kube-system").await?)
+    } else {
+        Clients::same(client.clone())
+    };
+    component::until_signal(|stop| async move {
+        let informers = Informers::new(client, stop.clone());
+        match controller_manager::run(config, clients, informers, stop).await {
+            Err(error @ RunError::UnknownController(_)) => Err(Exit::new(exit::USAGE, error.to_string()).into()),
+            result => result.context("the controller manager failed"),
+        }
+    })
+    .await
+}
