@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Cluster {
     directory: tempfile::TempDir,
     port: u16,
+    flags: Vec<String>,
     server: Option<Server>,
     small_disk: bool,
 }
@@ -51,9 +52,17 @@ impl Cluster {
         cluster
     }
 
+    /// As [`Cluster::start`], with further flags, made from the cluster's scratch directory.
+    pub(crate) fn start_with(flags: impl FnOnce(&Path) -> Vec<String>) -> Self {
+        let mut cluster = Self::prepare();
+        cluster.flags = flags(cluster.scratch());
+        cluster.start_server();
+        cluster
+    }
+
     fn prepare() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        Self { directory, port: free_port(), server: None, small_disk: false }
+        Self { directory, port: free_port(), flags: Vec::new(), server: None, small_disk: false }
     }
 
     /// Starts the server (again) on the same data directory and waits until the node is Ready.
@@ -63,6 +72,7 @@ impl Cluster {
             .arg("--data-dir")
             .arg(self.data_dir())
             .args(["--secure-port", &self.port.to_string()])
+            .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
