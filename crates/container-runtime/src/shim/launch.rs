@@ -51,7 +51,11 @@ fn launch() -> Result<(), String> {
         ForkResult::Child => {
             drop(ready);
             let mut ready_writer = File::from(ready_writer);
-            let answer = become_daemon(&spec, &run_dir);
+            let answer = become_daemon(&spec, &run_dir).and_then(|pause| {
+                // Again, so that who connects sees our process id (SO_PEERCRED) and not that of the parent, which ends.
+                socket::listen_again(&listener).map_err(|error| format!("{}: {error}", socket_path.display()))?;
+                Ok(pause)
+            });
             let _ = ready_writer.write_all(answer.as_ref().map_or_else(String::as_bytes, |_| b"ok"));
             drop(ready_writer);
             let code = match answer {

@@ -31,6 +31,11 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
     UnixListener::bind(path)
 }
 
+/// Makes the calling process the one that those who connect see as the other end (unix(7), `SO_PEERCRED`).
+pub(crate) fn listen_again(listener: &UnixListener) -> io::Result<()> {
+    Ok(nix::sys::socket::listen(listener, nix::sys::socket::Backlog::MAXALLOWABLE)?)
+}
+
 /// Sends `bytes` with `descriptors` attached to the first of them.
 pub(crate) fn send(stream: &UnixStream, bytes: &[u8], descriptors: &[RawFd]) -> io::Result<()> {
     let mut sent = 0;
