@@ -25,6 +25,10 @@ pub struct Config {
     /// How long a deleted namespace is left alone, so that every API server of the cluster refuses new content in it
     /// before the old is deleted. A single server needs no delay.
     pub namespace_deletion_grace_period: Duration,
+    /// `--concurrent-resource-quota-syncs`.
+    pub concurrent_resource_quota_syncs: usize,
+    /// `--resource-quota-sync-period`: how often usage is counted anew without a reason.
+    pub resource_quota_sync_period: Duration,
     /// `--concurrent-gc-syncs`.
     pub concurrent_gc_syncs: usize,
     /// `--node-monitor-period`: how often node health is judged.
@@ -48,6 +52,8 @@ impl Default for Config {
             concurrent_endpoint_syncs: 5,
             concurrent_namespace_syncs: 5,
             namespace_deletion_grace_period: Duration::from_secs(5),
+            concurrent_resource_quota_syncs: 5,
+            resource_quota_sync_period: Duration::from_secs(5 * 60),
             concurrent_gc_syncs: 5,
             node_monitor_period: Duration::from_secs(5),
             node_monitor_grace_period: Duration::from_secs(50),

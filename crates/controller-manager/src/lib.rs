@@ -29,6 +29,7 @@ mod pod_state;
 mod pod_template;
 mod registry;
 mod replicaset;
+mod resource_quota;
 mod root_ca_publisher;
 mod run;
 mod service_pods;

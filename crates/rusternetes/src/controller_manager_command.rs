@@ -53,6 +53,12 @@ pub(crate) struct Options {
     /// Namespaces that are emptied at the same time.
     #[arg(long, value_name = "N")]
     concurrent_namespace_syncs: Option<usize>,
+    /// ResourceQuotas that are worked on at the same time.
+    #[arg(long, value_name = "N")]
+    concurrent_resource_quota_syncs: Option<usize>,
+    /// How often the usage of quotas is counted anew without a reason.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    resource_quota_sync_period: Option<Duration>,
     /// Objects that the garbage collector works on at the same time.
     #[arg(long, value_name = "N")]
     concurrent_gc_syncs: Option<usize>,
@@ -94,6 +100,8 @@ fn configuration(options: &Options) -> anyhow::Result<Config> {
     set(&mut config.concurrent_replicaset_syncs, options.concurrent_replicaset_syncs);
     set(&mut config.concurrent_endpoint_syncs, options.concurrent_service_endpoint_syncs);
     set(&mut config.concurrent_namespace_syncs, options.concurrent_namespace_syncs);
+    set(&mut config.concurrent_resource_quota_syncs, options.concurrent_resource_quota_syncs);
+    set(&mut config.resource_quota_sync_period, options.resource_quota_sync_period);
     set(&mut config.concurrent_gc_syncs, options.concurrent_gc_syncs);
     set(&mut config.node_monitor_period, options.node_monitor_period);
     set(&mut config.node_monitor_grace_period, options.node_monitor_grace_period);

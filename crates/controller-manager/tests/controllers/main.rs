@@ -4,5 +4,6 @@ mod cluster;
 mod collection;
 mod namespaces;
 mod nodes;
+mod quotas;
 mod remote;
 mod workloads;

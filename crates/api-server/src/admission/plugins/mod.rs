@@ -2,7 +2,7 @@
 //!
 //! Absent of those that upstream enables: PodSecurity, StorageObjectInUseProtection (its finalizers would keep claims for ever while
 //! there is no controller that takes them off), PersistentVolumeClaimResize, CertificateApproval, CertificateSigning,
-//! CertificateSubjectRestriction, ClusterTrustBundleAttest, PodTopologyLabels, ResourceQuota, webhooks and policies.
+//! CertificateSubjectRestriction, ClusterTrustBundleAttest, PodTopologyLabels, webhooks and policies.
 
 mod default_class;
 mod default_toleration_seconds;
@@ -11,6 +11,7 @@ mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
 mod rbac_escalation;
+mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod taint_nodes;
@@ -37,8 +38,10 @@ pub(crate) fn ordered(loopback: &Loopback) -> Vec<Arc<dyn AdmissionPlugin>> {
         Arc::new(default_class::DefaultClass::storage(objects.clone())),
         Arc::new(runtime_class::RuntimeClassPlugin::new(objects.clone())),
         Arc::new(default_class::DefaultClass::ingress(objects)),
-        // Mutating policies and webhooks go here, then validating policies and webhooks, then ResourceQuota.
+        // Mutating policies and webhooks go here, then validating policies and webhooks.
         Arc::new(rbac_escalation::RbacEscalation::new(loopback.clone())),
+        // Charges what all others let pass.
+        Arc::new(resource_quota::ResourceQuota::new(Arc::new(loopback.clone()))),
     ]
 }
 
