@@ -24,6 +24,8 @@ mod label_match;
 mod namespace;
 mod node_lifecycle;
 mod ownership;
+mod persistent_volume;
+mod pod_claims;
 mod pod_gc;
 mod pod_state;
 mod pod_template;
@@ -34,6 +36,7 @@ mod root_ca_publisher;
 mod run;
 mod service_pods;
 mod serviceaccount;
+mod storage_protection;
 mod taint_eviction;
 mod ttl_after_finished;
 

@@ -21,6 +21,13 @@ pub(crate) const REGISTRY: &[Entry] = &[
     Entry { name: "replicationcontroller-controller", start: |c| Box::pin(crate::replicaset::run_replication_controllers(c)) },
     Entry { name: "endpointslice-controller", start: |c| Box::pin(crate::endpointslice::run(c)) },
     Entry { name: "endpoints-controller", start: |c| Box::pin(crate::endpoints::run(c)) },
+    Entry { name: "persistentvolume-binder-controller", start: |c| Box::pin(crate::persistent_volume::run(c)) },
+    Entry { name: "persistentvolumeclaim-protection-controller", start: |c| Box::pin(crate::storage_protection::run_claims(c)) },
+    Entry { name: "persistentvolume-protection-controller", start: |c| Box::pin(crate::storage_protection::run_volumes(c)) },
+    Entry {
+        name: "volumeattributesclass-protection-controller",
+        start: |c| Box::pin(crate::storage_protection::run_attributes_classes(c)),
+    },
     Entry { name: "resourcequota-controller", start: |c| Box::pin(crate::resource_quota::run(c)) },
     Entry { name: "namespace-controller", start: |c| Box::pin(crate::namespace::run(c)) },
     Entry { name: "garbage-collector-controller", start: |c| Box::pin(crate::garbage_collector::run(c)) },

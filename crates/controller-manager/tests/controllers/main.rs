@@ -6,4 +6,5 @@ mod namespaces;
 mod nodes;
 mod quotas;
 mod remote;
+mod storage;
 mod workloads;

@@ -1,9 +1,9 @@
 //! The built-in admission plugins: one module each, and one line in [`ordered`], in upstream's order (`AllOrderedPlugins`).
 //!
-//! Absent of those that upstream enables: PodSecurity, StorageObjectInUseProtection (its finalizers would keep claims for ever while
-//! there is no controller that takes them off), PersistentVolumeClaimResize, CertificateApproval, CertificateSigning,
-//! CertificateSubjectRestriction, ClusterTrustBundleAttest, PodTopologyLabels, webhooks and policies.
+//! Absent of those that upstream enables: PodSecurity, CertificateApproval, CertificateSigning, CertificateSubjectRestriction,
+//! ClusterTrustBundleAttest, PodTopologyLabels, webhooks and policies.
 
+mod claim_resize;
 mod default_class;
 mod default_toleration_seconds;
 mod limit_ranger;
@@ -14,6 +14,7 @@ mod rbac_escalation;
 mod resource_quota;
 mod runtime_class;
 mod service_account;
+mod storage_protection;
 mod taint_nodes;
 
 use std::sync::Arc;
@@ -36,6 +37,8 @@ pub(crate) fn ordered(loopback: &Loopback) -> Vec<Arc<dyn AdmissionPlugin>> {
         Arc::new(priority::Priority::new(objects.clone())),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
         Arc::new(default_class::DefaultClass::storage(objects.clone())),
+        Arc::new(storage_protection::StorageObjectInUseProtection),
+        Arc::new(claim_resize::PersistentVolumeClaimResize::new(objects.clone())),
         Arc::new(runtime_class::RuntimeClassPlugin::new(objects.clone())),
         Arc::new(default_class::DefaultClass::ingress(objects)),
         // Mutating policies and webhooks go here, then validating policies and webhooks.
