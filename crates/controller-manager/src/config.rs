@@ -20,6 +20,10 @@ pub struct Config {
     pub concurrent_replicaset_syncs: usize,
     /// `--concurrent-service-endpoint-syncs` and `--concurrent-endpoint-syncs`.
     pub concurrent_endpoint_syncs: usize,
+    /// `--mirroring-concurrent-service-endpoint-syncs`.
+    pub mirroring_concurrent_service_endpoint_syncs: usize,
+    /// `--mirroring-max-endpoints-per-subset`: further addresses of Endpoints are not mirrored.
+    pub mirroring_max_endpoints_per_subset: usize,
     /// `--concurrent-namespace-syncs`.
     pub concurrent_namespace_syncs: usize,
     /// How long a deleted namespace is left alone, so that every API server of the cluster refuses new content in it
@@ -50,6 +54,8 @@ impl Default for Config {
             concurrent_deployment_syncs: 5,
             concurrent_replicaset_syncs: 5,
             concurrent_endpoint_syncs: 5,
+            mirroring_concurrent_service_endpoint_syncs: 5,
+            mirroring_max_endpoints_per_subset: 1000,
             concurrent_namespace_syncs: 5,
             namespace_deletion_grace_period: Duration::from_secs(5),
             concurrent_resource_quota_syncs: 5,

@@ -17,6 +17,7 @@ mod deployment;
 mod discovery;
 mod endpoints;
 mod endpointslice;
+mod endpointslice_mirroring;
 mod expectations;
 mod garbage_collector;
 mod identity;

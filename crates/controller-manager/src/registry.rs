@@ -20,6 +20,7 @@ pub(crate) const REGISTRY: &[Entry] = &[
     Entry { name: "replicaset-controller", start: |c| Box::pin(crate::replicaset::run(c)) },
     Entry { name: "replicationcontroller-controller", start: |c| Box::pin(crate::replicaset::run_replication_controllers(c)) },
     Entry { name: "endpointslice-controller", start: |c| Box::pin(crate::endpointslice::run(c)) },
+    Entry { name: "endpointslice-mirroring-controller", start: |c| Box::pin(crate::endpointslice_mirroring::run(c)) },
     Entry { name: "endpoints-controller", start: |c| Box::pin(crate::endpoints::run(c)) },
     Entry { name: "persistentvolume-binder-controller", start: |c| Box::pin(crate::persistent_volume::run(c)) },
     Entry { name: "persistentvolumeclaim-protection-controller", start: |c| Box::pin(crate::storage_protection::run_claims(c)) },

@@ -50,6 +50,12 @@ pub(crate) struct Options {
     /// Services whose EndpointSlices are worked on at the same time.
     #[arg(long, value_name = "N")]
     concurrent_service_endpoint_syncs: Option<usize>,
+    /// Services whose Endpoints are mirrored at the same time.
+    #[arg(long, value_name = "N")]
+    mirroring_concurrent_service_endpoint_syncs: Option<usize>,
+    /// How many addresses of a subset of Endpoints are mirrored.
+    #[arg(long, value_name = "N")]
+    mirroring_max_endpoints_per_subset: Option<usize>,
     /// Namespaces that are emptied at the same time.
     #[arg(long, value_name = "N")]
     concurrent_namespace_syncs: Option<usize>,
@@ -99,6 +105,8 @@ fn configuration(options: &Options) -> anyhow::Result<Config> {
     set(&mut config.concurrent_deployment_syncs, options.concurrent_deployment_syncs);
     set(&mut config.concurrent_replicaset_syncs, options.concurrent_replicaset_syncs);
     set(&mut config.concurrent_endpoint_syncs, options.concurrent_service_endpoint_syncs);
+    set(&mut config.mirroring_concurrent_service_endpoint_syncs, options.mirroring_concurrent_service_endpoint_syncs);
+    set(&mut config.mirroring_max_endpoints_per_subset, options.mirroring_max_endpoints_per_subset);
     set(&mut config.concurrent_namespace_syncs, options.concurrent_namespace_syncs);
     set(&mut config.concurrent_resource_quota_syncs, options.concurrent_resource_quota_syncs);
     set(&mut config.resource_quota_sync_period, options.resource_quota_sync_period);

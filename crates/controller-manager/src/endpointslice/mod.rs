@@ -16,8 +16,9 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, ResourceExt};
 
-use self::plan::{MANAGED_BY, Plan, SERVICE_NAME, plan};
-use self::tracker::Tracker;
+pub(crate) use self::plan::{Identity, MANAGED_BY, PortKey, SERVICE_NAME, identity, port_key, same_beyond_identity};
+use self::plan::{Plan, plan};
+pub(crate) use self::tracker::Tracker;
 use crate::api_errors::{self, ignore_not_found, is_namespace_terminating};
 use crate::context::{Context, wait_synced};
 use crate::service_pods::{managed_spec, selected_pods, watch};

@@ -19,8 +19,8 @@ use crate::pod_state::{is_ready, node_name};
 use crate::pod_template::NAME_LEN_MAX;
 use crate::service_pods::{addresses, hostname, is_endpoint, is_headless, target_port};
 
-pub(super) const MANAGED_BY: (&str, &str) = ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io");
-pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const MANAGED_BY: (&str, &str) = ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io");
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Upstream's `--max-endpoints-per-slice`.
 const ENDPOINTS_MAX: usize = 100;
@@ -81,9 +81,9 @@ fn address_types(spec: &ServiceSpec) -> BTreeSet<&'static str> {
 }
 
 /// What makes an endpoint the same one although its conditions changed.
-type Identity = (Vec<String>, Option<String>, Option<String>, Option<String>);
+pub(crate) type Identity = (Vec<String>, Option<String>, Option<String>, Option<String>);
 
-fn identity(endpoint: &Endpoint) -> Identity {
+pub(crate) fn identity(endpoint: &Endpoint) -> Identity {
     let mut addresses = endpoint.addresses.clone();
     addresses.sort();
     let target = endpoint.target_ref.as_ref();
@@ -96,9 +96,9 @@ fn identity(endpoint: &Endpoint) -> Identity {
 }
 
 /// A set of ports as a key, whatever their order.
-type PortKey = BTreeSet<(Option<String>, Option<i32>, Option<String>, Option<String>)>;
+pub(crate) type PortKey = BTreeSet<(Option<String>, Option<i32>, Option<String>, Option<String>)>;
 
-fn port_key(ports: &[EndpointPort]) -> PortKey {
+pub(crate) fn port_key(ports: &[EndpointPort]) -> PortKey {
     ports
         .iter()
         .map(|port| {
@@ -195,7 +195,7 @@ fn hints(spec: &ServiceSpec, ready: bool, zone: Option<&str>, node: Option<&str>
     (for_zones.is_some() || for_nodes.is_some()).then_some(EndpointHints { for_nodes, for_zones })
 }
 
-fn same_beyond_identity(a: &Endpoint, b: &Endpoint) -> bool {
+pub(crate) fn same_beyond_identity(a: &Endpoint, b: &Endpoint) -> bool {
     let target = |endpoint: &Endpoint| {
         let target = endpoint.target_ref.as_ref();
         target.map(|target| (target.kind.clone(), target.uid.clone()))

@@ -22,17 +22,17 @@ enum Expected {
 type Slices = HashMap<String, (Expected, Instant)>;
 
 #[derive(Default)]
-pub(super) struct Tracker {
+pub(crate) struct Tracker {
     written: Mutex<HashMap<NamespacedName, Slices>>,
 }
 
 impl Tracker {
-    pub(super) fn wrote(&self, service: &NamespacedName, slice: &EndpointSlice) {
+    pub(crate) fn wrote(&self, service: &NamespacedName, slice: &EndpointSlice) {
         let version = slice.resource_version().unwrap_or_default();
         self.note(service, slice.name_any(), Expected::Version(version));
     }
 
-    pub(super) fn deleted(&self, service: &NamespacedName, name: String) {
+    pub(crate) fn deleted(&self, service: &NamespacedName, name: String) {
         self.note(service, name, Expected::Gone);
     }
 
@@ -42,12 +42,12 @@ impl Tracker {
         slices.insert(name, (expected, Instant::now()));
     }
 
-    pub(super) fn forget(&self, service: &NamespacedName) {
+    pub(crate) fn forget(&self, service: &NamespacedName) {
         self.written.lock().remove(service);
     }
 
     /// Whether the cache shows everything that was written for this service.
-    pub(super) fn caught_up(&self, service: &NamespacedName, cache: &Store<EndpointSlice>) -> bool {
+    pub(crate) fn caught_up(&self, service: &NamespacedName, cache: &Store<EndpointSlice>) -> bool {
         let mut written = self.written.lock();
         let Some(slices) = written.get_mut(service) else { return true };
         slices.retain(|name, (expected, since)| {

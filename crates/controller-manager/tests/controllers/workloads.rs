@@ -172,3 +172,23 @@ async fn pods_become_endpoints_of_their_service() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_without_a_selector_are_mirrored() {
+    let cluster = Cluster::start(config()).await;
+    let slices: Api<EndpointSlice> = cluster.api("default");
+    let selected = ListParams::default().labels("kubernetes.io/service-name=outside");
+    cluster.create::<Service>("default", json!({"metadata": {"name": "outside"}, "spec": {"ports": [{"port": 80}]}})).await;
+    let subsets = json!([{"addresses": [{"ip": "203.0.113.7"}], "ports": [{"port": 8080}]}]);
+    cluster.create::<Endpoints>("default", json!({"metadata": {"name": "outside"}, "subsets": subsets})).await;
+    let slice = eventually("the slice", || async {
+        let found = slices.list(&selected).await.expect("is listed").items;
+        found.into_iter().find(|slice| slice.endpoints.iter().any(|endpoint| endpoint.addresses == ["203.0.113.7"]))
+    })
+    .await;
+    let manager = slice.labels().get("endpointslice.kubernetes.io/managed-by").map(String::as_str);
+    assert_eq!(manager, Some("endpointslicemirroring-controller.k8s.io"));
+    let endpoints: Api<Endpoints> = cluster.api("default");
+    endpoints.delete("outside", &DeleteParams::default()).await.expect("are deleted");
+    until_gone(&slices, &slice.name_any()).await;
+}
