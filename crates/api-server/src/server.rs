@@ -8,7 +8,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::access::Credentials;
 use crate::admission::{AdmissionChain, AdmissionPlugin};
-use crate::connect::{Connector, Connectors, KubeletAccess};
+use crate::connect::{Backends, Connector, Connectors, KubeletAccess, Proxy, ProxyKind};
 use crate::filters::InFlightMax;
 use crate::frontend::Frontend;
 use crate::http::Body;
@@ -78,12 +78,13 @@ impl ApiServerBuilder {
         self
     }
 
-    /// Sets how kubelets are reached, for logs, exec, attach and port-forward. Without it these answer "not implemented".
+    /// Sets how kubelets are reached, for logs, exec, attach, port-forward and `nodes/proxy`. Without it these answer "not implemented".
     #[must_use]
     pub fn kubelets(mut self, access: &KubeletAccess) -> ApiServerBuilder {
         for (subresource, connector) in access.connectors() {
             self.connectors.add("", "pods", subresource, connector);
         }
+        self.connectors.add("", "nodes", "proxy", Arc::new(Proxy::of_nodes(access.clone())));
         self
     }
 
@@ -109,7 +110,11 @@ impl ApiServerBuilder {
     }
 
     /// Builds the server. No I/O happens until the first request.
-    pub fn build(self) -> Arc<ApiServer> {
+    pub fn build(mut self) -> Arc<ApiServer> {
+        let backends = Backends::new(self.stopped.clone());
+        for (resource, kind) in [("pods", ProxyKind::Pod), ("services", ProxyKind::Service)] {
+            self.connectors.add("", resource, "proxy", Arc::new(Proxy::new(kind, backends.clone())));
+        }
         let disabled = self.disabled_admission;
         let builtin = |server| {
             let mut plugins = crate::admission::plugins::ordered(&Loopback::new(server));
@@ -127,6 +132,7 @@ impl ApiServerBuilder {
             config: self.config,
             store: self.store,
             connectors: self.connectors,
+            backends,
             _stop_on_drop: self.stopped.drop_guard(),
         })
     }
@@ -138,6 +144,7 @@ pub struct ApiServer {
     store: Arc<dyn Store>,
     engine: Engine,
     connectors: Connectors,
+    backends: Backends,
     frontend: Frontend,
     /// The feed of the caches ends with the server.
     _stop_on_drop: DropGuard,
@@ -185,6 +192,11 @@ impl ApiServer {
     /// What answers subresources that are not parts of their object.
     pub(crate) fn connectors(&self) -> &Connectors {
         &self.connectors
+    }
+
+    /// Upgraded connections and those to backends.
+    pub(crate) fn backends(&self) -> &Backends {
+        &self.backends
     }
 
     /// Answers one request. A request whose extensions hold a [`UserInfo`](crate::UserInfo) was authenticated by whoever called.

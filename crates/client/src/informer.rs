@@ -13,8 +13,9 @@ use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::NamespaceResourceScope;
 use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, InitialListStrategy};
@@ -24,6 +25,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::lenient::Lenient;
 use crate::{NamespacedName, Store};
 
 /// An object of any kind of which only the metadata is fetched and kept.
@@ -77,16 +79,48 @@ impl<K> Clone for Informer<K> {
 
 impl<K> Informer<K>
 where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    /// Starts watching; the returned future is the informer's task, to be spawned by the caller, and ends with the token.
+    /// Starts watching a whole resource; the returned future is the informer's task, to be spawned by the caller, and ends with the token.
     pub fn start(
-        api: Api<K>,
+        client: kube::Client,
         config: watcher::Config,
         token: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let stream_api = api.clone();
-        Self::from_streams(move |config| watcher::watcher(stream_api.clone(), config).boxed(), config, token)
+        Self::from_api(Api::all(client), config, token)
+    }
+
+    /// As [`Informer::start`], for one namespace.
+    pub fn start_in(
+        client: kube::Client,
+        namespace: &str,
+        config: watcher::Config,
+        token: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static)
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+    {
+        Self::from_api(Api::namespaced(client, namespace), config, token)
+    }
+
+    fn from_api(
+        api: Api<Lenient<K>>,
+        config: watcher::Config,
+        token: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let open = move |config| watcher::watcher(api.clone(), config).map_ok(strict).boxed();
+        Self::from_streams(open, config, token)
+    }
+}
+
+/// The event about the object itself.
+fn strict<K>(event: Event<Lenient<K>>) -> Event<K> {
+    match event {
+        Event::Apply(object) => Event::Apply(object.0),
+        Event::Delete(object) => Event::Delete(object.0),
+        Event::Init => Event::Init,
+        Event::InitApply(object) => Event::InitApply(object.0),
+        Event::InitDone => Event::InitDone,
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use kube::Resource;
 use kube::runtime::watcher;
-use kube::{Api, Resource};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -77,8 +77,7 @@ impl Informers {
         if !key.1.labels.is_empty() {
             config = config.labels(&key.1.labels);
         }
-        let api = Api::<K>::all(self.inner.client.clone());
-        let (informer, task) = Informer::start(api, config, self.inner.token.child_token());
+        let (informer, task) = Informer::start(self.inner.client.clone(), config, self.inner.token.child_token());
         self.inner.tasks.spawn(task);
         running.insert(key, Box::new(informer.clone()));
         informer

@@ -18,6 +18,7 @@ mod informers;
 mod key;
 mod kubeconfig;
 mod leader;
+mod lenient;
 mod rate_limit;
 mod service_account;
 mod store;

@@ -7,7 +7,6 @@ use std::time::Duration;
 use client::{Change, EventRecorder, Informer};
 use cri::{Images, Runtime};
 use k8s_openapi::api::core::v1::{Node, Service};
-use kube::Api;
 use kube::runtime::watcher;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -95,7 +94,7 @@ async fn assemble(
     let version = runtime.version(cri::v1::VersionRequest { version: "v1".to_owned() }).await.map_err(Error::Runtime)?;
     let (recorder, writer) = EventRecorder::new(client.clone(), "kubelet", Some(config.node_name.clone()), token.clone());
     tasks.spawn(writer);
-    let (services, task) = Informer::<Service>::start(Api::all(client.clone()), watcher::Config::default(), token.clone());
+    let (services, task) = Informer::<Service>::start(client.clone(), watcher::Config::default(), token.clone());
     tasks.spawn(task);
     Ok(Arc::new(Core {
         machine: Machine::read(&config.root_dir),
@@ -137,7 +136,7 @@ fn start_node(core: &Arc<Core>) {
             }
         }
         let config = watcher::Config::default().fields(&format!("metadata.name={}", core.config.node_name));
-        let (informer, task) = Informer::<Node>::start(Api::all(core.client.clone()), config, core.token.clone());
+        let (informer, task) = Informer::<Node>::start(core.client.clone(), config, core.token.clone());
         let weak = Arc::downgrade(&core);
         informer.add_handler(move |change| {
             let Some(core) = weak.upgrade() else { return };

@@ -114,14 +114,13 @@ impl ObjectCache {
         let watch = match kind {
             Kind::ConfigMap => {
                 let (informer, task) =
-                    Informer::<ConfigMap>::start(Api::namespaced(core.client.clone(), pod.namespace()), config, stop.clone());
+                    Informer::<ConfigMap>::start_in(core.client.clone(), pod.namespace(), config, stop.clone());
                 core.tasks.spawn(task);
                 informer.add_handler(poker(core, key.clone()));
                 Watch::ConfigMap(informer)
             }
             Kind::Secret => {
-                let (informer, task) =
-                    Informer::<Secret>::start(Api::namespaced(core.client.clone(), pod.namespace()), config, stop.clone());
+                let (informer, task) = Informer::<Secret>::start_in(core.client.clone(), pod.namespace(), config, stop.clone());
                 core.tasks.spawn(task);
                 informer.add_handler(poker(core, key.clone()));
                 Watch::Secret(informer)

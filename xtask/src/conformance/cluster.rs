@@ -141,7 +141,8 @@ fn make_network(namespace: &str) -> anyhow::Result<()> {
     process::run(Command::new("ip").args(["netns", "add", namespace])).context("cannot make a network namespace")?;
     let mut steps: Vec<Vec<&str>> = vec![
         vec!["link", "set", "lo", "up"],
-        vec!["link", "add", "eth0", "type", "dummy"],
+        vec!["link", "add", "eth0", "type", "veth", "peer", "name", "wire"],
+        vec!["link", "set", "wire", "up"],
         vec!["addr", "add", &address, "dev", "eth0"],
         vec!["link", "set", "eth0", "up"],
         vec!["route", "add", "default", "dev", "eth0"],

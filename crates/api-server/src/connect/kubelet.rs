@@ -4,32 +4,27 @@
 //! pod's kubelet over TLS and the answer back: logs as they come, upgraded connections as bytes in both directions. Whether these
 //! bytes are WebSocket or SPDY is between the client and the container runtime.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use ::http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use apimachinery::{GroupResource, Status};
 use async_trait::async_trait;
 use http_body_util::Empty;
 use hyper::body::{Bytes, Incoming};
-use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio::net::TcpStream;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::Connector;
+use super::backend::Backends;
 use crate::http::{Body, RequestContext};
 use crate::objects;
 use crate::pki::KeyCert;
 use crate::server::ApiServer;
 
-/// How long a kubelet may take to accept a connection.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// The port of a kubelet that does not say another.
 const KUBELET_PORT: u16 = 10250;
 
@@ -47,9 +42,8 @@ pub enum KubeletAccessError {
 /// The API server's identity at kubelets, and the upgraded connections that it carries. Cloning shares both.
 #[derive(Clone)]
 pub struct KubeletAccess {
-    tls: TlsConnector,
-    carried: TaskTracker,
-    stop: CancellationToken,
+    pub(super) tls: TlsConnector,
+    pub(super) backends: Backends,
 }
 
 impl KubeletAccess {
@@ -66,7 +60,7 @@ impl KubeletAccess {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)?;
-        Ok(Self { tls: TlsConnector::from(Arc::new(config)), carried: TaskTracker::new(), stop })
+        Ok(Self { tls: TlsConnector::from(Arc::new(config)), backends: Backends::new(stop) })
     }
 
     /// The connector of each subresource of pods that goes through the kubelet.
@@ -82,32 +76,13 @@ impl KubeletAccess {
 
     /// Sends a request to a node's kubelet on a connection of its own.
     async fn send(&self, node: &Node, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, Status> {
-        let (address, port) = kubelet_of(node)?;
-        let unreachable = |error: std::io::Error| Status::internal_error(format!("error dialing backend: {error}"));
-        let dial = async {
-            let stream = TcpStream::connect((address, port)).await?;
-            stream.set_nodelay(true)?;
-            self.tls.connect(ServerName::IpAddress(address.into()), stream).await
-        };
-        let timed_out = |_| std::io::Error::new(std::io::ErrorKind::TimedOut, format!("dial tcp {address}:{port}: i/o timeout"));
-        let stream =
-            tokio::time::timeout(CONNECT_MAX, dial).await.map_err(timed_out).and_then(|dialed| dialed).map_err(unreachable)?;
-        let failed = |error: hyper::Error| Status::internal_error(format!("error dialing backend: {error}"));
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-        let stop = self.stop.clone();
-        self.carried.spawn(async move {
-            tokio::select! {
-                // How it ends is seen by whoever reads the answer.
-                _ = connection.with_upgrades() => {}
-                () = stop.cancelled() => {}
-            }
-        });
-        sender.send_request(request).await.map_err(failed)
+        let sent = self.backends.send(kubelet_of(node)?, Some(&self.tls), request).await;
+        sent.map_err(|error| Status::internal_error(format!("error dialing backend: {error}")))
     }
 }
 
 /// Where a node's kubelet listens.
-fn kubelet_of(node: &Node) -> Result<(IpAddr, u16), Status> {
+pub(super) fn kubelet_of(node: &Node) -> Result<SocketAddr, Status> {
     let status = node.status.clone().unwrap_or_default();
     let addresses = status.addresses.unwrap_or_default();
     // Upstream's order of preference, names aside: a static program has no resolver of the host's.
@@ -115,10 +90,11 @@ fn kubelet_of(node: &Node) -> Result<(IpAddr, u16), Status> {
     let address = preferred
         .iter()
         .find_map(|kind| addresses.iter().find(|address| address.type_ == *kind))
-        .and_then(|address| address.address.parse().ok())
+        .and_then(|address| address.address.parse::<IpAddr>().ok())
         .ok_or_else(|| Status::internal_error("no preferred addresses found; known addresses: []"))?;
     let port = status.daemon_endpoints.and_then(|endpoints| endpoints.kubelet_endpoint).map(|endpoint| endpoint.port);
-    Ok((address, port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0).unwrap_or(KUBELET_PORT)))
+    let port = port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0).unwrap_or(KUBELET_PORT);
+    Ok(SocketAddr::new(address, port))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -215,22 +191,7 @@ impl PodConnector {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         response.headers_mut().extend(answer.headers().clone());
-        let (client, kubelet) = (hyper::upgrade::on(&mut from_client), hyper::upgrade::on(&mut answer));
-        let stop = self.access.stop.clone();
-        self.access.carried.spawn(async move {
-            let join = async {
-                let (client, kubelet) = tokio::try_join!(client, kubelet).map_err(std::io::Error::other)?;
-                tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(kubelet)).await
-            };
-            tokio::select! {
-                joined = join => {
-                    if let Err(error) = joined {
-                        tracing::debug!(%error, "an upgraded connection ended");
-                    }
-                }
-                () = stop.cancelled() => {}
-            }
-        });
+        self.access.backends.join(hyper::upgrade::on(&mut from_client), hyper::upgrade::on(&mut answer));
         Ok(response)
     }
 }
@@ -263,9 +224,7 @@ fn container_of(pod: &Pod, wanted: &str) -> Result<String, Status> {
 
 /// A request without a body; of the client's headers only those of an upgrade go along.
 fn request(method: Method, node: &Node, path: &str, from_client: &HeaderMap) -> Result<Request<Empty<Bytes>>, Status> {
-    let (address, port) = kubelet_of(node)?;
-    let mut builder =
-        Request::builder().method(method).uri(path).header(header::HOST, std::net::SocketAddr::new(address, port).to_string());
+    let mut builder = Request::builder().method(method).uri(path).header(header::HOST, kubelet_of(node)?.to_string());
     let passed =
         |name: &str| matches!(name, "connection" | "upgrade" | "x-stream-protocol-version") || name.starts_with("sec-websocket-");
     for (name, value) in from_client.iter().filter(|(name, _)| passed(name.as_str())) {
@@ -355,8 +314,8 @@ mod tests {
             serde_json::from_value(json!({"status": {"addresses": addresses, "daemonEndpoints": endpoints}})).unwrap()
         };
         let addresses = json!([{"type": "Hostname", "address": "n"}, {"type": "InternalIP", "address": "10.0.0.1"}]);
-        assert_eq!(kubelet_of(&node(addresses.clone(), 9)).unwrap(), ("10.0.0.1".parse().unwrap(), 9));
-        assert_eq!(kubelet_of(&node(addresses, 0)).unwrap().1, KUBELET_PORT);
+        assert_eq!(kubelet_of(&node(addresses.clone(), 9)).unwrap(), "10.0.0.1:9".parse().unwrap());
+        assert_eq!(kubelet_of(&node(addresses, 0)).unwrap().port(), KUBELET_PORT);
         assert!(kubelet_of(&node(json!([]), 9)).is_err());
     }
 }

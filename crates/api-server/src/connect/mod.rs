@@ -3,7 +3,11 @@
 //! A connector gets the request as it came, after authentication, authorization and the lookup in the table, and answers it; it may
 //! upgrade the connection. It goes through admission (CONNECT) here, so that no connector can forget it.
 
+mod backend;
 mod kubelet;
+mod proxy;
+mod rewrite;
+mod target;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +19,9 @@ use async_trait::async_trait;
 use crate::http::{Body, RequestContext};
 use crate::server::ApiServer;
 
+pub(crate) use backend::Backends;
 pub use kubelet::{KubeletAccess, KubeletAccessError};
+pub(crate) use proxy::{Kind as ProxyKind, Proxy};
 
 /// Answers a subresource.
 #[async_trait]

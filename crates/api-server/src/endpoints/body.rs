@@ -1,6 +1,6 @@
 //! Reading request bodies.
 
-use apimachinery::{GroupVersionKind, Status, Value};
+use apimachinery::{GroupVersionKind, Status, Value, decode};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, Limited};
@@ -68,6 +68,9 @@ pub(crate) fn decode(
     }
     object.set_gvk(kind);
     complaints.extend(codecs::conform(&mut object, kind).map_err(|error| codecs::unfit(kind, error))?);
+    if encoding == Encoding::Json {
+        decode::in_document_order(bytes, &mut complaints);
+    }
     codecs::judge(complaints, mode, context).map_err(|why| codecs::unfit(kind, why))?;
     Ok(object)
 }

@@ -18,6 +18,7 @@ mod read;
 mod respond;
 mod scale;
 mod watch;
+mod websocket;
 
 use std::sync::Arc;
 
@@ -33,18 +34,22 @@ use crate::review;
 use crate::server::ApiServer;
 
 /// Finds the endpoint of a request and lets it answer.
-pub(crate) async fn dispatch(server: &Arc<ApiServer>, context: RequestContext, request: Request<Body>) -> Response<Body> {
+pub(crate) async fn dispatch(server: &Arc<ApiServer>, context: RequestContext, mut request: Request<Body>) -> Response<Body> {
     if let Some(response) = crate::frontend::respond(server, &context, request.method()).await {
         return response;
     }
     let head = request.method() == Method::HEAD;
     let accepted = negotiate::negotiate(request.headers(), &context.query, negotiate::Answer::Fixed).ok();
     let compressed = compress::is_wanted(request.headers(), &context.info);
+    let upgrade = websocket::Upgrade::of(&context, &mut request);
     let result = match context.info.is_resource {
         true => resource(server, &context, request).await,
         false => discovery::respond(server, &context, &request),
     };
     let mut response = result.unwrap_or_else(|status| respond::negotiated_status(&status, accepted));
+    if let Some(upgrade) = upgrade {
+        return upgrade.answer(server.backends(), response);
+    }
     if compressed {
         response = compress::compress(response).await;
     }

@@ -119,6 +119,7 @@ fn name_rule(resource: &GroupResource) -> validation::NameFn {
     match (resource.group.as_str(), resource.resource.as_str()) {
         ("rbac.authorization.k8s.io", _) => validation::name_is_path_segment,
         ("", "services") => validation::name_is_dns1035_label,
+        ("networking.k8s.io", "ipaddresses") => validation::name_is_ip,
         _ => validation::name_is_dns_subdomain,
     }
 }

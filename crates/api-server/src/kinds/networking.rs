@@ -1,4 +1,4 @@
-//! Ingresses, IngressClasses, NetworkPolicies, Endpoints and EndpointSlices.
+//! Ingresses, IngressClasses, NetworkPolicies, Endpoints, EndpointSlices, IPAddresses and ServiceCIDRs.
 
 use std::net::IpAddr;
 
@@ -22,9 +22,83 @@ pub(super) const CHECKS: &[Checks] = &[
     },
     Checks { group: NETWORKING, resource: "ingressclasses", create: class, update: class_update, status: any },
     Checks { group: NETWORKING, resource: "networkpolicies", create: policy, update: |o, _, e| policy(o, e), status: any },
+    Checks { group: NETWORKING, resource: "ipaddresses", create: ip_address, update: ip_address_update, status: any },
+    Checks { group: NETWORKING, resource: "servicecidrs", create: service_cidr, update: service_cidr_update, status: any },
     Checks { group: "", resource: "endpoints", create: endpoints, update: |o, _, e| endpoints(o, e), status: any },
     Checks { group: "discovery.k8s.io", resource: "endpointslices", create: slice, update: slice_update, status: any },
 ];
+
+fn ip_address(object: &Value, e: &mut ErrorList) {
+    let root = At::root(object);
+    let spec = root.get("spec");
+    let Some(parent) = spec.set("parentRef") else { return spec.get("parentRef").require(e, "") };
+    parent.get("group").check_set(e, validation::is_dns1123_subdomain);
+    parent.get("resource").required_name(e, validation::is_path_segment_name);
+    parent.get("name").required_name(e, validation::is_path_segment_name);
+    parent.get("namespace").check_set(e, validation::is_path_segment_name);
+}
+
+fn ip_address_update(object: &Value, old: &Value, e: &mut ErrorList) {
+    At::root(object).get("spec").get("parentRef").immutable(e, &old["spec"]["parentRef"]);
+}
+
+fn service_cidr(object: &Value, e: &mut ErrorList) {
+    let root = At::root(object);
+    let spec = root.get("spec");
+    let cidrs = spec.get("cidrs");
+    match cidrs.len() {
+        0 => return cidrs.require(e, "at least one CIDR required"),
+        1 | 2 => {}
+        _ => return e.push(Error::invalid(&cidrs.path(), spec.value.clone(), "may only hold up to 2 values")),
+    }
+    cidrs.items().for_each(|cidr| canonical_cidr(&cidr, e));
+    let families: Vec<bool> = cidrs.items().filter(|cidr| is_cidr(cidr.text())).map(|cidr| cidr.text().contains(':')).collect();
+    if let [first, second] = families[..]
+        && first == second
+    {
+        cidrs.invalid(e, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64");
+    }
+}
+
+/// Upstream's `IsValidCIDR`: without bits beyond the prefix, in the form that Go prints.
+fn canonical_cidr(at: &At, e: &mut ErrorList) {
+    let text = at.text();
+    let parsed = text.split_once('/').filter(|_| is_cidr(text));
+    let parsed = parsed.and_then(|(address, bits)| Some((address.parse::<IpAddr>().ok()?, bits.parse::<u8>().ok()?)));
+    let Some((address, bits)) = parsed else {
+        return at.invalid(e, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
+    };
+    let network = match address {
+        IpAddr::V4(ip) => IpAddr::from((ip.to_bits() & u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0)).to_be_bytes()),
+        IpAddr::V6(ip) => IpAddr::from((ip.to_bits() & u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0)).to_be_bytes()),
+    };
+    if network != address {
+        at.invalid(e, "must not have bits set beyond the prefix length");
+    } else if text != format!("{network}/{bits}") {
+        at.invalid(e, format!("must be in canonical form (\"{network}/{bits}\")"));
+    }
+}
+
+fn service_cidr_update(object: &Value, old: &Value, e: &mut ErrorList) {
+    let root = At::root(object);
+    let spec = root.get("spec");
+    let cidrs = spec.get("cidrs");
+    let before = old.array_at(&["spec", "cidrs"]);
+    match (before.len(), cidrs.len()) {
+        (old, new) if old == new => {
+            let changed = cidrs.items().zip(before).filter(|(cidr, before)| cidr.value != *before);
+            changed.for_each(|(cidr, _)| cidr.invalid(e, IMMUTABLE));
+        }
+        // A second family may be added.
+        (1, 2) => {
+            if let Some(first) = cidrs.items().next().filter(|first| first.value != &before[0]) {
+                first.invalid(e, IMMUTABLE);
+            }
+            service_cidr(object, e);
+        }
+        _ => cidrs.invalid(e, IMMUTABLE),
+    }
+}
 
 fn ingress_create(object: &Value, e: &mut ErrorList) {
     ingress(object, e);

@@ -90,9 +90,8 @@ impl Strategy for PartStrategy {
 struct BindingStrategy;
 
 impl Strategy for BindingStrategy {
-    fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
-        bump_generation(object, old);
-    }
+    /// The generation counts what users want; where the pod runs is not among it.
+    fn prepare_for_update(&self, _context: &OperationContext, _object: &mut Value, _old: &Value) {}
 }
 
 /// What the node reports; conditions and phases are its own, the class of service and deletion are not.

@@ -182,6 +182,12 @@ impl Indexer for FieldIndexer {
 
 /// The value at a dotted path as field selectors print it.
 fn field_text(object: &Value, path: &str) -> String {
+    // An event's source is a struct, and events of the newer API have a reporting controller instead.
+    if path == "source" {
+        let reporting = object.str_at(&["reportingComponent"]).unwrap_or_default();
+        let component = object.str_at(&["source", "component"]).unwrap_or_default();
+        return if component.is_empty() { reporting } else { component }.to_owned();
+    }
     let mut at = object;
     for part in path.split('.') {
         at = &at[part];

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use apimachinery::{Status, Value, field, validation};
+use apimachinery::{Status, Value, decode, defaults, field, schema, validation};
 use async_trait::async_trait;
 
 use crate::auth::UserInfo;
@@ -176,9 +176,14 @@ impl Strategy for DefaultStrategy {
     }
 }
 
-/// Drops the status that a creator sent.
+/// Drops the status that a creator sent: what is left is what Go writes for one that was never set, with its defaults.
 pub(crate) fn reset_status(object: &mut Value) {
     object.remove("status");
+    let Some(info) = object.gvk().and_then(|kind| schema::lookup(&kind)) else { return };
+    if let Some(status) = decode::zero_field(info, "status") {
+        object.insert("status", status);
+        defaults::apply(object, info);
+    }
 }
 
 /// Puts the stored status back.

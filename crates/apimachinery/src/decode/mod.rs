@@ -5,6 +5,7 @@
 //! Error texts are those of Go's decoders, because clients match them.
 
 mod conform;
+mod order;
 mod zero;
 
 use crate::schema::TypeInfo;
@@ -12,6 +13,12 @@ use crate::value::parse_reporting_duplicates;
 use crate::{Value, yaml};
 
 pub use conform::conform;
+pub use order::in_document_order;
+
+/// What Go writes for a field of a type that was never set; `None` when it leaves it out.
+pub fn zero_field(info: &TypeInfo, field: &str) -> Option<Value> {
+    zero::of_field(info.field(field)?)
+}
 
 /// The text formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -397,6 +397,18 @@ pub fn name_is_dns_subdomain(name: &str, prefix: bool) -> Vec<String> {
     is_dns1123_subdomain(&mask_trailing_dash(name, prefix))
 }
 
+/// A [`NameFn`]: an IP address in its canonical form (RFC 5952).
+pub fn name_is_ip(name: &str, _prefix: bool) -> Vec<String> {
+    match name.parse::<std::net::IpAddr>() {
+        Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
+        Ok(std::net::IpAddr::V6(ip)) if ip.to_ipv4_mapped().is_some() => {
+            vec!["must not be an IPv4-mapped IPv6 address".to_owned()]
+        }
+        Ok(ip) if ip.to_string() != name => vec![format!("must be in canonical form (\"{ip}\")")],
+        Ok(_) => Vec::new(),
+    }
+}
+
 /// A [`NameFn`]: a DNS label (RFC 1123).
 pub fn name_is_dns_label(name: &str, prefix: bool) -> Vec<String> {
     is_dns1123_label(&mask_trailing_dash(name, prefix))

@@ -68,12 +68,12 @@ impl Lines {
         flush(log, &records);
     }
 
-    /// At the end of the stream: the last line may lack its newline.
+    /// At the end of the stream: a last line without its newline is a part of one (containerd has it so too), and is shown as it was.
     pub(super) fn finish(&mut self, log: &mut Log) {
         if !self.partial.is_empty() {
             let stamp = format!("{} {} ", timestamp(), self.stream);
             let mut records = Vec::new();
-            self.record(&mut records, &stamp, "F ", &[]);
+            self.record(&mut records, &stamp, "P ", &[]);
             flush(log, &records);
         }
     }
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn lines_are_joined_and_split() {
         let record = |tag: &str, text: &str, length| (tag.to_owned(), text.to_owned(), length);
-        assert_eq!(records(&[b"ab", b"c\n\nd"]), [record("F", "abc", 3), record("F", "", 0), record("F", "d", 1)]);
+        assert_eq!(records(&[b"ab", b"c\n\nd"]), [record("F", "abc", 3), record("F", "", 0), record("P", "d", 1)]);
         let long = [vec![b'x'; LINE_MAX + 3], b"\n".to_vec()].concat();
         assert_eq!(records(&[&long]), [record("P", "xxxxx", LINE_MAX), record("F", "xxx", 3)]);
         let exact = [vec![b'x'; LINE_MAX], b"\n".to_vec()].concat();

@@ -159,7 +159,9 @@ impl Service {
         match transport {
             Transport::WebSocket(protocol) => {
                 headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-                headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+                if protocol != websocket::NO_PROTOCOL {
+                    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+                }
                 if let Some(accept) = accept.and_then(|key| HeaderValue::from_str(&key).ok()) {
                     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
                 }
@@ -185,13 +187,13 @@ impl Service {
         let Some(runtime) = self.runtime.upgrade() else { return };
         let stream = TokioIo::new(upgraded);
         match (grant, transport) {
-            (Grant::Exec(request), Transport::WebSocket(_)) => {
-                let has_stdout = request.stdout || request.tty;
-                websocket::serve(stream, has_stdout, |streams| session::exec(&runtime, request, streams)).await;
+            (Grant::Exec(request), Transport::WebSocket(protocol)) => {
+                let first = websocket::Channel::first(request.stdout || request.tty, request.stderr);
+                websocket::serve(stream, protocol, first, |streams| session::exec(&runtime, request, streams)).await;
             }
-            (Grant::Attach(request), Transport::WebSocket(_)) => {
-                let has_stdout = request.stdout || request.tty;
-                websocket::serve(stream, has_stdout, |streams| session::attach(&runtime, request, streams)).await;
+            (Grant::Attach(request), Transport::WebSocket(protocol)) => {
+                let first = websocket::Channel::first(request.stdout || request.tty, request.stderr);
+                websocket::serve(stream, protocol, first, |streams| session::attach(&runtime, request, streams)).await;
             }
             (Grant::Exec(request), Transport::Spdy(_)) => {
                 let wanted = Wanted { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, tty: request.tty };
@@ -222,6 +224,9 @@ fn negotiate(headers: &http::HeaderMap, forwards: bool) -> Result<Transport, &'s
     }
     if holds("upgrade", "websocket") {
         let protocols: &[&'static str] = if forwards { &[forward::TUNNEL_PROTOCOL] } else { &websocket::PROTOCOLS };
+        if !forwards && !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
+            return Ok(Transport::WebSocket(websocket::NO_PROTOCOL));
+        }
         let common = protocols.iter().find(|protocol| holds("sec-websocket-protocol", protocol));
         return common.map(|protocol| Transport::WebSocket(protocol)).ok_or("no common WebSocket subprotocol");
     }
@@ -256,7 +261,12 @@ mod tests {
         let both = with(&websocket, "sec-websocket-protocol", "v4.channel.k8s.io, v5.channel.k8s.io");
         check(&both, false, Some(Transport::WebSocket("v5.channel.k8s.io")));
         check(&both, true, None);
-        check(&websocket, false, None);
+        check(&websocket, false, Some(Transport::WebSocket("")));
+        check(&websocket, true, None);
+        let old = with(&websocket, "sec-websocket-protocol", "channel.k8s.io");
+        check(&old, false, Some(Transport::WebSocket("channel.k8s.io")));
+        let unknown = with(&websocket, "sec-websocket-protocol", "chat");
+        check(&unknown, false, None);
         let tunnel = with(&websocket, "sec-websocket-protocol", "SPDY/3.1+portforward.k8s.io");
         check(&tunnel, true, Some(Transport::WebSocket(forward::TUNNEL_PROTOCOL)));
         let spdy = [

@@ -1,6 +1,8 @@
 //! Remote commands over WebSocket: binary messages whose first byte is the channel.
 //! KEP-4006, `k8s.io/apimachinery/pkg/util/remotecommand`.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
 use serde::Deserialize;
@@ -13,8 +15,71 @@ use tungstenite::{Message, Utf8Bytes};
 
 use super::session::{Input, Output, Streams};
 
-/// Subprotocols, the preferred one first. The fifth version adds the closing of single channels.
-pub(super) const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
+/// Subprotocols, the preferred one first. The fifth version adds the closing of single channels; those without a version are from before
+/// the fourth, which made the outcome a Status.
+pub(super) const PROTOCOLS: [&str; 5] =
+    ["v5.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io", "channel.k8s.io", "base64.channel.k8s.io"];
+/// What is spoken to a client that names none.
+pub(super) const NO_PROTOCOL: &str = "";
+
+/// How a subprotocol writes messages.
+#[derive(Clone, Copy)]
+struct Dialect {
+    /// Text messages: the channel as a digit, then the payload in base64.
+    base64: bool,
+    /// The outcome is a Status; else it is the text of an error, and nothing for success.
+    status: bool,
+}
+
+impl Dialect {
+    fn of(protocol: &str) -> Self {
+        Self { base64: protocol.contains("base64"), status: protocol.starts_with('v') }
+    }
+
+    /// `None` for what this dialect does not say.
+    fn encode(self, message: &Output) -> Option<Message> {
+        let (channel, payload) = match message {
+            Output::Stdout(bytes) => (STDOUT, bytes.clone()),
+            Output::Stderr(bytes) => (STDERR, bytes.clone()),
+            Output::Outcome(bytes) if self.status => (OUTCOME, bytes.clone()),
+            Output::Outcome(bytes) => (OUTCOME, error_text(bytes)?),
+        };
+        Some(self.message(channel, &payload))
+    }
+
+    fn message(self, channel: u8, payload: &[u8]) -> Message {
+        if self.base64 {
+            return Message::Text(format!("{channel}{}", BASE64.encode(payload)).into());
+        }
+        let mut encoded = BytesMut::with_capacity(payload.len() + 1);
+        encoded.put_u8(channel);
+        encoded.extend_from_slice(payload);
+        Message::Binary(encoded.freeze())
+    }
+
+    /// What a client's message means; nothing for channels that a client does not write to.
+    fn decode(self, message: &Message) -> Option<Input> {
+        match message {
+            Message::Binary(bytes) if !self.base64 => decode(bytes),
+            Message::Text(text) if self.base64 => {
+                let (channel, payload) = text.split_at_checked(1)?;
+                let mut bytes = vec![channel.parse().ok()?];
+                bytes.extend(BASE64.decode(payload).ok()?);
+                decode(&Bytes::from(bytes))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The message of a Status that says failure.
+fn error_text(status: &[u8]) -> Option<Bytes> {
+    let status: serde_json::Value = serde_json::from_slice(status).ok()?;
+    if status["status"] == "Success" {
+        return None;
+    }
+    Some(Bytes::from(status["message"].as_str().unwrap_or_default().to_owned()))
+}
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -27,6 +92,21 @@ const PENDING_MAX: usize = 16;
 /// Longest message taken from a client; kubectl sends 32 KiB.
 const MESSAGE_MAX: usize = 4 * 1024 * 1024;
 
+/// A channel that the server writes to.
+#[derive(Clone, Copy)]
+pub(super) struct Channel(u8);
+
+impl Channel {
+    /// The lowest one of a session with these streams.
+    pub(super) fn first(stdout: bool, stderr: bool) -> Self {
+        match (stdout, stderr) {
+            (true, _) => Self(STDOUT),
+            (false, true) => Self(STDERR),
+            (false, false) => Self(OUTCOME),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct TerminalSize {
@@ -34,8 +114,9 @@ struct TerminalSize {
     height: u16,
 }
 
-/// Serves a session on an upgraded connection until both are done. `first_channel_is_stdout`: the session has a standard output.
-pub(super) async fn serve<S, F, Fut>(stream: S, has_stdout: bool, session: F)
+/// Serves a session on an upgraded connection until both are done. `first` is the channel whose empty message tells the client that the
+/// session is there.
+pub(super) async fn serve<S, F, Fut>(stream: S, protocol: &str, first: Channel, session: F)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     F: FnOnce(Streams) -> Fut,
@@ -46,12 +127,13 @@ where
     let (mut sink, mut source) = socket.split();
     let (input_sender, input) = mpsc::channel(PENDING_MAX);
     let (output, mut output_receiver) = mpsc::channel(PENDING_MAX);
-    // Tells the client that the session is there.
-    let greeting = if has_stdout { STDOUT } else { OUTCOME };
+    let dialect = Dialect::of(protocol);
     let sending = async {
-        let mut going = sink.send(Message::Binary(Bytes::copy_from_slice(&[greeting]))).await.is_ok();
+        let mut going = sink.send(dialect.message(first.0, &[])).await.is_ok();
         while let Some(message) = output_receiver.recv().await.filter(|_| going) {
-            going = sink.send(Message::Binary(encode(&message))).await.is_ok();
+            if let Some(message) = dialect.encode(&message) {
+                going = sink.send(message).await.is_ok();
+            }
         }
         output_receiver.close();
         // Clients take a close without this code for an error.
@@ -60,12 +142,10 @@ where
     };
     let receiving = async {
         while let Some(Ok(message)) = source.next().await {
-            let inputs = match message {
-                Message::Binary(bytes) => decode(&bytes),
-                Message::Close(_) => break,
-                _ => None,
-            };
-            if let Some(input) = inputs
+            if message.is_close() {
+                break;
+            }
+            if let Some(input) = dialect.decode(&message)
                 && input_sender.send(input).await.is_err()
             {
                 // The session needs no input any more, but the client's close is still to be seen.
@@ -92,19 +172,7 @@ where
     }
 }
 
-fn encode(message: &Output) -> Bytes {
-    let (channel, payload) = match message {
-        Output::Stdout(bytes) => (STDOUT, bytes),
-        Output::Stderr(bytes) => (STDERR, bytes),
-        Output::Outcome(bytes) => (OUTCOME, bytes),
-    };
-    let mut encoded = BytesMut::with_capacity(payload.len() + 1);
-    encoded.put_u8(channel);
-    encoded.extend_from_slice(payload);
-    encoded.freeze()
-}
-
-/// What a client's message means; nothing for channels that a client does not write to.
+/// As [`Dialect::decode`], of the binary form.
 fn decode(message: &Bytes) -> Option<Input> {
     let payload = message.slice(1.min(message.len())..);
     match *message.first()? {
@@ -135,5 +203,26 @@ mod tests {
         check(b"\x01x", "");
         check(b"", "");
         check(b"\0", "");
+    }
+
+    #[test]
+    fn dialects() {
+        let check = |protocol: &str, output: Output, expected: Option<Message>| {
+            assert_eq!(Dialect::of(protocol).encode(&output), expected, "{protocol}");
+        };
+        let text = |text: &'static str| Message::Text(Utf8Bytes::from_static(text));
+        let binary = |bytes: &'static [u8]| Message::Binary(Bytes::from_static(bytes));
+        let success = || Output::Outcome(Bytes::from_static(br#"{"status":"Success"}"#));
+        let failure = || Output::Outcome(Bytes::from_static(br#"{"status":"Failure","message":"no"}"#));
+        for protocol in [NO_PROTOCOL, "channel.k8s.io", "v4.channel.k8s.io", "v5.channel.k8s.io"] {
+            check(protocol, Output::Stdout(Bytes::from_static(b"hi")), Some(binary(b"\x01hi")));
+        }
+        check("v4.base64.channel.k8s.io", Output::Stderr(Bytes::from_static(b"hi")), Some(text("2aGk=")));
+        check("channel.k8s.io", success(), None);
+        check("channel.k8s.io", failure(), Some(binary(b"\x03no")));
+        check("base64.channel.k8s.io", failure(), Some(text("3bm8=")));
+        check("v4.channel.k8s.io", success(), Some(binary(b"\x03{\"status\":\"Success\"}")));
+        let stdin = Dialect::of("base64.channel.k8s.io").decode(&text("0bHM="));
+        assert_eq!(format!("{stdin:?}"), r#"Some(Stdin(b"ls"))"#);
     }
 }

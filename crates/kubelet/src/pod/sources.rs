@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use client::{Change, Informer};
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use kube::runtime::watcher;
 use sha2::{Digest, Sha256};
 
@@ -20,7 +19,7 @@ const FILE_PERIOD: Duration = Duration::from_secs(20);
 /// Follows the API's pods of this node; the returned informer is synced when the first list was handed over.
 pub(crate) fn follow_api(core: &Arc<Core>) -> Informer<Pod> {
     let config = watcher::Config::default().fields(&format!("spec.nodeName={}", core.config.node_name));
-    let (informer, task) = Informer::<Pod>::start(Api::all(core.client.clone()), config, core.token.clone());
+    let (informer, task) = Informer::<Pod>::start(core.client.clone(), config, core.token.clone());
     let weak = Arc::downgrade(core);
     informer.add_handler(move |change| {
         let Some(core) = weak.upgrade() else { return };
