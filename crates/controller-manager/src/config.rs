@@ -4,6 +4,51 @@ use std::time::Duration;
 
 use client::LeaderElection;
 
+/// A CA with its key, in PEM.
+#[derive(Clone)]
+pub struct SigningCa {
+    /// The certificate.
+    pub cert_pem: String,
+    /// Its private key.
+    pub key_pem: String,
+}
+
+impl std::fmt::Debug for SigningCa {
+    /// Not the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SigningCa").field("cert_pem", &self.cert_pem).finish_non_exhaustive()
+    }
+}
+
+/// What certificatesigningrequest-signing-controller signs with; a signer without a CA signs nothing.
+#[derive(Clone, Debug)]
+pub struct ClusterSigning {
+    /// `--cluster-signing-kubelet-serving-cert-file` and `-key-file`.
+    pub kubelet_serving: Option<SigningCa>,
+    /// `--cluster-signing-kubelet-client-cert-file` and `-key-file`.
+    pub kubelet_client: Option<SigningCa>,
+    /// `--cluster-signing-kube-apiserver-client-cert-file` and `-key-file`.
+    pub kube_apiserver_client: Option<SigningCa>,
+    /// `--cluster-signing-legacy-unknown-cert-file` and `-key-file`.
+    pub legacy_unknown: Option<SigningCa>,
+    /// `--cluster-signing-duration`: the longest life of a certificate.
+    pub duration: Duration,
+}
+
+impl ClusterSigning {
+    /// One CA for all signers, or none: `--cluster-signing-cert-file` and `--cluster-signing-key-file`.
+    pub fn with(ca: Option<SigningCa>) -> Self {
+        Self {
+            kubelet_serving: ca.clone(),
+            kubelet_client: ca.clone(),
+            kube_apiserver_client: ca.clone(),
+            legacy_unknown: ca,
+            // A year.
+            duration: Duration::from_secs(365 * 24 * 3600),
+        }
+    }
+}
+
 /// Settings of all controllers.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -12,6 +57,8 @@ pub struct Config {
     /// `--root-ca-file`: PEM bundle published in every namespace as the ConfigMap `kube-root-ca.crt`. Without it the
     /// publisher does not run.
     pub root_ca: Option<String>,
+    /// The CAs of the certificates API.
+    pub cluster_signing: ClusterSigning,
     /// `--leader-elect`: take the Lease before working. `None` where only one controller manager can exist.
     pub leader_election: Option<LeaderElection>,
     /// `--concurrent-deployment-syncs`.
@@ -50,6 +97,7 @@ impl Default for Config {
         Self {
             controllers: vec!["*".to_owned()],
             root_ca: None,
+            cluster_signing: ClusterSigning::with(None),
             leader_election: None,
             concurrent_deployment_syncs: 5,
             concurrent_replicaset_syncs: 5,

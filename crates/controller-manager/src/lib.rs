@@ -10,6 +10,7 @@
 //! that are not written: a kind without its controller is stored and served, and nothing pretends to act on it.
 
 mod api_errors;
+mod certificates;
 mod cluster_role_aggregation;
 mod config;
 mod context;
@@ -41,7 +42,7 @@ mod storage_protection;
 mod taint_eviction;
 mod ttl_after_finished;
 
-pub use config::Config;
+pub use config::{ClusterSigning, Config, SigningCa};
 pub use identity::{Clients, service_account};
 pub use registry::controller_names;
 pub use run::{RunError, run};

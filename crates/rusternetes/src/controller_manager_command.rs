@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{ArgAction, Args};
 use client::{Informers, LeaderElection};
-use controller_manager::{Clients, Config, RunError};
+use controller_manager::{Clients, ClusterSigning, Config, RunError, SigningCa};
 
 use crate::component;
 use crate::exit::{self, Exit};
@@ -32,6 +32,15 @@ pub(crate) struct Options {
     /// The CA bundle that is published in every namespace; not published without it.
     #[arg(long, value_name = "FILE")]
     root_ca_file: Option<PathBuf>,
+    /// The CA that certificates are signed with for the signers of Kubernetes' own.
+    #[arg(long, value_name = "FILE", requires = "cluster_signing_key_file")]
+    cluster_signing_cert_file: Option<PathBuf>,
+    /// Its private key.
+    #[arg(long, value_name = "FILE", requires = "cluster_signing_cert_file")]
+    cluster_signing_key_file: Option<PathBuf>,
+    /// The longest life of a signed certificate.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    cluster_signing_duration: Option<Duration>,
     /// Gain leadership before working; for replicated controller managers.
     #[arg(long, action = ArgAction::Set, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     leader_elect: bool,
@@ -89,8 +98,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 
 fn configuration(options: &Options) -> anyhow::Result<Config> {
     let root_ca = match &options.root_ca_file {
-        Some(path) => Some(std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?),
+        Some(path) => Some(read(path)?),
         None => None,
+    };
+    let signing_ca = match (&options.cluster_signing_cert_file, &options.cluster_signing_key_file) {
+        (Some(cert), Some(key)) => Some(SigningCa { cert_pem: read(cert)?, key_pem: read(key)? }),
+        _ => None,
     };
     let election = LeaderElection {
         namespace: options.leader_elect_resource_namespace.clone(),
@@ -99,9 +112,11 @@ fn configuration(options: &Options) -> anyhow::Result<Config> {
     let mut config = Config {
         controllers: options.controllers.clone(),
         root_ca,
+        cluster_signing: ClusterSigning::with(signing_ca),
         leader_election: options.leader_elect.then_some(election),
         ..Config::default()
     };
+    set(&mut config.cluster_signing.duration, options.cluster_signing_duration);
     set(&mut config.concurrent_deployment_syncs, options.concurrent_deployment_syncs);
     set(&mut config.concurrent_replicaset_syncs, options.concurrent_replicaset_syncs);
     set(&mut config.concurrent_endpoint_syncs, options.concurrent_service_endpoint_syncs);
@@ -115,6 +130,10 @@ fn configuration(options: &Options) -> anyhow::Result<Config> {
     set(&mut config.node_monitor_grace_period, options.node_monitor_grace_period);
     set(&mut config.terminated_pod_gc_threshold, options.terminated_pod_gc_threshold);
     Ok(config)
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 fn set<T>(setting: &mut T, flag: Option<T>) {

@@ -65,6 +65,10 @@ pub(super) async fn start(
     let manager = client_for(UserInfo::new("system:kube-controller-manager", &[]));
     let config = controller_manager::Config {
         root_ca: Some(pki.ca_cert_pem.clone()),
+        cluster_signing: controller_manager::ClusterSigning::with(Some(controller_manager::SigningCa {
+            cert_pem: pki.ca_cert_pem.clone(),
+            key_pem: pki.ca_key_pem.clone(),
+        })),
         // Upstream's five seconds are for other API servers of the cluster to hear of it. Here is one; a second is ample for requests
         // that were admitted just before.
         namespace_deletion_grace_period: std::time::Duration::from_secs(1),

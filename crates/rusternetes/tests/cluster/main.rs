@@ -11,3 +11,4 @@ mod lifecycle;
 mod network;
 mod pods;
 mod registry;
+mod storage;
