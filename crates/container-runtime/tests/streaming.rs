@@ -4,6 +4,8 @@
 
 mod support;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use cri::{Runtime, v1};
 use futures::{SinkExt, StreamExt};
 use support::{DEADLINE, Node, container, words};
@@ -52,7 +54,15 @@ impl Client {
     /// Takes one message; the outcome if it is that.
     async fn receive(&mut self) -> Option<serde_json::Value> {
         let message = tokio::time::timeout(DEADLINE, self.socket.next()).await.expect("message").expect("open").expect("message");
-        let Message::Binary(bytes) = message else { panic!("unexpected {message:?}") };
+        let bytes = match message {
+            Message::Binary(bytes) => bytes.to_vec(),
+            // The base64 protocols: the channel as a digit, then the payload.
+            Message::Text(text) => {
+                let (channel, payload) = text.split_at(1);
+                [vec![channel.parse().expect("channel")], BASE64.decode(payload).expect("base64")].concat()
+            }
+            other => panic!("unexpected {other:?}"),
+        };
         match bytes[0] {
             1 => self.stdout.extend_from_slice(&bytes[1..]),
             2 => self.stderr.extend_from_slice(&bytes[1..]),
@@ -105,6 +115,17 @@ async fn exec_over_websocket() {
     let mut client = exec(&node, &id, &["nope"], false, "v5.channel.k8s.io").await;
     let outcome = client.outcome().await;
     assert!(outcome["message"].as_str().expect("message").contains("executable file not found in $PATH"), "{outcome}");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exec_in_base64() {
+    let node = Node::start().await;
+    let sandbox = node.sandbox("base64").await;
+    let id = node.run(&sandbox, container("c", &["sleep"])).await;
+    let mut client = exec(&node, &id, &["rusternetes", "cat"], false, "v4.base64.channel.k8s.io").await;
+    client.socket.send(Message::Text(format!("0{}", BASE64.encode("some input")).into())).await.expect("send");
+    client.until("some input").await;
     node.stop().await;
 }
 
@@ -174,7 +195,7 @@ async fn a_url_works_once() {
     let request =
         v1::ExecRequest { container_id: id, cmd: words(&["rusternetes", "exit", "0"]), stdout: true, ..Default::default() };
     let url = node.runtime.exec(request).await.expect("exec").url;
-    assert!(open(&url, "base64.channel.k8s.io").await.is_err_and(|line| line.contains("400")));
+    assert!(open(&url, "v6.channel.k8s.io").await.is_err_and(|line| line.contains("400")));
     let mut client = open(&url, "v5.channel.k8s.io").await.expect("upgrade");
     assert_eq!(client.outcome().await["status"], "Success");
     assert!(open(&url, "v5.channel.k8s.io").await.is_err_and(|line| line.contains("404")));
