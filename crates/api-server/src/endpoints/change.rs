@@ -164,7 +164,7 @@ pub(crate) async fn delete_collection(target: &Target<'_>, request: Request<Body
     let headers: HeaderMap = request.headers().clone();
     let context = target.context();
     let accepted = negotiate(&headers, &context.query, Answer::List)?;
-    let list = ListOptions::parse(&context.query, target.stored(), false)?;
+    let list = ListOptions::parse(context, target.stored(), false)?;
     let options = delete_options(request, target).await?;
     let page = read::gather(target.engine(), target.stored(), context, &list).await?;
     for entry in &page.entries {

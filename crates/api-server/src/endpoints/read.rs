@@ -87,7 +87,7 @@ pub(crate) async fn list(
     headers: &HeaderMap,
 ) -> Result<Response<Body>, Status> {
     let accepted = negotiate(headers, &context.query, Answer::List)?;
-    let options = ListOptions::parse(&context.query, stored, false)?;
+    let options = ListOptions::parse(context, stored, false)?;
     let page = gather(engine, stored, context, &options).await?;
     page_response(endpoint, context, accepted, page).await
 }

@@ -41,7 +41,7 @@ pub(crate) async fn watch(
         return Err(Status::not_acceptable(&["application/json", "application/vnd.kubernetes.protobuf"]));
     }
     let engine = server.engine();
-    let options = ListOptions::parse(&context.query, stored, true)?;
+    let options = ListOptions::parse(context, stored, true)?;
     let initial = options.send_initial_events.unwrap_or(matches!(options.resource_version, None | Some(0)));
     match options.resource_version {
         None => engine.fresh(stored).await?,

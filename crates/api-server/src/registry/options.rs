@@ -1,13 +1,14 @@
 //! ListOptions, CreateOptions, UpdateOptions, PatchOptions and DeleteOptions, read from the query and the body.
 
-use apimachinery::selector::{FieldSelector, LabelSelector};
+use apimachinery::selector::{FieldRequirement, FieldSelector, LabelSelector};
 use apimachinery::{GroupKind, Status, Value, field, validation};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::catalog::Stored;
+use super::resource;
 use crate::cache::Entry;
-use crate::http::Query;
+use crate::http::{Query, RequestContext};
 
 /// Which objects, by selectors.
 #[derive(Clone, Debug)]
@@ -21,17 +22,21 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
-    pub(crate) fn parse(query: &Query, stored: &Stored) -> Result<Selection, Status> {
+    /// `group` is the API group of the request: cohabiting resources name their fields differently in each.
+    fn parse(query: &Query, group: &str, stored: &Stored) -> Result<Selection, Status> {
         let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or_default())
             .map_err(|error| Status::bad_request(error.to_string()))?;
         let fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default())
             .map_err(|error| Status::bad_request(error.to_string()))?;
-        for requirement in fields.requirements() {
-            let known = matches!(requirement.field.as_str(), "metadata.name" | "metadata.namespace");
-            if !known && !stored.fields.contains(&requirement.field.as_str()) {
-                return Err(Status::bad_request(unknown_field(stored, &requirement.field)));
-            }
-        }
+        let fields = fields.requirements().iter().map(|requirement| {
+            let field = match requirement.field.as_str() {
+                always @ ("metadata.name" | "metadata.namespace") => Some(always),
+                label => resource::stored_field(group, &stored.resource, label).filter(|field| stored.fields.contains(field)),
+            };
+            let field = field.ok_or_else(|| Status::bad_request(unknown_field(stored, &requirement.field)))?;
+            Ok(FieldRequirement { field: field.to_owned(), ..requirement.clone() })
+        });
+        let fields = FieldSelector::new(fields.collect::<Result<_, Status>>()?);
         let name = fields.exact_match("metadata.name").map(str::to_owned);
         let namespace = fields.exact_match("metadata.namespace").map(str::to_owned);
         Ok(Selection { labels, fields, name, namespace })
@@ -133,8 +138,9 @@ pub(crate) struct ListOptions {
 }
 
 impl ListOptions {
-    pub(crate) fn parse(query: &Query, stored: &Stored, watch: bool) -> Result<ListOptions, Status> {
-        let selection = Selection::parse(query, stored)?;
+    pub(crate) fn parse(context: &RequestContext, stored: &Stored, watch: bool) -> Result<ListOptions, Status> {
+        let query = &context.query;
+        let selection = Selection::parse(query, &context.info.api_group, stored)?;
         let text = query.non_empty("resourceVersion");
         let resource_version = text.map(parse_revision).transpose()?;
         let mode = query.non_empty("resourceVersionMatch");

@@ -152,6 +152,32 @@ pub(crate) fn selectable_fields(resource: &GroupResource) -> &'static [&'static 
     }
 }
 
+/// What a label of a field selector, as the API of `group` names it, is called in [`selectable_fields`] of the stored resource; `None` if
+/// that API has no such label (upstream's `AddFieldLabelConversionFunc`).
+pub(crate) fn stored_field<'a>(group: &str, resource: &GroupResource, label: &'a str) -> Option<&'a str> {
+    match (resource.group.as_str(), resource.resource.as_str(), label) {
+        // From old clients of v1.
+        ("", "pods", "spec.host") => Some("spec.nodeName"),
+        ("", "events", _) if group == "events.k8s.io" => events_field(label),
+        _ => Some(label),
+    }
+}
+
+fn events_field(label: &str) -> Option<&str> {
+    Some(match label {
+        "regarding.kind" => "involvedObject.kind",
+        "regarding.namespace" => "involvedObject.namespace",
+        "regarding.name" => "involvedObject.name",
+        "regarding.uid" => "involvedObject.uid",
+        "regarding.apiVersion" => "involvedObject.apiVersion",
+        "regarding.resourceVersion" => "involvedObject.resourceVersion",
+        "regarding.fieldPath" => "involvedObject.fieldPath",
+        "reportingController" => "reportingComponent",
+        "reason" | "type" => label,
+        _ => return None,
+    })
+}
+
 /// The field whose watchers are found by its value: one lookup instead of one filter each for 5,000 kubelets.
 pub(crate) fn indexed_field(resource: &GroupResource) -> Option<&'static str> {
     (resource.group.is_empty() && resource.resource == "pods").then_some("spec.nodeName")
@@ -180,6 +206,29 @@ pub(crate) fn returns_deleted_object(resource: &GroupResource) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_api_of_events_has_its_own_labels() {
+        let events = GroupResource::new("", "events");
+        for (group, label, expected) in [
+            ("", "reportingComponent", Some("reportingComponent")),
+            ("", "involvedObject.name", Some("involvedObject.name")),
+            ("events.k8s.io", "reportingController", Some("reportingComponent")),
+            ("events.k8s.io", "regarding.name", Some("involvedObject.name")),
+            ("events.k8s.io", "type", Some("type")),
+            ("events.k8s.io", "involvedObject.name", None),
+            ("events.k8s.io", "source", None),
+        ] {
+            assert_eq!(stored_field(group, &events, label), expected, "{group} {label}");
+        }
+        let parts = ["kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath"];
+        let regarding = parts.map(|part| format!("regarding.{part}"));
+        for label in regarding.iter().map(String::as_str).chain(["reportingController", "reason", "type"]) {
+            let field = events_field(label).expect("is a label");
+            assert!(selectable_fields(&events).contains(&field), "{label} leads to {field}");
+        }
+        assert_eq!(stored_field("", &GroupResource::new("", "pods"), "spec.host"), Some("spec.nodeName"));
+    }
 
     #[test]
     fn the_table_reads() {

@@ -38,19 +38,12 @@ pub(crate) async fn run(context: Context) {
     wait_synced!(services);
     watch(&services, &pods, &queue);
     wait_synced!(pods, endpoints);
+    queue_leftovers(endpoints.store(), services.store(), &queue);
     let on_endpoints = queue.clone();
-    let known = services.store().clone();
+    // What appears without a Service is its creator's own business.
     endpoints.add_handler(move |change| {
-        let key = NamespacedName::of(&**change.object());
-        match change {
-            // Left over from a service that was deleted while nobody watched.
-            Change::Added(endpoints) => {
-                if known.get_key(&key).is_none() && !endpoints.annotations().contains_key(LEADER_RECORD) {
-                    on_endpoints.add(key);
-                }
-            }
-            Change::Deleted(_) => on_endpoints.add(key),
-            Change::Updated { .. } => {}
+        if matches!(change, Change::Deleted(_)) {
+            on_endpoints.add(NamespacedName::of(&**change.object()));
         }
     });
     let controller = EndpointsController {
@@ -62,6 +55,16 @@ pub(crate) async fn run(context: Context) {
     };
     let workers = context.config.concurrent_endpoint_syncs;
     run_workers(Arc::new(controller), queue, workers, context.token).await;
+}
+
+/// Queues what is left over, at the start, from Services that were deleted while nobody watched.
+fn queue_leftovers(endpoints: &Store<Endpoints>, services: &Store<Service>, queue: &WorkQueue<NamespacedName>) {
+    for left in endpoints.list() {
+        let key = NamespacedName::of(&*left);
+        if services.get_key(&key).is_none() && !left.annotations().contains_key(LEADER_RECORD) {
+            queue.add(key);
+        }
+    }
 }
 
 #[async_trait]

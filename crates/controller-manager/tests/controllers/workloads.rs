@@ -180,6 +180,8 @@ async fn endpoints_without_a_selector_are_mirrored() {
     let selected = ListParams::default().labels("kubernetes.io/service-name=outside");
     cluster.create::<Service>("default", json!({"metadata": {"name": "outside"}, "spec": {"ports": [{"port": 80}]}})).await;
     let subsets = json!([{"addresses": [{"ip": "203.0.113.7"}], "ports": [{"port": 8080}]}]);
+    // Somebody's own, with no Service: nobody's business.
+    cluster.create::<Endpoints>("default", json!({"metadata": {"name": "lonely"}, "subsets": subsets.clone()})).await;
     cluster.create::<Endpoints>("default", json!({"metadata": {"name": "outside"}, "subsets": subsets})).await;
     let slice = eventually("the slice", || async {
         let found = slices.list(&selected).await.expect("is listed").items;
@@ -191,4 +193,5 @@ async fn endpoints_without_a_selector_are_mirrored() {
     let endpoints: Api<Endpoints> = cluster.api("default");
     endpoints.delete("outside", &DeleteParams::default()).await.expect("are deleted");
     until_gone(&slices, &slice.name_any()).await;
+    endpoints.get("lonely").await.expect("Endpoints without a Service stay");
 }

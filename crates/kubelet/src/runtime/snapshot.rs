@@ -229,10 +229,16 @@ fn tail(path: &Path, bytes_max: u64) -> String {
 fn log_tail(path: &Path) -> String {
     // Each line carries a time and stream in front, so more is read than is kept.
     let text = tail(path, TERMINATION_LOG_BYTES_MAX * 4);
-    let lines: Vec<&str> = text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
-    let mut kept = lines[lines.len().saturating_sub(TERMINATION_LOG_LINES_MAX)..].join("\n");
-    if !kept.is_empty() {
-        kept.push('\n');
+    let records: Vec<&str> = text.lines().collect();
+    let mut kept = String::new();
+    for record in &records[records.len().saturating_sub(TERMINATION_LOG_LINES_MAX)..] {
+        let mut parts = record.splitn(4, ' ').skip(2);
+        let (Some(tag), Some(content)) = (parts.next(), parts.next()) else { continue };
+        kept.push_str(content);
+        // A partial record (CRI's tag P) is not the end of a line.
+        if tag != "P" {
+            kept.push('\n');
+        }
     }
     let limit = usize::try_from(TERMINATION_LOG_BYTES_MAX).unwrap_or(usize::MAX);
     let mut start = kept.len().saturating_sub(limit);
@@ -240,4 +246,29 @@ fn log_tail(path: &Path) -> String {
         start += 1;
     }
     kept.split_off(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_log_is_what_the_container_wrote() {
+        let path = std::env::temp_dir().join(format!("kubelet-last-words-{}", std::process::id()));
+        for (log, expected) in [
+            ("", ""),
+            ("2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:00Z stderr F two\n", "one\ntwo\n"),
+            ("2026-01-01T00:00:00Z stdout P DONE\n", "DONE"),
+            ("2026-01-01T00:00:00Z stdout P a long \n2026-01-01T00:00:00Z stdout F line\n", "a long line\n"),
+            ("2026-01-01T00:00:00Z stdout F \n", "\n"),
+            ("no record\n", ""),
+        ] {
+            std::fs::write(&path, log).expect("log");
+            assert_eq!(log_tail(&path), expected, "{log:?}");
+        }
+        let many: String = (0..200).map(|n| format!("2026-01-01T00:00:00Z stdout F {n}\n")).collect();
+        std::fs::write(&path, many).expect("log");
+        assert!(log_tail(&path).starts_with("120\n"), "the last 80 lines");
+        std::fs::remove_file(&path).expect("is removed");
+    }
 }
