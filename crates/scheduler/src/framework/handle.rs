@@ -8,6 +8,8 @@ use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeCl
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use parking_lot::Mutex;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use tokio::sync::watch;
 
 use super::waiting::WaitingPods;
@@ -56,7 +58,6 @@ impl Listers {
 }
 
 /// Shared by all plugins of all profiles.
-#[derive(Default)]
 pub struct Handle {
     /// The caches.
     pub listers: Listers,
@@ -68,6 +69,21 @@ pub struct Handle {
     pub(crate) storage_changed: watch::Sender<u64>,
     /// The pods that a Permit plugin told to wait.
     pub(crate) waiting: WaitingPods,
+    /// What decides among equals. A test that needs to know its answers seeds it.
+    pub(crate) random: Mutex<StdRng>,
+}
+
+impl Default for Handle {
+    fn default() -> Self {
+        Self {
+            listers: Listers::default(),
+            nominator: Nominator::default(),
+            preempting: Mutex::default(),
+            storage_changed: watch::Sender::default(),
+            waiting: WaitingPods::default(),
+            random: Mutex::new(StdRng::from_rng(&mut rand::rng())),
+        }
+    }
 }
 
 impl Handle {

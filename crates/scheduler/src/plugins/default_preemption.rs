@@ -84,7 +84,7 @@ impl DefaultPreemption {
             .max(self.args.min_candidate_nodes_absolute)
             .min(explicit.len());
         // Not always the same nodes first: they would lose all their pods.
-        let offset = rand::rng().random_range(0..explicit.len());
+        let offset = self.handle.random.lock().random_range(0..explicit.len());
         for index in 0..explicit.len() {
             let node = explicit[(offset + index) % explicit.len()];
             match victims_on(misfit, state.clone(), pod, node, &budgets) {
@@ -282,6 +282,10 @@ impl PostFilter for DefaultPreemption {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
     use serde_json::{Value, json};
 
     use super::*;
@@ -307,9 +311,18 @@ mod tests {
         Arc::new(node)
     }
 
-    /// The node and its victims, or the message.
     fn preempt(nodes: Vec<Arc<NodeInfo>>, preemptor: &Value, budgets: Vec<Value>) -> Result<(String, Vec<String>), String> {
-        let mut handle = Handle::default();
+        preempt_from(0, nodes, preemptor, budgets)
+    }
+
+    /// The node and its victims, or the message. The seed decides where the search begins.
+    fn preempt_from(
+        seed: u64,
+        nodes: Vec<Arc<NodeInfo>>,
+        preemptor: &Value,
+        budgets: Vec<Value>,
+    ) -> Result<(String, Vec<String>), String> {
+        let mut handle = Handle { random: parking_lot::Mutex::new(StdRng::seed_from_u64(seed)), ..Handle::default() };
         let typed = |budget| serde_json::from_value::<PodDisruptionBudget>(budget).unwrap();
         handle.listers.budgets = client::Store::from_objects(budgets.into_iter().map(typed));
         let profile = default_profile("default-scheduler", &Arc::new(handle));
@@ -330,20 +343,32 @@ mod tests {
 
     #[test]
     fn the_least_has_to_go() {
-        let want = pod("p", 100, "1", "x");
-        let check = |nodes, expected| assert_eq!(preempt(nodes, &want, vec![]), expected);
+        let check = |cpu: &str, nodes: Vec<_>, expected: Result<_, _>| {
+            // Wherever the search begins.
+            for seed in 0..8 {
+                assert_eq!(preempt_from(seed, nodes.clone(), &pod("p", 100, cpu, "x"), vec![]), expected, "seed {seed}");
+            }
+        };
         // The less important of two, where either would do.
-        check(vec![node("n", &[pod("a", 10, "1", "x"), pod("b", 20, "1", "x")])], found("n", &["a"]));
+        check("1", vec![node("n", &[pod("a", 10, "1", "x"), pod("b", 20, "1", "x")])], found("n", &["a"]));
         // Two small ones rather than one of higher priority.
         check(
+            "1",
             vec![node("high", &[pod("a", 50, "2", "x")]), node("low", &[pod("b", 1, "1", "x"), pod("c", 1, "1", "x")])],
             found("low", &["c"]),
         );
-        // Fewer pods at the same highest priority.
-        check(
-            vec![node("two", &[pod("a", 5, "1500m", "x"), pod("b", 5, "500m", "x")]), node("one", &[pod("c", 5, "2", "x")])],
-            found("two", &["a"]),
-        );
+        // Fewer pods at the same highest priority, also where it is negative.
+        for priority in [5, -5] {
+            let two = node("two", &[pod("a", priority, "1500m", "x"), pod("b", priority, "500m", "x")]);
+            check("2", vec![two, node("one", &[pod("c", priority, "2", "x")])], found("one", &["c"]));
+        }
+    }
+
+    #[test]
+    fn among_equals_the_search_decides() {
+        let nodes = || vec![node("one", &[pod("a", 5, "2", "x")]), node("other", &[pod("b", 5, "2", "x")])];
+        let chosen = (0..32).map(|seed| preempt_from(seed, nodes(), &pod("p", 9, "1", "x"), vec![]).unwrap().0);
+        assert_eq!(chosen.collect::<BTreeSet<_>>(), BTreeSet::from(["one".to_owned(), "other".to_owned()]));
     }
 
     #[test]
