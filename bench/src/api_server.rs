@@ -69,6 +69,11 @@ impl ApiServer {
         Ok(server)
     }
 
+    /// The way in as a file.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.path("kubeconfig")
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }

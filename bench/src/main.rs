@@ -12,6 +12,8 @@ mod objects;
 mod peers;
 mod processes;
 mod report;
+mod scheduler;
+mod scheduling;
 mod server;
 mod target;
 mod workload;
@@ -68,6 +70,24 @@ enum Benchmark {
         #[arg(long, default_value_t = 100)]
         pods: usize,
     },
+    /// The scheduler alone, against our API server.
+    Scheduler {
+        /// Run a peer in turns with ours.
+        #[arg(long)]
+        peer: Option<SchedulerPeer>,
+        /// How often each scheduler runs each workload.
+        #[arg(long, default_value_t = 1)]
+        rounds: usize,
+        /// Sizes of the cluster.
+        #[arg(long, value_delimiter = ',', default_value = "1000,5000")]
+        nodes: Vec<usize>,
+        /// Only the workloads whose name contains this.
+        #[arg(long)]
+        only: Option<String>,
+        /// The workloads.
+        #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/scheduling/workloads.yaml"))]
+        workloads: PathBuf,
+    },
     /// Run a workload against any server, and print what it came to.
     Load {
         /// The server and how to be let in; certificates must be embedded.
@@ -82,6 +102,12 @@ enum Benchmark {
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Peer {
     /// kube-apiserver v1.35.4 with etcd v3.6.
+    Upstream,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum SchedulerPeer {
+    /// kube-scheduler v1.35.4.
     Upstream,
 }
 
@@ -120,6 +146,22 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
                 upstream: peer.is_some(),
             };
             ("api", peer.map(|_| "kube-apiserver v1.35.4 with etcd v3.6".to_owned()), runtime.block_on(api::run(&plan))?)
+        }
+        Benchmark::Scheduler { peer, rounds, nodes, only, workloads } => {
+            let executable = std::fs::canonicalize(&arguments.executable)
+                .with_context(|| format!("no executable {}", arguments.executable.display()))?;
+            std::fs::create_dir_all(&arguments.scratch)?;
+            let plan = scheduler::Plan {
+                executable,
+                scratch: arguments.scratch,
+                workloads: scheduling::Scheduling::load(&workloads)?,
+                only,
+                nodes,
+                rounds,
+                upstream: peer.is_some(),
+            };
+            let peer = peer.map(|_| "kube-scheduler v1.35.4".to_owned());
+            ("scheduler", peer, runtime.block_on(scheduler::run(&plan))?)
         }
         Benchmark::Cluster { rounds, idle, pods } => {
             let plan = cluster::Plan {

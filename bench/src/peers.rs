@@ -6,8 +6,11 @@ use std::process::Command;
 use anyhow::{Context, bail, ensure};
 
 /// What can be built: the name, the Go module in `bench/peers/`, and the package in it.
-const PEERS: [(&str, &str, &str); 2] =
-    [("kube-apiserver", "kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver"), ("etcd", "etcd", ".")];
+const PEERS: [(&str, &str, &str); 3] = [
+    ("kube-apiserver", "kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver"),
+    ("kube-scheduler", "kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler"),
+    ("etcd", "etcd", "."),
+];
 
 /// Without these kube-apiserver takes itself for v0.0.0.
 const VERSION: &str = "-s -w -X k8s.io/component-base/version.gitVersion=v1.35.4 -X k8s.io/component-base/version.gitMajor=1 \
