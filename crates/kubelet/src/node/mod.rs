@@ -6,6 +6,6 @@ mod register;
 mod status;
 
 pub(crate) use lease::renew_lease;
-pub(crate) use machine::Machine;
+pub(crate) use machine::{Machine, architecture};
 pub(crate) use register::register;
-pub(crate) use status::report_status;
+pub(crate) use status::{NodeStatus, report_status};
