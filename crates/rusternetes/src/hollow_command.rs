@@ -55,7 +55,7 @@ fn pairs(flag: &str, given: &[String]) -> anyhow::Result<Vec<(String, String)>> 
         let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty())?;
         Some((key.to_owned(), value.to_owned()))
     };
-    let wrong = |text: &String| Exit::new(exit::USAGE, &format!("--{flag}: {text:?} is not KEY=VALUE"));
+    let wrong = |text: &String| Exit::new(exit::USAGE, format!("--{flag}: {text:?} is not KEY=VALUE"));
     given.iter().map(|text| pair(text).ok_or_else(|| wrong(text).into())).collect()
 }
 
@@ -66,7 +66,7 @@ fn taint(text: &str) -> anyhow::Result<Taint> {
             let value = Some(value.to_owned()).filter(|value| !value.is_empty());
             Ok(Taint { key: key.to_owned(), value, effect: effect.to_owned(), time_added: None })
         }
-        _ => Err(Exit::new(exit::USAGE, &format!("--register-with-taints: {text:?} is not KEY=VALUE:EFFECT")).into()),
+        _ => Err(Exit::new(exit::USAGE, format!("--register-with-taints: {text:?} is not KEY=VALUE:EFFECT")).into()),
     }
 }
 
@@ -79,7 +79,7 @@ fn configuration(options: &Options) -> anyhow::Result<kubelet::HollowConfig> {
     capacity.extend(pairs("extended-resources", &options.extended_resources)?);
     for (name, amount) in &capacity {
         apimachinery::Quantity::parse(amount)
-            .map_err(|error| Exit::new(exit::USAGE, &format!("{name}: {amount:?} is not a quantity: {error}")))?;
+            .map_err(|error| Exit::new(exit::USAGE, format!("{name}: {amount:?} is not a quantity: {error}")))?;
     }
     Ok(kubelet::HollowConfig {
         count: options.count,

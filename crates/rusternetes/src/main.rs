@@ -8,10 +8,12 @@ mod component;
 mod controller_manager_command;
 mod exit;
 mod hello;
+mod hollow_command;
 mod image;
 mod reset;
 mod scheduler_command;
 mod server;
+mod simulate_command;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -47,6 +49,8 @@ enum Command {
     /// Run the scheduler alone, against any API server; the executable called `kube-scheduler` is this command.
     #[command(visible_alias = scheduler_command::UPSTREAM_NAME)]
     Scheduler(scheduler_command::Options),
+    /// Register Nodes without containers, and say of their pods that they run: to try a control plane at scale.
+    Hollow(hollow_command::Options),
     /// Stop all containers of a server that is not running and remove what it left on this machine, its data too.
     Reset(reset::Options),
     /// Manage the images of the embedded container runtime.
@@ -73,6 +77,7 @@ fn main() -> ExitCode {
         Command::ApiServer(options) => api_server::run(&options),
         Command::ControllerManager(options) => controller_manager_command::run(&options),
         Command::Scheduler(options) => scheduler_command::run(&options),
+        Command::Hollow(options) => hollow_command::run(&options),
         Command::Reset(options) => reset::run(&options),
         Command::Image(options) => image::run(options),
         Command::Hello(options) => hello::run(&options),

@@ -7,15 +7,18 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{ArgAction, Args};
 
-use crate::component;
 use crate::exit::{self, Exit};
+use crate::{component, simulate_command};
 
 /// What upstream calls this executable.
 pub(crate) const UPSTREAM_NAME: &str = "kube-scheduler";
 
 /// Upstream's flags. Leader election is set by the file if one is given.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// The path to the configuration file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -33,8 +36,17 @@ pub(crate) struct Options {
     leader_elect_resource_namespace: String,
 }
 
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Say where pods would go and why not elsewhere, without touching the cluster.
+    Simulate(simulate_command::Options),
+}
+
 /// Runs until SIGTERM or SIGINT, or until leadership is lost.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    if let Some(Command::Simulate(options)) = &options.command {
+        return simulate_command::run(options);
+    }
     crate::server::init_logging();
     let config = configuration(options)?;
     let kubeconfig = options.kubeconfig.clone().or_else(|| config.kubeconfig.as_ref().map(PathBuf::from));

@@ -60,14 +60,19 @@ impl Cache {
     /// Counts a pod on its node: assumed, bound, or changed there.
     pub(crate) fn place(&mut self, node: &str, pod: &Arc<PodInfo>) {
         let uid = &pod.uid;
-        if self.placed.get(uid).is_some_and(|before| before != node) {
+        let before = self.placed.get(uid);
+        let is_here = before.is_some_and(|before| before == node);
+        if before.is_some() && !is_here {
             self.remove_pod(uid);
         }
-        self.placed.insert(uid.clone(), node.to_owned());
+        if !is_here {
+            self.placed.insert(uid.clone(), node.to_owned());
+        }
         match self.positions.get(node) {
             Some(&position) => {
                 self.dirty.insert(position);
-                Arc::make_mut(&mut self.nodes[position]).add_pod(pod);
+                let info = Arc::make_mut(&mut self.nodes[position]);
+                if is_here { info.add_pod(pod) } else { info.add_new_pod(pod) }
             }
             None => {
                 self.homeless.entry(node.to_owned()).or_default().insert(uid.clone(), Arc::clone(pod));
@@ -89,6 +94,15 @@ impl Cache {
         }
     }
 
+    /// A pod that is counted on some node.
+    pub(crate) fn placed_pod(&self, uid: &str) -> Option<Arc<PodInfo>> {
+        let node = self.placed.get(uid)?;
+        match self.positions.get(node) {
+            Some(&position) => self.nodes[position].pods().iter().find(|pod| pod.uid == uid).cloned(),
+            None => self.homeless.get(node)?.get(uid).cloned(),
+        }
+    }
+
     /// Whether a pod is counted on some node.
     pub(crate) fn is_placed(&self, uid: &str) -> bool {
         self.placed.contains_key(uid)
@@ -97,6 +111,12 @@ impl Cache {
     /// How many nodes and counted pods there are.
     pub(crate) fn sizes(&self) -> (usize, usize) {
         (self.nodes.len(), self.placed.len())
+    }
+
+    /// A snapshot from scratch.
+    #[cfg(test)]
+    pub(crate) fn refresh_whole(&mut self, snapshot: &mut Snapshot) {
+        *snapshot = Snapshot::of(self.nodes.iter().cloned());
     }
 
     /// Brings the one snapshot of this cache up to date.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::cycle::Rejection;
 use crate::eviction::{now, patch_status};
+use crate::pod_info::PodInfo;
 use crate::run::Scheduler;
 
 /// Upstream's NoteLengthLimit of events, in bytes.
@@ -21,9 +22,23 @@ impl Scheduler {
         self.recorder_of(pod).record(pod.as_ref(), EventKind::Warning, "FailedScheduling", note);
         let Some(status) = status_after(pod, rejection) else { return };
         let pods = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+        let _permit = self.requests.acquire().await;
         if let Err(error) = patch_status(&pods, pod, status).await {
             // The pod may be gone; otherwise the next attempt tells again.
             tracing::debug!(namespace = pod.namespace(), name = pod.name_any(), %error, "cannot set the condition PodScheduled");
+        }
+    }
+
+    /// Says where a pod that is not bound yet is going.
+    pub(crate) async fn nominate_expected(&self, pod: &PodInfo, node: &str) {
+        let nominated = pod.pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
+        if nominated == Some(node) {
+            return;
+        }
+        let pods = Api::<Pod>::namespaced(self.client.clone(), &pod.pod.namespace().unwrap_or_default());
+        if let Err(error) = patch_status(&pods, &pod.pod, json!({"nominatedNodeName": node})).await {
+            // It is information only: the binding goes on.
+            tracing::debug!(namespace = pod.pod.namespace(), name = pod.pod.name_any(), %error, "cannot set nominatedNodeName");
         }
     }
 }

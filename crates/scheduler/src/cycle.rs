@@ -1,16 +1,18 @@
-//! One scheduling cycle: from a pod and a snapshot of the nodes to the node that it shall run on, or why there is none. No I/O.
+//! One scheduling cycle: from a pod and a snapshot of the nodes to the node that it shall run on, or why there is none. No I/O, but for
+//! extenders, which are asked through a seam.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use rand::Rng;
-use tokio::time::Instant;
 
-use crate::framework::{Code, CycleState, Eviction, FilterOutcome, Misfit, PreFiltered, Profile, Status};
-use crate::metrics;
+use crate::extender::Extender;
+use crate::framework::{Code, CycleState, EXTENDER, Eviction, FilterOutcome, Misfit, PreFiltered, Profile, Status};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
+use crate::queue::Rejectors;
 use crate::snapshot::Snapshot;
 
 /// Below this number all nodes are looked at.
@@ -28,8 +30,8 @@ pub(crate) struct Settings {
 pub(crate) struct Rejection {
     /// The message of the event FailedScheduling and of the condition PodScheduled.
     pub(crate) message: String,
-    /// The plugins whose opinion it was; empty for a failure.
-    pub(crate) plugins: BTreeSet<&'static str>,
+    /// The plugins whose opinion it was; none for a failure.
+    pub(crate) by: Rejectors,
     /// Something went wrong, as opposed to: the pod fits nowhere.
     pub(crate) is_failure: bool,
     /// The node to nominate; empty to withdraw the nomination; `None` to leave it.
@@ -44,15 +46,48 @@ pub(crate) struct Placement {
     pub(crate) state: CycleState,
 }
 
+impl Rejectors {
+    /// Notes who said so.
+    fn note(&mut self, status: &Status) {
+        if !status.plugin().is_empty() {
+            let pending = status.code() == Code::Pending;
+            if pending { &mut self.pending } else { &mut self.rejected }.insert(status.plugin());
+        }
+    }
+}
+
 impl Rejection {
-    /// What one plugin said outside of the filters.
-    pub(crate) fn by(status: &Status) -> Self {
-        let plugins = if status.is_rejected() { BTreeSet::from([status.plugin()]) } else { BTreeSet::new() };
-        Self { message: status.reasons().join(", "), plugins, is_failure: !status.is_rejected(), ..Self::default() }
+    /// What one plugin said about the node that had been chosen already; the nomination is withdrawn.
+    pub(crate) fn of_node(status: &Status) -> Self {
+        if !status.is_rejected() {
+            return Self::failure(status);
+        }
+        let mut by = Rejectors::default();
+        by.note(status);
+        let reasons: Vec<String> = status.reasons().iter().map(|reason| format!("1 {reason}")).collect();
+        let message = format!("0/1 nodes are available: {}.", reasons.join(", "));
+        Self { message, by, nominate: Some(String::new()), ..Self::default() }
     }
 
-    fn failure(status: &Status) -> Self {
-        Self { nominate: Some(String::new()), ..Self::by(status) }
+    /// Something went wrong.
+    pub(crate) fn failure(status: &Status) -> Self {
+        Self { message: status.message(), is_failure: true, nominate: Some(String::new()), ..Self::default() }
+    }
+}
+
+/// What all cycles of a scheduler have in common.
+#[derive(Clone, Copy)]
+pub(crate) struct Surroundings<'a> {
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) settings: Settings,
+    pub(crate) extenders: &'a [Arc<dyn Extender>],
+}
+
+impl<'a> Surroundings<'a> {
+    /// Only nodes.
+    #[cfg(test)]
+    pub(crate) fn of(snapshot: &'a Snapshot) -> Self {
+        Self { snapshot, settings: Settings::default(), extenders: &[] }
     }
 }
 
@@ -60,69 +95,130 @@ impl Rejection {
 pub(crate) fn schedule(
     profile: &Profile,
     pod: &Arc<PodInfo>,
-    snapshot: &Snapshot,
-    settings: Settings,
+    around: Surroundings<'_>,
     start: &mut usize,
 ) -> Result<Placement, Rejection> {
     let mut state = CycleState::new(Arc::clone(pod));
+    let snapshot = around.snapshot;
     if snapshot.is_empty() {
         let message = "no nodes available to schedule pods".to_owned();
         return Err(Rejection { message, nominate: Some(String::new()), ..Rejection::default() });
     }
-    let pre_filtered = timed(profile, "PreFilter", || profile.pre_filter(&mut state, &pod.pod, snapshot));
+    let pre_filtered = profile.timed("PreFilter", || {
+        let result = profile.pre_filter(&mut state, &pod.pod, snapshot);
+        let code = result.as_ref().map_or(Code::Error, |result| result.status.code());
+        (result, code)
+    });
     let pre_filtered = pre_filtered.map_err(|status| Rejection::failure(&status))?;
     if !pre_filtered.status.is_success() {
-        return Err(misfit(profile, &state, pod, snapshot, &pre_filtered, &FilterOutcome::default()));
+        return Err(misfit(profile, &state, pod, around, &pre_filtered, &FilterOutcome::default()));
     }
-    let outcome = timed(profile, "Filter", || feasible(profile, &state, pod, snapshot, (&pre_filtered, settings), start));
-    let outcome = outcome.map_err(|status| Rejection::failure(&status))?;
+    let outcome = feasible(profile, &state, pod, around, &pre_filtered, start).map_err(|status| Rejection::failure(&status))?;
     let node = match outcome.feasible.as_slice() {
-        [] => return Err(misfit(profile, &state, pod, snapshot, &pre_filtered, &outcome)),
+        [] => return Err(misfit(profile, &state, pod, around, &pre_filtered, &outcome)),
         [only] => only.name().to_owned(),
         several => {
-            let scores = timed(profile, "Score", || profile.score(&mut state, &pod.pod, several, snapshot));
-            let scores = scores.map_err(|status| Rejection::failure(&status))?;
-            best(several, &scores, &mut rand::rng()).name().to_owned()
+            let scores = scores(profile, &mut state, pod, several, around).map_err(|status| Rejection::failure(&status))?;
+            best(several, &scores, &mut *profile.handle.random.lock()).name().to_owned()
         }
     };
     Ok(Placement { node, state })
 }
 
-/// Runs an extension point over all its plugins, and notes how long it took.
-fn timed<R>(profile: &Profile, point: &str, run: impl FnOnce() -> Result<R, Status>) -> Result<R, Status> {
-    let since = Instant::now();
-    let result = run();
-    let status = if result.is_ok() { "Success" } else { "Error" };
-    metrics::extension_point(point, status, profile.name(), since.elapsed());
-    result
+/// A result with the code that the metrics show.
+fn coded<R>(result: Result<R, Status>) -> (Result<R, Status>, Code) {
+    let code = result.as_ref().map_or(Code::Error, |_| Code::Success);
+    (result, code)
+}
+
+/// The filters of the plugins, then those of the extenders.
+fn filter(
+    profile: &Profile,
+    state: &CycleState,
+    pod: &PodInfo,
+    nodes: (&[Arc<NodeInfo>], usize, usize),
+    extenders: &[Arc<dyn Extender>],
+) -> Result<FilterOutcome, Status> {
+    let (nodes, start, wanted) = nodes;
+    let mut outcome = profile.timed("Filter", || coded(profile.filter(state, &pod.pod, nodes, start, wanted)))?;
+    for extender in extenders.iter().filter(|extender| extender.is_interested(&pod.pod)) {
+        if outcome.feasible.is_empty() {
+            break;
+        }
+        let filtered = match extender.filter(&pod.pod, &outcome.feasible) {
+            Ok(filtered) => filtered,
+            Err(error) if extender.is_ignorable() => {
+                tracing::info!(extender = extender.name(), %error, "an extender that may be ignored does not answer");
+                continue;
+            }
+            Err(error) => return Err(Status::new(Code::Error, [error])),
+        };
+        for node in &outcome.feasible {
+            let refused = |code, reasons: &BTreeMap<String, String>| {
+                reasons.get(node.name()).map(|reason| Status::new(code, [reason.clone()]))
+            };
+            let status = refused(Code::UnschedulableAndUnresolvable, &filtered.unresolvable)
+                .or_else(|| refused(Code::Unschedulable, &filtered.failed));
+            outcome.rejected.extend(status.map(|status| (Arc::clone(node), status)));
+        }
+        let before = outcome.feasible.len();
+        outcome.feasible.retain(|node| filtered.feasible.contains(node.name()));
+        outcome.by_extender |= outcome.feasible.len() < before;
+    }
+    Ok(outcome)
 }
 
 fn feasible(
     profile: &Profile,
     state: &CycleState,
     pod: &PodInfo,
-    snapshot: &Snapshot,
-    (pre_filtered, settings): (&PreFiltered, Settings),
+    around: Surroundings<'_>,
+    pre_filtered: &PreFiltered,
     start: &mut usize,
 ) -> Result<FilterOutcome, Status> {
+    let (snapshot, extenders) = (around.snapshot, around.extenders);
     // Room may have been made there for this very pod: if it fits now, nothing else needs to be looked at.
-    if let Some(node) = nominated_node(&pod.pod).and_then(|name| snapshot.get(name))
-        && pre_filtered.nodes.as_ref().is_none_or(|names| names.contains(node.name()))
-    {
-        let outcome = profile.filter(state, &pod.pod, std::slice::from_ref(node), 0, 1)?;
-        if !outcome.feasible.is_empty() {
-            return Ok(outcome);
+    if let Some(node) = nominated_node(&pod.pod).and_then(|name| snapshot.get(name)) {
+        match filter(profile, state, pod, (std::slice::from_ref(node), 0, 1), extenders) {
+            Ok(outcome) if !outcome.feasible.is_empty() => return Ok(outcome),
+            Ok(_) => {}
+            Err(status) => tracing::warn!(node = node.name(), reason = status.message(), "the nominated node cannot be judged"),
         }
     }
     if let Some(names) = &pre_filtered.nodes {
         let named: Vec<_> = names.iter().filter_map(|name| snapshot.get(name)).cloned().collect();
-        return profile.filter(state, &pod.pod, &named, 0, named.len());
+        return filter(profile, state, pod, (&named, 0, named.len()), extenders);
     }
-    let percentage = profile.percentage_of_nodes_to_score.unwrap_or(settings.percentage_of_nodes_to_score);
-    let wanted = nodes_wanted(snapshot.len(), percentage);
-    let outcome = profile.filter(state, &pod.pod, snapshot.nodes(), *start % snapshot.len(), wanted)?;
+    let percentage = profile.percentage_of_nodes_to_score.unwrap_or(around.settings.percentage_of_nodes_to_score);
+    let compared = profile.has_score() || extenders.iter().any(|extender| extender.is_filter() || extender.is_prioritizer());
+    let wanted = if compared { nodes_wanted(snapshot.len(), percentage) } else { 1 };
+    let outcome = filter(profile, state, pod, (snapshot.nodes(), *start % snapshot.len(), wanted), extenders)?;
     *start = (*start + outcome.feasible.len() + outcome.rejected.len()) % snapshot.len();
     Ok(outcome)
+}
+
+/// The scores of the plugins and of the extenders.
+fn scores(
+    profile: &Profile,
+    state: &mut CycleState,
+    pod: &PodInfo,
+    nodes: &[Arc<NodeInfo>],
+    around: Surroundings<'_>,
+) -> Result<Vec<i64>, Status> {
+    profile.timed("PreScore", || coded(profile.pre_score(state, &pod.pod, nodes, around.snapshot)))?;
+    let mut scores = profile.timed("Score", || coded(profile.score(state, &pod.pod, nodes)))?;
+    for extender in around.extenders.iter().filter(|one| one.is_prioritizer() && one.is_interested(&pod.pod)) {
+        match extender.prioritize(&pod.pod, nodes) {
+            Ok(given) => {
+                for (node, score) in nodes.iter().zip(&mut scores) {
+                    *score += given.get(node.name()).copied().unwrap_or_default();
+                }
+            }
+            // The others decide then.
+            Err(error) => tracing::debug!(extender = extender.name(), %error, "an extender gives no scores"),
+        }
+    }
+    Ok(scores)
 }
 
 fn nominated_node(pod: &Pod) -> Option<&str> {
@@ -134,15 +230,19 @@ fn misfit(
     profile: &Profile,
     state: &CycleState,
     pod: &PodInfo,
-    snapshot: &Snapshot,
+    around: Surroundings<'_>,
     pre_filtered: &PreFiltered,
     outcome: &FilterOutcome,
 ) -> Rejection {
-    let mut plugins: BTreeSet<&'static str> = pre_filtered.naming.clone();
-    plugins.extend(outcome.rejected.iter().map(|(_, status)| status.plugin()));
+    let snapshot = around.snapshot;
+    let mut by = Rejectors { rejected: pre_filtered.naming.clone(), ..Rejectors::default() };
+    outcome.rejected.iter().for_each(|(_, status)| by.note(status));
+    if outcome.by_extender {
+        by.rejected.insert(EXTENDER);
+    }
     let refused_before = !pre_filtered.status.is_success();
     let others = if refused_before {
-        plugins.extend(Some(pre_filtered.status.plugin()).filter(|name| !name.is_empty()));
+        by.note(&pre_filtered.status);
         pre_filtered.status.clone()
     } else if pre_filtered.nodes.is_some() {
         let names: Vec<&str> = pre_filtered.naming.iter().copied().collect();
@@ -152,20 +252,25 @@ fn misfit(
         Status::new(Code::UnschedulableAndUnresolvable, [""; 0])
     };
     let mut message = if refused_before {
-        format!("0/{} nodes are available: {}.", snapshot.len(), others.reasons().join(", "))
+        format!("0/{} nodes are available: {}.", snapshot.len(), others.message())
     } else {
-        misfit_message(&outcome.rejected, others.reasons(), snapshot.len())
+        let refused = outcome.rejected.iter().map(|(_, status)| status);
+        misfit_message(refused, others.reasons(), snapshot.len())
     };
-    let mut rejection = Rejection { plugins, nominate: Some(String::new()), ..Rejection::default() };
+    let mut rejection = Rejection { by, nominate: Some(String::new()), ..Rejection::default() };
     if profile.has_post_filter() {
-        let misfit = Misfit { profile, snapshot, rejected: &outcome.rejected, others };
-        let (status, remedy) = profile.post_filter(state, &pod.pod, &misfit);
+        let misfit = Misfit { profile, snapshot, rejected: &outcome.rejected, others, extenders: around.extenders };
+        let (status, remedy) = profile.timed("PostFilter", || {
+            let (status, remedy) = profile.post_filter(state, &pod.pod, &misfit);
+            let code = status.code();
+            ((status, remedy), code)
+        });
         if status.code() == Code::Error {
-            tracing::debug!(reasons = status.reasons().join(", "), "a PostFilter plugin failed");
+            tracing::debug!(reasons = status.message(), "a PostFilter plugin failed");
         }
         if !status.reasons().is_empty() {
             message.push(' ');
-            message.push_str(&status.reasons().join(", "));
+            message.push_str(&status.message());
         }
         (rejection.nominate, rejection.eviction) = (remedy.nominate, remedy.eviction.map(Box::new));
     }
@@ -185,19 +290,29 @@ fn nodes_wanted(nodes: usize, percentage: usize) -> usize {
 /// The best score; among equals by chance.
 fn best<'a>(nodes: &'a [Arc<NodeInfo>], scores: &[i64], random: &mut impl Rng) -> &'a Arc<NodeInfo> {
     let top = scores.iter().max().copied().unwrap_or_default();
-    let equals: Vec<usize> = (0..nodes.len()).filter(|&index| scores[index] == top).collect();
-    &nodes[equals[random.random_range(0..equals.len())]]
+    let equals = scores.iter().filter(|score| **score == top).count();
+    let chosen = random.random_range(0..equals.max(1));
+    let found = nodes.iter().zip(scores).filter(|(_, score)| **score == top).nth(chosen);
+    found.map_or(&nodes[0], |(node, _)| node)
 }
 
 /// Upstream's text: how many nodes were rejected for which reason, and why the others do not come into question.
-pub(crate) fn misfit_message(rejected: &[(String, Status)], others: &[String], nodes: usize) -> String {
+pub(crate) fn misfit_message<'a>(
+    refused: impl Iterator<Item = &'a Status>,
+    others: &[Cow<'static, str>],
+    nodes: usize,
+) -> String {
     let mut histogram: BTreeMap<&str, usize> = BTreeMap::new();
-    for reason in rejected.iter().flat_map(|(_, status)| status.reasons()) {
-        *histogram.entry(reason).or_default() += 1;
+    let mut explicit = 0;
+    for status in refused {
+        explicit += 1;
+        for reason in status.reasons() {
+            *histogram.entry(reason).or_default() += 1;
+        }
     }
-    if rejected.len() < nodes {
+    if explicit < nodes {
         for reason in others {
-            *histogram.entry(reason).or_default() += nodes - rejected.len();
+            *histogram.entry(reason).or_default() += nodes - explicit;
         }
     }
     let mut reasons: Vec<String> = histogram.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
@@ -207,58 +322,5 @@ pub(crate) fn misfit_message(rejected: &[(String, Status)], others: &[String], n
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::plugins::default_profile;
-
-    fn nodes(objects: Vec<Value>) -> Snapshot {
-        let make = |object| Arc::new(NodeInfo::new(Arc::new(serde_json::from_value(object).unwrap())));
-        Snapshot::of(objects.into_iter().map(make))
-    }
-
-    fn machine(name: &str, cpu: &str) -> Value {
-        json!({"metadata": {"name": name}, "status": {"allocatable": {"cpu": cpu, "memory": "1Gi", "pods": "10"}}})
-    }
-
-    fn place(spec: Value, nodes: Snapshot) -> Result<String, String> {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap();
-        let (pod, profile) = (Arc::new(PodInfo::new(Arc::new(pod))), default_profile("s", &Arc::default()));
-        schedule(&profile, &pod, &nodes, Settings::default(), &mut 0)
-            .map(|placed| placed.node)
-            .map_err(|rejection| rejection.message)
-    }
-
-    fn asks(cpu: &str) -> Value {
-        json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]})
-    }
-
-    #[test]
-    fn the_pod_goes_where_it_fits_best() {
-        assert_eq!(place(asks("2"), nodes(vec![machine("small", "1"), machine("big", "4")])), Ok("big".into()));
-        assert_eq!(place(asks("1"), nodes(vec![machine("small", "1"), machine("big", "4")])), Ok("big".into()));
-    }
-
-    #[test]
-    fn a_rejection_counts_the_reasons() {
-        let mut cordoned = machine("cordoned", "8");
-        cordoned["spec"] = json!({"unschedulable": true});
-        let all = nodes(vec![machine("one", "1"), machine("two", "1"), cordoned]);
-        let message = "0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu. no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling.";
-        assert_eq!(place(asks("2"), all), Err(message.into()));
-        assert_eq!(place(asks("2"), nodes(vec![])), Err("no nodes available to schedule pods".into()));
-    }
-
-    #[test]
-    fn large_clusters_are_sampled() {
-        let check = |nodes, expected| assert_eq!(nodes_wanted(nodes, 0), expected);
-        check(1, 1);
-        check(99, 99);
-        check(100, 100);
-        check(1000, 420);
-        check(5000, 500);
-        check(10_000, 500);
-        assert_eq!(nodes_wanted(1000, 70), 700);
-    }
-}
+#[path = "cycle_tests.rs"]
+mod tests;

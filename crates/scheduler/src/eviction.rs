@@ -26,9 +26,13 @@ impl Scheduler {
     }
 
     async fn evict(&self, preemptor: &PodInfo, eviction: &Eviction) {
-        let mut failed = false;
-        let mut note = |result: kube::Result<()>| {
-            if let Err(error) = result {
+        let started = tokio::time::Instant::now();
+        // Whether the preemptor has to be told: nothing else will bring it back where a victim could not be evicted, or was gone before
+        // (what was heard of that came while the preemptor was held up).
+        let (mut failed, mut gone) = (false, false);
+        let mut note = |result: kube::Result<bool>| match result {
+            Ok(was_gone) => gone |= was_gone,
+            Err(error) => {
                 failed = true;
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
@@ -39,7 +43,7 @@ impl Scheduler {
         };
         for outranked in self.handle.nominator.on(&eviction.node) {
             if outranked.priority() < preemptor.priority() {
-                note(self.withdraw_nomination(&outranked).await);
+                note(self.withdraw_nomination(&outranked).await.map(|()| false));
             }
         }
         if let Some((last, others)) = eviction.victims.split_last() {
@@ -52,12 +56,14 @@ impl Scheduler {
             note(self.evict_one(preemptor, last, &eviction.node).await);
         }
         self.handle.preempting.lock().remove(&preemptor.uid);
-        if failed {
+        crate::metrics::preemption_task(failed, started.elapsed());
+        if failed || gone {
             self.activate(&preemptor.uid);
         }
     }
 
-    async fn evict_one(&self, preemptor: &PodInfo, victim: &PodInfo, node: &str) -> kube::Result<()> {
+    /// Evicts a victim. True if it was gone already.
+    async fn evict_one(&self, preemptor: &PodInfo, victim: &PodInfo, node: &str) -> kube::Result<bool> {
         let pod = &victim.pod;
         if !self.handle.waiting.reject(&victim.uid, "DefaultPreemption", "preempted") {
             let pods = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
@@ -73,17 +79,17 @@ impl Scheduler {
             });
             let status = json!({"conditions": [condition]});
             if is_gone(patch_status(&pods, pod, status).await)? {
-                return Ok(());
+                return Ok(true);
             }
             let preconditions = Preconditions { uid: pod.uid(), resource_version: None };
             let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
             if is_gone(pods.delete(&pod.name_any(), &parameters).await.map(|_| ()))? {
-                return Ok(());
+                return Ok(true);
             }
         }
         let message = format!("Preempted by pod {} on node {node}", preemptor.uid);
         self.recorder_of(&preemptor.pod).record(pod.as_ref(), EventKind::Normal, "Preempted", message);
-        Ok(())
+        Ok(false)
     }
 
     /// Its room is taken: it must look for another.

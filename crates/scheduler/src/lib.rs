@@ -4,16 +4,20 @@
 //! Owns: the queue of pods that wait, the cache of nodes with what is assumed on them, the framework's extension points, the plugins.
 //! Invariants: one scheduling cycle at a time, binding cycles run beside it; a node never gets more than its allocatable resources by
 //! our decisions; a pod is in exactly one part of the queue or in flight.
-//! Deliberately absent for now: extenders, resource claims (DynamicResources), gang scheduling, the secure port of a scheduler alone.
+//! Deliberately absent for now: resource claims (DynamicResources), gang scheduling, the secure port of a scheduler alone.
 
 mod cache;
 mod condition;
 mod config;
 mod cycle;
 mod eviction;
+mod extender;
 mod framework;
 mod label_selector;
+mod memo;
 mod metrics;
+#[cfg(test)]
+mod model_tests;
 mod node_info;
 mod nominator;
 mod plugins;
@@ -22,12 +26,14 @@ mod queue;
 mod requirement;
 mod resource;
 mod run;
+mod simulate;
 mod snapshot;
 mod watching;
 
 pub use config::{Config, ConfigError};
-pub use framework::{ClusterEvent, Code, CycleState, Handle, Hint, Listers, Plugin, Profile, Status, Transition};
+pub use framework::{ClusterEvent, Code, CycleState, EventSet, Handle, Hint, Listers, Plugin, Profile, Status, Transition};
 pub use node_info::NodeInfo;
 pub use plugins::{REGISTRY, Registration};
 pub use resource::Resources;
 pub use run::{SchedulerError, run};
+pub use simulate::{Cluster, ClusterError, Fate, NodeOpinion, Simulation, TemplateError, Verdict, pods_of};

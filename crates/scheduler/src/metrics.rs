@@ -4,8 +4,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, exponential_buckets, register_histogram,
-    register_histogram_vec, register_int_counter, register_int_counter_vec, register_int_gauge_vec,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, exponential_buckets,
+    register_histogram, register_histogram_vec, register_int_counter, register_int_counter_vec, register_int_gauge_vec,
 };
 
 struct Families {
@@ -21,6 +21,11 @@ struct Families {
     cache_size: IntGaugeVec,
     point_seconds: HistogramVec,
     permit_seconds: HistogramVec,
+    event_seconds: HistogramVec,
+    unschedulable: IntGaugeVec,
+    goroutines: IntGaugeVec,
+    preemption_tasks: IntCounterVec,
+    preemption_seconds: HistogramVec,
 }
 
 const REGISTERED: &str = "registered once per process, under a name of its own, with constant buckets";
@@ -76,7 +81,7 @@ static FAMILIES: LazyLock<Families> = LazyLock::new(|| {
         .expect(REGISTERED),
     pending: register_int_gauge_vec!(
         "scheduler_pending_pods",
-        "Number of pending pods, by the queue type: active, backoff, unschedulable, gated.",
+        "Number of pending pods, by the queue type. 'active' means number of pods in activeQ; 'backoff' means number of pods in backoffQ; 'unschedulable' means number of pods in unschedulablePods that the scheduler attempted to schedule and failed; 'gated' is the number of unschedulable pods that the scheduler never attempted to schedule because they are gated.",
         &["queue"]
     )
     .expect(REGISTERED),
@@ -108,6 +113,40 @@ static FAMILIES: LazyLock<Families> = LazyLock::new(|| {
         &["result"]
     )
     .expect(REGISTERED),
+    event_seconds: register_histogram_vec!(
+        options("event_handling_duration_seconds", "Event handling latency in seconds.", 0.0001, 2.0, 12),
+        &["event"]
+    )
+    .expect(REGISTERED),
+    unschedulable: register_int_gauge_vec!(
+        "scheduler_unschedulable_pods",
+        "The number of unschedulable pods broken down by plugin name. A pod will increment the gauge for all plugins that caused it to not schedule and so this metric have meaning only when broken down by plugin.",
+        &["plugin", "profile"]
+    )
+    .expect(REGISTERED),
+    goroutines: register_int_gauge_vec!(
+        "scheduler_goroutines",
+        "Number of running goroutines split by the work they do such as binding.",
+        &["operation"]
+    )
+    .expect(REGISTERED),
+    preemption_tasks: register_int_counter_vec!(
+        "scheduler_preemption_goroutines_execution_total",
+        "Number of preemption goroutines executed.",
+        &["result"]
+    )
+    .expect(REGISTERED),
+    preemption_seconds: register_histogram_vec!(
+        options(
+            "preemption_goroutines_duration_seconds",
+            "Duration in seconds for running goroutines for the preemption.",
+            0.01,
+            2.0,
+            20
+        ),
+        &["result"]
+    )
+    .expect(REGISTERED),
 }
 });
 
@@ -122,10 +161,12 @@ pub(crate) fn algorithm(took: Duration) {
     FAMILIES.algorithm_seconds.observe(took.as_secs_f64());
 }
 
-/// A pod is bound after so many attempts; `waited` since it entered the queue first.
-pub(crate) fn scheduled(attempts: u32, waited: Duration) {
+/// A pod is bound after so many attempts; `waited` since it was ready to be scheduled first.
+pub(crate) fn scheduled(attempts: u32, waited: Option<Duration>) {
     let label = if attempts >= 15 { "15+".to_owned() } else { attempts.to_string() };
-    FAMILIES.sli_seconds.with_label_values(&[&label]).observe(waited.as_secs_f64());
+    if let Some(waited) = waited {
+        FAMILIES.sli_seconds.with_label_values(&[&label]).observe(waited.as_secs_f64());
+    }
     FAMILIES.attempts_per_pod.observe(f64::from(attempts));
 }
 
@@ -164,4 +205,39 @@ pub(crate) fn extension_point(point: &str, status: &str, profile: &str, took: Du
 /// A pod has waited for a Permit plugin.
 pub(crate) fn permit_wait(result: &str, took: Duration) {
     FAMILIES.permit_seconds.with_label_values(&[result]).observe(took.as_secs_f64());
+}
+
+/// A change of an object has reached the queue.
+pub(crate) fn event_handled(event: &str, took: Duration) {
+    FAMILIES.event_seconds.with_label_values(&[event]).observe(took.as_secs_f64());
+}
+
+/// A pod waits on a plugin's account (1), or does so no longer (-1).
+pub(crate) fn unschedulable_reason(plugin: &str, profile: &str, by: i64) {
+    FAMILIES.unschedulable.with_label_values(&[plugin, profile]).add(by);
+}
+
+/// The eviction of a pod's victims is over.
+pub(crate) fn preemption_task(failed: bool, took: Duration) {
+    let result = if failed { "error" } else { "success" };
+    FAMILIES.preemption_tasks.with_label_values(&[result]).inc();
+    FAMILIES.preemption_seconds.with_label_values(&[result]).observe(took.as_secs_f64());
+}
+
+/// Counts a task while it runs.
+pub(crate) struct Working(IntGauge);
+
+impl Working {
+    /// Work of one kind.
+    pub(crate) fn on(operation: &str) -> Self {
+        let gauge = FAMILIES.goroutines.with_label_values(&[operation]);
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }

@@ -20,11 +20,16 @@ pub struct NodeInfo {
     pub(crate) scored: Resources,
     /// The bytes of each image on the node, by name.
     pub(crate) images: Arc<HashMap<String, i64>>,
+    /// What most nodes answer without their object being looked at.
+    pub(crate) unschedulable: bool,
+    taints_that_keep_away: bool,
+    taints_that_cost: bool,
     /// All pods, in the order in which they came.
     pods: Vec<Arc<PodInfo>>,
     /// Those with affinity terms of any kind.
     with_affinity: Vec<Arc<PodInfo>>,
     with_ports: Vec<Arc<PodInfo>>,
+    with_claims: Vec<Arc<PodInfo>>,
 }
 
 impl NodeInfo {
@@ -36,9 +41,13 @@ impl NodeInfo {
             requested: Resources::default(),
             scored: Resources::default(),
             images: Arc::default(),
+            unschedulable: false,
+            taints_that_keep_away: false,
+            taints_that_cost: false,
             pods: Vec::new(),
             with_affinity: Vec::new(),
             with_ports: Vec::new(),
+            with_claims: Vec::new(),
         };
         info.set_node(node);
         info
@@ -52,8 +61,25 @@ impl NodeInfo {
             let bytes = image.size_bytes.unwrap_or_default();
             image.names.iter().flatten().map(move |name| (name.clone(), bytes))
         });
-        self.images = Arc::new(images.collect());
+        let images: HashMap<String, i64> = images.collect();
+        // A heartbeat brings the same images: whoever compares the pointer need not compare them.
+        if *self.images != images {
+            self.images = Arc::new(images);
+        }
         self.node = node;
+        self.unschedulable = self.node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true));
+        let has = |effects: &[&str]| self.taints().iter().any(|taint| effects.contains(&taint.effect.as_str()));
+        (self.taints_that_keep_away, self.taints_that_cost) = (has(&["NoSchedule", "NoExecute"]), has(&["PreferNoSchedule"]));
+    }
+
+    /// Whether any taint keeps pods away that do not tolerate it.
+    pub(crate) fn has_hard_taints(&self) -> bool {
+        self.taints_that_keep_away
+    }
+
+    /// Whether any taint costs score.
+    pub(crate) fn has_soft_taints(&self) -> bool {
+        self.taints_that_cost
     }
 
     /// The node's object.
@@ -96,9 +122,19 @@ impl NodeInfo {
         self.with_ports.iter().flat_map(|pod| &pod.ports)
     }
 
+    /// The pods that use claims, generic ephemeral volumes aside.
+    pub(crate) fn pods_with_claims(&self) -> &[Arc<PodInfo>] {
+        &self.with_claims
+    }
+
     /// Counts a pod; one that is counted already is replaced.
     pub(crate) fn add_pod(&mut self, pod: &Arc<PodInfo>) {
         self.remove_pod(&pod.uid);
+        self.add_new_pod(pod);
+    }
+
+    /// Counts a pod that is not counted here.
+    pub(crate) fn add_new_pod(&mut self, pod: &Arc<PodInfo>) {
         self.requested.add(&pod.request.requested);
         self.scored.add(&pod.request.scored);
         self.pods.push(Arc::clone(pod));
@@ -108,15 +144,20 @@ impl NodeInfo {
         if !pod.ports.is_empty() {
             self.with_ports.push(Arc::clone(pod));
         }
+        if !pod.claims.is_empty() {
+            self.with_claims.push(Arc::clone(pod));
+        }
     }
 
     /// Stops counting a pod, if it was.
     pub(crate) fn remove_pod(&mut self, uid: &str) {
-        let Some(position) = self.pods.iter().position(|pod| pod.uid == uid) else { return };
+        // Who came last is most likely to be meant: it has just been bound, or was not after all.
+        let Some(position) = self.pods.iter().rposition(|pod| pod.uid == uid) else { return };
         let pod = self.pods.remove(position);
         self.requested.subtract(&pod.request.requested);
         self.scored.subtract(&pod.request.scored);
-        self.with_affinity.retain(|other| other.uid != uid);
-        self.with_ports.retain(|other| other.uid != uid);
+        for some in [&mut self.with_affinity, &mut self.with_ports, &mut self.with_claims] {
+            some.retain(|other| other.uid != uid);
+        }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 
@@ -19,6 +20,8 @@ struct Inner {
 #[derive(Default)]
 pub(crate) struct Nominator {
     inner: RwLock<Inner>,
+    /// How many pods there are: asked for each node and filter.
+    count: AtomicUsize,
 }
 
 impl Nominator {
@@ -30,11 +33,22 @@ impl Nominator {
             inner.node_of.insert(pod.uid.clone(), node.to_owned());
             inner.by_node.entry(node.to_owned()).or_default().push(Arc::clone(pod));
         }
+        self.count.store(inner.node_of.len(), Ordering::Release);
+    }
+
+    /// Whether no node is meant for anybody.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
     }
 
     /// Forgets a pod: it is assumed, bound or gone.
     pub(crate) fn remove(&self, uid: &str) {
-        self.inner.write().remove(uid);
+        if self.is_empty() {
+            return;
+        }
+        let mut inner = self.inner.write();
+        inner.remove(uid);
+        self.count.store(inner.node_of.len(), Ordering::Release);
     }
 
     /// The pods that a node is meant for.

@@ -20,7 +20,7 @@ pub(crate) struct HostPort {
 pub(crate) const ANY_ADDRESS: &str = "0.0.0.0";
 
 /// A term of pod affinity or anti-affinity.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AffinityTerm {
     /// Namespaces by name; the pod's own if the term names none in either way.
     pub(crate) namespaces: BTreeSet<String>,
@@ -78,6 +78,22 @@ pub struct PodInfo {
 }
 
 impl PodInfo {
+    /// A newer version. What is worked out is kept where a change of status (which there are most of) cannot have touched it.
+    pub(crate) fn update(before: Option<&Self>, pod: Arc<Pod>) -> Self {
+        let Some(before) = before else { return Self::new(pod) };
+        let resizable = |pod: &Pod| pod.metadata.generation;
+        let sizes = |pod: &Pod| {
+            let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+            statuses.iter().any(|status| status.resources.is_some() || status.allocated_resources.is_some())
+        };
+        let same =
+            resizable(&before.pod).is_some() && resizable(&before.pod) == resizable(&pod) && !sizes(&pod) && !sizes(&before.pod);
+        if !same {
+            return Self::new(pod);
+        }
+        Self { pod, ..before.clone() }
+    }
+
     /// Works it out.
     pub(crate) fn new(pod: Arc<Pod>) -> Self {
         let mut info = Self {

@@ -3,14 +3,14 @@
 //! The scheduling loop owns the snapshot; [`crate::cache::Cache::refresh`] replaces only the nodes that changed since, so that its cost
 //! grows with the change, not with the cluster. Invariant: an index holds exactly what a walk over the nodes would find.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::node_info::NodeInfo;
-use crate::pod_info::PodInfo;
 
 /// See the module.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub struct Snapshot {
     nodes: Vec<Arc<NodeInfo>>,
     positions: HashMap<String, usize>,
@@ -18,6 +18,41 @@ pub struct Snapshot {
     with_affinity: BTreeSet<usize>,
     /// How many pods use a claim, by `namespace/name`.
     claims: HashMap<String, usize>,
+    /// How many nodes have an image, by name.
+    images: HashMap<String, usize>,
+    /// Tells snapshots apart that were made from scratch.
+    epoch: u64,
+    /// How often a node was put in so far.
+    changes: u64,
+    /// The last of these: the node before, if there was one, and after.
+    recent: VecDeque<(Option<Arc<NodeInfo>>, Arc<NodeInfo>)>,
+}
+
+/// So many changes are remembered: who sums something up over all nodes need not walk them all again each cycle.
+const RECENT_MAX: usize = 256;
+
+static EPOCHS: AtomicU64 = AtomicU64::new(0);
+
+/// A state of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment {
+    epoch: u64,
+    changes: u64,
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self {
+            nodes: Vec::new(),
+            positions: HashMap::new(),
+            with_affinity: BTreeSet::new(),
+            claims: HashMap::new(),
+            images: HashMap::new(),
+            epoch: EPOCHS.fetch_add(1, Ordering::Relaxed),
+            changes: 0,
+            recent: VecDeque::new(),
+        }
+    }
 }
 
 impl Snapshot {
@@ -60,9 +95,35 @@ impl Snapshot {
         self.claims.contains_key(claim)
     }
 
+    /// The state as it is now.
+    pub(crate) fn moment(&self) -> Moment {
+        Moment { epoch: self.epoch, changes: self.changes }
+    }
+
+    /// The nodes that were put in since a moment, before and after; `None` if too much has happened.
+    pub(crate) fn changes_since(&self, moment: Moment) -> Option<impl Iterator<Item = (Option<&NodeInfo>, &NodeInfo)>> {
+        let count = usize::try_from(self.changes.checked_sub(moment.changes)?).ok()?;
+        let skip = self.recent.len().checked_sub(count).filter(|_| moment.epoch == self.epoch)?;
+        Some(self.recent.iter().skip(skip).map(|(before, after)| (before.as_deref(), after.as_ref())))
+    }
+
+    fn note(&mut self, before: Option<Arc<NodeInfo>>, after: Arc<NodeInfo>) {
+        self.changes += 1;
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((before, after));
+    }
+
+    /// How many nodes have an image.
+    pub(crate) fn nodes_with_image(&self, image: &str) -> usize {
+        self.images.get(image).copied().unwrap_or_default()
+    }
+
     /// Puts a node at a position: that of an older version, or the next after the last.
     pub(crate) fn set(&mut self, position: usize, node: Arc<NodeInfo>) {
-        self.count(&node, 1);
+        count_claims(&mut self.claims, &node, 1);
+        let put = Arc::clone(&node);
         if node.pods_with_affinity().is_empty() {
             self.with_affinity.remove(&position);
         } else {
@@ -71,27 +132,45 @@ impl Snapshot {
         match self.nodes.get_mut(position) {
             Some(place) => {
                 let before = std::mem::replace(place, node);
-                self.count(&before, -1);
+                count_claims(&mut self.claims, &before, -1);
                 let after = &self.nodes[position];
+                if !Arc::ptr_eq(&before.images, &after.images) {
+                    count(&mut self.images, after.images.keys(), 1);
+                    count(&mut self.images, before.images.keys(), -1);
+                }
                 if before.name() != after.name() {
                     self.positions.remove(before.name());
                     self.positions.insert(after.name().to_owned(), position);
                 }
+                self.note(Some(before), put);
             }
             None => {
+                count(&mut self.images, node.images.keys(), 1);
                 self.positions.insert(node.name().to_owned(), position);
                 self.nodes.push(node);
+                self.note(None, put);
             }
         }
     }
+}
 
-    fn count(&mut self, node: &NodeInfo, by: isize) {
-        for claim in node.pods().iter().flat_map(|pod: &Arc<PodInfo>| &pod.claims) {
-            let users = self.claims.entry(claim.clone()).or_default();
-            *users = users.saturating_add_signed(by);
-            if *users == 0 {
-                self.claims.remove(claim);
+fn count_claims(claims: &mut HashMap<String, usize>, node: &NodeInfo, by: isize) {
+    count(claims, node.pods_with_claims().iter().flat_map(|pod| &pod.claims), by);
+}
+
+fn count<'a>(counts: &mut HashMap<String, usize>, names: impl Iterator<Item = &'a String>, by: isize) {
+    for name in names {
+        match counts.get_mut(name) {
+            Some(count) => {
+                *count = count.saturating_add_signed(by);
+                if *count == 0 {
+                    counts.remove(name);
+                }
             }
+            None if by > 0 => {
+                counts.insert(name.clone(), by.unsigned_abs());
+            }
+            None => {}
         }
     }
 }

@@ -11,8 +11,10 @@ use kube::ResourceExt;
 use tokio::time::Instant;
 
 use crate::framework::{ClusterEvent, Listers, Transition};
-use crate::pod_info::PodInfo;
-use crate::run::Scheduler;
+use crate::metrics;
+use crate::pod_info::{PodInfo, priority};
+use crate::resource::pod_request;
+use crate::run::{Scheduler, State};
 
 /// All informers of the scheduler.
 pub(crate) struct Watches {
@@ -136,6 +138,22 @@ fn nominated_node(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref()).unwrap_or_default()
 }
 
+/// Whether two versions of a pod on a node differ in what may make others schedulable.
+fn scheduling_differs(old: &Pod, new: &Pod) -> bool {
+    let resized = || {
+        let specs = |pod: &Pod| pod.spec.as_ref().map(|spec| (spec.containers.clone(), spec.init_containers.clone()));
+        let statuses = |pod: &Pod| {
+            let status = pod.status.as_ref();
+            status.map(|status| (status.container_statuses.clone(), status.init_container_statuses.clone()))
+        };
+        (specs(old) != specs(new) || statuses(old) != statuses(new)) && pod_request(old) != pod_request(new)
+    };
+    old.metadata.labels != new.metadata.labels
+        // One that leaves no longer counts for topology spread.
+        || old.metadata.deletion_timestamp.is_some() != new.metadata.deletion_timestamp.is_some()
+        || resized()
+}
+
 /// Whether two versions of a node differ in what scheduling depends on; heartbeats do not.
 fn matters(old: &Node, new: &Node) -> bool {
     let allocatable = |node: &Node| node.status.as_ref().and_then(|status| status.allocatable.clone());
@@ -151,7 +169,7 @@ fn matters(old: &Node, new: &Node) -> bool {
 }
 
 impl Scheduler {
-    fn on_node(&self, change: &Change<'_, Node>) {
+    pub(crate) fn on_node(&self, change: &Change<'_, Node>) {
         let event = match change {
             Change::Added(node) => {
                 self.state.lock().cache.set_node(Arc::clone(node));
@@ -172,48 +190,100 @@ impl Scheduler {
         self.on_event(event);
     }
 
-    fn on_pod(&self, change: &Change<'_, Pod>) {
+    pub(crate) fn on_pod(&self, change: &Change<'_, Pod>) {
         let Transition { old, new } = transition(change);
         let Some(uid) = change.object().metadata.uid.clone() else { return };
-        let now = Instant::now();
+        let started = Instant::now();
         let mut state = self.state.lock();
         let placed = new.as_ref().filter(|pod| !has_ended(pod)).and_then(|pod| Some((pod, node_of(pod)?)));
         let was_placed = old.as_ref().is_some_and(|old| node_of(old).is_some() && !has_ended(old));
+        let label;
         if let Some((pod, node)) = placed {
-            state.cache.place(node, &Arc::new(PodInfo::new(Arc::clone(pod))));
-            state.queue.delete(&uid);
-            self.handle.nominator.remove(&uid);
-            let event = ClusterEvent::AssignedPod { old: old.filter(|_| was_placed), new: new.clone() };
-            state.queue.on_event(self.profiles(), event, now);
-        } else if was_placed {
-            state.cache.remove_pod(&uid);
-            state.queue.on_event(self.profiles(), ClusterEvent::AssignedPod { old, new: None }, now);
-        } else {
-            match new.filter(|pod| self.profile_of(pod).is_some() && !has_ended(pod)) {
-                Some(pod) => {
-                    let info = Arc::new(PodInfo::new(pod));
-                    self.note_nomination(old.as_deref(), &info);
-                    if info.pod.metadata.deletion_timestamp.is_some() && !state.cache.is_placed(&uid) {
-                        state.queue.delete(&uid);
-                    // An old version of one that is bound already must not bring it back.
-                    } else if !state.cache.is_placed(&uid) || state.queue.is_in_flight(&uid) {
-                        state.queue.add(self.profiles(), info, now);
-                    }
-                }
-                None => {
-                    state.queue.delete(&uid);
-                    self.handle.nominator.remove(&uid);
-                    // What somebody was told to wait for may not come: a pod that had been given a node is gone.
-                    if state.cache.is_placed(&uid) {
-                        state.cache.remove_pod(&uid);
-                        self.handle.waiting.reject(&uid, "", "the pod is gone");
-                        state.queue.on_event(self.profiles(), ClusterEvent::AssignedPod { old, new: None }, now);
-                    }
-                }
+            label = if was_placed { "AssignedPodUpdate" } else { "AssignedPodAdd" };
+            let before = state.cache.placed_pod(&uid);
+            state.cache.place(node, &Arc::new(PodInfo::update(before.as_deref(), Arc::clone(pod))));
+            if !was_placed {
+                state.queue.delete(&uid);
+                self.handle.nominator.remove(&uid);
             }
+            let old = old.filter(|_| was_placed);
+            // What a node reports of its pods helps nobody.
+            if old.as_ref().is_none_or(|old| scheduling_differs(old, pod)) {
+                state.queue.on_event(self.profiles(), ClusterEvent::AssignedPod { old, new: new.clone() }, started);
+            }
+        } else if was_placed {
+            label = "AssignedPodDelete";
+            state.cache.remove_pod(&uid);
+            state.queue.on_event(self.profiles(), ClusterEvent::AssignedPod { old, new: None }, started);
+        } else {
+            label = match (&old, &new) {
+                (None, _) => "UnschedulablePodAdd",
+                (_, None) => "UnschedulablePodDelete",
+                _ => "UnschedulablePodUpdate",
+            };
+            self.on_unassigned_pod(&mut state, &uid, old, new, started);
         }
         drop(state);
+        metrics::event_handled(label, started.elapsed());
         self.changed.notify_one();
+    }
+
+    /// A pod without a node is new, has changed or is gone.
+    fn on_unassigned_pod(&self, state: &mut State, uid: &str, old: Option<Arc<Pod>>, new: Option<Arc<Pod>>, now: Instant) {
+        let of_ours = new.filter(|pod| self.profile_of(pod).is_some() && !has_ended(pod));
+        let is_placed = state.cache.is_placed(uid);
+        let is_leaving = |pod: &Arc<Pod>| pod.metadata.deletion_timestamp.is_some();
+        // By its status, or by our own decision that the status does not say yet.
+        let kept = self.handle.nominator.node_of(uid);
+        let had_room = old.as_ref().filter(|old| kept.is_some() || !nominated_node(old).is_empty()).cloned();
+        match of_ours {
+            // What somebody was told to wait for may not come: a pod that had been given a node is gone, or about to go.
+            None if is_placed => {
+                state.queue.delete(uid);
+                self.on_assumed_deleted(state, uid, old, now);
+            }
+            Some(pod) if is_placed && is_leaving(&pod) => {
+                if !old.as_ref().is_some_and(is_leaving) {
+                    self.on_assumed_deleted(state, uid, Some(pod), now);
+                }
+            }
+            None => {
+                state.queue.delete(uid);
+                self.handle.nominator.remove(uid);
+                self.on_room_left(state, had_room, now);
+            }
+            Some(pod) => {
+                let info = Arc::new(PodInfo::new(pod));
+                self.note_nomination(old.as_deref(), &info);
+                let moved = had_room.filter(|_| self.handle.nominator.node_of(uid) != kept);
+                if is_leaving(&info.pod) && !is_placed {
+                    state.queue.delete(uid);
+                // An old version of one that is bound already must not bring it back.
+                } else if !is_placed || state.queue.is_in_flight(uid) {
+                    state.queue.add(self.profiles(), info, now);
+                }
+                self.on_room_left(state, moved, now);
+            }
+        }
+    }
+
+    /// A pod that has a node, but is not bound yet, goes: its room is free at once. If it waits for permission it need not wait any longer,
+    /// and its binding cycle gives up what it holds; later its binding fails by itself.
+    fn on_assumed_deleted(&self, state: &mut State, uid: &str, pod: Option<Arc<Pod>>, now: Instant) {
+        state.cache.remove_pod(uid);
+        self.handle.waiting.reject(uid, "", "the pod is gone");
+        self.handle.nominator.remove(uid);
+        if let Some(pod) = pod {
+            state.queue.on_event(self.profiles(), ClusterEvent::AssignedPod { old: Some(pod), new: None }, now);
+        }
+    }
+
+    /// A node is no longer meant for a pod: those that had to leave it its room may have it.
+    fn on_room_left(&self, state: &mut State, pod: Option<Arc<Pod>>, now: Instant) {
+        let Some(pod) = pod else { return };
+        let most = priority(&pod);
+        let event = ClusterEvent::AssignedPod { old: Some(pod), new: None };
+        state.queue.on_event_for(self.profiles(), event, now, |other| other.priority() <= most);
     }
 
     /// The status says which node is meant for the pod; where it does not (yet), our own decision stands.

@@ -5,6 +5,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::extender::ExtenderFile;
+
 /// `kubescheduler.config.k8s.io/v1 KubeSchedulerConfiguration`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -24,7 +26,7 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) profiles: Vec<ProfileFile>,
     #[serde(default)]
-    pub(super) extenders: Vec<Value>,
+    pub(super) extenders: Vec<ExtenderFile>,
     pub(super) delay_cache_until_active: Option<bool>,
 }
 

@@ -8,11 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::file::{File, LeaderElection as Election, ProfileFile};
+use crate::extender::{Extender, ExtenderFile, HttpExtender};
 use crate::framework::{Handle, Profile};
 use crate::queue::Backoff;
-
-#[cfg(test)]
-pub(crate) use profile::implements;
 
 const API_VERSION: &str = "kubescheduler.config.k8s.io/v1";
 const DEFAULT_NAME: &str = "default-scheduler";
@@ -45,6 +43,7 @@ pub struct Config {
     /// `percentageOfNodesToScore`; 0 adapts to the size of the cluster.
     pub percentage_of_nodes_to_score: usize,
     pub(crate) backoff: Backoff,
+    extenders: Vec<ExtenderFile>,
     /// `clientConnection.kubeconfig`, if given.
     pub kubeconfig: Option<String>,
     /// `leaderElection`; `None` if it is switched off. The identity is for the caller to fill in.
@@ -58,6 +57,7 @@ impl Default for Config {
             profiles: vec![ProfileFile::default()],
             percentage_of_nodes_to_score: 0,
             backoff: Backoff::default(),
+            extenders: Vec::new(),
             kubeconfig: None,
             leader_election: Some(client::LeaderElection::new("kube-scheduler", "")),
         }
@@ -76,7 +76,7 @@ fn invalid(path: impl Into<String>, value: impl ToString, reason: &str) -> Confi
 }
 
 /// A duration as Go writes it, in the units that make sense here: `15s`, `1m30s`, `500ms`.
-fn duration(path: &str, text: &str) -> Result<Duration, ConfigError> {
+pub(crate) fn duration(path: &str, text: &str) -> Result<Duration, ConfigError> {
     let bad = || invalid(path, format!("{text:?}"), "must be a duration such as 15s");
     let (mut rest, mut total) = (text, Duration::ZERO);
     while !rest.is_empty() {
@@ -140,9 +140,7 @@ impl Config {
                 "no kind is registered for {found}: want {API_VERSION} KubeSchedulerConfiguration"
             )));
         }
-        if !file.extenders.is_empty() {
-            return Err(ConfigError::NotImplemented("extenders".to_owned()));
-        }
+        crate::extender::check(&file.extenders)?;
         if file.delay_cache_until_active == Some(true) {
             return Err(ConfigError::NotImplemented("delayCacheUntilActive".to_owned()));
         }
@@ -182,19 +180,29 @@ impl Config {
             profiles,
             percentage_of_nodes_to_score: percentage("percentageOfNodesToScore", file.percentage_of_nodes_to_score)?.unwrap_or(0),
             backoff,
+            extenders: file.extenders,
             kubeconfig: file.client_connection.and_then(|connection| connection.kubeconfig).filter(|path| !path.is_empty()),
             leader_election: election(file.leader_election.unwrap_or_default())?,
         };
         // What is wrong with the plugins is better said now than when the cluster is there.
         config.make_profiles(&Arc::default())?;
+        config.make_extenders()?;
         Ok(config)
+    }
+
+    /// The extenders. The ignorable ones come last: those that decide without them need not wait for them.
+    pub(crate) fn make_extenders(&self) -> Result<Vec<Arc<dyn Extender>>, ConfigError> {
+        let (ignorable, needed): (Vec<_>, Vec<_>) = self.extenders.iter().partition(|extender| extender.ignorable);
+        let made = needed.into_iter().chain(ignorable).map(|file| Ok(Arc::new(HttpExtender::new(file)?) as Arc<dyn Extender>));
+        made.collect()
     }
 
     /// The profiles with their plugins.
     pub(crate) fn make_profiles(&self, handle: &Arc<Handle>) -> Result<BTreeMap<String, Arc<Profile>>, ConfigError> {
         let made = self.profiles.iter().map(|file| {
             let name = file.scheduler_name.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned());
-            let mut profile = profile::make(file, &name, handle)?;
+            let ignored = crate::extender::ignored_resources(&self.extenders);
+            let mut profile = profile::make(file, &name, handle, &ignored)?;
             profile.percentage_of_nodes_to_score = percentage("percentageOfNodesToScore", file.percentage_of_nodes_to_score)?;
             Ok((name, Arc::new(profile)))
         });
@@ -242,7 +250,11 @@ mod tests {
             "profiles: [{pluginConfig: [{name: InterPodAffinity, args: {hardPodAffinityWeight: 101}}]}]",
             "hardPodAffinityWeight",
         );
-        check("extenders: [{urlPrefix: 'http://x'}]", "not implemented");
+        check("extenders: [{urlPrefix: 'ftp://x'}]", "must be an http:// or https:// URL");
+        check("extenders: [{urlPrefix: 'http://x', prioritizeVerb: p}]", "must have a positive weight applied to it");
+        let two = "extenders: [{urlPrefix: 'http://x', bindVerb: b}, {urlPrefix: 'http://y', bindVerb: b}]";
+        check(two, "only one extender can implement bind");
+        check("extenders: [{urlPrefix: 'http://x', managedResources: [{name: cpu}]}]", "is an invalid extended resource name");
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! From a profile of the file to plugins at extension points: the defaults, minus what is disabled, plus what is enabled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::file::{PluginName, PluginSet, Plugins, ProfileFile};
 use super::{ConfigError, invalid};
-use crate::framework::{Handle, Plugin, Point, Points, Profile};
+use crate::framework::{Handle, Plugin, Point, Points, Profile, implements};
 use crate::plugins::{REGISTRY, Registration};
 
 /// The queue's order; it is no module here, but upstream's configuration names it.
@@ -29,22 +29,6 @@ fn set_of(plugins: &Plugins, point: Point) -> &PluginSet {
     }
 }
 
-pub(crate) fn implements(plugin: &dyn Plugin, point: Point) -> bool {
-    match point {
-        Point::PreEnqueue => plugin.as_pre_enqueue().is_some(),
-        Point::PreFilter => plugin.as_pre_filter().is_some(),
-        Point::Filter => plugin.as_filter().is_some(),
-        Point::PostFilter => plugin.as_post_filter().is_some(),
-        Point::PreScore => plugin.as_pre_score().is_some(),
-        Point::Score => plugin.as_score().is_some(),
-        Point::Reserve => plugin.as_reserve().is_some(),
-        Point::Permit => plugin.as_permit().is_some(),
-        Point::PreBind => plugin.as_pre_bind().is_some(),
-        Point::Bind => plugin.as_bind().is_some(),
-        Point::PostBind => plugin.as_post_bind().is_some(),
-    }
-}
-
 /// Every plugin there is, made with its arguments.
 struct Available {
     plugins: Vec<(Arc<dyn Plugin>, i64)>,
@@ -52,12 +36,17 @@ struct Available {
 }
 
 impl Available {
-    fn new(file: &ProfileFile, handle: &Arc<Handle>) -> Result<Self, ConfigError> {
+    fn new(file: &ProfileFile, handle: &Arc<Handle>, ignored: &BTreeSet<String>) -> Result<Self, ConfigError> {
         let mut args: BTreeMap<&str, &Value> = BTreeMap::new();
         for given in &file.plugin_config {
             if args.insert(&given.name, &given.args).is_some() {
                 return Err(invalid("pluginConfig", format!("{:?}", given.name), "Duplicate value"));
             }
+        }
+        // What only the extenders count is added to what the file leaves out.
+        let fit = with_ignored(args.get("NodeResourcesFit").copied(), ignored);
+        if let Some(fit) = &fit {
+            args.insert("NodeResourcesFit", fit);
         }
         let plugins = REGISTRY
             .iter()
@@ -73,6 +62,16 @@ impl Available {
     fn index(&self, name: &str) -> Result<usize, ConfigError> {
         self.by_name.get(name).copied().ok_or_else(|| invalid("plugins", format!("{name:?}"), "plugin does not exist"))
     }
+}
+
+fn with_ignored(args: Option<&Value>, ignored: &BTreeSet<String>) -> Option<Value> {
+    if ignored.is_empty() {
+        return None;
+    }
+    let mut args = args.filter(|args| args.is_object()).cloned().unwrap_or_else(|| json!({}));
+    let before = args["ignoredResources"].as_array().cloned().unwrap_or_default();
+    args["ignoredResources"] = before.into_iter().chain(ignored.iter().map(|name| json!(name))).collect();
+    Some(args)
 }
 
 /// The plugins that take part wherever they can, in order.
@@ -91,8 +90,13 @@ fn multi_point(file: &PluginSet) -> Vec<PluginName> {
 }
 
 /// Makes a profile.
-pub(super) fn make(file: &ProfileFile, name: &str, handle: &Arc<Handle>) -> Result<Profile, ConfigError> {
-    let mut available = Available::new(file, handle)?;
+pub(super) fn make(
+    file: &ProfileFile,
+    name: &str,
+    handle: &Arc<Handle>,
+    ignored: &BTreeSet<String>,
+) -> Result<Profile, ConfigError> {
+    let mut available = Available::new(file, handle, ignored)?;
     let everywhere = multi_point(&file.plugins.multi_point);
     if let Some(other) = file.plugins.queue_sort.enabled.iter().find(|plugin| plugin.name != QUEUE_SORT) {
         return Err(invalid("plugins.queueSort", format!("{:?}", other.name), "plugin does not exist"));
@@ -137,7 +141,7 @@ mod tests {
 
     fn profile(text: &str) -> Result<Profile, ConfigError> {
         let file: ProfileFile = serde_saphyr::from_str(text).unwrap();
-        make(&file, "s", &Arc::default())
+        make(&file, "s", &Arc::default(), &BTreeSet::new())
     }
 
     #[test]

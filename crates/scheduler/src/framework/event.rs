@@ -31,6 +31,15 @@ impl<K> Transition<K> {
         self.old.as_ref().filter(|_| self.new.is_none())
     }
 
+    /// One of three names: added, updated, deleted.
+    fn label(&self, [added, updated, deleted]: [&'static str; 3]) -> &'static str {
+        match (&self.old, &self.new) {
+            (None, _) => added,
+            (Some(_), Some(_)) => updated,
+            (Some(_), None) => deleted,
+        }
+    }
+
     /// The object, when it is new or changed.
     pub(crate) fn present(&self) -> Option<&Arc<K>> {
         self.new.as_ref()
@@ -77,6 +86,104 @@ pub enum ClusterEvent {
     CsiStorageCapacity(Transition<CSIStorageCapacity>),
     /// A volume is attached to a node.
     VolumeAttachment(Transition<VolumeAttachment>),
+    /// The pod with this uid is to be tried, whatever else.
+    Force(String),
+}
+
+/// A set of kinds of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventSet(u32);
+
+impl EventSet {
+    /// None at all.
+    pub const NONE: Self = Self(0);
+    /// Every kind.
+    pub const ALL: Self = Self(u32::MAX);
+    /// A pod is on a node now.
+    pub const ASSIGNED_ADD: Self = Self(1);
+    /// A pod on a node has changed.
+    pub const ASSIGNED_UPDATE: Self = Self(1 << 1);
+    /// A pod on a node is gone.
+    pub const ASSIGNED_DELETE: Self = Self(1 << 2);
+    /// The waiting pod itself has changed.
+    pub const OWN: Self = Self(1 << 3);
+    /// A node is new.
+    pub const NODE_ADD: Self = Self(1 << 4);
+    /// A node has changed.
+    pub const NODE_UPDATE: Self = Self(1 << 5);
+    /// A node is gone.
+    pub const NODE_DELETE: Self = Self(1 << 6);
+    /// Volumes, claims, classes and CSI objects.
+    pub const STORAGE: Self = Self(1 << 7);
+
+    /// Both sets together.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether the sets have a kind in common.
+    pub(crate) fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+impl ClusterEvent {
+    /// The event's kind, as a set of one.
+    pub(crate) fn kind(&self) -> EventSet {
+        match self {
+            Self::AssignedPod { old: None, .. } => EventSet::ASSIGNED_ADD,
+            Self::AssignedPod { new: None, .. } => EventSet::ASSIGNED_DELETE,
+            Self::AssignedPod { .. } => EventSet::ASSIGNED_UPDATE,
+            Self::UnscheduledPod { .. } => EventSet::OWN,
+            Self::Node { old: None, .. } => EventSet::NODE_ADD,
+            Self::Node { .. } => EventSet::NODE_UPDATE,
+            Self::NodeGone(_) => EventSet::NODE_DELETE,
+            Self::Force(_) => EventSet::ALL,
+            _ => EventSet::STORAGE,
+        }
+    }
+
+    /// Upstream's name of the event, for metrics.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::AssignedPod { old: None, .. } => "AssignedPodAdd",
+            Self::AssignedPod { new: None, .. } => "AssignedPodDelete",
+            Self::AssignedPod { .. } => "AssignedPodUpdate",
+            Self::UnscheduledPod { .. } => "UnschedulablePodUpdate",
+            Self::Node { old: None, .. } => "NodeAdd",
+            Self::Node { .. } => "NodeUpdate",
+            Self::NodeGone(_) => "NodeDelete",
+            Self::PersistentVolume(change) => {
+                change.label(["PersistentVolumeAdd", "PersistentVolumeUpdate", "PersistentVolumeDelete"])
+            }
+            Self::PersistentVolumeClaim(change) => {
+                change.label(["PersistentVolumeClaimAdd", "PersistentVolumeClaimUpdate", "PersistentVolumeClaimDelete"])
+            }
+            Self::StorageClass(change) => change.label([
+                "storage.k8s.io/StorageClassAdd",
+                "storage.k8s.io/StorageClassUpdate",
+                "storage.k8s.io/StorageClassDelete",
+            ]),
+            Self::CsiNode(change) => {
+                change.label(["storage.k8s.io/CSINodeAdd", "storage.k8s.io/CSINodeUpdate", "storage.k8s.io/CSINodeDelete"])
+            }
+            Self::CsiDriver(change) => {
+                change.label(["storage.k8s.io/CSIDriverAdd", "storage.k8s.io/CSIDriverUpdate", "storage.k8s.io/CSIDriverDelete"])
+            }
+            Self::CsiStorageCapacity(change) => change.label([
+                "storage.k8s.io/CSIStorageCapacityAdd",
+                "storage.k8s.io/CSIStorageCapacityUpdate",
+                "storage.k8s.io/CSIStorageCapacityDelete",
+            ]),
+            Self::VolumeAttachment(change) => change.label([
+                "storage.k8s.io/VolumeAttachmentAdd",
+                "storage.k8s.io/VolumeAttachmentUpdate",
+                "storage.k8s.io/VolumeAttachmentDelete",
+            ]),
+            Self::Force(_) => "ForceActivate",
+        }
+    }
 }
 
 /// A plugin's opinion on whether an event is worth another attempt.
@@ -86,6 +193,17 @@ pub enum Hint {
     Queue,
     /// This changes nothing for the pod.
     Skip,
+}
+
+/// What an event is worth to a waiting pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Worth {
+    /// It changes nothing.
+    Nothing,
+    /// Another attempt, when the pod has backed off.
+    AfterBackoff,
+    /// An attempt at once: it is what the pod was waiting for.
+    AtOnce,
 }
 
 impl Hint {

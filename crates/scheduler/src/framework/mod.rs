@@ -14,15 +14,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
 
-pub use event::{ClusterEvent, Hint, Transition};
+pub(crate) use event::Worth;
+pub use event::{ClusterEvent, EventSet, Hint, Transition};
 pub use handle::{Handle, Listers};
-pub(crate) use points::{POINTS, Point, Points};
+pub(crate) use points::{POINTS, Point, Points, implements};
 pub use profile::Profile;
 pub(crate) use profile::{FilterOutcome, PreFiltered, Unreserve};
 pub use state::CycleState;
 pub use status::{Code, Status};
 pub(crate) use waiting::Wait;
 
+use crate::extender::Extender;
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 use crate::snapshot::Snapshot;
@@ -35,8 +37,11 @@ pub trait Plugin: Send + Sync + 'static {
     /// Upstream's name.
     fn name(&self) -> &'static str;
 
-    /// Whether an event may help a pod that this plugin rejected. Asked only for rejected pods.
-    fn hint(&self, pod: &Pod, event: &ClusterEvent) -> Hint;
+    /// The kinds of events that can help a pod that this plugin rejected: others cost nothing.
+    fn events(&self) -> EventSet;
+
+    /// Whether an event may help a pod that this plugin rejected. Asked only for rejected pods and events of those kinds.
+    fn hint(&self, pod: &PodInfo, event: &ClusterEvent) -> Hint;
 
     /// Extension point PreEnqueue.
     fn as_pre_enqueue(&self) -> Option<&dyn PreEnqueue> {
@@ -115,15 +120,17 @@ pub struct Misfit<'a> {
     /// All nodes.
     pub(crate) snapshot: &'a Snapshot,
     /// The nodes that a filter looked at, and what it said.
-    pub(crate) rejected: &'a [(String, Status)],
+    pub(crate) rejected: &'a [(Arc<NodeInfo>, Status)],
     /// What holds for the nodes that no filter looked at.
     pub(crate) others: Status,
+    /// They may have a say in preemption.
+    pub(crate) extenders: &'a [Arc<dyn Extender>],
 }
 
 impl Misfit<'_> {
     /// What was said of a node.
     pub(crate) fn status(&self, node: &str) -> &Status {
-        self.rejected.iter().find(|(name, _)| name == node).map_or(&self.others, |(_, status)| status)
+        self.rejected.iter().find(|(known, _)| known.name() == node).map_or(&self.others, |(_, status)| status)
     }
 }
 
@@ -184,6 +191,9 @@ pub trait Permit: Send + Sync {
 /// Runs at the start of the binding cycle, for work that takes time.
 #[async_trait]
 pub trait PreBind: Send + Sync {
+    /// Whether there will be anything to do: `Skip` leaves the plugin out, and a pod that no plugin holds up is bound at once.
+    fn pre_flight(&self, state: &CycleState, pod: &Pod, node: &str) -> Status;
+
     /// Success lets the pod be bound.
     async fn pre_bind(&self, client: &kube::Client, state: &CycleState, pod: &Pod, node: &str) -> Status;
 }

@@ -5,17 +5,24 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{ClusterEvent, Code, CycleState, Handle, Hint, Misfit, NODE_SCORE_MAX, Plugin, Point, Points, Remedy, Status, Wait};
+use super::state::PluginSet;
+use super::{
+    ClusterEvent, Code, CycleState, Handle, Hint, Misfit, NODE_SCORE_MAX, Plugin, Point, Points, Remedy, Status, Wait, Worth,
+    implements,
+};
+use crate::metrics;
 use crate::node_info::NodeInfo;
 use crate::pod_info::{PodInfo, priority};
+use crate::queue::Rejectors;
 use crate::snapshot::Snapshot;
 
 /// An ordered set of plugins with the weights of their scores, under the name that pods choose it by.
 pub struct Profile {
     name: String,
     plugins: Vec<(Arc<dyn Plugin>, i64)>,
+    /// At each point only plugins that implement it.
     points: Points,
-    handle: Arc<Handle>,
+    pub(crate) handle: Arc<Handle>,
     /// How many percent of the nodes are scored; `None` for the scheduler's own.
     pub(crate) percentage_of_nodes_to_score: Option<usize>,
 }
@@ -25,7 +32,9 @@ pub struct Profile {
 pub(crate) struct FilterOutcome {
     pub(crate) feasible: Vec<Arc<NodeInfo>>,
     /// The nodes that were rejected, and why.
-    pub(crate) rejected: Vec<(String, Status)>,
+    pub(crate) rejected: Vec<(Arc<NodeInfo>, Status)>,
+    /// An extender has taken nodes away, with or without a reason.
+    pub(crate) by_extender: bool,
 }
 
 /// What the PreFilters said.
@@ -57,22 +66,38 @@ impl Unreserve {
 impl Drop for Unreserve {
     fn drop(&mut self) {
         if !self.keep {
-            for reserve in self.profile.at(Point::Reserve).rev().filter_map(|plugin| plugin.as_reserve()) {
-                reserve.unreserve(&mut self.state, &self.pod, &self.node);
-            }
+            let profile = Arc::clone(&self.profile);
+            profile.timed("Unreserve", || {
+                for reserve in profile.at(Point::Reserve).rev().filter_map(|(_, plugin)| plugin.as_reserve()) {
+                    reserve.unreserve(&mut self.state, &self.pod, &self.node);
+                }
+                ((), Code::Success)
+            });
         }
     }
+}
+
+/// A rejection as it is; a failure in upstream's words.
+fn running(point: &str, plugin: &dyn Plugin, status: Status) -> Status {
+    if status.is_rejected() {
+        return status.by(plugin.name());
+    }
+    let reason = format!("running {point} plugin {:?}: {}", plugin.name(), status.message());
+    Status::new(Code::Error, [reason]).by(plugin.name())
 }
 
 impl Profile {
     /// Plugins in the order in which they run, at every point that they have; the weight counts for those that score.
     pub fn new(name: impl Into<String>, plugins: Vec<(Arc<dyn Plugin>, i64)>, handle: Arc<Handle>) -> Self {
+        assert!(plugins.len() <= PluginSet::MAX, "the registry has fewer plugins");
         let points = Points::all(plugins.len());
-        Self { name: name.into(), plugins, points, handle, percentage_of_nodes_to_score: None }
+        let profile = Self { name: name.into(), plugins, points: Points::default(), handle, percentage_of_nodes_to_score: None };
+        profile.with_points(points)
     }
 
     /// The same with plugins chosen for each point.
-    pub(crate) fn with_points(mut self, points: Points) -> Self {
+    pub(crate) fn with_points(mut self, mut points: Points) -> Self {
+        points.retain(|point, index| implements(self.plugins[index].0.as_ref(), point));
         self.points = points;
         self
     }
@@ -80,8 +105,7 @@ impl Profile {
     /// The plugins that run at a point.
     #[cfg(test)]
     pub(crate) fn names_at(&self, point: Point) -> Vec<&'static str> {
-        let all = self.at(point).filter(|plugin| crate::config::implements(*plugin, point));
-        all.map(|plugin| plugin.name()).collect()
+        self.at(point).map(|(_, plugin)| plugin.name()).collect()
     }
 
     /// The `spec.schedulerName` of the pods that it is for.
@@ -89,40 +113,69 @@ impl Profile {
         &self.name
     }
 
-    fn at(&self, point: Point) -> impl DoubleEndedIterator<Item = &dyn Plugin> {
-        self.points.at(point).iter().map(|index| self.plugins[*index].0.as_ref())
+    fn at(&self, point: Point) -> impl DoubleEndedIterator<Item = (usize, &dyn Plugin)> {
+        self.points.at(point).iter().map(|index| (*index, self.plugins[*index].0.as_ref()))
+    }
+
+    /// Runs an extension point over all its plugins, and notes how long it took.
+    pub(crate) fn timed<R>(&self, point: &str, run: impl FnOnce() -> (R, Code)) -> R {
+        let since = tokio::time::Instant::now();
+        let (result, code) = run();
+        metrics::extension_point(point, code.label(), &self.name, since.elapsed());
+        result
+    }
+
+    /// The same for an extension point that waits.
+    pub(crate) async fn timed_async<R>(&self, point: &str, run: impl Future<Output = Result<R, Status>>) -> Result<R, Status> {
+        let since = tokio::time::Instant::now();
+        let result = run.await;
+        let code = result.as_ref().map_or_else(Status::code, |_| Code::Success);
+        metrics::extension_point(point, code.label(), &self.name, since.elapsed());
+        result
     }
 
     /// The first rejection, or success.
     pub(crate) fn pre_enqueue(&self, pod: &Pod) -> Status {
         self.at(Point::PreEnqueue)
-            .filter_map(|plugin| Some((plugin.name(), plugin.as_pre_enqueue()?)))
+            .filter_map(|(_, plugin)| Some((plugin.name(), plugin.as_pre_enqueue()?)))
             .map(|(name, point)| point.pre_enqueue(pod).by(name))
             .find(|status| !status.is_success())
             .unwrap_or_else(Status::success)
     }
 
-    /// Whether one of the plugins that rejected the pod wants another attempt because of the event.
-    pub(crate) fn wants(&self, pod: &Pod, rejected_by: &BTreeSet<&'static str>, event: &ClusterEvent) -> bool {
-        // Nobody in particular rejected it: a failure, which any change may mend. An extender cannot say what helps it.
-        rejected_by.is_empty()
-            || rejected_by.contains(super::EXTENDER)
-            || self
-                .plugins
-                .iter()
-                .any(|(plugin, _)| rejected_by.contains(plugin.name()) && plugin.hint(pod, event) == Hint::Queue)
+    /// Whether a plugin cares for such events at all. An extender cannot say what helps it: everything may.
+    pub(crate) fn listens(&self, plugin: &str, event: &ClusterEvent) -> bool {
+        plugin == super::EXTENDER
+            || self.plugins.iter().any(|(known, _)| known.name() == plugin && known.events().meets(event.kind()))
+    }
+
+    /// What an event is worth to a pod, by the plugins on whose account it waits.
+    pub(crate) fn worth(&self, pod: &PodInfo, by: &Rejectors, event: &ClusterEvent) -> Worth {
+        let mut best = if by.rejected.contains(super::EXTENDER) { Worth::AfterBackoff } else { Worth::Nothing };
+        for (plugin, _) in &self.plugins {
+            let (pending, rejected) = (by.pending.contains(plugin.name()), by.rejected.contains(plugin.name()));
+            let worth = if pending { Worth::AtOnce } else { Worth::AfterBackoff };
+            if (pending || rejected)
+                && worth > best
+                && plugin.events().meets(event.kind())
+                && plugin.hint(pod, event) == Hint::Queue
+            {
+                best = worth;
+            }
+        }
+        best
     }
 
     /// Runs all PreFilters. `Err` is a failure.
     pub(crate) fn pre_filter(&self, state: &mut CycleState, pod: &Pod, snapshot: &Snapshot) -> Result<PreFiltered, Status> {
         let mut result = PreFiltered { status: Status::success(), nodes: None, naming: BTreeSet::new() };
-        for plugin in self.at(Point::PreFilter) {
+        for (index, plugin) in self.at(Point::PreFilter) {
             let Some(point) = plugin.as_pre_filter() else { continue };
             let (status, only) = point.pre_filter(state, pod, snapshot);
             match status.code() {
                 Code::Success => {}
                 Code::Skip => {
-                    state.filters_skipped.insert(plugin.name());
+                    state.filters_skipped.insert(index);
                     continue;
                 }
                 // Removing pods may help, so the others must prepare themselves for the question.
@@ -134,7 +187,7 @@ impl Profile {
                     result.status = status.by(plugin.name());
                     return Ok(result);
                 }
-                _ => return Err(status.by(plugin.name())),
+                _ => return Err(running("PreFilter", plugin, status)),
             }
             let Some(only) = only else { continue };
             result.naming.insert(plugin.name());
@@ -168,24 +221,33 @@ impl Profile {
     }
 
     fn for_pre_filters(&self, state: &mut CycleState, run: impl Fn(&mut CycleState, &dyn super::PreFilter)) {
-        for plugin in self.at(Point::PreFilter) {
-            if let Some(point) = plugin.as_pre_filter().filter(|_| !state.filters_skipped.contains(plugin.name())) {
+        for (index, plugin) in self.at(Point::PreFilter) {
+            if let Some(point) = plugin.as_pre_filter().filter(|_| !state.filters_skipped.contains(index)) {
                 run(state, point);
             }
         }
     }
 
-    fn filters(&self, state: &CycleState, pod: &Pod, node: &NodeInfo) -> Status {
-        self.at(Point::Filter)
-            .filter(|plugin| !state.filters_skipped.contains(plugin.name()))
-            .filter_map(|plugin| Some((plugin.name(), plugin.as_filter()?)))
-            .map(|(name, point)| point.filter(state, pod, node).by(name))
-            .find(|status| !status.is_success())
-            .unwrap_or_else(Status::success)
+    /// The filters alone; the first rejection, or success.
+    pub(crate) fn filters(&self, state: &CycleState, pod: &Pod, node: &NodeInfo) -> Status {
+        for (index, plugin) in self.at(Point::Filter) {
+            if state.filters_skipped.contains(index) {
+                continue;
+            }
+            let Some(point) = plugin.as_filter() else { continue };
+            let status = point.filter(state, pod, node);
+            if !status.is_success() {
+                return status.by(plugin.name());
+            }
+        }
+        Status::success()
     }
 
     /// Whether the pod can run on the node: with the pods of no lower priority that are nominated for it, and without them.
     pub(crate) fn filter_node(&self, state: &CycleState, pod: &Pod, node: &NodeInfo) -> Status {
+        if self.handle.nominator.is_empty() {
+            return self.filters(state, pod, node);
+        }
         let mut nominated = self.handle.nominator.on(node.name());
         nominated.retain(|other| other.priority() >= priority(pod) && other.uid != state.pod().uid);
         if !nominated.is_empty() {
@@ -210,16 +272,16 @@ impl Profile {
         start: usize,
         wanted: usize,
     ) -> Result<FilterOutcome, Status> {
-        let mut outcome = FilterOutcome::default();
-        for offset in 0..nodes.len() {
+        let mut outcome = FilterOutcome { feasible: Vec::with_capacity(wanted.min(nodes.len())), ..FilterOutcome::default() };
+        let (before, after) = nodes.split_at(start.min(nodes.len()));
+        for node in after.iter().chain(before) {
             if outcome.feasible.len() >= wanted {
                 break;
             }
-            let node = &nodes[(start + offset) % nodes.len()];
             let status = self.filter_node(state, pod, node);
             match status.code() {
                 Code::Success => outcome.feasible.push(Arc::clone(node)),
-                _ if status.is_rejected() => outcome.rejected.push((node.name().to_owned(), status)),
+                _ if status.is_rejected() => outcome.rejected.push((Arc::clone(node), status)),
                 _ => return Err(status),
             }
         }
@@ -228,18 +290,25 @@ impl Profile {
 
     /// Whether there is something to run when a pod fits nowhere.
     pub(crate) fn has_post_filter(&self) -> bool {
-        self.at(Point::PostFilter).any(|plugin| plugin.as_post_filter().is_some())
+        !self.points.at(Point::PostFilter).is_empty()
+    }
+
+    /// Whether any plugin scores nodes.
+    pub(crate) fn has_score(&self) -> bool {
+        !self.points.at(Point::Score).is_empty()
     }
 
     /// Runs the PostFilters until one finds a way.
     pub(crate) fn post_filter(&self, state: &CycleState, pod: &Pod, misfit: &Misfit<'_>) -> (Status, Remedy) {
         let mut result = Remedy::default();
         let mut reasons = Vec::new();
-        for plugin in self.at(Point::PostFilter) {
+        for (_, plugin) in self.at(Point::PostFilter) {
             let Some(point) = plugin.as_post_filter() else { continue };
             let (status, remedy) = point.post_filter(state, pod, misfit);
-            if status.code() != Code::Unschedulable {
-                return (status.by(plugin.name()), remedy);
+            match status.code() {
+                Code::Unschedulable | Code::Pending => {}
+                Code::Success | Code::UnschedulableAndUnresolvable => return (status.by(plugin.name()), remedy),
+                _ => return (status.by(plugin.name()), Remedy::default()),
             }
             if remedy.nominate.is_some() {
                 result = remedy;
@@ -249,29 +318,34 @@ impl Profile {
         (Status::new(Code::Unschedulable, reasons), result)
     }
 
-    /// The weighted sum of all scores, for each node.
-    pub(crate) fn score(
+    /// Runs PreScore.
+    pub(crate) fn pre_score(
         &self,
         state: &mut CycleState,
         pod: &Pod,
         nodes: &[Arc<NodeInfo>],
         snapshot: &Snapshot,
-    ) -> Result<Vec<i64>, Status> {
-        for plugin in self.at(Point::PreScore) {
+    ) -> Result<(), Status> {
+        for (index, plugin) in self.at(Point::PreScore) {
             let Some(point) = plugin.as_pre_score() else { continue };
             let status = point.pre_score(state, pod, nodes, snapshot);
             match status.code() {
                 Code::Success => {}
-                Code::Skip => {
-                    state.scores_skipped.insert(plugin.name());
-                }
+                Code::Skip => state.scores_skipped.insert(index),
                 _ => return Err(status.by(plugin.name())),
             }
         }
-        let mut totals = vec![0; nodes.len()];
-        for (plugin, weight) in self.points.at(Point::Score).iter().map(|index| &self.plugins[*index]) {
-            let Some(point) = plugin.as_score().filter(|_| !state.scores_skipped.contains(plugin.name())) else { continue };
-            let mut scores: Vec<i64> = nodes.iter().map(|node| point.score(state, pod, node)).collect();
+        Ok(())
+    }
+
+    /// The weighted sum of all scores, for each node.
+    pub(crate) fn score(&self, state: &CycleState, pod: &Pod, nodes: &[Arc<NodeInfo>]) -> Result<Vec<i64>, Status> {
+        let (mut totals, mut scores) = (vec![0; nodes.len()], vec![0; nodes.len()]);
+        for (index, plugin) in self.at(Point::Score) {
+            let Some(point) = plugin.as_score().filter(|_| !state.scores_skipped.contains(index)) else { continue };
+            for (node, score) in nodes.iter().zip(&mut scores) {
+                *score = point.score(state, pod, node);
+            }
             point.normalize(state, nodes, &mut scores);
             if let Some(score) = scores.iter().find(|score| !(0..=NODE_SCORE_MAX).contains(*score)) {
                 let reason = format!(
@@ -280,7 +354,8 @@ impl Profile {
                 );
                 return Err(Status::new(Code::Error, [reason]).by(plugin.name()));
             }
-            for (total, score) in totals.iter_mut().zip(scores) {
+            let weight = self.plugins[index].1;
+            for (total, score) in totals.iter_mut().zip(&scores) {
                 *total += score * weight;
             }
         }
@@ -291,11 +366,11 @@ impl Profile {
     pub(crate) fn reserve(self: &Arc<Self>, state: CycleState, node: &str) -> Result<Unreserve, Status> {
         let pod = Arc::clone(&state.pod().pod);
         let mut reserved = Unreserve { profile: Arc::clone(self), state, pod, node: node.to_owned(), keep: false };
-        for plugin in self.at(Point::Reserve) {
+        for (_, plugin) in self.at(Point::Reserve) {
             if let Some(point) = plugin.as_reserve() {
                 let status = point.reserve(&mut reserved.state, &reserved.pod, node);
                 if !status.is_success() {
-                    return Err(status.by(plugin.name()));
+                    return Err(running("Reserve", plugin, status));
                 }
             }
         }
@@ -305,42 +380,68 @@ impl Profile {
     /// Runs Permit. `Ok(Some)` if the pod has to wait.
     pub(crate) fn permit(&self, state: &CycleState, pod: &Pod, node: &str) -> Result<Option<Wait>, Status> {
         let mut waiting_for = Vec::new();
-        for plugin in self.at(Point::Permit) {
+        for (_, plugin) in self.at(Point::Permit) {
             let Some(point) = plugin.as_permit() else { continue };
             let (status, patience) = point.permit(state, pod, node);
             match status.code() {
                 Code::Success => {}
                 Code::Wait => waiting_for.push((plugin.name(), patience)),
-                _ => return Err(status.by(plugin.name())),
+                _ => return Err(running("Permit", plugin, status)),
             }
         }
         Ok(self.handle.waiting.add(&state.pod().uid, waiting_for))
     }
 
-    /// Runs PreBind, Bind and PostBind.
-    pub(crate) async fn bind(&self, state: &CycleState, client: &kube::Client, pod: &Pod, node: &str) -> Result<(), Status> {
-        for plugin in self.at(Point::PreBind) {
-            if let Some(point) = plugin.as_pre_bind() {
-                let status = point.pre_bind(client, state, pod, node).await;
-                if !status.is_success() {
-                    return Err(status.by(plugin.name()));
+    /// Asks the PreBind plugins whether they have anything to do; those that have not are left out (KEP-5278).
+    pub(crate) fn pre_bind_pre_flight(&self, state: &mut CycleState, pod: &Pod, node: &str) -> Result<bool, Status> {
+        let mut any = false;
+        for (index, plugin) in self.at(Point::PreBind) {
+            let Some(point) = plugin.as_pre_bind() else { continue };
+            let status = point.pre_flight(state, pod, node);
+            match status.code() {
+                Code::Success => any = true,
+                Code::Skip => state.pre_binds_skipped.insert(index),
+                _ => {
+                    let reason = format!("running PreBindPreFlight {:?}: {}", plugin.name(), status.message());
+                    return Err(Status::new(Code::Error, [reason]).by(plugin.name()));
                 }
             }
         }
-        for plugin in self.at(Point::Bind) {
+        Ok(any)
+    }
+
+    /// Runs PreBind.
+    pub(crate) async fn pre_bind(&self, state: &CycleState, client: &kube::Client, pod: &Pod, node: &str) -> Result<(), Status> {
+        for (index, plugin) in self.at(Point::PreBind) {
+            if let Some(point) = plugin.as_pre_bind().filter(|_| !state.pre_binds_skipped.contains(index)) {
+                let status = point.pre_bind(client, state, pod, node).await;
+                if !status.is_success() {
+                    return Err(running("PreBind", plugin, status));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs Bind and, if a plugin took the pod, PostBind.
+    pub(crate) async fn bind(&self, client: &kube::Client, pod: &Pod, node: &str) -> Result<(), Status> {
+        for (_, plugin) in self.at(Point::Bind) {
             let Some(point) = plugin.as_bind() else { continue };
             let status = point.bind(client, pod, node).await;
             match status.code() {
                 Code::Skip => {}
                 Code::Success => {
-                    self.at(Point::PostBind)
-                        .filter_map(|plugin| plugin.as_post_bind())
-                        .for_each(|post| post.post_bind(pod, node));
+                    self.post_bind(pod, node);
                     return Ok(());
                 }
-                _ => return Err(status.by(plugin.name())),
+                _ => return Err(running("Bind", plugin, status)),
             }
         }
         Err(Status::new(Code::Error, ["no Bind plugin took the pod"]))
+    }
+
+    /// Runs PostBind.
+    pub(crate) fn post_bind(&self, pod: &Pod, node: &str) {
+        self.at(Point::PostBind).filter_map(|(_, plugin)| plugin.as_post_bind()).for_each(|post| post.post_bind(pod, node));
     }
 }

@@ -1,5 +1,7 @@
 //! What a plugin answers.
 
+use std::borrow::Cow;
+
 /// The kind of answer; upstream's codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
@@ -11,6 +13,8 @@ pub enum Code {
     Unschedulable,
     /// Not now, and removing other pods would not help.
     UnschedulableAndUnresolvable,
+    /// Not now, and the plugin knows that what the pod waits for is on its way.
+    Pending,
     /// Leave this plugin out of the rest of the cycle.
     Skip,
     /// Permit only: not yet.
@@ -21,8 +25,24 @@ pub enum Code {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     code: Code,
-    reasons: Vec<String>,
+    /// Mostly constants: a node that is refused costs no copy of the text.
+    reasons: Vec<Cow<'static, str>>,
     plugin: &'static str,
+}
+
+impl Code {
+    /// Upstream's name, for metrics.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Success => "Success",
+            Self::Error => "Error",
+            Self::Unschedulable => "Unschedulable",
+            Self::UnschedulableAndUnresolvable => "UnschedulableAndUnresolvable",
+            Self::Pending => "Pending",
+            Self::Skip => "Skip",
+            Self::Wait => "Wait",
+        }
+    }
 }
 
 impl Status {
@@ -37,7 +57,7 @@ impl Status {
     }
 
     /// A rejection or a failure.
-    pub fn new(code: Code, reasons: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    pub fn new(code: Code, reasons: impl IntoIterator<Item = impl Into<Cow<'static, str>>>) -> Self {
         Self { code, reasons: reasons.into_iter().map(Into::into).collect(), plugin: "" }
     }
 
@@ -54,8 +74,13 @@ impl Status {
     }
 
     /// The reasons, for people.
-    pub fn reasons(&self) -> &[String] {
+    pub fn reasons(&self) -> &[Cow<'static, str>] {
         &self.reasons
+    }
+
+    /// All reasons as one text.
+    pub fn message(&self) -> String {
+        self.reasons.join(", ")
     }
 
     /// The plugin that answered; empty if it does not matter.
@@ -70,6 +95,6 @@ impl Status {
 
     /// Whether the pod was rejected, as opposed to a failure of the plugin.
     pub fn is_rejected(&self) -> bool {
-        matches!(self.code, Code::Unschedulable | Code::UnschedulableAndUnresolvable)
+        matches!(self.code, Code::Unschedulable | Code::UnschedulableAndUnresolvable | Code::Pending)
     }
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::framework::{ClusterEvent, CycleState, Hint, NODE_SCORE_MAX, Plugin, PreScore, Score, Status};
+use crate::framework::{ClusterEvent, CycleState, EventSet, Hint, NODE_SCORE_MAX, Plugin, PreScore, Score, Status};
 use crate::node_info::NodeInfo;
+use crate::pod_info::PodInfo;
 use crate::resource::{Resources, pod_request};
 use crate::snapshot::Snapshot;
 
@@ -20,8 +21,12 @@ impl Plugin for BalancedAllocation {
         "NodeResourcesBalancedAllocation"
     }
 
+    fn events(&self) -> EventSet {
+        EventSet::NONE
+    }
+
     /// It never rejects a pod.
-    fn hint(&self, _pod: &Pod, _event: &ClusterEvent) -> Hint {
+    fn hint(&self, _pod: &PodInfo, _event: &ClusterEvent) -> Hint {
         Hint::Skip
     }
 

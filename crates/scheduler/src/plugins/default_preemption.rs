@@ -14,8 +14,9 @@ use rand::Rng;
 
 use crate::config::ConfigError;
 use crate::cycle::misfit_message;
+use crate::extender::Victims;
 use crate::framework::{
-    ClusterEvent, Code, CycleState, Eviction, Handle, Hint, Misfit, Plugin, PostFilter, PreEnqueue, Remedy, Status,
+    ClusterEvent, Code, CycleState, EventSet, Eviction, Handle, Hint, Misfit, Plugin, PostFilter, PreEnqueue, Remedy, Status,
 };
 use crate::label_selector::Selector;
 use crate::node_info::NodeInfo;
@@ -45,9 +46,7 @@ pub(super) struct DefaultPreemption {
 /// A node with what would have to go.
 struct Candidate {
     node: String,
-    /// The most important first.
-    victims: Vec<Arc<PodInfo>>,
-    violations: usize,
+    victims: Victims,
 }
 
 impl DefaultPreemption {
@@ -66,7 +65,7 @@ impl DefaultPreemption {
             misfit.snapshot.nodes().iter().filter(helpful).collect()
         } else {
             let rejected = misfit.rejected.iter().filter(|(_, status)| status.code() == Code::Unschedulable);
-            rejected.filter_map(|(name, _)| misfit.snapshot.get(name)).collect()
+            rejected.map(|(node, _)| node).collect()
         };
         let (mut free, mut violating, mut against) = (Vec::new(), Vec::new(), Vec::new());
         if explicit.is_empty() {
@@ -88,8 +87,9 @@ impl DefaultPreemption {
         for index in 0..explicit.len() {
             let node = explicit[(offset + index) % explicit.len()];
             match victims_on(misfit, state.clone(), pod, node, &budgets) {
-                Ok((victims, violations)) => {
-                    let candidate = Candidate { node: node.name().to_owned(), victims, violations };
+                Ok(victims) => {
+                    let violations = victims.violations;
+                    let candidate = Candidate { node: node.name().to_owned(), victims };
                     if violations == 0 { &mut free } else { &mut violating }.push(candidate);
                     if !free.is_empty() && free.len() + violating.len() >= wanted {
                         break;
@@ -103,23 +103,58 @@ impl DefaultPreemption {
     }
 
     fn find(&self, state: &CycleState, pod: &Pod, misfit: &Misfit<'_>) -> (Status, Remedy) {
-        let unschedulable = |reason: &str| Status::new(Code::Unschedulable, [reason]);
         if let Some(reason) = ineligible(pod, misfit) {
-            return (unschedulable(reason), Remedy::default());
+            return (Status::new(Code::Unschedulable, [reason]), Remedy::default());
         }
         let (candidates, against) = self.candidates(state, pod, misfit);
+        if let Some((_, error)) = against.iter().find(|(_, status)| candidates.is_empty() && status.code() == Code::Error) {
+            return (error.clone(), Remedy::default());
+        }
+        if candidates.is_empty() {
+            let not_helpful = "Preemption is not helpful for scheduling";
+            let against = against.iter().map(|(_, status)| status);
+            let message = misfit_message(against, &[not_helpful.into()], misfit.snapshot.len());
+            let remedy = Remedy { nominate: Some(String::new()), eviction: None };
+            return (Status::new(Code::Unschedulable, [message]), remedy);
+        }
+        let candidates = match ask_extenders(pod, misfit, candidates) {
+            Ok(candidates) => candidates,
+            Err(reason) => return (Status::new(Code::Error, [reason]), Remedy::default()),
+        };
         match candidates.into_iter().max_by(|a, b| preference(a).cmp(&preference(b))) {
-            None => {
-                let not_helpful = "Preemption is not helpful for scheduling";
-                let message = misfit_message(&against, &[not_helpful.to_owned()], misfit.snapshot.len());
-                (unschedulable(&message), Remedy { nominate: Some(String::new()), eviction: None })
-            }
+            None => (Status::new(Code::Unschedulable, ["no candidate node for preemption"]), Remedy::default()),
             Some(best) => {
-                let eviction = Eviction { node: best.node.clone(), victims: best.victims };
+                let eviction = Eviction { node: best.node.clone(), victims: best.victims.pods };
                 (Status::success(), Remedy { nominate: Some(best.node), eviction: Some(eviction) })
             }
         }
     }
+}
+
+/// Lets the extenders that have a say in preemption take candidates away, or choose other victims.
+fn ask_extenders(pod: &Pod, misfit: &Misfit<'_>, candidates: Vec<Candidate>) -> Result<Vec<Candidate>, String> {
+    let mut extenders = misfit.extenders.iter().filter(|one| one.is_preemptor() && one.is_interested(pod)).peekable();
+    if extenders.peek().is_none() {
+        return Ok(candidates);
+    }
+    let mut left: BTreeMap<String, Victims> = candidates.into_iter().map(|one| (one.node, one.victims)).collect();
+    for extender in extenders {
+        let mut victims = match extender.preempt(pod, &left, &|name| misfit.snapshot.get(name).cloned()) {
+            Ok(victims) => victims,
+            Err(_) if extender.is_ignorable() => continue,
+            Err(error) => return Err(error),
+        };
+        if extender.is_ignorable() {
+            victims.retain(|_, victims| !victims.pods.is_empty());
+        } else if let Some((node, _)) = victims.iter().find(|(_, victims)| victims.pods.is_empty()) {
+            return Err(format!("expected at least one victim pod on node {node:?}"));
+        }
+        left = victims;
+        if left.is_empty() {
+            break;
+        }
+    }
+    Ok(left.into_iter().map(|(node, victims)| Candidate { node, victims }).collect())
 }
 
 /// Why the pod may not preempt now.
@@ -163,12 +198,13 @@ fn start_time(pod: &PodInfo) -> Timestamp {
 
 /// What is compared between candidates, in this order; the greatest is taken.
 fn preference(candidate: &Candidate) -> impl Ord {
-    let highest = candidate.victims.first().map_or(i32::MIN, |victim| victim.priority());
+    let (pods, violations) = (&candidate.victims.pods, candidate.victims.violations);
+    let highest = pods.first().map_or(i32::MIN, |victim| victim.priority());
     // Shifted to be positive: one pod of a negative priority is better than two.
-    let sum: i64 = candidate.victims.iter().map(|victim| i64::from(victim.priority()) + i64::from(i32::MAX) + 1).sum();
-    let most_important = candidate.victims.iter().filter(|victim| victim.priority() == highest);
+    let sum: i64 = pods.iter().map(|victim| i64::from(victim.priority()) + i64::from(i32::MAX) + 1).sum();
+    let most_important = pods.iter().filter(|victim| victim.priority() == highest);
     let earliest = most_important.map(|victim| start_time(victim)).min();
-    (Reverse(candidate.violations), Reverse(highest), Reverse(sum), Reverse(candidate.victims.len()), earliest)
+    (Reverse(violations), Reverse(highest), Reverse(sum), Reverse(pods.len()), earliest)
 }
 
 type Budgets = [(Selector, Arc<PodDisruptionBudget>)];
@@ -180,7 +216,7 @@ fn victims_on(
     pod: &Pod,
     node: &NodeInfo,
     budgets: &Budgets,
-) -> Result<(Vec<Arc<PodInfo>>, usize), Status> {
+) -> Result<Victims, Status> {
     let (profile, mut node) = (misfit.profile, node.clone());
     let mut potential: Vec<_> = node.pods().iter().filter(|other| other.priority() < priority(pod)).cloned().collect();
     if potential.is_empty() {
@@ -211,7 +247,7 @@ fn victims_on(
         return Err(Status::new(Code::Error, [reason]));
     }
     victims.sort_by_key(|victim| importance(victim));
-    Ok((victims, violations))
+    Ok(Victims { pods: victims, violations })
 }
 
 /// Pods whose eviction would break a budget, and the others; each in the given order.
@@ -244,8 +280,12 @@ impl Plugin for DefaultPreemption {
         "DefaultPreemption"
     }
 
+    fn events(&self) -> EventSet {
+        EventSet::ASSIGNED_DELETE
+    }
+
     /// Whoever preempts was rejected by another plugin too, which knows when it is worth another attempt.
-    fn hint(&self, _pod: &Pod, _event: &ClusterEvent) -> Hint {
+    fn hint(&self, _pod: &PodInfo, _event: &ClusterEvent) -> Hint {
         Hint::Skip
     }
 
@@ -276,7 +316,7 @@ impl PostFilter for DefaultPreemption {
         if status.reasons().is_empty() {
             return (status, remedy);
         }
-        (Status::new(status.code(), [format!("preemption: {}", status.reasons().join(", "))]), remedy)
+        (Status::new(status.code(), [format!("preemption: {}", status.message())]), remedy)
     }
 }
 
@@ -289,6 +329,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::cycle::Surroundings;
     use crate::plugins::default_profile;
     use crate::snapshot::Snapshot;
 
@@ -327,8 +368,7 @@ mod tests {
         handle.listers.budgets = client::Store::from_objects(budgets.into_iter().map(typed));
         let profile = default_profile("default-scheduler", &Arc::new(handle));
         let snapshot = Snapshot::of(nodes);
-        let settings = crate::cycle::Settings::default();
-        match crate::cycle::schedule(&profile, &info(preemptor), &snapshot, settings, &mut 0) {
+        match crate::cycle::schedule(&profile, &info(preemptor), Surroundings::of(&snapshot), &mut 0) {
             Ok(placement) => Ok((placement.node, Vec::new())),
             Err(rejection) => match rejection.eviction {
                 Some(eviction) => Ok((eviction.node, eviction.victims.iter().map(|pod| pod.uid.clone()).collect())),
@@ -430,9 +470,9 @@ mod tests {
         handle.nominator.set(&info(&pod("meant", 50, "2", "x")), "n");
         let profile = default_profile("s", &handle);
         let snapshot = Snapshot::of([node("n", &[])]);
-        let settings = crate::cycle::Settings::default();
         let place = |priority| {
-            crate::cycle::schedule(&profile, &info(&pod("p", priority, "1", "x")), &snapshot, settings, &mut 0).is_ok()
+            let pod = info(&pod("p", priority, "1", "x"));
+            crate::cycle::schedule(&profile, &pod, Surroundings::of(&snapshot), &mut 0).is_ok()
         };
         assert!(!place(50));
         assert!(place(51));

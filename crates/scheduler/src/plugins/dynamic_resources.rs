@@ -4,7 +4,8 @@
 
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::framework::{ClusterEvent, Code, CycleState, Hint, Misfit, Plugin, PostFilter, PreFilter, Remedy, Status};
+use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Hint, Misfit, Plugin, PostFilter, PreFilter, Remedy, Status};
+use crate::pod_info::PodInfo;
 use crate::snapshot::Snapshot;
 
 pub(super) struct DynamicResources;
@@ -18,7 +19,11 @@ impl Plugin for DynamicResources {
         "DynamicResources"
     }
 
-    fn hint(&self, _pod: &Pod, _event: &ClusterEvent) -> Hint {
+    fn events(&self) -> EventSet {
+        EventSet::NONE
+    }
+
+    fn hint(&self, _pod: &PodInfo, _event: &ClusterEvent) -> Hint {
         Hint::Skip
     }
 

@@ -1,14 +1,16 @@
 //! NodeResourcesFit: a pod fits where its requests do; nodes with more left score better (or worse, as the scoring strategy has it).
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 
 use super::scoring::{Strategy, StrategyArgs};
 use crate::config::ConfigError;
-use crate::framework::{ClusterEvent, Code, CycleState, Filter, Hint, Plugin, PreFilter, PreScore, Score, Status};
+use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Hint, Plugin, PreFilter, PreScore, Score, Status};
 use crate::node_info::NodeInfo;
+use crate::pod_info::PodInfo;
 use crate::resource::{PodRequest, Resources, pod_request};
 use crate::snapshot::Snapshot;
 
@@ -42,25 +44,50 @@ impl Fit {
 }
 
 /// The resources that do not fit, in upstream's words.
-fn shortages(requested: &Resources, node: &NodeInfo) -> Vec<String> {
+fn shortages(requested: &Resources, node: &NodeInfo) -> Vec<Cow<'static, str>> {
     let mut found = Vec::new();
     if i64::try_from(node.pod_count()).unwrap_or(i64::MAX) >= node.allocatable.pods {
-        found.push("Too many pods".to_owned());
+        found.push(Cow::Borrowed("Too many pods"));
     }
-    let mut check = |name: &str, wanted: i64, allocatable: i64, used: i64| {
-        if wanted > 0 && wanted > allocatable.saturating_sub(used) {
-            found.push(format!("Insufficient {name}"));
-        }
-    };
+    let short = |wanted: i64, allocatable: i64, used: i64| wanted > 0 && wanted > allocatable.saturating_sub(used);
     let (have, used) = (&node.allocatable, &node.requested);
-    check("cpu", requested.milli_cpu, have.milli_cpu, used.milli_cpu);
-    check("memory", requested.memory_bytes, have.memory_bytes, used.memory_bytes);
-    check("ephemeral-storage", requested.ephemeral_bytes, have.ephemeral_bytes, used.ephemeral_bytes);
+    if short(requested.milli_cpu, have.milli_cpu, used.milli_cpu) {
+        found.push(Cow::Borrowed("Insufficient cpu"));
+    }
+    if short(requested.memory_bytes, have.memory_bytes, used.memory_bytes) {
+        found.push(Cow::Borrowed("Insufficient memory"));
+    }
+    if short(requested.ephemeral_bytes, have.ephemeral_bytes, used.ephemeral_bytes) {
+        found.push(Cow::Borrowed("Insufficient ephemeral-storage"));
+    }
     for (name, wanted) in &requested.scalars {
         let amount = |resources: &Resources| resources.scalars.get(name).copied().unwrap_or_default();
-        check(name, *wanted, amount(have), amount(used));
+        if short(*wanted, amount(have), amount(used)) {
+            found.push(Cow::Owned(format!("Insufficient {name}")));
+        }
     }
     found
+}
+
+/// Whether a node could have become one that the pod fits on: it has room for the request when empty, and more of something asked for.
+fn has_more(requested: &Resources, before: &Resources, after: &Resources) -> bool {
+    let more = |wanted: i64, before: i64, after: i64| wanted > 0 && after > before;
+    let amount = |resources: &Resources, name: &str| resources.scalars.get(name).copied().unwrap_or_default();
+    after.pods > before.pods
+        || more(requested.milli_cpu, before.milli_cpu, after.milli_cpu)
+        || more(requested.memory_bytes, before.memory_bytes, after.memory_bytes)
+        || more(requested.ephemeral_bytes, before.ephemeral_bytes, after.ephemeral_bytes)
+        || requested.scalars.iter().any(|(name, wanted)| more(*wanted, amount(before, name), amount(after, name)))
+}
+
+/// Whether less is asked for of anything that the pod asks for.
+fn asks_less(requested: &Resources, before: &Resources, after: &Resources) -> bool {
+    // The same question with the roles exchanged; `pods` is not part of a request.
+    has_more(requested, after, before)
+}
+
+fn allocatable(node: &Node) -> Resources {
+    node.status.as_ref().and_then(|status| status.allocatable.as_ref()).map(Resources::from_list).unwrap_or_default()
 }
 
 /// Whether the pod could fit on the node if it were empty: if not, removing pods does not help.
@@ -76,30 +103,28 @@ impl Plugin for Fit {
         "NodeResourcesFit"
     }
 
-    fn hint(&self, pod: &Pod, event: &ClusterEvent) -> Hint {
+    fn events(&self) -> EventSet {
+        EventSet::ASSIGNED_UPDATE
+            .and(EventSet::ASSIGNED_DELETE)
+            .and(EventSet::OWN)
+            .and(EventSet::NODE_ADD)
+            .and(EventSet::NODE_UPDATE)
+    }
+
+    fn hint(&self, info: &PodInfo, event: &ClusterEvent) -> Hint {
+        let requested = &info.request.requested;
         match event {
-            // Something is free again, or asks for less.
             ClusterEvent::AssignedPod { old: Some(_), new: None } => Hint::Queue,
-            ClusterEvent::AssignedPod { old: Some(old), new: Some(new) } if pod_request(old) != pod_request(new) => Hint::Queue,
-            ClusterEvent::AssignedPod { .. } => Hint::Skip,
-            ClusterEvent::UnscheduledPod { old, new } => {
-                if pod_request(old) == pod_request(new) {
-                    Hint::Skip
-                } else {
-                    Hint::Queue
-                }
+            // A resize of the pod itself, or of one on a node.
+            ClusterEvent::UnscheduledPod { old, new } | ClusterEvent::AssignedPod { old: Some(old), new: Some(new) } => {
+                let (before, after) = (pod_request(old).requested, pod_request(new).requested);
+                let own = matches!(event, ClusterEvent::UnscheduledPod { .. });
+                Hint::queue_if(asks_less(if own { &before } else { requested }, &before, &after))
             }
             ClusterEvent::Node { old, new } => {
-                let allocatable = |node: &k8s_openapi::api::core::v1::Node| {
-                    node.status
-                        .as_ref()
-                        .and_then(|status| status.allocatable.as_ref())
-                        .map(Resources::from_list)
-                        .unwrap_or_default()
-                };
-                let now = allocatable(new);
-                let changed = old.as_ref().is_none_or(|old| allocatable(old) != now);
-                if changed && fits_empty(&pod_request(pod).requested, &now) { Hint::Queue } else { Hint::Skip }
+                let after = allocatable(new);
+                let fits = after.pods > 0 && fits_empty(requested, &after);
+                Hint::queue_if(fits && old.as_ref().is_none_or(|old| has_more(requested, &allocatable(old), &after)))
             }
             _ => Hint::Skip,
         }
@@ -123,8 +148,8 @@ impl Plugin for Fit {
 }
 
 impl PreFilter for Fit {
-    fn pre_filter(&self, state: &mut CycleState, pod: &Pod, _snapshot: &Snapshot) -> (Status, Option<Vec<String>>) {
-        state.put(self.without_ignored(pod_request(pod)));
+    fn pre_filter(&self, state: &mut CycleState, _pod: &Pod, _snapshot: &Snapshot) -> (Status, Option<Vec<String>>) {
+        state.put(self.without_ignored(state.pod().request.clone()));
         (Status::success(), None)
     }
 }
@@ -143,9 +168,9 @@ impl Filter for Fit {
 }
 
 impl PreScore for Fit {
-    fn pre_score(&self, state: &mut CycleState, pod: &Pod, _nodes: &[Arc<NodeInfo>], _snapshot: &Snapshot) -> Status {
+    fn pre_score(&self, state: &mut CycleState, _pod: &Pod, _nodes: &[Arc<NodeInfo>], _snapshot: &Snapshot) -> Status {
         if state.get::<PodRequest>().is_none() {
-            state.put(pod_request(pod));
+            state.put(state.pod().request.clone());
         }
         Status::success()
     }
@@ -185,7 +210,10 @@ mod tests {
             let mut state = state(&pod);
             fit().pre_filter(&mut state, &pod, &Snapshot::default());
             let status = fit().filter(&state, &pod, &on);
-            assert_eq!((status.reasons(), status.code()), (&*expected.iter().map(ToString::to_string).collect::<Vec<_>>(), code));
+            assert_eq!(
+                (status.reasons(), status.code()),
+                (&*expected.iter().map(|text| Cow::from(text.to_string())).collect::<Vec<_>>(), code)
+            );
         };
         check(json!({"cpu": "400m", "memory": "512Mi"}), &[], Code::Success);
         check(json!({"cpu": "401m"}), &["Insufficient cpu"], Code::Unschedulable);
@@ -213,5 +241,26 @@ mod tests {
         half.add_pod(&info(wants(json!({"cpu": "1", "memory": "2Gi"}))));
         let pod = wants(json!({"cpu": "1", "memory": "2Gi"}));
         assert_eq!(scores(&fit(), &pod, vec![empty, half]), [50, 0]);
+    }
+
+    #[test]
+    fn only_room_that_the_pod_needs_wakes_it() {
+        let typed = |object: Value| Arc::new(serde_json::from_value::<Node>(object).unwrap());
+        let machine = |cpu: &str, memory: &str| {
+            typed(json!({"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": cpu, "memory": memory, "pods": "9"}}}))
+        };
+        let waiting = info(wants(json!({"cpu": "1"})));
+        let check = |event: ClusterEvent, expected: Hint| assert_eq!(fit().hint(&waiting, &event), expected, "{event:?}");
+        let node = |old, new| ClusterEvent::Node { old, new };
+        check(node(None, machine("1", "1Gi")), Hint::Queue);
+        check(node(None, machine("500m", "1Gi")), Hint::Skip);
+        check(node(Some(machine("500m", "1Gi")), machine("2", "1Gi")), Hint::Queue);
+        check(node(Some(machine("2", "1Gi")), machine("2", "2Gi")), Hint::Skip);
+        let on_node = |requests: Value| Some(Arc::new(wants(requests)));
+        let assigned = |old, new| ClusterEvent::AssignedPod { old, new };
+        check(assigned(on_node(json!({"cpu": "2"})), None), Hint::Queue);
+        check(assigned(on_node(json!({"cpu": "2"})), on_node(json!({"cpu": "1"}))), Hint::Queue);
+        check(assigned(on_node(json!({"cpu": "1"})), on_node(json!({"cpu": "2"}))), Hint::Skip);
+        check(assigned(on_node(json!({"memory": "2Gi"})), on_node(json!({"memory": "1Gi"}))), Hint::Skip);
     }
 }

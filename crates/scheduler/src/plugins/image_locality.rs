@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::framework::{ClusterEvent, CycleState, Hint, NODE_SCORE_MAX, Plugin, PreScore, Score, Status};
+use crate::framework::{ClusterEvent, CycleState, EventSet, Hint, NODE_SCORE_MAX, Plugin, PreScore, Score, Status};
 use crate::node_info::NodeInfo;
+use crate::pod_info::PodInfo;
 use crate::snapshot::Snapshot;
 
 pub(super) struct ImageLocality;
@@ -30,8 +31,12 @@ impl Plugin for ImageLocality {
         "ImageLocality"
     }
 
+    fn events(&self) -> EventSet {
+        EventSet::NONE
+    }
+
     /// It never rejects a pod.
-    fn hint(&self, _pod: &Pod, _event: &ClusterEvent) -> Hint {
+    fn hint(&self, _pod: &PodInfo, _event: &ClusterEvent) -> Hint {
         Hint::Skip
     }
 
@@ -45,17 +50,21 @@ impl Plugin for ImageLocality {
 }
 
 impl PreScore for ImageLocality {
-    fn pre_score(&self, state: &mut CycleState, pod: &Pod, nodes: &[Arc<NodeInfo>], _snapshot: &Snapshot) -> Status {
+    fn pre_score(&self, state: &mut CycleState, pod: &Pod, _nodes: &[Arc<NodeInfo>], snapshot: &Snapshot) -> Status {
         let Some(spec) = &pod.spec else { return Status::skip() };
         let images =
             spec.init_containers.iter().flatten().chain(&spec.containers).filter_map(|container| container.image.as_deref());
-        let spread = images
+        let spread: Vec<(String, f64)> = images
             .map(|image| {
                 let image = with_tag(image);
-                let having = nodes.iter().filter(|node| node.images.contains_key(&image)).count();
-                (image, having as f64 / nodes.len().max(1) as f64)
+                let having = snapshot.nodes_with_image(&image);
+                (image, having as f64 / snapshot.len().max(1) as f64)
             })
             .collect();
+        // Where nobody has any, all are equal.
+        if spread.iter().all(|(_, share)| *share == 0.0) {
+            return Status::skip();
+        }
         state.put(Spread(spread));
         Status::success()
     }

@@ -1,19 +1,19 @@
 //! InterPodAffinity: pods that want to be near others, or away from them
 //! (<https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/#inter-pod-affinity-and-anti-affinity>).
 //!
-//! `matchLabelKeys` and `mismatchLabelKeys` are merged into the selectors by the API server. What others want of this pod is looked for
-//! only on the nodes that have pods with terms.
+//! `matchLabelKeys` and `mismatchLabelKeys` are merged into the selectors by the API server. What is counted over all nodes is kept for the
+//! next pod of its kind.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::config::ConfigError;
 use crate::framework::{
-    ClusterEvent, Code, CycleState, Filter, Handle, Hint, NODE_SCORE_MAX, Plugin, PreFilter, PreScore, Score, Status,
+    ClusterEvent, Code, CycleState, EventSet, Filter, Handle, Hint, NODE_SCORE_MAX, Plugin, PreFilter, PreScore, Score, Status,
 };
 use crate::label_selector::{Labels, Selector};
+use crate::memo::{Memo, Over};
 use crate::node_info::NodeInfo;
 use crate::pod_info::{AffinityTerm, PodInfo};
 use crate::snapshot::Snapshot;
@@ -37,10 +37,72 @@ impl Default for Args {
 pub(super) struct InterPodAffinity {
     handle: Arc<Handle>,
     args: Args,
+    /// Where pods are that satisfy the affinity terms, and where those are that an anti-affinity term is about.
+    own: Memo<(Terms, Terms), (Counts, Counts)>,
+    /// Where pods are that do not want one.
+    unwelcome: Memo<Identity, Counts>,
+    /// What preferences of both sides sum up to.
+    weights: Memo<(Identity, Terms, Terms), Counts>,
 }
 
-/// How many pods are at a place: a value of a topology label.
-type Counts = HashMap<(String, String), i64>;
+type Terms = Arc<[AffinityTerm]>;
+
+/// What the terms of others look at.
+#[derive(Clone, PartialEq)]
+struct Identity {
+    namespace: Option<String>,
+    labels: Option<Labels>,
+    namespace_labels: Arc<Option<Labels>>,
+}
+
+/// How much there is at each place: for a topology label by its value. Nothing is not kept.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Counts(Vec<(String, imbl::HashMap<String, i64>)>);
+
+impl Counts {
+    /// Adds at the node's place for a label, if it has one.
+    fn add(&mut self, key: &str, node: &NodeInfo, by: i64) {
+        let Some(value) = node.label(key).filter(|_| by != 0) else { return };
+        let index = self.0.iter().position(|(known, _)| known == key).unwrap_or_else(|| {
+            self.0.push((key.to_owned(), imbl::HashMap::new()));
+            self.0.len() - 1
+        });
+        let places = &mut self.0[index].1;
+        match places.get_mut(value) {
+            Some(sum) if *sum + by == 0 => {
+                places.remove(value);
+            }
+            Some(sum) => *sum += by,
+            None => {
+                places.insert(value.to_owned(), by);
+            }
+        }
+        if places.is_empty() {
+            self.0.remove(index);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What there is at the node's place for a label; `None` if the node does not have it.
+    fn at(&self, key: &str, node: &NodeInfo) -> Option<i64> {
+        let value = node.label(key)?;
+        let places = self.0.iter().find(|(known, _)| known == key);
+        Some(places.and_then(|(_, places)| places.get(value)).copied().unwrap_or_default())
+    }
+
+    /// The sum over all labels.
+    fn sum(&self, node: &NodeInfo) -> i64 {
+        self.0.iter().filter_map(|(key, places)| places.get(node.label(key)?)).sum()
+    }
+
+    /// Whether there is anything at the node's place for any label.
+    fn any(&self, node: &NodeInfo) -> bool {
+        self.0.iter().any(|(key, places)| node.label(key).is_some_and(|value| places.get(value).is_some_and(|count| *count > 0)))
+    }
+}
 
 /// What Filter reads.
 #[derive(Clone)]
@@ -58,40 +120,39 @@ struct Places {
     unwelcome: Counts,
 }
 
-/// What Score reads: the sum of weights for each place, by label and value.
+/// What Score reads.
 #[derive(Clone)]
-struct Weights(Arc<HashMap<String, HashMap<String, i64>>>);
+struct Weights(Counts);
 
-fn count(counts: &mut Counts, term: &AffinityTerm, node: &NodeInfo, by: i64) {
-    let Some(value) = node.label(&term.topology_key) else { return };
-    let place = (term.topology_key.clone(), value.to_owned());
-    let pods = counts.entry(place.clone()).or_default();
-    *pods += by;
-    if *pods == 0 {
-        counts.remove(&place);
+fn is_wanted(affinity: &[AffinityTerm], pod: &Pod) -> bool {
+    !affinity.is_empty() && affinity.iter().all(|term| term.matches(pod, None))
+}
+
+/// A pod is on the node (`by` 1), or is not any more (-1): what the terms of the one that is being placed make of it.
+fn count_own(
+    terms: (&[AffinityTerm], &[AffinityTerm]),
+    counts: (&mut Counts, &mut Counts),
+    other: &Pod,
+    node: &NodeInfo,
+    by: i64,
+) {
+    let ((affinity, anti_affinity), (wanted, unwanted)) = (terms, counts);
+    if is_wanted(affinity, other) {
+        affinity.iter().for_each(|term| wanted.add(&term.topology_key, node, by));
+    }
+    for term in anti_affinity.iter().filter(|term| term.matches(other, None)) {
+        unwanted.add(&term.topology_key, node, by);
     }
 }
 
 impl Places {
-    fn is_wanted(&self, pod: &Pod) -> bool {
-        !self.affinity.is_empty() && self.affinity.iter().all(|term| term.matches(pod, None))
-    }
-
     /// A pod is on the node (`by` 1), or is not any more (-1). `own` is the pod that is being placed.
     fn update(&mut self, own: &Pod, other: &PodInfo, node: &NodeInfo, by: i64) {
         for term in other.required_anti_affinity.iter().filter(|term| term.matches(own, self.namespace.as_ref().as_ref())) {
-            count(&mut self.unwelcome, term, node, by);
+            self.unwelcome.add(&term.topology_key, node, by);
         }
-        self.update_own(&other.pod, node, by);
-    }
-
-    fn update_own(&mut self, other: &Pod, node: &NodeInfo, by: i64) {
-        if self.is_wanted(other) {
-            self.affinity.iter().for_each(|term| count(&mut self.wanted, term, node, by));
-        }
-        for term in self.anti_affinity.iter().filter(|term| term.matches(other, None)) {
-            count(&mut self.unwanted, term, node, by);
-        }
+        let terms = (&*self.affinity, &*self.anti_affinity);
+        count_own(terms, (&mut self.wanted, &mut self.unwanted), &other.pod, node, by);
     }
 }
 
@@ -101,7 +162,7 @@ impl InterPodAffinity {
         if !(0..=100).contains(&weight) {
             return Err(ConfigError::invalid("hardPodAffinityWeight", weight, "not in valid range [0-100]"));
         }
-        Ok(Self { handle: Arc::clone(handle), args })
+        Ok(Self { handle: Arc::clone(handle), args, own: Memo::default(), unwelcome: Memo::default(), weights: Memo::default() })
     }
 
     /// The terms with the names of the namespaces that their selector means now.
@@ -130,9 +191,17 @@ impl InterPodAffinity {
             affinity: self.resolve(&pod.required_affinity),
             anti_affinity: self.resolve(&pod.required_anti_affinity),
             namespace: self.namespace_labels(&pod.pod),
-            wanted: Counts::new(),
-            unwanted: Counts::new(),
-            unwelcome: Counts::new(),
+            wanted: Counts::default(),
+            unwanted: Counts::default(),
+            unwelcome: Counts::default(),
+        }
+    }
+
+    fn identity(&self, pod: &Pod) -> Identity {
+        Identity {
+            namespace: pod.metadata.namespace.clone(),
+            labels: pod.metadata.labels.clone(),
+            namespace_labels: self.namespace_labels(pod),
         }
     }
 }
@@ -142,12 +211,22 @@ impl Plugin for InterPodAffinity {
         "InterPodAffinity"
     }
 
-    fn hint(&self, pod: &Pod, event: &ClusterEvent) -> Hint {
+    fn events(&self) -> EventSet {
+        EventSet::ASSIGNED_ADD
+            .and(EventSet::ASSIGNED_UPDATE)
+            .and(EventSet::ASSIGNED_DELETE)
+            .and(EventSet::OWN)
+            .and(EventSet::NODE_ADD)
+            .and(EventSet::NODE_UPDATE)
+    }
+
+    fn hint(&self, info: &PodInfo, event: &ClusterEvent) -> Hint {
+        let pod = &*info.pod;
         let labels_changed = |old: &Pod, new: &Pod| old.metadata.labels != new.metadata.labels;
-        let places = || self.places(&PodInfo::new(Arc::new(pod.clone())));
+        let places = || self.places(info);
         let unwanted = |places: &Places, other: &Pod| places.anti_affinity.iter().any(|term| term.matches(other, None));
         match event {
-            ClusterEvent::AssignedPod { old: None, new: Some(new) } => Hint::queue_if(places().is_wanted(new)),
+            ClusterEvent::AssignedPod { old: None, new: Some(new) } => Hint::queue_if(is_wanted(&places().affinity, new)),
             ClusterEvent::AssignedPod { old: Some(old), new: None } => {
                 let places = places();
                 let other = PodInfo::new(Arc::clone(old));
@@ -157,7 +236,7 @@ impl Plugin for InterPodAffinity {
             }
             ClusterEvent::AssignedPod { old: Some(old), new: Some(new) } if labels_changed(old, new) => {
                 let places = places();
-                let now_wanted = places.is_wanted(new) && !places.is_wanted(old);
+                let now_wanted = is_wanted(&places.affinity, new) && !is_wanted(&places.affinity, old);
                 Hint::queue_if(now_wanted || unwanted(&places, old) && !unwanted(&places, new))
             }
             ClusterEvent::UnscheduledPod { old, new } => Hint::queue_if(labels_changed(old, new)),
@@ -188,19 +267,23 @@ impl PreFilter for InterPodAffinity {
     fn pre_filter(&self, state: &mut CycleState, pod: &Pod, snapshot: &Snapshot) -> (Status, Option<Vec<String>>) {
         let mut places = self.places(state.pod());
         let namespace = Arc::clone(&places.namespace);
-        for node in snapshot.nodes_with_affinity() {
+        places.unwelcome = self.unwelcome.get(self.identity(pod), Over::NodesWithAffinity, snapshot, |counts, node, by| {
             for other in node.pods_with_affinity() {
                 let terms = other.required_anti_affinity.iter();
                 for term in terms.filter(|term| term.matches(pod, namespace.as_ref().as_ref())) {
-                    count(&mut places.unwelcome, term, node, 1);
+                    counts.add(&term.topology_key, node, by);
                 }
             }
-        }
+        });
         let has_terms = !places.affinity.is_empty() || !places.anti_affinity.is_empty();
         if has_terms {
-            for node in snapshot.nodes() {
-                node.pods().iter().for_each(|other| places.update_own(&other.pod, node, 1));
-            }
+            let terms = (Arc::clone(&places.affinity), Arc::clone(&places.anti_affinity));
+            let (near, away) = terms.clone();
+            (places.wanted, places.unwanted) = self.own.get(terms, Over::Nodes, snapshot, |(wanted, unwanted), node, by| {
+                node.pods()
+                    .iter()
+                    .for_each(|other| count_own((&near, &away), (&mut *wanted, &mut *unwanted), &other.pod, node, by));
+            });
         } else if places.unwelcome.is_empty() {
             return (Status::skip(), None);
         }
@@ -224,24 +307,18 @@ impl PreFilter for InterPodAffinity {
 impl Filter for InterPodAffinity {
     fn filter(&self, state: &CycleState, pod: &Pod, node: &NodeInfo) -> Status {
         let Some(places) = state.get::<Places>() else { return Status::success() };
-        let at = |counts: &Counts, term: &AffinityTerm| {
-            let place = node.label(&term.topology_key).map(|value| (term.topology_key.clone(), value.to_owned()));
-            place.map(|place| counts.get(&place).copied().unwrap_or_default() > 0)
-        };
+        let at = |counts: &Counts, term: &AffinityTerm| counts.at(&term.topology_key, node).map(|pods| pods > 0);
         let labelled = places.affinity.iter().all(|term| at(&places.wanted, term).is_some());
         let near = places.affinity.iter().all(|term| at(&places.wanted, term) == Some(true));
         // The first of a group that wants to be together cannot wait for the others.
-        let first = places.wanted.is_empty() && places.is_wanted(pod);
+        let first = places.wanted.is_empty() && is_wanted(&places.affinity, pod);
         if !labelled || !near && !first {
             return Status::new(Code::UnschedulableAndUnresolvable, ["node(s) didn't match pod affinity rules"]);
         }
         if places.anti_affinity.iter().any(|term| at(&places.unwanted, term) == Some(true)) {
             return Status::new(Code::Unschedulable, ["node(s) didn't match pod anti-affinity rules"]);
         }
-        let mut labels = node.node().metadata.labels.iter().flatten();
-        if !places.unwelcome.is_empty()
-            && labels.any(|(key, value)| places.unwelcome.get(&(key.clone(), value.clone())).is_some_and(|pods| *pods > 0))
-        {
+        if places.unwelcome.any(node) {
             return Status::new(Code::Unschedulable, ["node(s) didn't satisfy existing pods anti-affinity rules"]);
         }
         Status::success()
@@ -256,43 +333,35 @@ impl PreScore for InterPodAffinity {
         if !has_own && self.args.ignore_preferred_terms_of_existing_pods {
             return Status::skip();
         }
-        let namespace = self.namespace_labels(pod);
-        let namespace = namespace.as_ref().as_ref();
-        let mut weights: HashMap<String, HashMap<String, i64>> = HashMap::new();
-        let mut add = |term: &AffinityTerm, node: &NodeInfo, weight: i64| {
-            if let Some(value) = node.label(&term.topology_key) {
-                let places = weights.entry(term.topology_key.clone()).or_default();
-                *places.entry(value.to_owned()).or_default() += weight;
-            }
-        };
-        for node in snapshot.nodes_with_affinity() {
+        let identity = self.identity(pod);
+        let namespace = Arc::clone(&identity.namespace_labels);
+        let key = (identity, Arc::clone(&near), Arc::clone(&away));
+        let over = if has_own { Over::Nodes } else { Over::NodesWithAffinity };
+        let weights = self.weights.get(key, over, snapshot, |sums, node, by| {
             for other in node.pods_with_affinity() {
-                let about_own = |term: &&AffinityTerm| term.matches(pod, namespace);
-                other.required_affinity.iter().filter(about_own).for_each(|t| add(t, node, self.args.hard_pod_affinity_weight));
-                other.preferred_affinity.iter().filter(about_own).for_each(|term| add(term, node, term.weight));
-                other.preferred_anti_affinity.iter().filter(about_own).for_each(|term| add(term, node, -term.weight));
+                let about_own = |term: &&AffinityTerm| term.matches(pod, namespace.as_ref().as_ref());
+                let mut add = |term: &AffinityTerm, weight: i64| sums.add(&term.topology_key, node, by * weight);
+                other.required_affinity.iter().filter(about_own).for_each(|term| add(term, self.args.hard_pod_affinity_weight));
+                other.preferred_affinity.iter().filter(about_own).for_each(|term| add(term, term.weight));
+                other.preferred_anti_affinity.iter().filter(about_own).for_each(|term| add(term, -term.weight));
             }
-        }
-        if has_own {
-            for node in snapshot.nodes() {
-                for other in node.pods() {
-                    near.iter().filter(|t| t.matches(&other.pod, None)).for_each(|term| add(term, node, term.weight));
-                    away.iter().filter(|t| t.matches(&other.pod, None)).for_each(|term| add(term, node, -term.weight));
-                }
+            for other in node.pods().iter().filter(|_| has_own) {
+                let mut add = |term: &AffinityTerm, weight: i64| sums.add(&term.topology_key, node, by * weight);
+                near.iter().filter(|term| term.matches(&other.pod, None)).for_each(|term| add(term, term.weight));
+                away.iter().filter(|term| term.matches(&other.pod, None)).for_each(|term| add(term, -term.weight));
             }
-        }
+        });
         if weights.is_empty() {
             return Status::skip();
         }
-        state.put(Weights(Arc::new(weights)));
+        state.put(Weights(weights));
         Status::success()
     }
 }
 
 impl Score for InterPodAffinity {
     fn score(&self, state: &CycleState, _pod: &Pod, node: &NodeInfo) -> i64 {
-        let Some(Weights(weights)) = state.get() else { return 0 };
-        weights.iter().filter_map(|(key, places)| places.get(node.label(key)?)).sum()
+        state.get::<Weights>().map_or(0, |Weights(weights)| weights.sum(node))
     }
 
     fn normalize(&self, _state: &CycleState, _nodes: &[Arc<NodeInfo>], scores: &mut [i64]) {

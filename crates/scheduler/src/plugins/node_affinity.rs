@@ -5,8 +5,9 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, NodeAffinity as Affinity, Pod};
 
 use super::normalize_by_largest;
-use crate::framework::{ClusterEvent, Code, CycleState, Filter, Hint, Plugin, PreFilter, PreScore, Score, Status};
+use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Hint, Plugin, PreFilter, PreScore, Score, Status};
 use crate::node_info::NodeInfo;
+use crate::pod_info::PodInfo;
 use crate::requirement::{selector_matches, term_matches};
 use crate::snapshot::Snapshot;
 
@@ -41,7 +42,12 @@ impl Plugin for NodeAffinity {
         "NodeAffinity"
     }
 
-    fn hint(&self, pod: &Pod, event: &ClusterEvent) -> Hint {
+    fn events(&self) -> EventSet {
+        EventSet::NODE_ADD.and(EventSet::NODE_UPDATE).and(EventSet::OWN)
+    }
+
+    fn hint(&self, info: &PodInfo, event: &ClusterEvent) -> Hint {
+        let pod = &*info.pod;
         match event {
             ClusterEvent::Node { old, new } => {
                 let before = old.as_ref().is_some_and(|old| accepts(pod, old));

@@ -2,8 +2,9 @@
 
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::framework::{ClusterEvent, Code, CycleState, Filter, Hint, Plugin, Status};
+use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Hint, Plugin, Status};
 use crate::node_info::NodeInfo;
+use crate::pod_info::PodInfo;
 
 pub(super) struct NodeName;
 
@@ -12,7 +13,11 @@ impl Plugin for NodeName {
         "NodeName"
     }
 
-    fn hint(&self, _pod: &Pod, event: &ClusterEvent) -> Hint {
+    fn events(&self) -> EventSet {
+        EventSet::NODE_ADD
+    }
+
+    fn hint(&self, _pod: &PodInfo, event: &ClusterEvent) -> Hint {
         if matches!(event, ClusterEvent::Node { old: None, .. }) { Hint::Queue } else { Hint::Skip }
     }
 

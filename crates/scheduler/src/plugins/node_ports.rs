@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::framework::{ClusterEvent, Code, CycleState, Filter, Hint, Plugin, PreFilter, Status};
+use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Hint, Plugin, PreFilter, Status};
 use crate::node_info::NodeInfo;
-use crate::pod_info::{ANY_ADDRESS, HostPort, host_ports};
+use crate::pod_info::{ANY_ADDRESS, HostPort, PodInfo, host_ports};
 use crate::snapshot::Snapshot;
 
 pub(super) struct NodePorts;
@@ -25,7 +25,12 @@ impl Plugin for NodePorts {
         "NodePorts"
     }
 
-    fn hint(&self, pod: &Pod, event: &ClusterEvent) -> Hint {
+    fn events(&self) -> EventSet {
+        EventSet::ASSIGNED_DELETE.and(EventSet::NODE_ADD)
+    }
+
+    fn hint(&self, info: &PodInfo, event: &ClusterEvent) -> Hint {
+        let pod = &*info.pod;
         match event {
             ClusterEvent::AssignedPod { old: Some(old), new: None } => {
                 let (wanted, freed) = (host_ports(pod), host_ports(old));

@@ -3,8 +3,9 @@
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 
 use super::{tolerates, tolerations};
-use crate::framework::{ClusterEvent, Code, CycleState, Filter, Hint, Plugin, Status};
+use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Hint, Plugin, Status};
 use crate::node_info::NodeInfo;
+use crate::pod_info::PodInfo;
 
 pub(super) struct NodeUnschedulable;
 
@@ -22,7 +23,12 @@ impl Plugin for NodeUnschedulable {
         "NodeUnschedulable"
     }
 
-    fn hint(&self, pod: &Pod, event: &ClusterEvent) -> Hint {
+    fn events(&self) -> EventSet {
+        EventSet::NODE_ADD.and(EventSet::NODE_UPDATE).and(EventSet::OWN)
+    }
+
+    fn hint(&self, info: &PodInfo, event: &ClusterEvent) -> Hint {
+        let pod = &*info.pod;
         match event {
             ClusterEvent::Node { new, .. } if accepts(pod, new) => Hint::Queue,
             ClusterEvent::UnscheduledPod { .. } => Hint::Queue,
@@ -37,7 +43,7 @@ impl Plugin for NodeUnschedulable {
 
 impl Filter for NodeUnschedulable {
     fn filter(&self, _state: &CycleState, pod: &Pod, node: &NodeInfo) -> Status {
-        if accepts(pod, node.node()) {
+        if !node.unschedulable || accepts(pod, node.node()) {
             return Status::success();
         }
         Status::new(Code::UnschedulableAndUnresolvable, ["node(s) were unschedulable"])

@@ -7,8 +7,9 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::storage::v1::CSINode;
 
 use super::pod_claims::{claim_ref, uses_claim, volume_name, volumes};
-use crate::framework::{ClusterEvent, Code, CycleState, Filter, Handle, Hint, Plugin, PreFilter, Status};
+use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Handle, Hint, Plugin, PreFilter, Status};
 use crate::node_info::NodeInfo;
+use crate::pod_info::PodInfo;
 use crate::snapshot::Snapshot;
 
 pub(super) struct NodeVolumeLimits {
@@ -49,7 +50,12 @@ impl Plugin for NodeVolumeLimits {
         "NodeVolumeLimits"
     }
 
-    fn hint(&self, pod: &Pod, event: &ClusterEvent) -> Hint {
+    fn events(&self) -> EventSet {
+        EventSet::STORAGE.and(EventSet::ASSIGNED_DELETE)
+    }
+
+    fn hint(&self, info: &PodInfo, event: &ClusterEvent) -> Hint {
+        let pod = &*info.pod;
         match event {
             ClusterEvent::CsiNode(change) => Hint::queue_if(change.present().is_some()),
             ClusterEvent::AssignedPod { old: Some(old), new: None } => {

@@ -4,15 +4,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod, TopologySpreadConstraint};
+use k8s_openapi::api::core::v1::{Node, NodeSelector, Pod, Toleration, TopologySpreadConstraint};
 
 use super::default_selector::default_selector;
 use super::{node_affinity, taint_toleration};
 use crate::config::ConfigError;
 use crate::framework::{
-    ClusterEvent, Code, CycleState, Filter, Handle, Hint, NODE_SCORE_MAX, Plugin, PreFilter, PreScore, Score, Status,
+    ClusterEvent, Code, CycleState, EventSet, Filter, Handle, Hint, NODE_SCORE_MAX, Plugin, PreFilter, PreScore, Score, Status,
 };
 use crate::label_selector::Selector;
+use crate::memo::{Memo, Over};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 use crate::snapshot::Snapshot;
@@ -35,10 +36,12 @@ pub(super) struct PodTopologySpread {
     defaults: Vec<TopologySpreadConstraint>,
     /// The defaults are the system's: nodes without their labels count nevertheless.
     system_defaulted: bool,
+    /// The pods in each place, for each hard constraint.
+    hard: Memo<Kind, Vec<Domains>>,
 }
 
 /// A constraint, compiled.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Constraint {
     max_skew: i64,
     key: String,
@@ -91,28 +94,71 @@ fn has_all_keys(node: &NodeInfo, constraints: &[Constraint]) -> bool {
     constraints.iter().all(|constraint| node.label(&constraint.key).is_some())
 }
 
-/// The pods in each place.
-#[derive(Clone, Debug, PartialEq)]
+/// The pods in each place that has a node which counts.
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Domains {
-    pods: HashMap<String, i64>,
-    least: i64,
+    /// Pods and nodes.
+    places: imbl::HashMap<String, (i64, i64)>,
+    /// How many places have so many pods: the least is found at once.
+    tally: imbl::OrdMap<i64, i64>,
 }
 
 impl Domains {
-    fn new(pods: HashMap<String, i64>) -> Self {
-        let least = pods.values().min().copied().unwrap_or(i64::from(i32::MAX));
-        Self { pods, least }
+    /// Changes the pods and the nodes of a place. One without nodes is none.
+    fn update(&mut self, place: &str, pods: i64, nodes: i64) {
+        let before = self.places.get(place).copied();
+        if before.is_none() && nodes <= 0 {
+            return;
+        }
+        let (pods_before, nodes_before) = before.unwrap_or_default();
+        let after = (pods_before + pods, nodes_before + nodes);
+        if before.is_some() {
+            self.count(pods_before, -1);
+        }
+        if after.1 > 0 {
+            self.places.insert(place.to_owned(), after);
+            self.count(after.0, 1);
+        } else {
+            self.places.remove(place);
+        }
     }
 
-    fn update(&mut self, place: &str, by: i64) {
-        if let Some(pods) = self.pods.get_mut(place) {
-            *pods += by;
-            // Only what was the least, or becomes less than it, can change it.
-            if *pods < self.least {
-                self.least = *pods;
-            } else if *pods - by == self.least {
-                self.least = self.pods.values().min().copied().unwrap_or_default();
-            }
+    fn count(&mut self, pods: i64, by: i64) {
+        let places = self.tally.get(&pods).copied().unwrap_or_default() + by;
+        if places == 0 {
+            self.tally.remove(&pods);
+        } else {
+            self.tally.insert(pods, places);
+        }
+    }
+
+    /// The pods of the place that has the fewest.
+    fn least(&self) -> i64 {
+        self.tally.get_min().map_or(i64::from(i32::MAX), |(pods, _)| *pods)
+    }
+}
+
+/// What the counts of the hard constraints depend on besides the nodes.
+#[derive(PartialEq)]
+struct Kind {
+    namespace: Option<String>,
+    constraints: Arc<[Constraint]>,
+    /// Decide which nodes count.
+    node_selector: Option<std::collections::BTreeMap<String, String>>,
+    affinity: Option<NodeSelector>,
+    tolerations: Vec<Toleration>,
+}
+
+impl Kind {
+    fn new(pod: &Pod, constraints: &Arc<[Constraint]>) -> Self {
+        let spec = pod.spec.as_ref();
+        let affinity = spec.and_then(|spec| spec.affinity.as_ref()).and_then(|affinity| affinity.node_affinity.as_ref());
+        Self {
+            namespace: pod.metadata.namespace.clone(),
+            constraints: Arc::clone(constraints),
+            node_selector: spec.and_then(|spec| spec.node_selector.clone()),
+            affinity: affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.clone()),
+            tolerations: super::tolerations(pod).to_vec(),
         }
     }
 }
@@ -152,7 +198,7 @@ impl PodTopologySpread {
             ..TopologySpreadConstraint::default()
         };
         let defaults = if system_defaulted { [(HOSTNAME, 3), (ZONE, 5)].map(system).to_vec() } else { args.default_constraints };
-        Ok(Self { handle: Arc::clone(handle), defaults, system_defaulted })
+        Ok(Self { handle: Arc::clone(handle), defaults, system_defaulted, hard: Memo::default() })
     }
 
     fn constraints(&self, pod: &Pod, action: &str) -> Vec<Constraint> {
@@ -183,7 +229,7 @@ impl Hard {
         }
         for (constraint, domains) in self.constraints.iter().zip(&mut self.domains) {
             if constraint.concerns(pod, &other.pod) && constraint.includes(pod, node.node()) {
-                domains.update(node.label(&constraint.key).unwrap_or_default(), by);
+                domains.update(node.label(&constraint.key).unwrap_or_default(), by, 0);
             }
         }
     }
@@ -194,7 +240,18 @@ impl Plugin for PodTopologySpread {
         "PodTopologySpread"
     }
 
-    fn hint(&self, pod: &Pod, event: &ClusterEvent) -> Hint {
+    fn events(&self) -> EventSet {
+        EventSet::ASSIGNED_ADD
+            .and(EventSet::ASSIGNED_UPDATE)
+            .and(EventSet::ASSIGNED_DELETE)
+            .and(EventSet::OWN)
+            .and(EventSet::NODE_ADD)
+            .and(EventSet::NODE_UPDATE)
+            .and(EventSet::NODE_DELETE)
+    }
+
+    fn hint(&self, info: &PodInfo, event: &ClusterEvent) -> Hint {
+        let pod = &*info.pod;
         let constraints = self.constraints(pod, "DoNotSchedule");
         let matches = |other: &Pod| constraints.iter().any(|one| one.selector.matches(other.metadata.labels.as_ref()));
         let near = |other: &Pod| other.metadata.namespace == pod.metadata.namespace;
@@ -205,7 +262,7 @@ impl Plugin for PodTopologySpread {
         let complete = |node: &Node| keys(node).iter().all(Option::is_some);
         let taints = |node: &Node| node.spec.as_ref().and_then(|spec| spec.taints.clone());
         match event {
-            ClusterEvent::AssignedPod { old: Some(old), new: Some(new) } => {
+            ClusterEvent::AssignedPod { old: Some(old), new: Some(new) } if near(new) => {
                 let (old, new) = (old.metadata.labels.as_ref(), new.metadata.labels.as_ref());
                 Hint::queue_if(constraints.iter().any(|one| one.selector.matches(old) != one.selector.matches(new)))
             }
@@ -248,16 +305,16 @@ impl PreFilter for PodTopologySpread {
         if constraints.is_empty() {
             return (Status::skip(), None);
         }
-        let mut pods = vec![HashMap::new(); constraints.len()];
-        for node in snapshot.nodes().iter().filter(|node| has_all_keys(node, &constraints)) {
-            for (constraint, pods) in constraints.iter().zip(&mut pods) {
+        let domains = self.hard.get(Kind::new(pod, &constraints), Over::Nodes, snapshot, |domains, node, by| {
+            domains.resize_with(constraints.len(), Domains::default);
+            for (constraint, domains) in constraints.iter().zip(domains).filter(|_| has_all_keys(node, &constraints)) {
                 if constraint.includes(pod, node.node()) {
-                    let place = node.label(&constraint.key).unwrap_or_default().to_owned();
-                    *pods.entry(place).or_insert(0) += constraint.count(pod, node);
+                    let place = node.label(&constraint.key).unwrap_or_default();
+                    domains.update(place, by * constraint.count(pod, node), by);
                 }
             }
-        }
-        state.put(Hard { constraints, domains: pods.into_iter().map(Domains::new).collect() });
+        });
+        state.put(Hard { constraints, domains });
         (Status::success(), None)
     }
 
@@ -282,9 +339,9 @@ impl Filter for PodTopologySpread {
                 let reason = "node(s) didn't match pod topology spread constraints (missing required label)";
                 return Status::new(Code::UnschedulableAndUnresolvable, [reason]);
             };
-            let least = if domains.pods.len() < constraint.min_domains { 0 } else { domains.least };
+            let least = if domains.places.len() < constraint.min_domains { 0 } else { domains.least() };
             let itself = i64::from(constraint.selector.matches(pod.metadata.labels.as_ref()));
-            let there = domains.pods.get(place).copied().unwrap_or_default();
+            let there = domains.places.get(place).map_or(0, |(pods, _)| *pods);
             if there + itself - least > constraint.max_skew {
                 return Status::new(Code::Unschedulable, ["node(s) didn't match pod topology spread constraints"]);
             }

@@ -2,7 +2,8 @@
 
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::framework::{ClusterEvent, Code, Hint, Plugin, PreEnqueue, Status};
+use crate::framework::{ClusterEvent, Code, EventSet, Hint, Plugin, PreEnqueue, Status};
+use crate::pod_info::PodInfo;
 
 pub(super) struct SchedulingGates;
 
@@ -11,8 +12,14 @@ impl Plugin for SchedulingGates {
         "SchedulingGates"
     }
 
-    fn hint(&self, _pod: &Pod, event: &ClusterEvent) -> Hint {
-        if matches!(event, ClusterEvent::UnscheduledPod { .. }) { Hint::Queue } else { Hint::Skip }
+    fn events(&self) -> EventSet {
+        EventSet::OWN
+    }
+
+    fn hint(&self, _pod: &PodInfo, event: &ClusterEvent) -> Hint {
+        // One gate less is not enough.
+        let open = |pod: &Pod| pod.spec.as_ref().is_none_or(|spec| spec.scheduling_gates.as_ref().is_none_or(Vec::is_empty));
+        Hint::queue_if(matches!(event, ClusterEvent::UnscheduledPod { new, .. } if open(new)))
     }
 
     fn as_pre_enqueue(&self) -> Option<&dyn PreEnqueue> {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
 
 use super::{normalize_by_largest, tolerates, tolerations};
-use crate::framework::{ClusterEvent, Code, CycleState, Filter, Hint, Plugin, PreScore, Score, Status};
+use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Hint, Plugin, PreScore, Score, Status};
 use crate::node_info::NodeInfo;
+use crate::pod_info::PodInfo;
 use crate::snapshot::Snapshot;
 
 pub(super) struct TaintToleration;
@@ -27,7 +28,12 @@ impl Plugin for TaintToleration {
         "TaintToleration"
     }
 
-    fn hint(&self, pod: &Pod, event: &ClusterEvent) -> Hint {
+    fn events(&self) -> EventSet {
+        EventSet::NODE_ADD.and(EventSet::NODE_UPDATE).and(EventSet::OWN)
+    }
+
+    fn hint(&self, info: &PodInfo, event: &ClusterEvent) -> Hint {
+        let pod = &*info.pod;
         let taints =
             |node: &k8s_openapi::api::core::v1::Node| node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
         match event {
@@ -55,7 +61,7 @@ impl Plugin for TaintToleration {
 
 impl Filter for TaintToleration {
     fn filter(&self, _state: &CycleState, pod: &Pod, node: &NodeInfo) -> Status {
-        if accepts(pod, node.taints()) {
+        if !node.has_hard_taints() || accepts(pod, node.taints()) {
             return Status::success();
         }
         Status::new(Code::UnschedulableAndUnresolvable, ["node(s) had untolerated taint(s)"])
@@ -72,6 +78,9 @@ impl PreScore for TaintToleration {
 
 impl Score for TaintToleration {
     fn score(&self, state: &CycleState, _pod: &Pod, node: &NodeInfo) -> i64 {
+        if !node.has_soft_taints() {
+            return 0;
+        }
         let preferences = state.get::<Preferences>().map(|preferences| preferences.0.as_slice()).unwrap_or_default();
         let intolerable = node
             .taints()

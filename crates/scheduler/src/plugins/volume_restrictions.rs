@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Pod, Volume};
 
 use super::pod_claims::{get_claim, uses_claim, volumes};
-use crate::framework::{ClusterEvent, Code, CycleState, Filter, Handle, Hint, Plugin, PreFilter, Status};
+use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Handle, Hint, Plugin, PreFilter, Status};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 use crate::snapshot::Snapshot;
@@ -83,7 +83,12 @@ impl Plugin for VolumeRestrictions {
         "VolumeRestrictions"
     }
 
-    fn hint(&self, pod: &Pod, event: &ClusterEvent) -> Hint {
+    fn events(&self) -> EventSet {
+        EventSet::STORAGE.and(EventSet::ASSIGNED_DELETE).and(EventSet::NODE_ADD)
+    }
+
+    fn hint(&self, info: &PodInfo, event: &ClusterEvent) -> Hint {
+        let pod = &*info.pod;
         match event {
             ClusterEvent::AssignedPod { old: Some(old), new: None } => {
                 let shares = volumes(pod).iter().filter_map(|volume| volume.persistent_volume_claim.as_ref()).any(|own| {

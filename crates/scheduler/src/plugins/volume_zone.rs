@@ -6,8 +6,9 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::pod_claims::{claim_refs, get_claim, is_delayed, uses_claim, volume_name};
-use crate::framework::{ClusterEvent, Code, CycleState, Filter, Handle, Hint, Plugin, PreFilter, Status};
+use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Handle, Hint, Plugin, PreFilter, Status};
 use crate::node_info::NodeInfo;
+use crate::pod_info::PodInfo;
 use crate::snapshot::Snapshot;
 
 /// The labels that mean a place, with today's name of each.
@@ -55,7 +56,12 @@ impl Plugin for VolumeZone {
         "VolumeZone"
     }
 
-    fn hint(&self, pod: &Pod, event: &ClusterEvent) -> Hint {
+    fn events(&self) -> EventSet {
+        EventSet::STORAGE.and(EventSet::NODE_ADD).and(EventSet::NODE_UPDATE)
+    }
+
+    fn hint(&self, info: &PodInfo, event: &ClusterEvent) -> Hint {
+        let pod = &*info.pod;
         match event {
             ClusterEvent::PersistentVolumeClaim(change) => {
                 Hint::queue_if(change.present().is_some_and(|claim| uses_claim(pod, claim)))

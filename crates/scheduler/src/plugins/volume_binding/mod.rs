@@ -21,8 +21,11 @@ use tokio::time::Instant;
 use self::decision::{Decision, Delayed, SELECTED_NODE, can_be_used_on};
 use super::pod_claims::{claim_refs, get_claim, is_delayed, is_fully_bound, uses_claim, volume_name};
 use crate::config::ConfigError;
-use crate::framework::{ClusterEvent, Code, CycleState, Filter, Handle, Hint, Plugin, PreBind, PreFilter, Reserve, Status};
+use crate::framework::{
+    ClusterEvent, Code, CycleState, EventSet, Filter, Handle, Hint, Plugin, PreBind, PreFilter, Reserve, Status,
+};
 use crate::node_info::NodeInfo;
+use crate::pod_info::PodInfo;
 use crate::snapshot::Snapshot;
 
 /// The plugin's arguments (VolumeBindingArgs).
@@ -213,7 +216,12 @@ impl Plugin for VolumeBinding {
         "VolumeBinding"
     }
 
-    fn hint(&self, pod: &Pod, event: &ClusterEvent) -> Hint {
+    fn events(&self) -> EventSet {
+        EventSet::STORAGE.and(EventSet::NODE_ADD).and(EventSet::NODE_UPDATE)
+    }
+
+    fn hint(&self, info: &PodInfo, event: &ClusterEvent) -> Hint {
+        let pod = &*info.pod;
         match event {
             ClusterEvent::PersistentVolumeClaim(change) => {
                 Hint::queue_if(change.present().is_some_and(|claim| uses_claim(pod, claim)))
@@ -294,6 +302,11 @@ impl Reserve for VolumeBinding {
 
 #[async_trait]
 impl PreBind for VolumeBinding {
+    fn pre_flight(&self, state: &CycleState, _pod: &Pod, node: &str) -> Status {
+        let nothing = decision_for(state, node).is_none_or(|decision| decision.bind.is_empty() && decision.provision.is_empty());
+        if nothing { Status::skip() } else { Status::success() }
+    }
+
     async fn pre_bind(&self, client: &kube::Client, state: &CycleState, _pod: &Pod, node: &str) -> Status {
         let Some(decision) = decision_for(state, node) else { return Status::success() };
         let taken: HashSet<String> = decision.bind.iter().map(|(volume, _)| volume.name_any()).collect();

@@ -47,13 +47,13 @@ fn outcome(plugin: &VolumeBinding) -> Result<Vec<Said>, Vec<String>> {
     let mut state = crate::plugins::testing::state(&own);
     let (status, _) = plugin.pre_filter(&mut state, &own, &Snapshot::default());
     if !status.is_success() {
-        return Err(status.reasons().to_vec());
+        return Err(status.reasons().iter().map(ToString::to_string).collect());
     }
     let on = |zone: &str| {
         let node = node(json!({"metadata": {"name": zone, "labels": {"zone": zone}}}));
         let status = plugin.filter(&state, &own, &node);
         if !status.is_success() {
-            return Err(status.reasons().to_vec());
+            return Err(status.reasons().iter().map(ToString::to_string).collect());
         }
         let decision = decision_for(&state, zone).unwrap_or_default();
         let volumes = decision.bind.iter().map(|(volume, _)| volume.name_any());
