@@ -180,8 +180,6 @@ async fn endpoints_without_a_selector_are_mirrored() {
     let selected = ListParams::default().labels("kubernetes.io/service-name=outside");
     cluster.create::<Service>("default", json!({"metadata": {"name": "outside"}, "spec": {"ports": [{"port": 80}]}})).await;
     let subsets = json!([{"addresses": [{"ip": "203.0.113.7"}], "ports": [{"port": 8080}]}]);
-    // Somebody's own, with no Service: nobody's business.
-    cluster.create::<Endpoints>("default", json!({"metadata": {"name": "lonely"}, "subsets": subsets.clone()})).await;
     cluster.create::<Endpoints>("default", json!({"metadata": {"name": "outside"}, "subsets": subsets})).await;
     let slice = eventually("the slice", || async {
         let found = slices.list(&selected).await.expect("is listed").items;
@@ -193,5 +191,20 @@ async fn endpoints_without_a_selector_are_mirrored() {
     let endpoints: Api<Endpoints> = cluster.api("default");
     endpoints.delete("outside", &DeleteParams::default()).await.expect("are deleted");
     until_gone(&slices, &slice.name_any()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_that_appear_without_a_service_stay() {
+    let cluster = Cluster::start(config()).await;
+    let endpoints: Api<Endpoints> = cluster.api("default");
+    let service =
+        |name: &str| json!({"metadata": {"name": name}, "spec": {"ports": [{"port": 80}], "selector": {"app": "none"}}});
+    // The controller works, so that what comes now is not left over from before it began.
+    cluster.create::<Service>("default", service("first")).await;
+    until(&endpoints, "first", "exists", |_| true).await;
+    let subsets = json!([{"addresses": [{"ip": "203.0.113.7"}], "ports": [{"port": 8080}]}]);
+    cluster.create::<Endpoints>("default", json!({"metadata": {"name": "lonely"}, "subsets": subsets})).await;
+    cluster.create::<Service>("default", service("second")).await;
+    until(&endpoints, "second", "exists", |_| true).await;
     endpoints.get("lonely").await.expect("Endpoints without a Service stay");
 }
