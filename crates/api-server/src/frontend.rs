@@ -86,11 +86,18 @@ impl ApiServer {
         Ok(())
     }
 
-    /// Keeps the server going until stopped: follows changes of roles and bindings, compacts history. The caller owns the task.
+    /// Keeps the server going until stopped: follows changes of roles and bindings, compacts history, repairs
+    /// the addresses of Services, asks kubelets for metrics. The caller owns the task.
     pub async fn run_background(&self, stop: CancellationToken) {
         let rbac = RbacFeed::new(self.access().rbac.clone(), self.frontend().loopback.clone());
         let compaction = compaction::run(self.store(), &self.engine().feed, self.config().compaction_interval, &stop);
-        futures::future::join(rbac.run(&stop), compaction).await;
+        let addresses = crate::kinds::repair_addresses(self.loopback(), &stop);
+        let metrics = async {
+            if let Some(metrics) = self.resource_metrics() {
+                metrics.run(self, &stop).await;
+            }
+        };
+        futures::future::join4(rbac.run(&stop), compaction, addresses, metrics).await;
     }
 
     /// Whether a request is for a resource that this server knows (metrics' labels are bounded by it).

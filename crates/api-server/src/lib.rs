@@ -24,6 +24,7 @@ mod objects;
 mod openapi;
 mod pki;
 mod registry;
+mod resource_metrics;
 mod review;
 mod server;
 mod serving;
@@ -48,8 +49,8 @@ pub use metrics::Metrics;
 pub use objects::{ListScope, Objects, ReadError};
 pub use pki::{KeyCert, Pki, PkiConfig, PkiError};
 pub use registry::{
-    ApiEnablement, BeginHook, DefaultStrategy, FieldAttrs, Finish, OperationContext, Resource, StatusStrategy, Strategy,
-    Subresource,
+    ApiEnablement, BeginHook, Companion, Companions, DefaultStrategy, FieldAttrs, Finish, OperationContext, Resource,
+    StatusStrategy, Strategy, Subresource,
 };
 pub use server::{ApiServer, ApiServerBuilder, ServerConfig};
 pub use serving::{

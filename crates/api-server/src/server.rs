@@ -14,6 +14,7 @@ use crate::frontend::Frontend;
 use crate::http::Body;
 use crate::loopback::Loopback;
 use crate::registry::{ApiEnablement, Engine};
+use crate::resource_metrics::{self, ResourceMetrics};
 
 /// What the server is told from outside.
 #[derive(Clone, Debug)]
@@ -60,6 +61,7 @@ pub struct ApiServerBuilder {
     disabled_admission: Vec<String>,
     credentials: Option<Credentials>,
     connectors: Connectors,
+    resource_metrics: Option<Arc<ResourceMetrics>>,
     stopped: CancellationToken,
 }
 
@@ -78,13 +80,19 @@ impl ApiServerBuilder {
         self
     }
 
-    /// Sets how kubelets are reached, for logs, exec, attach, port-forward and `nodes/proxy`. Without it these answer "not implemented".
+    /// Sets how kubelets are reached, for logs, exec, attach, port-forward, `nodes/proxy` and metrics.k8s.io. Without it these answer "not
+    /// implemented".
     #[must_use]
     pub fn kubelets(mut self, access: &KubeletAccess) -> ApiServerBuilder {
         for (subresource, connector) in access.connectors() {
             self.connectors.add("", "pods", subresource, connector);
         }
         self.connectors.add("", "nodes", "proxy", Arc::new(Proxy::of_nodes(access.clone())));
+        let metrics = Arc::new(ResourceMetrics::new(access.clone()));
+        for resource in ["nodes", "pods"] {
+            self.connectors.add(resource_metrics::GROUP, resource, "", metrics.clone());
+        }
+        self.resource_metrics = Some(metrics);
         self
     }
 
@@ -132,6 +140,7 @@ impl ApiServerBuilder {
             config: self.config,
             store: self.store,
             connectors: self.connectors,
+            resource_metrics: self.resource_metrics,
             backends,
             _stop_on_drop: self.stopped.drop_guard(),
         })
@@ -144,6 +153,7 @@ pub struct ApiServer {
     store: Arc<dyn Store>,
     engine: Engine,
     connectors: Connectors,
+    resource_metrics: Option<Arc<ResourceMetrics>>,
     backends: Backends,
     frontend: Frontend,
     /// The feed of the caches ends with the server.
@@ -160,6 +170,7 @@ impl ApiServer {
             disabled_admission: Vec::new(),
             credentials: None,
             connectors: Connectors::default(),
+            resource_metrics: None,
             stopped: CancellationToken::new(),
         }
     }
@@ -192,6 +203,11 @@ impl ApiServer {
     /// What answers subresources that are not parts of their object.
     pub(crate) fn connectors(&self) -> &Connectors {
         &self.connectors
+    }
+
+    /// What serves metrics.k8s.io, where kubelets can be reached.
+    pub(crate) fn resource_metrics(&self) -> Option<&Arc<ResourceMetrics>> {
+        self.resource_metrics.as_ref()
     }
 
     /// Upgraded connections and those to backends.

@@ -40,7 +40,8 @@ async fn addresses() {
     );
     assert_eq!(error["message"], text);
     let error = api.post(SERVICES, &service("b", json!({"clusterIP": "1.2.3.4"}))).await.expect(422);
-    assert!(error["message"].as_str().is_some_and(|text| text.ends_with("The range of valid IPs is 10.43.0.0/16")), "{error}");
+    let why = "failed to allocate IP 1.2.3.4: the provided network does not match the current range";
+    assert!(error["message"].as_str().is_some_and(|text| text.ends_with(why)), "{error}");
 
     let headless = api.post(SERVICES, &service("h", json!({"clusterIP": "None"}))).await.expect(201);
     assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
@@ -123,4 +124,59 @@ async fn what_is_refused() {
         let error = api.post(SERVICES, &service("s", spec)).await.expect(422);
         assert!(error["message"].as_str().is_some_and(|message| message.contains(text)), "{text}: {error}");
     }
+}
+
+const ADDRESSES: &str = "/apis/networking.k8s.io/v1/ipaddresses";
+
+#[tokio::test]
+async fn every_address_has_its_object() {
+    let api = cluster().await;
+    let a = api.post(SERVICES, &service("a", json!({}))).await.expect(201);
+    let ip = a["spec"]["clusterIP"].as_str().expect("an address");
+    let path = format!("{ADDRESSES}/{ip}");
+    let object = api.get(&path).await.expect(200);
+    let parent = json!({"resource": "services", "namespace": "default", "name": "a"});
+    assert_eq!(object["spec"]["parentRef"], parent);
+    let labels = json!({"ipaddress.kubernetes.io/ip-family": "IPv4", "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"});
+    assert_eq!(object["metadata"]["labels"], labels);
+    assert!(object["metadata"]["uid"].is_string() && object["metadata"]["creationTimestamp"].is_string(), "{object}");
+    // In one transaction.
+    assert_eq!(object["metadata"]["resourceVersion"], a["metadata"]["resourceVersion"]);
+
+    // An address that somebody else has is nobody's to take, and is given back.
+    let other = json!({"metadata": {"name": "10.43.0.7"}, "spec": {"parentRef": {"resource": "things", "name": "t"}}});
+    api.post(ADDRESSES, &other).await.expect(201);
+    let error = api.post(SERVICES, &service("b", json!({"clusterIP": "10.43.0.7"}))).await.expect(422);
+    assert!(error["message"].as_str().is_some_and(|text| text.ends_with("provided IP is already allocated")), "{error}");
+    api.post(ADDRESSES, &other).await.expect(409);
+    api.post(SERVICES, &service("b", json!({"clusterIP": "10.43.0.7"}))).await.expect(422);
+    api.delete(&format!("{ADDRESSES}/10.43.0.7")).await.expect(200);
+    api.post(SERVICES, &service("b", json!({"clusterIP": "10.43.0.7"}))).await.expect(201);
+    let name = api.get(&format!("{ADDRESSES}/10.43.0.7")).await.expect(200)["spec"]["parentRef"]["name"].clone();
+    assert_eq!(name, "b");
+
+    // With the Service, or with its address, the object goes.
+    api.delete(&format!("{SERVICES}/a")).await.expect(200);
+    api.get(&path).await.expect(404);
+    let mut external = service("b", json!({"type": "ExternalName", "externalName": "example.com"}));
+    external["spec"]["ports"] = json!(null);
+    api.put(&format!("{SERVICES}/b"), &external).await.expect(200);
+    api.get(&format!("{ADDRESSES}/10.43.0.7")).await.expect(404);
+}
+
+#[tokio::test]
+async fn a_range_that_is_not_ready_gives_no_addresses() {
+    let api = cluster().await;
+    let path = "/apis/networking.k8s.io/v1/servicecidrs";
+    let cidr = json!({"metadata": {"name": "a-second"}, "spec": {"cidrs": ["203.0.113.0/24"]}});
+    api.post(path, &cidr).await.expect(201);
+    api.post(SERVICES, &service("a", json!({"clusterIP": "203.0.113.10"}))).await.expect(201);
+    let b = api.post(SERVICES, &service("b", json!({}))).await.expect(201);
+    assert!(b["spec"]["clusterIP"].as_str().is_some_and(|ip| ip.starts_with("10.43.")), "the cluster's own range is first: {b}");
+    let mut cidr = api.get(&format!("{path}/a-second")).await.expect(200);
+    cidr["status"] = json!({"conditions": [{"type": "Ready", "status": "False", "reason": "Terminating", "message": "",
+        "lastTransitionTime": "2024-01-01T00:00:00Z"}]});
+    api.put(&format!("{path}/a-second/status"), &cidr).await.expect(200);
+    let error = api.post(SERVICES, &service("c", json!({"clusterIP": "203.0.113.11"}))).await.expect(422);
+    assert!(error["message"].as_str().is_some_and(|text| text.contains("does not match the current range")), "{error}");
 }

@@ -7,6 +7,7 @@ mod authenticate;
 mod authorize;
 mod front_proxy;
 mod impersonation;
+mod legacy_tokens;
 mod node;
 mod rbac;
 mod token_file;

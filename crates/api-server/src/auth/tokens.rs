@@ -10,9 +10,11 @@ use jiff::Timestamp;
 use jsonwebtoken::{Header, Validation};
 use k8s_openapi::api::core::v1::{Node, Pod, Secret, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::legacy_tokens;
 use super::token_keys::{self, KeyError, SigningKey, VerifyingKey};
 use super::user::{UserInfo, service_account_groups, service_account_user};
 use crate::objects::{self, Objects, ReadError};
@@ -255,10 +257,15 @@ impl TokenIssuer {
         objects: &dyn Objects,
         now: Timestamp,
     ) -> Result<AcceptedToken, TokenError> {
-        if !self.may_be_ours(token) {
-            return Err(TokenError::NotOurs);
+        match claimed_issuer(token) {
+            Some(issuer) if issuer == legacy_tokens::ISSUER => {
+                let user = legacy_tokens::accept(token, &self.verified_claims(token)?, objects).await?;
+                return legacy_tokens::audiences(audiences, &self.api_audiences, user);
+            }
+            Some(issuer) if self.issuers.contains(&issuer) => {}
+            _ => return Err(TokenError::NotOurs),
         }
-        let claims = self.verified_claims(token)?;
+        let claims: Claims = self.verified_claims(token)?;
         let invalid = |text: &str| Err(TokenError::Invalid(text.to_owned()));
         let seconds = now.as_second();
         if seconds > claims.exp.saturating_add(LEEWAY_SECONDS) {
@@ -283,7 +290,7 @@ impl TokenIssuer {
     }
 
     /// The claims of a token that one of our keys has signed.
-    fn verified_claims(&self, token: &str) -> Result<Claims, TokenError> {
+    fn verified_claims<C: DeserializeOwned + Clone>(&self, token: &str) -> Result<C, TokenError> {
         let invalid = |error: &dyn std::fmt::Display| TokenError::Invalid(format!("invalid signature or claims: {error}"));
         let header = jsonwebtoken::decode_header(token).map_err(|error| invalid(&error))?;
         let mut failure = invalid(&"no key of its algorithm");
@@ -294,26 +301,12 @@ impl TokenIssuer {
             // The times are checked by the caller, by the clock that it gave.
             (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
             validation.required_spec_claims.clear();
-            match jsonwebtoken::decode::<Claims>(token, &key.decoding, &validation) {
+            match jsonwebtoken::decode::<C>(token, &key.decoding, &validation) {
                 Ok(data) => return Ok(data.claims),
                 Err(error) => failure = invalid(&error),
             }
         }
         Err(failure)
-    }
-
-    /// Whether the token's `iss` is ours, read without trusting it.
-    fn may_be_ours(&self, token: &str) -> bool {
-        #[derive(Deserialize)]
-        struct Issuer {
-            iss: String,
-        }
-        let mut parts = token.split('.');
-        let (Some(_), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
-            return false;
-        };
-        let Ok(payload) = URL_SAFE_NO_PAD.decode(payload) else { return false };
-        serde_json::from_slice::<Issuer>(&payload).is_ok_and(|claims| self.issuers.contains(&claims.iss))
     }
 
     /// The document at `/openid/v1/jwks` (RFC 7517).
@@ -334,6 +327,20 @@ impl TokenIssuer {
             "id_token_signing_alg_values_supported": algorithms,
         })
     }
+}
+
+/// The token's `iss`, read without trusting it.
+fn claimed_issuer(token: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Issuer {
+        iss: String,
+    }
+    let mut parts = token.split('.');
+    let (Some(_), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return None;
+    };
+    let payload = URL_SAFE_NO_PAD.decode(payload).ok()?;
+    serde_json::from_slice::<Issuer>(&payload).ok().map(|claims| claims.iss)
 }
 
 fn gone(meta: &ObjectMeta, now: Timestamp) -> bool {

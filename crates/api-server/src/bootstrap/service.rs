@@ -21,6 +21,7 @@ pub(super) async fn run(loopback: &Loopback, config: &BootstrapConfig) -> Result
         "spec": {"cidrs": [config.service_cidr]},
     });
     ensure(loopback, "networking.k8s.io", "servicecidrs", "", NAME, &cidr).await?;
+    set_ready(loopback, config).await?;
     ensure(loopback, "", "services", "default", NAME, &service(config)).await?;
     if !config.publish_endpoints {
         return Ok(());
@@ -32,6 +33,32 @@ pub(super) async fn run(loopback: &Loopback, config: &BootstrapConfig) -> Result
     }
     reconcile(loopback, "", "endpoints", &endpoints(config), &["subsets"]).await?;
     reconcile(loopback, "discovery.k8s.io", "endpointslices", &slice(config), &["endpoints", "ports", "addressType"]).await
+}
+
+/// Says that the cluster's own ServiceCIDR is ready, unless somebody said otherwise or it is not ours any more.
+async fn set_ready(loopback: &Loopback, config: &BootstrapConfig) -> Result<(), LoopbackError> {
+    let path = format!("{}/{NAME}", collection("networking.k8s.io", "v1", "servicecidrs", ""));
+    let mut cidr = loopback.get(&path).await?;
+    if cidr["metadata"].get("deletionTimestamp").is_some() {
+        return Ok(());
+    }
+    if cidr["spec"]["cidrs"] != json!([config.service_cidr]) {
+        tracing::warn!(configured = config.service_cidr, "the default ServiceCIDR does not match the configuration");
+        return Ok(());
+    }
+    let conditions = cidr["status"]["conditions"].as_array();
+    if conditions.is_some_and(|conditions| conditions.iter().any(|c| c["type"] == "Ready" && c["status"] != "Unknown")) {
+        return Ok(());
+    }
+    cidr["status"]["conditions"] = json!([{
+        "type": "Ready", "status": "True", "reason": "", "message": "Kubernetes default Service CIDR is ready",
+        "lastTransitionTime": crate::registry::now(),
+    }]);
+    match loopback.update(&format!("{path}/status"), &cidr).await {
+        // The controller was faster.
+        Err(error) if error.code() == Some(409) => Ok(()),
+        result => result.map(|_| ()),
+    }
 }
 
 /// Creates the object, or sets these fields of it.

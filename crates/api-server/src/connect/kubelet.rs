@@ -74,6 +74,20 @@ impl KubeletAccess {
         ]
     }
 
+    /// What a node's kubelet answers to a GET, if it is a text of at most a few megabytes.
+    pub(crate) async fn read(&self, node: &Node, path: &str) -> Result<String, Status> {
+        use http_body_util::BodyExt;
+        /// Some kilobytes for each container, and room.
+        const BYTES_MAX: usize = 16 << 20;
+        let answer = self.send(node, request(Method::GET, node, path, &HeaderMap::new())?).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(refusal(answer).await);
+        }
+        let body = http_body_util::Limited::new(answer.into_body(), BYTES_MAX).collect().await;
+        let bytes = body.map_err(Status::internal_error)?.to_bytes();
+        String::from_utf8(bytes.to_vec()).map_err(Status::internal_error)
+    }
+
     /// Sends a request to a node's kubelet on a connection of its own.
     async fn send(&self, node: &Node, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, Status> {
         let sent = self.backends.send(kubelet_of(node)?, Some(&self.tls), request).await;

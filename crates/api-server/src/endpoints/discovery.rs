@@ -1,7 +1,7 @@
 //! Discovery: which groups, versions and resources there are, plain and aggregated
 //! (<https://kubernetes.io/docs/concepts/overview/kubernetes-api/#discovery-api>).
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use ::http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use ::http::{Method, Request, Response, StatusCode};
@@ -13,6 +13,7 @@ use super::respond::{json_response, value_response};
 use crate::http::{Body, RequestContext};
 use crate::openapi;
 use crate::registry::{Catalog, Resource};
+use crate::resource_metrics;
 use crate::server::ApiServer;
 
 /// What the server says it is: the Kubernetes version that it implements.
@@ -31,20 +32,20 @@ pub(crate) fn respond(
     let catalog = &server.engine().catalog;
     let parts: Vec<&str> = context.info.path.split('/').filter(|part| !part.is_empty()).collect();
     let document = match parts.as_slice() {
-        [] => value!({"paths": paths(catalog)}),
+        [] => value!({"paths": paths(server)}),
         ["version"] => version(),
-        [prefix @ ("api" | "apis")] if wants_aggregated(request) => return Ok(aggregated(catalog, prefix, request)),
+        [prefix @ ("api" | "apis")] if wants_aggregated(request) => return Ok(aggregated(server, prefix, request)),
         ["api"] => value!({
             "kind": "APIVersions",
             "versions": ["v1"],
             "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": server_address(request)}],
         }),
         ["apis"] => {
-            let groups: Vec<Value> = groups().map(|info| group(info, false)).collect();
+            let groups: Vec<Value> = groups(server).map(|info| group(info, false)).collect();
             value!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
         }
         ["api", "v1"] => resource_list(catalog, "", "v1").ok_or_else(Status::path_not_found)?,
-        ["apis", name] => group(groups().find(|info| info.name == *name).ok_or_else(Status::path_not_found)?, true),
+        ["apis", name] => group(groups(server).find(|info| info.name == *name).ok_or_else(Status::path_not_found)?, true),
         ["apis", group, version] => resource_list(catalog, group, version).ok_or_else(Status::path_not_found)?,
         ["openapi", "v3", rest @ ..] => return openapi::respond(rest, &context.query, request.headers(), GIT_VERSION),
         _ => return Err(Status::path_not_found()),
@@ -78,9 +79,10 @@ fn go_architecture() -> &'static str {
     }
 }
 
-fn paths(catalog: &Catalog) -> Vec<Value> {
+fn paths(server: &ApiServer) -> Vec<Value> {
+    let catalog = &server.engine().catalog;
     let mut paths: Vec<String> = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned(), "/apis/".to_owned()];
-    for info in groups() {
+    for info in groups(server) {
         paths.push(format!("/apis/{}", info.name));
         let served = info.versions.iter().filter(|version| resources(catalog, info.name, version).next().is_some());
         paths.extend(served.map(|version| format!("/apis/{}/{version}", info.name)));
@@ -93,9 +95,12 @@ fn paths(catalog: &Catalog) -> Vec<Value> {
     paths.into_iter().map(Value::from).collect()
 }
 
-/// All groups but the core group.
-fn groups() -> impl Iterator<Item = &'static schema::GroupInfo> {
-    schema::groups().iter().filter(|info| !info.name.is_empty())
+/// All groups but the core group; metrics.k8s.io where there are kubelets to ask.
+fn groups(server: &ApiServer) -> impl Iterator<Item = &'static schema::GroupInfo> {
+    static METRICS: LazyLock<schema::GroupInfo> =
+        LazyLock::new(|| schema::GroupInfo { name: resource_metrics::GROUP, versions: vec![resource_metrics::VERSION] });
+    let metrics = server.resource_metrics().map(|_| &*METRICS);
+    schema::groups().iter().filter(|info| !info.name.is_empty()).chain(metrics)
 }
 
 fn resources<'a>(catalog: &'a Catalog, group: &'a str, version: &'a str) -> impl Iterator<Item = &'a Resource> {
@@ -174,10 +179,11 @@ fn wants_aggregated(request: &Request<Body>) -> bool {
     })
 }
 
-fn aggregated(catalog: &Catalog, prefix: &str, request: &Request<Body>) -> Response<Body> {
+fn aggregated(server: &ApiServer, prefix: &str, request: &Request<Body>) -> Response<Body> {
+    let catalog = &server.engine().catalog;
     let items: Vec<Value> = match prefix {
         "api" => vec![aggregated_group(catalog, "", &["v1"])],
-        _ => groups().map(|info| aggregated_group(catalog, info.name, &info.versions)).collect(),
+        _ => groups(server).map(|info| aggregated_group(catalog, info.name, &info.versions)).collect(),
     };
     let list = value!({
         "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items,

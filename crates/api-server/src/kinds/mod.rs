@@ -21,9 +21,9 @@ use std::sync::Arc;
 use apimachinery::field::ErrorList;
 use apimachinery::{GroupResource, Value, validation};
 
-use crate::registry::{DefaultStrategy, Resource, StatusStrategy, Strategy};
+use crate::registry::{BeginHook, DefaultStrategy, Resource, StatusStrategy, Strategy};
 
-pub(crate) use service::ServiceAllocator;
+pub(crate) use service::{ServiceAllocator, repair_addresses};
 use workloads::Workload;
 
 /// The strategies of a resource and its parts.
@@ -48,7 +48,7 @@ pub(crate) fn rules(resource: &GroupResource, row: &Resource, services: &Arc<Ser
         ("batch", "jobs") => workloads::rules(Workload::Job),
         ("", "services") => service::rules(services.clone()),
         ("certificates.k8s.io", "certificatesigningrequests") => certificates::rules(),
-        _ => default_rules(resource, row),
+        _ => default_rules(resource, row, services),
     }
 }
 
@@ -59,7 +59,7 @@ fn collect(walk: impl FnOnce(&mut ErrorList)) -> ErrorList {
     errors
 }
 
-fn default_rules(resource: &GroupResource, row: &Resource) -> Rules {
+fn default_rules(resource: &GroupResource, row: &Resource, services: &Arc<ServiceAllocator>) -> Rules {
     let has_status = row.subresource("status").is_some();
     let checks = table::checks(resource);
     let strategy = Arc::new(PlainStrategy {
@@ -68,6 +68,7 @@ fn default_rules(resource: &GroupResource, row: &Resource) -> Rules {
         create_on_update: creates_on_update(resource),
         unconditional: !needs_resource_version(resource),
         checks,
+        addresses: is_ip_address(resource).then(|| service::AddressHook::new(services.clone())),
     });
     let mut subresources: Vec<(&'static str, Arc<dyn Strategy>)> = Vec::new();
     if has_status {
@@ -119,9 +120,13 @@ fn name_rule(resource: &GroupResource) -> validation::NameFn {
     match (resource.group.as_str(), resource.resource.as_str()) {
         ("rbac.authorization.k8s.io", _) => validation::name_is_path_segment,
         ("", "services") => validation::name_is_dns1035_label,
-        ("networking.k8s.io", "ipaddresses") => validation::name_is_ip,
+        _ if is_ip_address(resource) => validation::name_is_ip,
         _ => validation::name_is_dns_subdomain,
     }
+}
+
+fn is_ip_address(resource: &GroupResource) -> bool {
+    resource.group == "networking.k8s.io" && resource.resource == "ipaddresses"
 }
 
 /// A kind whose rules are facts.
@@ -131,8 +136,11 @@ struct PlainStrategy {
     create_on_update: bool,
     unconditional: bool,
     checks: Option<&'static table::Checks>,
+    /// Of IPAddresses: they keep Services from their addresses.
+    addresses: Option<service::AddressHook>,
 }
 
+#[async_trait::async_trait]
 impl Strategy for PlainStrategy {
     fn prepare_for_create(&self, context: &crate::OperationContext, object: &mut Value) {
         self.rules.prepare_for_create(context, object);
@@ -160,6 +168,19 @@ impl Strategy for PlainStrategy {
 
     fn name_rule(&self) -> validation::NameFn {
         self.name
+    }
+
+    async fn begin_create(&self, _context: &crate::OperationContext, object: &mut Value) -> BeginHook {
+        match &self.addresses {
+            Some(hook) => hook.begin_create(object).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn after_delete(&self, _context: &crate::OperationContext, object: &Value) {
+        if let Some(hook) = &self.addresses {
+            hook.after_delete(object).await;
+        }
     }
 
     fn reset_fields(&self) -> &'static [&'static [&'static str]] {

@@ -167,12 +167,16 @@ impl Write<'_> {
     }
 
     async fn commit(&self, key: Bytes, current: &Current, op: Op) -> Result<Result<i64, Option<Current>>, Status> {
-        let txn = Txn {
+        let removes = matches!(op, Op::Delete { .. });
+        let mut txn = Txn {
             compares: vec![Compare::ModRevision(key.clone(), Revision(current.revision))],
             success: vec![op],
             failure: vec![Op::Get { key }],
             durability: durability(self.stored),
         };
+        if removes {
+            self.add_companions(&mut txn, None, Some(&current.object));
+        }
         let response = self.engine.store.txn(txn).await.map_err(store_status)?;
         match response.succeeded {
             true => Ok(Ok(response.revision.0)),

@@ -6,6 +6,7 @@
 mod catalog;
 pub(crate) mod codec;
 pub(crate) mod compaction;
+mod companions;
 mod conversion;
 mod delete;
 mod enablement;
@@ -18,6 +19,7 @@ mod strategy;
 mod write;
 
 pub(crate) use catalog::{Catalog, Endpoint, Stored};
+pub use companions::{Companion, Companions};
 pub(crate) use conversion::convert;
 pub use enablement::ApiEnablement;
 pub(crate) use engine::{Engine, store_status};

@@ -4,6 +4,8 @@
 
 use apimachinery::{GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource, schema};
 
+use crate::resource_metrics;
+
 /// One served resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
@@ -62,9 +64,21 @@ impl Resource {
     }
 }
 
-/// Every built-in resource of v1.35 that is on by default, in upstream's discovery order.
+/// Every built-in resource of v1.35 that is on by default, in upstream's discovery order, and what this server has beyond upstream's.
 pub(crate) fn builtin() -> Vec<Resource> {
-    schema::resources().iter().map(Resource::from).collect()
+    let metrics = [("nodes", "NodeMetrics", false), ("pods", "PodMetrics", true)];
+    let metrics = metrics.into_iter().map(|(plural, kind, namespaced)| Resource {
+        gvr: GroupVersionResource::new(resource_metrics::GROUP, resource_metrics::VERSION, plural),
+        kind: GroupVersionKind::new(resource_metrics::GROUP, resource_metrics::VERSION, kind),
+        singular: String::new(),
+        short_names: Vec::new(),
+        categories: Vec::new(),
+        namespaced,
+        verbs: vec!["get", "list"],
+        storage_version_hash: String::new(),
+        subresources: Vec::new(),
+    });
+    schema::resources().iter().map(Resource::from).chain(metrics).collect()
 }
 
 impl From<&schema::ResourceInfo> for Resource {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use apimachinery::{Status, Value, decode, defaults, field, schema, validation};
 use async_trait::async_trait;
 
+use super::companions::Companions;
 use crate::auth::UserInfo;
 use crate::http::Warnings;
 
@@ -103,6 +104,12 @@ pub trait Strategy: Send + Sync + 'static {
     /// Reserves what an update needs just before it is stored.
     async fn begin_update(&self, _context: &OperationContext, _object: &mut Value, _old: &Value) -> BeginHook {
         Ok(None)
+    }
+
+    /// The objects of other kinds that come and go with this one, when it changes from `old` to `new`. They are written in the same
+    /// transaction.
+    fn companions(&self, _new: Option<&Value>, _old: Option<&Value>) -> Companions {
+        Companions::default()
     }
 
     /// Called when an object has been removed from the store, whoever asked for it.

@@ -203,15 +203,19 @@ impl Write<'_> {
             };
         }
         let value = self.stored.header.encode(&object);
-        let txn = Txn {
+        let mut txn = Txn {
             compares: vec![Compare::ModRevision(key.clone(), Revision(0))],
             success: vec![Op::Put { key: key.clone(), value: value.clone(), lease: self.engine.lease_for(self.stored).await? }],
             failure: vec![Op::Get { key }],
             durability: durability(self.stored),
         };
+        self.add_companions(&mut txn, Some(&object), None);
         let response = self.engine.store.txn(txn).await.map_err(store_status)?;
         if !response.succeeded {
-            return Err(self.already_exists(name, current_of(&response.responses).as_ref()));
+            return Err(match current_of(&response.responses) {
+                Some(existing) => self.already_exists(name, Some(&existing)),
+                None => self.companion_conflict(name),
+            });
         }
         Ok(self.written(object, &value, response.revision.0, true))
     }
@@ -374,15 +378,17 @@ impl Write<'_> {
             true => Op::Delete { key: key.clone() },
             false => Op::Put { key: key.clone(), value: value.clone(), lease: self.engine.lease_for(self.stored).await? },
         };
-        let txn = Txn {
+        let mut txn = Txn {
             compares: vec![Compare::ModRevision(key.clone(), Revision(current.revision))],
             success: vec![op],
             failure: vec![Op::Get { key }],
             durability: durability(self.stored),
         };
+        self.add_companions(&mut txn, (!deletes).then_some(&object), Some(&current.object));
         let response = self.engine.store.txn(txn).await.map_err(store_status)?;
         if !response.succeeded {
             return match current_of(&response.responses) {
+                Some(kv) if kv.mod_revision.0 == current.revision => Err(self.companion_conflict(name)),
                 Some(kv) => Ok(Err(Some(self.current_from(&kv)?))),
                 None => Ok(Err(None)),
             };

@@ -1,9 +1,10 @@
 //! Which cluster IPs and node ports are taken.
 //!
 //! The truth is the stored Services: the state is read from them at the first use, so that a crash between a reservation and a write
-//! leaks nothing. Ranges are those of the ServiceCIDR objects. What is absent: IPAddress objects.
+//! leaks nothing. Ranges are those of the ServiceCIDR objects. IPAddress objects are written in the transactions of their Services; those
+//! that somebody else made keep their address from Services too.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -16,6 +17,8 @@ use tokio::sync::OnceCell;
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
 /// Upstream's default of `--service-cluster-ip-range`, while there is no ServiceCIDR.
 const DEFAULT_CIDR: &str = "10.0.0.0/24";
+/// The ServiceCIDR that is made at the start.
+pub(super) const DEFAULT_SERVICE_CIDR: &str = "kubernetes";
 
 /// Addresses and ports of all Services.
 pub(crate) struct ServiceAllocator {
@@ -33,8 +36,8 @@ pub(crate) enum AllocateError {
     PortTaken,
     #[error("range is full")]
     Full,
-    #[error("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {ranges}")]
-    IpOutOfRange { ip: IpAddr, ranges: String },
+    #[error("the provided network does not match the current range")]
+    IpOutOfRange,
     #[error("provided port is not in the valid range. The range of valid ports is {}-{}", NODE_PORTS.start(), NODE_PORTS.end())]
     PortOutOfRange,
 }
@@ -42,8 +45,34 @@ pub(crate) enum AllocateError {
 #[derive(Default)]
 struct Taken {
     ranges: Vec<Range>,
-    ips: HashSet<IpAddr>,
+    ips: HashMap<IpAddr, Holders>,
     ports: HashSet<u16>,
+}
+
+/// Why an address is not free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Holders {
+    /// A Service has it, or is about to.
+    service: bool,
+    /// There is an IPAddress that was not made with a Service.
+    object: bool,
+}
+
+impl Taken {
+    fn take(&mut self, ip: IpAddr) -> bool {
+        let free = !self.ips.contains_key(&ip);
+        self.ips.entry(ip).or_default().service |= free;
+        free
+    }
+
+    fn change(&mut self, ip: IpAddr, change: impl FnOnce(&mut Holders)) {
+        let mut holders = self.ips.get(&ip).copied().unwrap_or_default();
+        change(&mut holders);
+        match holders == Holders::default() {
+            true => drop(self.ips.remove(&ip)),
+            false => drop(self.ips.insert(ip, holders)),
+        }
+    }
 }
 
 /// A block of addresses.
@@ -83,17 +112,27 @@ impl Range {
         }
     }
 
-    fn contains(self, ip: IpAddr) -> bool {
+    pub(super) fn contains(self, ip: IpAddr) -> bool {
         let at = number(ip);
         ip.is_ipv4() == self.ipv4 && at > self.base && at - self.base - 1 < self.size()
     }
+}
 
-    fn text(self) -> String {
-        match self.ipv4 {
-            true => format!("{}/{}", Ipv4Addr::from(self.base as u32), self.bits),
-            false => format!("{}/{}", Ipv6Addr::from(self.base), self.bits),
-        }
-    }
+/// The ranges of ServiceCIDRs that addresses may be taken from: those that are neither being deleted nor said to be not ready. The
+/// cluster's own comes first: it decides which family is the default.
+fn usable_ranges(mut cidrs: Vec<Value>) -> Vec<Range> {
+    cidrs.retain(|cidr| {
+        let mut conditions = cidr.array_at(&["status", "conditions"]).iter();
+        let ready = conditions.find(|condition| condition["type"] == "Ready");
+        // Without a condition it is ready: the controller may not run.
+        cidr.meta().deletion_timestamp().is_none() && ready.is_none_or(|ready| ready["status"] == "True")
+    });
+    cidrs.sort_by_key(|cidr| cidr.meta().name() != DEFAULT_SERVICE_CIDR);
+    cidrs
+        .iter()
+        .flat_map(|cidr| cidr.array_at(&["spec", "cidrs"]).iter().filter_map(Value::as_str))
+        .filter_map(Range::parse)
+        .collect()
 }
 
 fn number(ip: IpAddr) -> u128 {
@@ -131,17 +170,19 @@ impl ServiceAllocator {
     async fn load(&self) -> Result<Mutex<Taken>, StoreError> {
         let mut taken = Taken { ranges: self.ranges().await?, ..Taken::default() };
         for service in self.list("services/specs").await? {
-            taken.ips.extend(cluster_ips(&service));
+            cluster_ips(&service).into_iter().for_each(|ip| taken.change(ip, |holders| holders.service = true));
             taken.ports.extend(node_ports(&service));
+        }
+        for address in self.list("ipaddresses").await? {
+            if let Ok(ip) = address.meta().name().parse() {
+                taken.change(ip, |holders| holders.object = true);
+            }
         }
         Ok(Mutex::new(taken))
     }
 
     async fn ranges(&self) -> Result<Vec<Range>, StoreError> {
-        let objects = self.list("servicecidrs").await?;
-        let live = objects.iter().filter(|object| object.meta().deletion_timestamp().is_none());
-        let cidrs = live.flat_map(|object| object.array_at(&["spec", "cidrs"]).iter().filter_map(Value::as_str));
-        Ok(cidrs.filter_map(Range::parse).collect())
+        Ok(usable_ranges(self.list("servicecidrs").await?))
     }
 
     async fn state(&self) -> Result<&Mutex<Taken>, StoreError> {
@@ -176,11 +217,9 @@ impl ServiceAllocator {
     pub(super) async fn take_ip(&self, ip: IpAddr) -> Result<Result<(), AllocateError>, StoreError> {
         let mut taken = self.refreshed().await?.lock();
         if !taken.ranges.iter().any(|range| range.contains(ip)) {
-            let ranges: Vec<String> =
-                taken.ranges.iter().filter(|range| range.ipv4 == ip.is_ipv4()).map(|range| range.text()).collect();
-            return Ok(Err(AllocateError::IpOutOfRange { ip, ranges: ranges.join(", ") }));
+            return Ok(Err(AllocateError::IpOutOfRange));
         }
-        Ok(if taken.ips.insert(ip) { Ok(()) } else { Err(AllocateError::IpTaken) })
+        Ok(if taken.take(ip) { Ok(()) } else { Err(AllocateError::IpTaken) })
     }
 
     /// Reserves any address of a family. The lower end of a range is used last: people choose from there
@@ -195,9 +234,9 @@ impl ServiceAllocator {
             let tries = usize::try_from(size - reserved).unwrap_or(usize::MAX).min(taken.ips.len() + 1);
             let lower = (0..reserved).take(taken.ips.len() + 1);
             if let Some(ip) =
-                upper.take(tries).chain(lower).map(|offset| range.address(offset)).find(|ip| !taken.ips.contains(ip))
+                upper.take(tries).chain(lower).map(|offset| range.address(offset)).find(|ip| !taken.ips.contains_key(ip))
             {
-                taken.ips.insert(ip);
+                taken.take(ip);
                 return Ok(Ok(ip));
             }
         }
@@ -228,16 +267,38 @@ impl ServiceAllocator {
         Ok(Ok(port))
     }
 
-    /// Gives back.
+    /// Gives back what a stored Service no longer has; its IPAddresses went in the same transaction.
     pub(super) async fn release(&self, ips: &[IpAddr], ports: &[u16]) {
+        self.give_back(ips, ports, |holders| *holders = Holders::default()).await;
+    }
+
+    /// Gives back what was reserved for a Service that was not stored.
+    pub(super) async fn cancel(&self, ips: &[IpAddr], ports: &[u16]) {
+        self.give_back(ips, ports, |holders| holders.service = false).await;
+    }
+
+    async fn give_back(&self, ips: &[IpAddr], ports: &[u16], change: fn(&mut Holders)) {
         match self.state().await {
             Ok(state) => {
                 let mut taken = state.lock();
-                taken.ips.retain(|ip| !ips.contains(ip));
+                ips.iter().for_each(|ip| taken.change(*ip, change));
                 taken.ports.retain(|port| !ports.contains(port));
             }
             Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "service addresses were not released"),
         }
+    }
+
+    /// An IPAddress is about to be made, or was deleted, by somebody else than a Service.
+    pub(crate) async fn set_object(&self, ip: IpAddr, present: bool) -> Result<(), StoreError> {
+        self.state().await?.lock().change(ip, |holders| holders.object = present);
+        Ok(())
+    }
+
+    /// Finds out in the store whether there is an IPAddress.
+    pub(super) async fn look_at_object(&self, ip: IpAddr) -> Result<(), StoreError> {
+        let key = format!("{}/ipaddresses/{ip}", self.prefix);
+        let present = self.store.get(key.as_bytes()).await?.is_some();
+        self.set_object(ip, present).await
     }
 }
 
@@ -269,7 +330,47 @@ mod tests {
             assert_eq!(range.contains(ip.parse().expect("an address")), inside, "{ip}");
         }
         assert_eq!((Range::parse("10.0.0.0/33"), Range::parse("x")), (None, None));
-        assert_eq!(Range::parse("fd00::/108").map(Range::text).as_deref(), Some("fd00::/108"));
+    }
+
+    #[test]
+    fn which_ranges_are_used() {
+        let cidr = |name: &str, cidrs: &[&str], more: serde_json::Value| {
+            let mut object = serde_json::json!({"metadata": {"name": name}, "spec": {"cidrs": cidrs}, "status": more});
+            if more["deleting"] == true {
+                object["metadata"]["deletionTimestamp"] = serde_json::json!("2024-01-01T00:00:00Z");
+            }
+            Value::from_slice(object.to_string().as_bytes()).expect("JSON")
+        };
+        let ready = |status: &str| serde_json::json!({"conditions": [{"type": "Ready", "status": status}]});
+        let ranges = usable_ranges(vec![
+            cidr("a", &["10.1.0.0/24"], ready("True")),
+            cidr("b", &["10.2.0.0/24"], ready("False")),
+            cidr("c", &["10.3.0.0/24"], serde_json::json!({"deleting": true})),
+            cidr("kubernetes", &["fd00::/112", "10.4.0.0/24"], serde_json::json!({})),
+        ]);
+        let expected: Vec<Range> = ["fd00::/112", "10.4.0.0/24", "10.1.0.0/24"].into_iter().filter_map(Range::parse).collect();
+        assert_eq!(ranges, expected);
+    }
+
+    #[tokio::test]
+    async fn an_address_is_free_when_neither_a_service_nor_an_object_has_it() {
+        let allocator = allocator();
+        let ip: IpAddr = "10.0.0.9".parse().expect("an address");
+        allocator.set_object(ip, true).await.expect("a store");
+        assert!(matches!(allocator.take_ip(ip).await, Ok(Err(AllocateError::IpTaken))));
+        allocator.set_object(ip, false).await.expect("a store");
+        assert!(matches!(allocator.take_ip(ip).await, Ok(Ok(()))));
+        // Deleting the object of a Service does not free the Service's address.
+        allocator.set_object(ip, false).await.expect("a store");
+        assert!(matches!(allocator.take_ip(ip).await, Ok(Err(AllocateError::IpTaken))));
+        // A reservation that came to nothing leaves the object that somebody made meanwhile.
+        allocator.set_object(ip, true).await.expect("a store");
+        allocator.cancel(&[ip], &[]).await;
+        assert!(matches!(allocator.take_ip(ip).await, Ok(Err(AllocateError::IpTaken))));
+        allocator.release(&[ip], &[]).await;
+        assert!(matches!(allocator.take_ip(ip).await, Ok(Ok(()))));
+        let outside: IpAddr = "192.0.2.1".parse().expect("an address");
+        assert!(matches!(allocator.take_ip(outside).await, Ok(Err(AllocateError::IpOutOfRange))));
     }
 
     #[tokio::test]

@@ -1,6 +1,8 @@
 //! Services: cluster IPs, IP families and node ports (<https://kubernetes.io/docs/concepts/services-networking/service/>).
 
+mod addresses;
 mod allocator;
+mod repair;
 mod validate;
 
 use std::collections::HashSet;
@@ -11,10 +13,12 @@ use apimachinery::{GroupKind, Status, Value, field, validation};
 use async_trait::async_trait;
 
 use super::Rules;
-use crate::registry::{BeginHook, Finish, OperationContext, StatusStrategy, Strategy, keep_status, store_status};
+use crate::registry::{BeginHook, Companions, Finish, OperationContext, StatusStrategy, Strategy, keep_status, store_status};
 
+pub(crate) use addresses::AddressHook;
 pub(crate) use allocator::ServiceAllocator;
 use allocator::{cluster_ips, node_ports, ports_by_key};
+pub(crate) use repair::run as repair_addresses;
 
 pub(super) fn rules(allocator: Arc<ServiceAllocator>) -> Rules {
     Rules { strategy: Arc::new(ServiceStrategy(allocator)), subresources: vec![("status", Arc::new(StatusStrategy))] }
@@ -82,6 +86,10 @@ impl Strategy for ServiceStrategy {
     fn selectable_fields(&self, object: &Value) -> crate::registry::FieldAttrs {
         let text = |member: &str| object.str_at(&["spec", member]).unwrap_or_default().to_owned();
         vec![("spec.clusterIP", text("clusterIP")), ("spec.type", text("type"))]
+    }
+
+    fn companions(&self, new: Option<&Value>, old: Option<&Value>) -> Companions {
+        addresses::companions(new, old)
     }
 
     async fn begin_create(&self, _context: &OperationContext, object: &mut Value) -> BeginHook {
@@ -200,7 +208,7 @@ impl Finish for Reserved {
     async fn finish(self: Box<Self>, success: bool) {
         match success {
             true => self.allocator.release(&self.free_ips, &self.free_ports).await,
-            false => self.allocator.release(&self.ips, &self.ports).await,
+            false => self.allocator.cancel(&self.ips, &self.ports).await,
         }
     }
 }
