@@ -49,6 +49,68 @@ impl ClusterSigning {
     }
 }
 
+/// What node-ipam-controller gives nodes their pod ranges from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeIpam {
+    /// `--cluster-cidr`: one range, or one of each family.
+    pub cluster_cidrs: Vec<String>,
+    /// `--service-cluster-ip-range`: what of them is not given to nodes.
+    pub service_cidrs: Vec<String>,
+    /// `--node-cidr-mask-size-ipv4`, or `--node-cidr-mask-size` with one family.
+    pub mask_size_ipv4: u32,
+    /// `--node-cidr-mask-size-ipv6`, or `--node-cidr-mask-size` with one family.
+    pub mask_size_ipv6: u32,
+}
+
+impl Default for NodeIpam {
+    /// Upstream's mask sizes, without ranges.
+    fn default() -> Self {
+        Self { cluster_cidrs: Vec::new(), service_cidrs: Vec::new(), mask_size_ipv4: 24, mask_size_ipv6: 64 }
+    }
+}
+
+/// The private key of ServiceAccount tokens, in PEM: RSA or ECDSA.
+#[derive(Clone)]
+pub struct ServiceAccountKey {
+    /// The key.
+    pub pem: String,
+}
+
+impl std::fmt::Debug for ServiceAccountKey {
+    /// Not the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServiceAccountKey").finish_non_exhaustive()
+    }
+}
+
+/// What horizontal-pod-autoscaler-controller is told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodAutoscaler {
+    /// `--horizontal-pod-autoscaler-sync-period`: how often metrics are looked at.
+    pub sync_period: Duration,
+    /// `--horizontal-pod-autoscaler-downscale-stabilization`: how far back higher recommendations count.
+    pub downscale_stabilization: Duration,
+    /// `--horizontal-pod-autoscaler-tolerance`: how far a metric may be off its target, as a fraction.
+    pub tolerance: f64,
+    /// `--horizontal-pod-autoscaler-cpu-initialization-period`: so long after a pod's start its processor time may be that of the start.
+    pub cpu_initialization_period: Duration,
+    /// `--horizontal-pod-autoscaler-initial-readiness-delay`: a pod that was not ready after so long has never been.
+    pub initial_readiness_delay: Duration,
+}
+
+impl Default for PodAutoscaler {
+    /// Upstream's.
+    fn default() -> Self {
+        Self {
+            sync_period: Duration::from_secs(15),
+            downscale_stabilization: Duration::from_secs(5 * 60),
+            tolerance: 0.1,
+            cpu_initialization_period: Duration::from_secs(5 * 60),
+            initial_readiness_delay: Duration::from_secs(30),
+        }
+    }
+}
+
 /// Settings of all controllers.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -57,6 +119,10 @@ pub struct Config {
     /// `--root-ca-file`: PEM bundle published in every namespace as the ConfigMap `kube-root-ca.crt`. Without it the
     /// publisher does not run.
     pub root_ca: Option<String>,
+    /// `--service-account-private-key-file`: signs the tokens of Secrets. Without it serviceaccount-token-controller does not run.
+    pub service_account_key: Option<ServiceAccountKey>,
+    /// `--concurrent-serviceaccount-token-syncs`.
+    pub concurrent_serviceaccount_token_syncs: usize,
     /// The CAs of the certificates API.
     pub cluster_signing: ClusterSigning,
     /// `--leader-elect`: take the Lease before working. `None` where only one controller manager can exist.
@@ -80,8 +146,18 @@ pub struct Config {
     pub concurrent_resource_quota_syncs: usize,
     /// `--resource-quota-sync-period`: how often usage is counted anew without a reason.
     pub resource_quota_sync_period: Duration,
+    /// `--concurrent-ephemeralvolume-syncs`.
+    pub concurrent_ephemeralvolume_syncs: usize,
+    /// `--concurrent-horizontal-pod-autoscaler-syncs`.
+    pub concurrent_horizontal_pod_autoscaler_syncs: usize,
+    /// `--horizontal-pod-autoscaler-...`.
+    pub pod_autoscaler: PodAutoscaler,
+    /// `--concurrent-resource-claim-syncs`.
+    pub concurrent_resource_claim_syncs: usize,
     /// `--concurrent-gc-syncs`.
     pub concurrent_gc_syncs: usize,
+    /// `--allocate-node-cidrs` and what belongs to it. `None` where nodes get their ranges elsewhere; node-ipam-controller does not run then.
+    pub node_ipam: Option<NodeIpam>,
     /// `--node-monitor-period`: how often node health is judged.
     pub node_monitor_period: Duration,
     /// `--node-monitor-grace-period`: silence after which a node is called Unknown.
@@ -97,6 +173,8 @@ impl Default for Config {
         Self {
             controllers: vec!["*".to_owned()],
             root_ca: None,
+            service_account_key: None,
+            concurrent_serviceaccount_token_syncs: 5,
             cluster_signing: ClusterSigning::with(None),
             leader_election: None,
             concurrent_deployment_syncs: 5,
@@ -108,7 +186,12 @@ impl Default for Config {
             namespace_deletion_grace_period: Duration::from_secs(5),
             concurrent_resource_quota_syncs: 5,
             resource_quota_sync_period: Duration::from_secs(5 * 60),
+            concurrent_ephemeralvolume_syncs: 5,
+            concurrent_horizontal_pod_autoscaler_syncs: 5,
+            pod_autoscaler: PodAutoscaler::default(),
+            concurrent_resource_claim_syncs: 5,
             concurrent_gc_syncs: 5,
+            node_ipam: None,
             node_monitor_period: Duration::from_secs(5),
             node_monitor_grace_period: Duration::from_secs(50),
             terminated_pod_gc_threshold: 12_500,

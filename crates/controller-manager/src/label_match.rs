@@ -37,3 +37,33 @@ pub(crate) fn contains_labels(labels: Option<&BTreeMap<String, String>>, wanted:
     let labels = labels.unwrap_or(&NO_LABELS);
     wanted.into_iter().flatten().all(|(key, value)| labels.get(key) == Some(value))
 }
+
+/// A selector as upstream prints it in messages.
+pub(crate) fn selector_text(selector: Option<&LabelSelector>) -> String {
+    let Some(selector) = selector else { return "nil".to_owned() };
+    let labels: String = selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}: {value},")).collect();
+    let expressions = selector.match_expressions.iter().flatten().map(|expression| {
+        let values = expression.values.clone().unwrap_or_default().join(" ");
+        format!("LabelSelectorRequirement{{Key:{},Operator:{},Values:[{values}],}},", expression.key, expression.operator)
+    });
+    let expressions: String = expressions.collect();
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn selectors_in_messages() {
+        let expressions = json!([{"key": "k", "operator": "In", "values": ["x", "y"]}]);
+        let selector = json!({"matchLabels": {"b": "2", "a": "1"}, "matchExpressions": expressions});
+        let selector = serde_json::from_value(selector).expect("is a selector");
+        let expected = "&LabelSelector{MatchLabels:map[string]string{a: 1,b: 2,},MatchExpressions:[]LabelSelectorRequirement{LabelSelectorRequirement{Key:k,Operator:In,Values:[x y],},},}";
+        assert_eq!(selector_text(Some(&selector)), expected);
+        assert_eq!(selector_text(None), "nil");
+    }
+}

@@ -14,6 +14,7 @@ pub(crate) struct Entry {
 
 /// In the order of their start: what pods need before they can run comes first.
 pub(crate) const REGISTRY: &[Entry] = &[
+    Entry { name: "serviceaccount-token-controller", start: |c| Box::pin(crate::serviceaccount_tokens::run(c)) },
     Entry { name: "serviceaccount-controller", start: |c| Box::pin(crate::serviceaccount::run(c)) },
     Entry { name: "root-ca-certificate-publisher-controller", start: |c| Box::pin(crate::root_ca_publisher::run(c)) },
     Entry { name: "deployment-controller", start: |c| Box::pin(crate::deployment::run(c)) },
@@ -22,32 +23,44 @@ pub(crate) const REGISTRY: &[Entry] = &[
     Entry { name: "endpointslice-controller", start: |c| Box::pin(crate::endpointslice::run(c)) },
     Entry { name: "endpointslice-mirroring-controller", start: |c| Box::pin(crate::endpointslice_mirroring::run(c)) },
     Entry { name: "endpoints-controller", start: |c| Box::pin(crate::endpoints::run(c)) },
+    Entry { name: "service-cidr-controller", start: |c| Box::pin(crate::service_cidr::run(c)) },
     Entry { name: "persistentvolume-binder-controller", start: |c| Box::pin(crate::persistent_volume::run(c)) },
+    Entry { name: "ephemeral-volume-controller", start: |c| Box::pin(crate::ephemeral_volume::run(c)) },
     Entry { name: "persistentvolumeclaim-protection-controller", start: |c| Box::pin(crate::storage_protection::run_claims(c)) },
     Entry { name: "persistentvolume-protection-controller", start: |c| Box::pin(crate::storage_protection::run_volumes(c)) },
     Entry {
         name: "volumeattributesclass-protection-controller",
         start: |c| Box::pin(crate::storage_protection::run_attributes_classes(c)),
     },
+    Entry { name: "horizontal-pod-autoscaler-controller", start: |c| Box::pin(crate::pod_autoscaler::run(c)) },
+    Entry { name: "disruption-controller", start: |c| Box::pin(crate::disruption::run(c)) },
+    Entry { name: "resourceclaim-controller", start: |c| Box::pin(crate::resource_claims::run(c)) },
     Entry { name: "resourcequota-controller", start: |c| Box::pin(crate::resource_quota::run(c)) },
     Entry { name: "namespace-controller", start: |c| Box::pin(crate::namespace::run(c)) },
     Entry { name: "garbage-collector-controller", start: |c| Box::pin(crate::garbage_collector::run(c)) },
+    Entry { name: "node-ipam-controller", start: |c| Box::pin(crate::node_ipam::run(c)) },
     Entry { name: "node-lifecycle-controller", start: |c| Box::pin(crate::node_lifecycle::run(c)) },
     Entry { name: "taint-eviction-controller", start: |c| Box::pin(crate::taint_eviction::run(c)) },
+    Entry { name: "ttl-controller", start: |c| Box::pin(crate::ttl::run(c)) },
     Entry { name: "certificatesigningrequest-approving-controller", start: |c| Box::pin(crate::certificates::run_approving(c)) },
     Entry { name: "certificatesigningrequest-signing-controller", start: |c| Box::pin(crate::certificates::run_signing(c)) },
     Entry { name: "certificatesigningrequest-cleaner-controller", start: |c| Box::pin(crate::certificates::run_cleaner(c)) },
     Entry { name: "clusterrole-aggregation-controller", start: |c| Box::pin(crate::cluster_role_aggregation::run(c)) },
     Entry { name: "ttl-after-finished-controller", start: |c| Box::pin(crate::ttl_after_finished::run(c)) },
+    Entry { name: "bootstrap-signer-controller", start: |c| Box::pin(crate::bootstrap_tokens::run_signer(c)) },
+    Entry { name: "token-cleaner-controller", start: |c| Box::pin(crate::bootstrap_tokens::run_cleaner(c)) },
     Entry { name: "pod-garbage-collector-controller", start: |c| Box::pin(crate::pod_gc::run(c)) },
 ];
+
+/// Off unless `--controllers` names them, as upstream.
+const OFF_BY_DEFAULT: &[&str] = &["bootstrap-signer-controller", "token-cleaner-controller"];
 
 /// Names of all controllers, in the order of their start.
 pub fn controller_names() -> impl Iterator<Item = &'static str> {
     REGISTRY.iter().map(|entry| entry.name)
 }
 
-/// `--controllers`: the first mention of a name decides, else `*`.
+/// `--controllers`: the first mention of a name decides, else `*` enables those that are on by default.
 pub(crate) fn is_enabled(name: &str, wanted: &[String]) -> bool {
     let mut star = false;
     for item in wanted {
@@ -59,7 +72,7 @@ pub(crate) fn is_enabled(name: &str, wanted: &[String]) -> bool {
         }
         star |= item == "*";
     }
-    star
+    star && !OFF_BY_DEFAULT.contains(&name)
 }
 
 #[cfg(test)]
@@ -69,17 +82,20 @@ mod tests {
 
     #[test]
     fn the_list_of_enabled_controllers() {
-        for (wanted, expected) in [
-            (&["*"][..], true),
-            (&["foo"], true),
-            (&["*", "-foo"], false),
-            (&["-foo", "*"], false),
-            (&["foo", "-foo"], true),
-            (&["bar"], false),
-            (&[], false),
+        // (the flag, enabled where it is on by default, enabled where it is not)
+        for (wanted, on, off) in [
+            (&["*"][..], true, false),
+            (&["foo"], true, false),
+            (&["*", "token-cleaner-controller"], true, true),
+            (&["*", "-foo"], false, false),
+            (&["-foo", "*"], false, false),
+            (&["foo", "-foo"], true, false),
+            (&["bar"], false, false),
+            (&[], false, false),
         ] {
             let wanted: Vec<String> = wanted.iter().map(|&s| s.to_owned()).collect();
-            assert_eq!(is_enabled("foo", &wanted), expected, "{wanted:?}");
+            let enabled = (is_enabled("foo", &wanted), is_enabled("token-cleaner-controller", &wanted));
+            assert_eq!(enabled, (on, off), "{wanted:?}");
         }
     }
 
@@ -87,5 +103,6 @@ mod tests {
     fn names_are_unique() {
         let names: HashSet<_> = controller_names().collect();
         assert_eq!(names.len(), REGISTRY.len());
+        assert!(OFF_BY_DEFAULT.iter().all(|name| names.contains(name)), "a controller that does not exist is off");
     }
 }

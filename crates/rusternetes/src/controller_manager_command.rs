@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{ArgAction, Args};
 use client::{Informers, LeaderElection};
-use controller_manager::{Clients, ClusterSigning, Config, RunError, SigningCa};
+use controller_manager::{Clients, ClusterSigning, Config, NodeIpam, RunError, ServiceAccountKey, SigningCa};
 
 use crate::component;
 use crate::exit::{self, Exit};
@@ -32,6 +32,30 @@ pub(crate) struct Options {
     /// The CA bundle that is published in every namespace; not published without it.
     #[arg(long, value_name = "FILE")]
     root_ca_file: Option<PathBuf>,
+    /// The private key that signs the tokens of ServiceAccounts in Secrets; without it they get none.
+    #[arg(long, value_name = "FILE")]
+    service_account_private_key_file: Option<PathBuf>,
+    /// Secrets that get their token at the same time.
+    #[arg(long, value_name = "N")]
+    concurrent_serviceaccount_token_syncs: Option<usize>,
+    /// How often autoscalers look at their metrics.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    horizontal_pod_autoscaler_sync_period: Option<Duration>,
+    /// How far back higher recommendations keep an autoscaler from scaling down.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    horizontal_pod_autoscaler_downscale_stabilization: Option<Duration>,
+    /// How far a metric may be off its target before an autoscaler acts, as a fraction.
+    #[arg(long, value_name = "FRACTION")]
+    horizontal_pod_autoscaler_tolerance: Option<f64>,
+    /// So long after a pod's start its processor time may be that of the start.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    horizontal_pod_autoscaler_cpu_initialization_period: Option<Duration>,
+    /// A pod that was not ready after so long has never been.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    horizontal_pod_autoscaler_initial_readiness_delay: Option<Duration>,
+    /// Autoscalers that are worked on at the same time.
+    #[arg(long, value_name = "N")]
+    concurrent_horizontal_pod_autoscaler_syncs: Option<usize>,
     /// The CA that certificates are signed with for the signers of Kubernetes' own.
     #[arg(long, value_name = "FILE", requires = "cluster_signing_key_file")]
     cluster_signing_cert_file: Option<PathBuf>,
@@ -74,6 +98,27 @@ pub(crate) struct Options {
     /// How often the usage of quotas is counted anew without a reason.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     resource_quota_sync_period: Option<Duration>,
+    /// Pods whose ephemeral volumes get their claims at the same time.
+    #[arg(long, value_name = "N")]
+    concurrent_ephemeralvolume_syncs: Option<usize>,
+    /// Give nodes their pod ranges out of those of --cluster-cidr.
+    #[arg(long, requires = "cluster_cidr")]
+    allocate_node_cidrs: bool,
+    /// The ranges of pods: one, or one of each family.
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
+    cluster_cidr: Vec<String>,
+    /// The ranges of Services, which nodes do not get.
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
+    service_cluster_ip_range: Vec<String>,
+    /// The size of a node's range, in a cluster with one family.
+    #[arg(long, value_name = "BITS", conflicts_with_all = ["node_cidr_mask_size_ipv4", "node_cidr_mask_size_ipv6"])]
+    node_cidr_mask_size: Option<u32>,
+    /// The size of a node's IPv4 range [default: 24].
+    #[arg(long, value_name = "BITS")]
+    node_cidr_mask_size_ipv4: Option<u32>,
+    /// The size of a node's IPv6 range [default: 64].
+    #[arg(long, value_name = "BITS")]
+    node_cidr_mask_size_ipv6: Option<u32>,
     /// Objects that the garbage collector works on at the same time.
     #[arg(long, value_name = "N")]
     concurrent_gc_syncs: Option<usize>,
@@ -116,6 +161,17 @@ fn configuration(options: &Options) -> anyhow::Result<Config> {
         leader_election: options.leader_elect.then_some(election),
         ..Config::default()
     };
+    if let Some(path) = &options.service_account_private_key_file {
+        config.service_account_key = Some(ServiceAccountKey { pem: read(path)? });
+    }
+    set(&mut config.concurrent_serviceaccount_token_syncs, options.concurrent_serviceaccount_token_syncs);
+    set(&mut config.concurrent_horizontal_pod_autoscaler_syncs, options.concurrent_horizontal_pod_autoscaler_syncs);
+    let autoscaler = &mut config.pod_autoscaler;
+    set(&mut autoscaler.sync_period, options.horizontal_pod_autoscaler_sync_period);
+    set(&mut autoscaler.downscale_stabilization, options.horizontal_pod_autoscaler_downscale_stabilization);
+    set(&mut autoscaler.tolerance, options.horizontal_pod_autoscaler_tolerance);
+    set(&mut autoscaler.cpu_initialization_period, options.horizontal_pod_autoscaler_cpu_initialization_period);
+    set(&mut autoscaler.initial_readiness_delay, options.horizontal_pod_autoscaler_initial_readiness_delay);
     set(&mut config.cluster_signing.duration, options.cluster_signing_duration);
     set(&mut config.concurrent_deployment_syncs, options.concurrent_deployment_syncs);
     set(&mut config.concurrent_replicaset_syncs, options.concurrent_replicaset_syncs);
@@ -125,11 +181,24 @@ fn configuration(options: &Options) -> anyhow::Result<Config> {
     set(&mut config.concurrent_namespace_syncs, options.concurrent_namespace_syncs);
     set(&mut config.concurrent_resource_quota_syncs, options.concurrent_resource_quota_syncs);
     set(&mut config.resource_quota_sync_period, options.resource_quota_sync_period);
+    set(&mut config.concurrent_ephemeralvolume_syncs, options.concurrent_ephemeralvolume_syncs);
+    config.node_ipam = options.allocate_node_cidrs.then(|| node_ipam(options));
     set(&mut config.concurrent_gc_syncs, options.concurrent_gc_syncs);
     set(&mut config.node_monitor_period, options.node_monitor_period);
     set(&mut config.node_monitor_grace_period, options.node_monitor_grace_period);
     set(&mut config.terminated_pod_gc_threshold, options.terminated_pod_gc_threshold);
     Ok(config)
+}
+
+fn node_ipam(options: &Options) -> NodeIpam {
+    let mut config = NodeIpam {
+        cluster_cidrs: options.cluster_cidr.clone(),
+        service_cidrs: options.service_cluster_ip_range.clone(),
+        ..NodeIpam::default()
+    };
+    set(&mut config.mask_size_ipv4, options.node_cidr_mask_size.or(options.node_cidr_mask_size_ipv4));
+    set(&mut config.mask_size_ipv6, options.node_cidr_mask_size.or(options.node_cidr_mask_size_ipv6));
+    config
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use api_server::{ApiServer, BootstrapConfig, ServerConfig, UserInfo, names};
+use api_server::{ApiServer, ApiServerBuilder, BootstrapConfig, ServerConfig, UserInfo, names};
 use client::Informers;
 use controller_manager::{Clients, Config};
 use k8s_openapi::NamespaceResourceScope;
@@ -39,7 +39,13 @@ pub(crate) fn config() -> Config {
 
 impl Cluster {
     pub(crate) async fn start(config: Config) -> Self {
-        let server = ApiServer::builder(ServerConfig::default(), std::sync::Arc::new(storage::Memory::new())).build();
+        Self::start_with(config, |builder| builder).await
+    }
+
+    /// With a server that is told more.
+    pub(crate) async fn start_with(config: Config, more: impl FnOnce(ApiServerBuilder) -> ApiServerBuilder) -> Self {
+        let builder = ApiServer::builder(ServerConfig::default(), std::sync::Arc::new(storage::Memory::new()));
+        let server = more(builder).build();
         let token = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let (background, stop) = (server.clone(), token.clone());
@@ -129,9 +135,10 @@ async fn run_pod(client: &kube::Client, pod: &Pod, addresses: &mut u32) {
     }
     *addresses += 1;
     let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 42, 0, 0)) + *addresses).to_string();
+    let now = jiff::Timestamp::now().to_string();
     let status = json!({"status": {
-        "phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
-        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": jiff::Timestamp::now().to_string()}],
+        "phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "startTime": now,
+        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now}],
     }});
     let _running = api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(status)).await;
 }

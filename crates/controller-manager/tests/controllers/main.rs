@@ -1,10 +1,14 @@
 //! The controllers against the real API server on the memory store, in process; a small task plays the kubelet.
 
+mod accounts;
+mod autoscaling;
 mod cluster;
 mod collection;
+mod disruption;
 mod namespaces;
 mod nodes;
 mod quotas;
 mod remote;
+mod service_cidrs;
 mod storage;
 mod workloads;

@@ -65,6 +65,7 @@ pub(super) async fn start(
     let manager = client_for(UserInfo::new("system:kube-controller-manager", &[]));
     let config = controller_manager::Config {
         root_ca: Some(pki.ca_cert_pem.clone()),
+        service_account_key: Some(controller_manager::ServiceAccountKey { pem: pki.service_account_key_pem.clone() }),
         cluster_signing: controller_manager::ClusterSigning::with(Some(controller_manager::SigningCa {
             cert_pem: pki.ca_cert_pem.clone(),
             key_pem: pki.ca_key_pem.clone(),
