@@ -2,6 +2,7 @@
 
 mod access;
 mod at;
+mod batch;
 mod certificates;
 mod config;
 mod namespace;
@@ -45,7 +46,8 @@ pub(crate) fn rules(resource: &GroupResource, row: &Resource, services: &Arc<Ser
         ("apps", "replicasets") => workloads::rules(Workload::ReplicaSet),
         ("apps", "daemonsets") => workloads::rules(Workload::DaemonSet),
         ("apps", "statefulsets") => workloads::rules(Workload::StatefulSet),
-        ("batch", "jobs") => workloads::rules(Workload::Job),
+        ("batch", "jobs") => batch::jobs(),
+        ("batch", "cronjobs") => batch::cron_jobs(),
         ("", "services") => service::rules(services.clone()),
         ("certificates.k8s.io", "certificatesigningrequests") => certificates::rules(),
         _ => default_rules(resource, row, services),

@@ -1,4 +1,4 @@
-//! Deployments, ReplicaSets, DaemonSets, StatefulSets and Jobs: a selector and a pod template that belong together.
+//! Deployments, ReplicaSets, DaemonSets and StatefulSets: a selector and a pod template that belong together.
 
 use std::sync::Arc;
 
@@ -17,7 +17,6 @@ pub(super) enum Workload {
     ReplicaSet,
     DaemonSet,
     StatefulSet,
-    Job,
 }
 
 pub(super) fn rules(workload: Workload) -> Rules {
@@ -30,9 +29,6 @@ impl Strategy for WorkloadStrategy {
     fn prepare_for_create(&self, _context: &OperationContext, object: &mut Value) {
         object.insert("status", Value::object());
         object.meta_mut().set_generation(1);
-        if self.0 == Workload::Job && object.bool_at(&["spec", "manualSelector"]) != Some(true) {
-            generate_selector(object);
-        }
     }
 
     fn validate(&self, _context: &OperationContext, object: &Value) -> ErrorList {
@@ -51,31 +47,10 @@ impl Strategy for WorkloadStrategy {
     }
 }
 
-/// A Job's pods are its own by its uid.
-fn generate_selector(job: &mut Value) {
-    let (name, uid) = (job.meta().name().to_owned(), job.meta().uid().to_owned());
-    let labels = [
-        ("job-name", &name),
-        ("batch.kubernetes.io/job-name", &name),
-        ("controller-uid", &uid),
-        ("batch.kubernetes.io/controller-uid", &uid),
-    ];
-    for (key, text) in labels {
-        let label = job.path_mut(&["spec", "template", "metadata", "labels", key]);
-        if label.is_null() {
-            *label = text.as_str().into();
-        }
-    }
-    let selected = job.path_mut(&["spec", "selector", "matchLabels", "batch.kubernetes.io/controller-uid"]);
-    if selected.is_null() {
-        *selected = uid.into();
-    }
-}
-
 fn validate(workload: Workload, object: &Value) -> ErrorList {
     let (spec, path) = (&object["spec"], Path::new("spec"));
     let mut errors = ErrorList::new();
-    for member in ["replicas", "minReadySeconds", "revisionHistoryLimit", "parallelism", "completions", "backoffLimit"] {
+    for member in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
         if let Some(number) = spec[member].as_i64().filter(|number| *number < 0) {
             errors.push(Error::invalid(&path.child(member), number, "must be greater than or equal to 0"));
         }
@@ -85,13 +60,8 @@ fn validate(workload: Workload, object: &Value) -> ErrorList {
     let root = At::root(object);
     pod_spec::template(&root.get("spec").get("template"), &mut errors);
     let restart = spec.str_at(&["template", "spec", "restartPolicy"]).unwrap_or_default();
-    let allowed: &[&str] = if workload == Workload::Job { &["OnFailure", "Never"] } else { &["Always"] };
-    if !restart.is_empty() && !allowed.contains(&restart) {
-        let mut error = Error::not_supported(&template.child("restartPolicy"), restart, allowed);
-        if workload == Workload::Job && restart == "Always" {
-            error = Error::required(&template.child("restartPolicy"), "valid values: \"OnFailure\", \"Never\"");
-        }
-        errors.push(error);
+    if !restart.is_empty() && restart != "Always" {
+        errors.push(Error::not_supported(&template.child("restartPolicy"), restart, &["Always"]));
     }
     if workload == Workload::Deployment {
         errors.extend(validate_deployment(spec, &path));
@@ -178,8 +148,6 @@ fn immutable(workload: Workload, object: &Value, old: &Value) -> ErrorList {
                        'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
             return if same == old["spec"] { Vec::new() } else { vec![Error::forbidden(&path, why)] };
         }
-        Workload::Job if old.bool_at(&["spec", "suspend"]) == Some(true) => &["selector", "completionMode"],
-        Workload::Job => &["selector", "template", "completionMode"],
         _ => &["selector"],
     };
     let changed = fixed.iter().filter(|member| object["spec"][**member] != old["spec"][**member]);

@@ -28,5 +28,5 @@ pub(crate) use meta::now;
 pub(crate) use options::{ContinueToken, DeleteOptions, FieldValidation, ListOptions, ListRevision, WriteOptions};
 pub use resource::{Resource, Subresource};
 pub use strategy::{BeginHook, DefaultStrategy, FieldAttrs, Finish, OperationContext, StatusStrategy, Strategy};
-pub(crate) use strategy::{bump_generation, keep_status};
+pub(crate) use strategy::{bump_generation, keep_status, reset_status};
 pub(crate) use write::{Change, Write, Written};
