@@ -131,6 +131,12 @@ pub struct Config {
     pub concurrent_deployment_syncs: usize,
     /// `--concurrent-replicaset-syncs`.
     pub concurrent_replicaset_syncs: usize,
+    /// `--concurrent-job-syncs`.
+    pub concurrent_job_syncs: usize,
+    /// `--concurrent-cron-job-syncs`.
+    pub concurrent_cron_job_syncs: usize,
+    /// `--concurrent-ttl-after-finished-syncs`.
+    pub concurrent_ttl_after_finished_syncs: usize,
     /// `--concurrent-service-endpoint-syncs` and `--concurrent-endpoint-syncs`.
     pub concurrent_endpoint_syncs: usize,
     /// `--mirroring-concurrent-service-endpoint-syncs`.
@@ -179,6 +185,9 @@ impl Default for Config {
             leader_election: None,
             concurrent_deployment_syncs: 5,
             concurrent_replicaset_syncs: 5,
+            concurrent_job_syncs: 5,
+            concurrent_cron_job_syncs: 5,
+            concurrent_ttl_after_finished_syncs: 5,
             concurrent_endpoint_syncs: 5,
             mirroring_concurrent_service_endpoint_syncs: 5,
             mirroring_max_endpoints_per_subset: 1000,

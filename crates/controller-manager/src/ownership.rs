@@ -79,6 +79,21 @@ where
     C: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
 {
+    claim_all_with_finalizer(client, controller, matches, objects, None).await
+}
+
+/// As [`claim_all`], for a controller that keeps its objects by a finalizer: adoption adds it, release removes it.
+pub(crate) async fn claim_all_with_finalizer<C, K>(
+    client: &kube::Client,
+    controller: &C,
+    matches: impl Fn(&ObjectMeta) -> bool,
+    objects: Vec<Arc<K>>,
+    finalizer: Option<&str>,
+) -> Result<Vec<Arc<K>>, ReconcileError>
+where
+    C: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+{
     let namespace = controller.namespace().unwrap_or_default();
     let api: Api<K> = Api::namespaced(client.clone(), &namespace);
     let mut may_adopt = None;
@@ -89,7 +104,7 @@ where
             Claim::Keep => owned.push(object),
             Claim::Ignore => {}
             Claim::Release => {
-                if let Err(error) = release(&api, controller, &*object).await {
+                if let Err(error) = release(&api, controller, &*object, finalizer).await {
                     errors.push(error);
                 }
             }
@@ -100,7 +115,7 @@ where
                 if may_adopt != Some(true) {
                     continue;
                 }
-                match adopt(&api, controller, &*object).await {
+                match adopt(&api, controller, &*object, finalizer).await {
                     Ok(Some(adopted)) => owned.push(Arc::new(adopted)),
                     Ok(None) => {}
                     Err(error) => errors.push(error),
@@ -121,16 +136,19 @@ where
     Ok(fresh.is_some_and(|fresh| fresh.uid() == controller.uid() && fresh.meta().deletion_timestamp.is_none()))
 }
 
-async fn adopt<C, K>(api: &Api<K>, controller: &C, object: &K) -> Result<Option<K>, ReconcileError>
+async fn adopt<C, K>(api: &Api<K>, controller: &C, object: &K, finalizer: Option<&str>) -> Result<Option<K>, ReconcileError>
 where
     C: Resource<DynamicType = ()>,
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
     // The UID makes the patch fail if the name was taken over by another object.
-    let patch = json!({"metadata": {
+    let mut patch = json!({"metadata": {
         "uid": object.uid(),
         "ownerReferences": [controller_reference(controller)],
     }});
+    if let Some(finalizer) = finalizer {
+        patch["metadata"]["finalizers"] = json!([finalizer]);
+    }
     match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await {
         Ok(adopted) => Ok(Some(adopted)),
         Err(error) if is_not_found(&error) => Ok(None),
@@ -138,15 +156,18 @@ where
     }
 }
 
-async fn release<C, K>(api: &Api<K>, controller: &C, object: &K) -> Result<(), ReconcileError>
+async fn release<C, K>(api: &Api<K>, controller: &C, object: &K, finalizer: Option<&str>) -> Result<(), ReconcileError>
 where
     C: Resource<DynamicType = ()>,
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
-    let patch = json!({"metadata": {
+    let mut patch = json!({"metadata": {
         "uid": object.uid(),
         "ownerReferences": [{"$patch": "delete", "uid": controller.uid()}],
     }});
+    if let Some(finalizer) = finalizer {
+        patch["metadata"]["$deleteFromPrimitiveList/finalizers"] = json!([finalizer]);
+    }
     match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await {
         Ok(_) => Ok(()),
         // Gone, or it has no owner reference or another UID any more (Invalid): released by somebody else.

@@ -4,7 +4,7 @@
 //! that is out of service, and the oldest finished ones beyond `--terminated-pod-gc-threshold`. Upstream looks at all pods
 //! every 20 s; here changes of pods and nodes say what to look at, so that an idle cluster costs nothing.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,7 +14,8 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, ResourceExt};
-use serde_json::json;
+use prometheus::{IntCounterVec, Opts, register_int_counter_vec};
+use serde_json::{Value, json};
 
 use crate::api_errors::ignore_not_found;
 use crate::context::{Context, now, wait_synced};
@@ -24,6 +25,38 @@ use crate::pod_state::{is_terminal, node_name};
 /// A node that is missing may only be late in the cache (upstream's quarantineTime).
 const QUARANTINE: Duration = Duration::from_secs(40);
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+
+static DELETED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help = "Number of pods that are being forcefully deleted since the Pod GC Controller started.";
+    register_int_counter_vec!(Opts::new("pod_gc_collector_force_delete_pods_total", help), &["namespace", "reason"])
+        .expect("registered once per process, under a name of its own")
+});
+static FAILED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help = "Number of errors encountered when forcefully deleting the pods since the Pod GC Controller started.";
+    register_int_counter_vec!(Opts::new("pod_gc_collector_force_delete_pod_errors_total", help), &["namespace", "reason"])
+        .expect("registered once per process, under a name of its own")
+});
+
+/// Why a pod is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    Terminated,
+    OutOfService,
+    Orphaned,
+    Unscheduled,
+}
+
+impl Reason {
+    /// Value of the label `reason` in metrics.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Terminated => "terminated",
+            Self::OutOfService => "out-of-service",
+            Self::Orphaned => "orphaned",
+            Self::Unscheduled => "unscheduled",
+        }
+    }
+}
 
 /// What to look at.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -114,6 +147,23 @@ fn surplus(mut finished: Vec<Arc<Pod>>, threshold: usize) -> Vec<Arc<Pod>> {
     finished
 }
 
+/// What the pod's status says at its end.
+fn failed_status(pod: &Pod, reason: Reason, now: Timestamp) -> Value {
+    let generation = pod.metadata.generation;
+    let mut status = json!({"phase": "Failed", "observedGeneration": generation});
+    if reason == Reason::Orphaned {
+        status["conditions"] = json!([{
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": "DeletionByPodGC",
+            "message": "PodGC: node no longer exists",
+            "observedGeneration": generation,
+            "lastTransitionTime": Time(now),
+        }]);
+    }
+    status
+}
+
 #[async_trait]
 impl Controller for PodGc {
     type Key = Work;
@@ -127,12 +177,12 @@ impl Controller for PodGc {
             Work::Finished => {
                 let mut finished = self.pods.list();
                 finished.retain(|pod| is_terminal(pod));
-                self.remove_all(surplus(finished, self.context.config.terminated_pod_gc_threshold), false).await
+                self.remove_all(surplus(finished, self.context.config.terminated_pod_gc_threshold), Reason::Terminated).await
             }
             Work::Deleted(key) => {
                 let pod = self.pods.get_key(key);
                 let doomed = pod.filter(|pod| pod.metadata.deletion_timestamp.is_some() && node_name(pod).is_empty());
-                self.remove_all(doomed.into_iter().collect(), false).await
+                self.remove_all(doomed.into_iter().collect(), Reason::Unscheduled).await
             }
             Work::OutOfService(name) => {
                 if !self.nodes.get("", name).is_some_and(|node| is_out_of_service(&node)) {
@@ -140,7 +190,7 @@ impl Controller for PodGc {
                 }
                 let mut doomed = pods_on_node(&self.pods, name);
                 doomed.retain(|pod| pod.metadata.deletion_timestamp.is_some());
-                self.remove_all(doomed, false).await
+                self.remove_all(doomed, Reason::OutOfService).await
             }
             Work::MissingNode(name) => {
                 // The cache alone must not make pods go.
@@ -149,17 +199,20 @@ impl Controller for PodGc {
                 if found.is_some() {
                     return Ok(Outcome::Done);
                 }
-                self.remove_all(pods_on_node(&self.pods, name), true).await
+                self.remove_all(pods_on_node(&self.pods, name), Reason::Orphaned).await
             }
         }
     }
 }
 
 impl PodGc {
-    async fn remove_all(&self, pods: Vec<Arc<Pod>>, node_gone: bool) -> Result<Outcome, ReconcileError> {
+    async fn remove_all(&self, pods: Vec<Arc<Pod>>, reason: Reason) -> Result<Outcome, ReconcileError> {
         let mut errors = Vec::new();
         for pod in pods {
-            if let Err(error) = self.remove(&pod, node_gone, now()).await {
+            let labels = [pod.metadata.namespace.as_deref().unwrap_or(""), reason.label()];
+            DELETED.with_label_values(&labels).inc();
+            if let Err(error) = self.remove(&pod, reason, now()).await {
+                FAILED.with_label_values(&labels).inc();
                 errors.push(error);
             }
         }
@@ -167,21 +220,11 @@ impl PodGc {
     }
 
     /// Marks an unfinished pod as Failed, as nobody else will, and deletes it without grace.
-    async fn remove(&self, pod: &Pod, node_gone: bool, now: Timestamp) -> Result<(), ReconcileError> {
+    async fn remove(&self, pod: &Pod, reason: Reason, now: Timestamp) -> Result<(), ReconcileError> {
         let api: Api<Pod> = self.context.api(&pod.namespace().unwrap_or_default());
         let name = pod.name_any();
         if !is_terminal(pod) {
-            let mut status = json!({"phase": "Failed"});
-            if node_gone {
-                status["conditions"] = json!([{
-                    "type": "DisruptionTarget",
-                    "status": "True",
-                    "reason": "DeletionByPodGC",
-                    "message": "PodGC: node no longer exists",
-                    "lastTransitionTime": Time(now),
-                }]);
-            }
-            let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": status}));
+            let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": failed_status(pod, reason, now)}));
             let result = api.patch_status(&name, &PatchParams::default(), &patch).await;
             ignore_not_found(result).map_err(ReconcileError::api("mark pod as failed"))?;
         }
@@ -208,6 +251,16 @@ mod tests {
         for (threshold, expected) in [(4, vec![]), (3, vec!["evicted"]), (1, vec!["evicted", "old", "middle"])] {
             let names: Vec<_> = surplus(pods.to_vec(), threshold).iter().map(|pod| pod.name_any()).collect();
             assert_eq!(names, expected, "threshold {threshold}");
+        }
+    }
+
+    #[test]
+    fn a_pod_whose_node_is_gone_says_so() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"generation": 3}})).expect("is a pod");
+        for (reason, disrupted) in [(Reason::Orphaned, true), (Reason::Unscheduled, false), (Reason::OutOfService, false)] {
+            let status = failed_status(&pod, reason, Timestamp::UNIX_EPOCH);
+            assert_eq!((status["phase"].as_str(), status["observedGeneration"].as_i64()), (Some("Failed"), Some(3)));
+            assert_eq!(status["conditions"][0]["reason"] == "DeletionByPodGC", disrupted, "{reason:?}");
         }
     }
 

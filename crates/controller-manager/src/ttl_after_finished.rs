@@ -1,6 +1,6 @@
 //! ttl-after-finished-controller: deletes finished Jobs after `ttlSecondsAfterFinished` (KEP-592).
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,9 +9,18 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, ResourceExt};
+use prometheus::{Histogram, HistogramOpts, exponential_buckets, register_histogram};
 
 use crate::api_errors::ignore_not_found;
 use crate::context::{Context, now, wait_synced};
+
+/// 100 ms to 14 minutes.
+static DELETION_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
+    let help = "The time it took to delete the job since it became eligible for deletion";
+    let buckets = exponential_buckets(0.1, 2.0, 14).expect("start, factor and count are valid constants");
+    let options = HistogramOpts::new("ttl_after_finished_controller_job_deletion_duration_seconds", help).buckets(buckets);
+    register_histogram!(options).expect("registered once per process, under a name of its own")
+});
 
 struct TtlAfterFinished {
     context: Context,
@@ -30,14 +39,16 @@ pub(crate) async fn run(context: Context) {
     });
     wait_synced!(jobs);
     let controller = TtlAfterFinished { jobs: jobs.store().clone(), context: context.clone() };
-    run_workers(Arc::new(controller), queue, 1, context.token).await;
+    let workers = context.config.concurrent_ttl_after_finished_syncs;
+    run_workers(Arc::new(controller), queue, workers, context.token).await;
 }
 
 #[derive(Debug, PartialEq)]
 enum Plan {
     Keep,
     Wait(Duration),
-    Delete,
+    /// It could have been deleted for so long.
+    Delete(Duration),
 }
 
 fn plan(job: &Job, now: Timestamp) -> Plan {
@@ -48,9 +59,11 @@ fn plan(job: &Job, now: Timestamp) -> Plan {
         return Plan::Keep;
     };
     let left_ms = i128::from(ttl) * 1000 - now.duration_since(finished).as_millis();
-    match u64::try_from(left_ms) {
-        Ok(left) if left > 0 => Plan::Wait(Duration::from_millis(left)),
-        _ => Plan::Delete,
+    let milliseconds = |ms: u128| Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX));
+    if left_ms > 0 {
+        Plan::Wait(milliseconds(left_ms.unsigned_abs()))
+    } else {
+        Plan::Delete(milliseconds(left_ms.unsigned_abs()))
     }
 }
 
@@ -75,7 +88,7 @@ impl Controller for TtlAfterFinished {
         match plan(&cached, now()) {
             Plan::Keep => return Ok(Outcome::Done),
             Plan::Wait(left) => return Ok(Outcome::RequeueAfter(left)),
-            Plan::Delete => {}
+            Plan::Delete(_) => {}
         }
         // The TTL may have been raised since: ask the server before deleting.
         let api: Api<Job> = self.context.api(&key.namespace);
@@ -84,13 +97,14 @@ impl Controller for TtlAfterFinished {
         match plan(&fresh, now()) {
             Plan::Keep => Ok(Outcome::Done),
             Plan::Wait(left) => Ok(Outcome::RequeueAfter(left)),
-            Plan::Delete => {
+            Plan::Delete(late) => {
                 let params = DeleteParams {
                     preconditions: Some(Preconditions { uid: fresh.uid(), resource_version: None }),
                     ..DeleteParams::foreground()
                 };
                 let result = api.delete(&key.name, &params).await;
                 ignore_not_found(result).map_err(ReconcileError::api("delete finished job"))?;
+                DELETION_SECONDS.observe(late.as_secs_f64());
                 Ok(Outcome::Done)
             }
         }
@@ -113,8 +127,8 @@ mod tests {
             (job(json!(null), condition("Complete")), "2024-01-01T00:01:40Z", Plan::Keep),
             (job(json!(100), condition("Suspended")), "2024-01-01T00:01:40Z", Plan::Keep),
             (job(json!(100), condition("Complete")), "2024-01-01T00:01:30Z", Plan::Wait(Duration::from_secs(10))),
-            (job(json!(100), condition("Failed")), "2024-01-01T00:01:40Z", Plan::Delete),
-            (job(json!(0), condition("Complete")), "2024-01-01T00:00:00Z", Plan::Delete),
+            (job(json!(100), condition("Failed")), "2024-01-01T00:01:40Z", Plan::Delete(Duration::ZERO)),
+            (job(json!(0), condition("Complete")), "2024-01-01T00:00:05Z", Plan::Delete(Duration::from_secs(5))),
         ] {
             assert_eq!(plan(&job, now.parse().expect("is a time")), expected, "{job:?}");
         }

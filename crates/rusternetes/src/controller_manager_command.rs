@@ -80,6 +80,15 @@ pub(crate) struct Options {
     /// ReplicaSets that are worked on at the same time.
     #[arg(long, value_name = "N")]
     concurrent_replicaset_syncs: Option<usize>,
+    /// Jobs that are worked on at the same time.
+    #[arg(long, value_name = "N")]
+    concurrent_job_syncs: Option<usize>,
+    /// CronJobs that are worked on at the same time.
+    #[arg(long, value_name = "N")]
+    concurrent_cron_job_syncs: Option<usize>,
+    /// Finished Jobs whose time to live is looked at at the same time.
+    #[arg(long, value_name = "N")]
+    concurrent_ttl_after_finished_syncs: Option<usize>,
     /// Services whose EndpointSlices are worked on at the same time.
     #[arg(long, value_name = "N")]
     concurrent_service_endpoint_syncs: Option<usize>,
@@ -175,6 +184,9 @@ fn configuration(options: &Options) -> anyhow::Result<Config> {
     set(&mut config.cluster_signing.duration, options.cluster_signing_duration);
     set(&mut config.concurrent_deployment_syncs, options.concurrent_deployment_syncs);
     set(&mut config.concurrent_replicaset_syncs, options.concurrent_replicaset_syncs);
+    set(&mut config.concurrent_job_syncs, options.concurrent_job_syncs);
+    set(&mut config.concurrent_cron_job_syncs, options.concurrent_cron_job_syncs);
+    set(&mut config.concurrent_ttl_after_finished_syncs, options.concurrent_ttl_after_finished_syncs);
     set(&mut config.concurrent_endpoint_syncs, options.concurrent_service_endpoint_syncs);
     set(&mut config.mirroring_concurrent_service_endpoint_syncs, options.mirroring_concurrent_service_endpoint_syncs);
     set(&mut config.mirroring_max_endpoints_per_subset, options.mirroring_max_endpoints_per_subset);

@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+/// Annotation of pods that end at once, with this code.
+pub(crate) const EXIT_CODE: &str = "test/exit-code";
 /// How long anything may take on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -116,6 +118,14 @@ pub(crate) fn from<K: DeserializeOwned>(value: Value) -> K {
     serde_json::from_value(value).expect("fits the type")
 }
 
+/// The status of a pod whose container ended with this code, long enough ago that nothing waits for it.
+fn ended(code: i32) -> Value {
+    let at = (jiff::Timestamp::now() - jiff::SignedDuration::from_hours(1)).to_string();
+    let state = json!({"terminated": {"exitCode": code, "startedAt": at, "finishedAt": at}});
+    let container = json!({"name": "c", "image": "image:1", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+    json!({"status": {"phase": if code == 0 { "Succeeded" } else { "Failed" }, "containerStatuses": [container]}})
+}
+
 async fn run_pod(client: &kube::Client, pod: &Pod, addresses: &mut u32) {
     let namespace = pod.namespace().expect("pods have a namespace");
     let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
@@ -130,7 +140,12 @@ async fn run_pod(client: &kube::Client, pod: &Pod, addresses: &mut u32) {
         let binding = json!({"metadata": {"name": name}, "target": {"kind": "Node", "name": "n1"}});
         let _bound: kube::Result<Value> = api.create_subresource("binding", &name, &PostParams::default(), &binding).await;
     }
-    if pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running") {
+    if matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Running" | "Succeeded" | "Failed")) {
+        return;
+    }
+    if let Some(code) = pod.annotations().get(EXIT_CODE) {
+        let code: i32 = code.parse().expect("is an exit code");
+        let _ended = api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(ended(code))).await;
         return;
     }
     *addresses += 1;

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod autoscaling;
+mod batch;
 mod cluster;
 mod collection;
 mod disruption;
