@@ -9,6 +9,8 @@ use anyhow::{Context, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::Method;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::connection::Connection;
 use crate::objects::json_call;
@@ -27,11 +29,18 @@ pub(crate) enum Kind {
     Ours(PathBuf),
     /// kube-apiserver with etcd.
     Upstream,
+    /// kube-apiserver with kine on SQLite.
+    Kine,
 }
 
 /// A started API server. Dropping it kills it.
 pub(crate) struct ApiServer {
+    /// The store if it is a process of its own, and the API server last.
     children: Vec<Child>,
+    kind: Kind,
+    port: u16,
+    /// The address of the store's process.
+    store: Option<String>,
     directory: tempfile::TempDir,
     /// The way in, as a member of system:masters.
     pub(crate) target: Target,
@@ -46,27 +55,49 @@ impl ApiServer {
         let directory = tempfile::Builder::new().prefix("bench-api-").tempdir_in(scratch)?;
         let port = free_port()?;
         let target = credentials(directory.path(), port)?;
-        let mut server = Self { children: Vec::new(), directory, target, ready_after: Duration::ZERO };
-        let mut command = match kind {
-            Kind::Ours(executable) => {
+        let (kind, store) = (kind.clone(), None);
+        let mut server = Self { children: Vec::new(), kind, port, store, directory, target, ready_after: Duration::ZERO };
+        server.store = match server.kind {
+            Kind::Ours(_) => None,
+            Kind::Upstream => Some(server.start_etcd().await?),
+            Kind::Kine => Some(server.start_kine().await?),
+        };
+        server.start_api_server().await?;
+        Ok(server)
+    }
+
+    async fn start_api_server(&mut self) -> anyhow::Result<()> {
+        let mut command = match (&self.kind, &self.store) {
+            (Kind::Ours(executable), _) => {
                 let mut command = Command::new(executable);
-                command.arg("api-server").arg(format!("--data-dir={}", server.path("data").display()));
+                command.arg("api-server").arg(format!("--data-dir={}", self.path("data").display()));
                 command
             }
-            Kind::Upstream => {
-                let client = server.start_etcd().await?;
+            (_, store) => {
                 let mut command = Command::new(peers::find("kube-apiserver")?);
-                command.arg(format!("--etcd-servers={client}"));
+                command.args(store.iter().map(|address| format!("--etcd-servers={address}")));
                 command
             }
         };
-        for flag in flags(server.directory.path(), port) {
+        for flag in flags(self.directory.path(), self.port) {
             command.arg(flag);
         }
         let started = Instant::now();
-        server.spawn(command, "api-server")?;
-        server.wait_until_ready(started).await?;
-        Ok(server)
+        self.spawn(command, "api-server")?;
+        self.wait_until_ready(started).await
+    }
+
+    /// Ends the API server with SIGTERM and starts it again on what it has stored; `ready_after` is of this start then.
+    pub(crate) async fn restart(&mut self) -> anyhow::Result<()> {
+        let mut child = self.children.pop().context("the API server was started")?;
+        kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
+        child.wait()?;
+        self.start_api_server().await
+    }
+
+    /// Its processes.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        self.children.iter().map(Child::id).collect()
     }
 
     /// The way in as a file.
@@ -97,12 +128,22 @@ impl ApiServer {
             .arg(format!("--initial-cluster=default={peer}"))
             .arg("--log-level=warn");
         self.spawn(command, "etcd")?;
-        let address = client.trim_start_matches("http://");
-        let started = Instant::now();
-        while tokio::net::TcpStream::connect(address).await.is_err() {
-            ensure!(started.elapsed() < START_MAX, "etcd does not start");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        listens(&client).await?;
+        Ok(client)
+    }
+
+    async fn start_kine(&mut self) -> anyhow::Result<String> {
+        let address = format!("127.0.0.1:{}", free_port()?);
+        // kine's own defaults for its file, in a place of ours.
+        let options = "_journal=WAL&cache=shared&_busy_timeout=30000&_txlock=immediate";
+        let mut command = Command::new(peers::find("kine")?);
+        command
+            .arg(format!("--endpoint=sqlite://{}?{options}", self.path("kine.db").display()))
+            .arg(format!("--listen-address=tcp://{address}"))
+            .arg("--metrics-bind-address=0");
+        self.spawn(command, "kine")?;
+        let client = format!("http://{address}");
+        listens(&client).await?;
         Ok(client)
     }
 
@@ -124,11 +165,6 @@ impl ApiServer {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
-
-    /// The executables of its processes, as `/proc/PID/exe` shows them.
-    pub(crate) fn executables(&self) -> Vec<PathBuf> {
-        self.children.iter().filter_map(|child| std::fs::read_link(format!("/proc/{}/exe", child.id())).ok()).collect()
-    }
 }
 
 impl Drop for ApiServer {
@@ -139,6 +175,17 @@ impl Drop for ApiServer {
             let _ = child.wait();
         }
     }
+}
+
+/// Waits until a store takes connections.
+async fn listens(url: &str) -> anyhow::Result<()> {
+    let address = url.trim_start_matches("http://");
+    let started = Instant::now();
+    while tokio::net::TcpStream::connect(address).await.is_err() {
+        ensure!(started.elapsed() < START_MAX, "the store at {address} does not start");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
 }
 
 /// A port that was free a moment ago.

@@ -6,18 +6,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use http_body_util::BodyExt;
-use hyper::Method;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::connection::{Call, Connection};
-use crate::objects::{self, STAMP};
+use crate::connection::Connection;
+use crate::objects;
 use crate::target::Target;
+use crate::watchers;
 use crate::workload::{Phase, Verb, Workload};
 
-/// How long the last events may take to reach the last watcher.
-const DELIVERY_MAX: Duration = Duration::from_secs(60);
+/// What an informer's initial state ends with.
+const INITIAL_END: &[u8] = b"k8s.io/initial-events-end";
 
 /// What one phase came to.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,6 +25,10 @@ pub(crate) struct Outcome {
     pub(crate) phase: String,
     /// Requests (for a watch phase: delivered events) a second.
     pub(crate) rate: f64,
+    /// Requests (delivered events) in all.
+    pub(crate) count: usize,
+    /// For a watch phase: the writers' requests a second.
+    pub(crate) writes: Option<f64>,
     /// The median of a request's (an event's) time in milliseconds.
     pub(crate) p50_ms: f64,
     /// The 99th percentile in milliseconds.
@@ -34,22 +37,54 @@ pub(crate) struct Outcome {
     pub(crate) bytes: u64,
 }
 
-/// Runs all phases in order. A request that fails ends the run: figures of a server that errs mean nothing.
+/// Runs all phases in order.
 pub(crate) async fn run(target: &Target, workload: &Workload) -> anyhow::Result<Vec<Outcome>> {
-    Connection::open(target).await?.fetch(&objects::create_namespace()).await.context("cannot create the namespace")?;
+    prepare(target).await?;
     let mut outcomes = Vec::new();
-    for phase in &workload.phases {
-        let outcome = match phase.verb {
-            Verb::Watch => watch(target, phase).await,
-            _ => requests(target, phase).await,
-        };
-        let outcome = outcome.with_context(|| format!("phase {:?}", phase.name))?;
-        eprintln!("  {:40} {:>10.1}/s  p50 {:>8.2} ms  p99 {:>8.2} ms", phase.name, outcome.rate, outcome.p50_ms, outcome.p99_ms);
-        if !phase.setup {
+    for one in &workload.phases {
+        let outcome = phase(target, one).await?;
+        eprintln!("  {}", outcome.line());
+        if !one.setup {
             outcomes.push(outcome);
         }
     }
     Ok(outcomes)
+}
+
+/// Makes what all phases need.
+pub(crate) async fn prepare(target: &Target) -> anyhow::Result<()> {
+    let mut connection = Connection::open(target).await?;
+    connection.fetch(&objects::create_namespace()).await.context("cannot create the namespace")?;
+    connection.fetch(&objects::create_service_account()).await.context("cannot create the ServiceAccount")?;
+    Ok(())
+}
+
+/// Runs one phase. A request that fails ends the run: figures of a server that errs mean nothing.
+pub(crate) async fn phase(target: &Target, phase: &Phase) -> anyhow::Result<Outcome> {
+    let outcome = match phase.verb {
+        Verb::Watch => watchers::run(target, phase).await,
+        _ => requests(target, phase).await,
+    };
+    outcome.with_context(|| format!("phase {:?}", phase.name))
+}
+
+impl Outcome {
+    /// From the time of each request or event.
+    pub(crate) fn new(phase: &Phase, elapsed: Duration, mut times: Vec<Duration>, bytes: u64) -> Self {
+        times.sort_unstable();
+        let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize].as_secs_f64() * 1000.0;
+        let (p50_ms, p99_ms) = (at(0.5), at(0.99));
+        let count = times.len();
+        let rate = count as f64 / elapsed.as_secs_f64();
+        Self { phase: phase.name.clone(), rate, count, writes: None, p50_ms, p99_ms, bytes: bytes / count as u64 }
+    }
+
+    /// For people who wait.
+    pub(crate) fn line(&self) -> String {
+        let Self { phase, rate, p50_ms, p99_ms, .. } = self;
+        let writes = self.writes.map(|writes| format!("  {writes:.0} writes/s")).unwrap_or_default();
+        format!("{phase:50} {rate:>10.1}/s  p50 {p50_ms:>8.2} ms  p99 {p99_ms:>8.2} ms{writes}")
+    }
 }
 
 /// Spreads the requests of a phase over its connections.
@@ -63,7 +98,7 @@ async fn requests(target: &Target, phase: &Phase) -> anyhow::Result<Outcome> {
     let mut tasks = JoinSet::new();
     let started = Instant::now();
     for mut connection in connections {
-        let (next, phase) = (Arc::clone(&next), Arc::clone(&phase));
+        let (next, phase, target) = (Arc::clone(&next), Arc::clone(&phase), target.clone());
         tasks.spawn(async move {
             let (mut times, mut bytes) = (Vec::new(), 0);
             loop {
@@ -71,12 +106,12 @@ async fn requests(target: &Target, phase: &Phase) -> anyhow::Result<Outcome> {
                 if index >= phase.requests {
                     return Ok::<_, anyhow::Error>((times, bytes));
                 }
-                let call = objects::call(&phase, phase.object_of(index), None)?;
                 let sent = Instant::now();
-                let (status, length) = connection.run(&call).await?;
+                bytes += match phase.verb {
+                    Verb::Watchlist => informer(&target, &phase).await?,
+                    _ => request(&mut connection, &phase, index).await?,
+                };
                 times.push(sent.elapsed());
-                ensure!(status.is_success(), "{} {} answered {status}", call.method, call.path);
-                bytes += length;
             }
         });
     }
@@ -86,96 +121,51 @@ async fn requests(target: &Target, phase: &Phase) -> anyhow::Result<Outcome> {
         times.extend(some);
         bytes += length;
     }
-    let rate = times.len() as f64 / started.elapsed().as_secs_f64();
-    let bytes = bytes / times.len() as u64;
-    Ok(outcome(&phase.name, rate, times, bytes))
+    Ok(Outcome::new(&phase, started.elapsed(), times, bytes))
 }
 
-fn outcome(phase: &str, rate: f64, mut times: Vec<Duration>, bytes: u64) -> Outcome {
-    times.sort_unstable();
-    let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize].as_secs_f64() * 1000.0;
-    Outcome { phase: phase.to_owned(), rate, p50_ms: at(0.5), p99_ms: at(0.99), bytes }
+/// Sends a request, reads the answer, and returns its length.
+async fn request(connection: &mut Connection, phase: &Phase, index: usize) -> anyhow::Result<u64> {
+    let call = objects::call(phase, phase.object_of(index))?;
+    let (status, length) = connection.run(&call).await?;
+    ensure!(status.is_success(), "{} {} answered {status}", call.method, call.path);
+    Ok(length)
 }
 
-/// One connection updates, `watchers` streams receive every update.
-async fn watch(target: &Target, phase: &Phase) -> anyhow::Result<Outcome> {
-    let mut writer = Connection::open(target).await?;
-    let list = objects::json_call(Method::GET, &objects::collection_path(phase, "limit=1"), None);
-    let list: serde_json::Value = serde_json::from_slice(&writer.fetch(&list).await?)?;
-    let version = list["metadata"]["resourceVersion"].as_str().context("a list has a resourceVersion")?;
-    let path = objects::collection_path(phase, &format!("watch=1&resourceVersion={version}"));
-    let epoch = Instant::now();
-    let (report, mut reports) = mpsc::channel(phase.watchers);
-    let mut streams = JoinSet::new();
-    for _ in 0..phase.watchers {
-        let mut connection = Connection::open(target).await?;
-        let call = Call { path: path.clone(), ..objects::json_call(Method::GET, "", None) };
-        let response = connection.start(&call).await?;
-        ensure!(response.status().is_success(), "the watch answered {}", response.status());
-        let (report, events) = (report.clone(), phase.requests);
-        streams.spawn(async move {
-            let times = receive(response.into_body(), events, epoch).await;
-            drop(connection);
-            // Nobody listens any more only when the phase has failed already.
-            let _ = report.send(times).await;
-        });
-    }
-    drop(report);
-    let started = Instant::now();
-    for index in 0..phase.requests {
-        writer.fetch(&objects::call(phase, phase.object_of(index), Some(epoch.elapsed().as_nanos()))?).await?;
-    }
-    let mut times = Vec::with_capacity(phase.watchers * phase.requests);
-    for _ in 0..phase.watchers {
-        let received = tokio::time::timeout(DELIVERY_MAX, reports.recv()).await.context("events did not arrive")?;
-        times.extend(received.context("a watcher ended without a word")??);
-    }
-    let rate = times.len() as f64 / started.elapsed().as_secs_f64();
-    Ok(outcome(&phase.name, rate, times, 0))
-}
-
-/// Reads a watch until it has given the events; returns how long each was under way.
-async fn receive(mut body: hyper::body::Incoming, events: usize, epoch: Instant) -> anyhow::Result<Vec<Duration>> {
-    let (mut line, mut times) = (Vec::new(), Vec::with_capacity(events));
-    while times.len() < events {
-        let frame = body.frame().await.context("the watch ended early")??;
+/// Starts as an informer does, on a connection of its own, up to the end of the initial state; returns its length.
+async fn informer(target: &Target, phase: &Phase) -> anyhow::Result<u64> {
+    let mut connection = Connection::open(target).await?;
+    let response = connection.start(&objects::call(phase, 0)?).await?;
+    ensure!(response.status().is_success(), "the WatchList answered {}", response.status());
+    let (mut body, mut length, mut tail) = (response.into_body(), 0, Vec::new());
+    loop {
+        let frame = body.frame().await.context("the WatchList ended before its bookmark")??;
         let Some(data) = frame.data_ref() else { continue };
-        for part in data.split_inclusive(|byte| *byte == b'\n') {
-            line.extend_from_slice(part);
-            if line.ends_with(b"\n") {
-                let sent = stamp(&line).context("an event without a stamp")?;
-                times.push(epoch.elapsed().saturating_sub(sent));
-                line.clear();
-            }
+        length += data.len() as u64;
+        // The mark may lie across two frames, and it is in the last bytes of the state.
+        let end = data.len().saturating_sub(512);
+        tail.extend_from_slice(&data[end..]);
+        if tail.windows(INITIAL_END.len()).any(|window| window == INITIAL_END) {
+            return Ok(length);
         }
+        tail.drain(..tail.len().saturating_sub(INITIAL_END.len()));
     }
-    Ok(times)
-}
-
-/// The stamp in an event's JSON.
-fn stamp(event: &[u8]) -> Option<Duration> {
-    let text = std::str::from_utf8(event).ok()?;
-    let (_, rest) = text.split_once(STAMP)?;
-    let digits = rest.trim_start_matches(['"', ':', ' ']);
-    let end = digits.find('"')?;
-    digits[..end].parse().ok().map(Duration::from_nanos)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workload;
 
     #[test]
     fn percentiles_are_of_the_sorted_times() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("w.yaml");
+        let text = "title: t\nphases: [{name: p, verb: get, object: pod5k, pool: p, requests: 1}]";
+        std::fs::write(&path, text).expect("writable");
+        let workload = workload::load(&path).expect("valid");
         let times = (1..=100).rev().map(Duration::from_millis).collect();
-        let outcome = outcome("p", 5.0, times, 7);
-        assert_eq!((outcome.p50_ms, outcome.p99_ms, outcome.bytes), (51.0, 99.0, 7));
-    }
-
-    #[test]
-    fn a_stamp_is_found() {
-        let event = br#"{"type":"MODIFIED","object":{"metadata":{"annotations":{"bench-stamp":"1500"},"name":"a"}}}"#;
-        assert_eq!(stamp(event), Some(Duration::from_nanos(1500)));
-        assert_eq!(stamp(b"{}"), None);
+        let outcome = Outcome::new(&workload.phases[0], Duration::from_secs(20), times, 700);
+        assert_eq!((outcome.rate, outcome.p50_ms, outcome.p99_ms, outcome.bytes), (5.0, 51.0, 99.0, 7));
     }
 }

@@ -6,16 +6,20 @@ mod api;
 mod api_server;
 mod cluster;
 mod connection;
+mod flame;
 mod load;
 mod machine;
 mod objects;
+mod page;
 mod peers;
 mod processes;
+mod profile;
 mod report;
 mod scheduler;
 mod scheduling;
 mod server;
 mod target;
+mod watchers;
 mod workload;
 
 use std::path::{Path, PathBuf};
@@ -42,6 +46,9 @@ struct Arguments {
     /// Only print: leave bench/results/ and docs/performance.md as they are.
     #[arg(long, global = true)]
     dry_run: bool,
+    /// Stands with the results: what a reader must know of this run.
+    #[arg(long, global = true)]
+    note: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -57,7 +64,12 @@ enum Benchmark {
         /// The workload.
         #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/workloads/api.yaml"))]
         workload: PathBuf,
+        /// Write a flame graph of our server for each phase into this directory (needs Linux's `perf`).
+        #[arg(long)]
+        profile: Option<PathBuf>,
     },
+    /// Make docs/performance.md anew from bench/results/.
+    Page,
     /// A whole one-node cluster: start, first pod, idle memory, CPU and disk, memory a pod (needs root).
     Cluster {
         /// How often starts are repeated.
@@ -103,6 +115,24 @@ enum Benchmark {
 enum Peer {
     /// kube-apiserver v1.35.4 with etcd v3.6.
     Upstream,
+    /// kube-apiserver v1.35.4 with kine v0.17 on SQLite.
+    Kine,
+}
+
+impl Peer {
+    fn kind(self) -> api_server::Kind {
+        match self {
+            Peer::Upstream => api_server::Kind::Upstream,
+            Peer::Kine => api_server::Kind::Kine,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Peer::Upstream => "kube-apiserver v1.35.4 with etcd v3.6",
+            Peer::Kine => "kube-apiserver v1.35.4 with kine v0.17 on SQLite",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -127,7 +157,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     let started = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let machine = Machine::look();
-    let (benchmark, peer, figures) = match arguments.benchmark {
+    let (benchmark, peer, results) = match arguments.benchmark {
         Benchmark::Load { kubeconfig, workload } => {
             let (target, workload) = (target::Target::from_kubeconfig(&kubeconfig)?, workload::load(&workload)?);
             eprintln!("{}", workload.title);
@@ -135,56 +165,68 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             println!("{}", serde_json::to_string_pretty(&outcomes)?);
             return Ok(());
         }
-        Benchmark::Api { peer, rounds, workload } => {
-            let executable = std::fs::canonicalize(&arguments.executable)
-                .with_context(|| format!("no executable {}", arguments.executable.display()))?;
-            let plan = api::Plan {
-                executable,
-                scratch: arguments.scratch,
-                workload: workload::load(&workload)?,
-                rounds,
-                upstream: peer.is_some(),
-            };
-            ("api", peer.map(|_| "kube-apiserver v1.35.4 with etcd v3.6".to_owned()), runtime.block_on(api::run(&plan))?)
+        Benchmark::Page => {
+            println!("{}", report::renew_page(&root())?.display());
+            return Ok(());
         }
-        Benchmark::Scheduler { peer, rounds, nodes, only, workloads } => {
+        measured => {
             let executable = std::fs::canonicalize(&arguments.executable)
                 .with_context(|| format!("no executable {}", arguments.executable.display()))?;
             std::fs::create_dir_all(&arguments.scratch)?;
-            let plan = scheduler::Plan {
-                executable,
-                scratch: arguments.scratch,
-                workloads: scheduling::Scheduling::load(&workloads)?,
-                only,
-                nodes,
-                rounds,
-                upstream: peer.is_some(),
-            };
-            let peer = peer.map(|_| "kube-scheduler v1.35.4".to_owned());
-            ("scheduler", peer, runtime.block_on(scheduler::run(&plan))?)
-        }
-        Benchmark::Cluster { rounds, idle, pods } => {
-            let plan = cluster::Plan {
-                executable: arguments.executable,
-                scratch: arguments.scratch,
-                rounds,
-                idle: Duration::from_secs(idle),
-                pods,
-            };
-            let figures = runtime.block_on(cluster::run(&plan))?;
-            let figures = figures
-                .into_iter()
-                .map(|(name, ours)| Figure { more_is_better: name.ends_with("a second"), name, ours, peer: Vec::new() })
-                .collect();
-            ("cluster", None, figures)
+            runtime.block_on(measure(measured, executable, arguments.scratch))?
         }
     };
-    let run = Run { benchmark: benchmark.to_owned(), started, commit: commit(), peer, machine, figures };
+    let load_at_end = Machine::look().load;
+    let api::Results { figures, phases } = results;
+    let run = Run {
+        benchmark: benchmark.to_owned(),
+        started,
+        commit: commit(),
+        peer,
+        machine,
+        note: arguments.note,
+        load_at_end,
+        figures,
+        phases,
+    };
     if arguments.dry_run {
         println!("{}", serde_json::to_string_pretty(&run)?);
         return Ok(());
     }
     report::write(&root(), &run)
+}
+
+/// Runs a benchmark; returns its name, the peer's, and what it came to.
+async fn measure(
+    benchmark: Benchmark,
+    executable: PathBuf,
+    scratch: PathBuf,
+) -> anyhow::Result<(&'static str, Option<String>, api::Results)> {
+    let alone = |figures| api::Results { figures, phases: Vec::new() };
+    Ok(match benchmark {
+        Benchmark::Api { peer, rounds, workload, profile } => {
+            let workload = workload::load(&workload)?;
+            let plan = api::Plan { executable, scratch, workload, rounds, peer: peer.map(Peer::kind), profile };
+            ("api", peer.map(|peer| peer.name().to_owned()), api::run(&plan).await?)
+        }
+        Benchmark::Scheduler { peer, rounds, nodes, only, workloads } => {
+            let workloads = scheduling::Scheduling::load(&workloads)?;
+            let plan = scheduler::Plan { executable, scratch, workloads, only, nodes, rounds, upstream: peer.is_some() };
+            let peer = peer.map(|_| "kube-scheduler v1.35.4".to_owned());
+            ("scheduler", peer, alone(scheduler::run(&plan).await?))
+        }
+        Benchmark::Cluster { rounds, idle, pods } => {
+            let plan = cluster::Plan { executable, scratch, rounds, idle: Duration::from_secs(idle), pods };
+            let figure = |(name, ours): (String, Vec<f64>)| Figure {
+                more_is_better: name.ends_with("a second"),
+                name,
+                ours,
+                peer: Vec::new(),
+            };
+            ("cluster", None, alone(cluster::run(&plan).await?.into_iter().map(figure).collect()))
+        }
+        Benchmark::Load { .. } | Benchmark::Page => unreachable!("these have no figures"),
+    })
 }
 
 /// The root of the workspace.

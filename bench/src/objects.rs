@@ -1,6 +1,7 @@
 //! The objects that workloads create, and the requests on them.
 
 use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context;
 use apimachinery::{GroupVersionKind, Value, protobuf, schema};
@@ -14,7 +15,9 @@ use crate::workload::{Content, Object, Phase, Verb};
 /// The namespace of everything that is created.
 pub(crate) const NAMESPACE: &str = "bench";
 /// Nodes that pods are spread over; they do not exist.
-const NODES: usize = 100;
+pub(crate) const NODES: usize = 100;
+/// What an informer asks for at its start.
+const WATCH_LIST: &str = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
 /// The annotation by which watchers know when an update was sent.
 pub(crate) const STAMP: &str = "bench-stamp";
 
@@ -38,11 +41,8 @@ pub(crate) fn collection_path(phase: &Phase, more: &str) -> String {
 }
 
 /// The object with a number, as JSON.
-fn object(phase: &Phase, index: usize, stamp: Option<u128>) -> serde_json::Value {
-    let mut metadata = json!({"name": format!("{}-{index}", phase.pool), "namespace": NAMESPACE, "labels": {"pool": phase.pool}});
-    if let Some(stamp) = stamp {
-        metadata["annotations"] = json!({STAMP: stamp.to_string()});
-    }
+fn object(phase: &Phase, index: usize) -> serde_json::Value {
+    let metadata = json!({"name": format!("{}-{index}", phase.pool), "namespace": NAMESPACE, "labels": {"pool": phase.pool}});
     match phase.object {
         Object::Configmap1k => {
             json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"data": "0123456789abcdef".repeat(64)}})
@@ -90,21 +90,44 @@ fn encode(object: &serde_json::Value, content: Content) -> anyhow::Result<Bytes>
     }))
 }
 
-/// The request number `index` of a phase.
-pub(crate) fn call(phase: &Phase, index: usize, stamp: Option<u128>) -> anyhow::Result<Call> {
-    let one = || format!("{}/{}-{index}", collection(phase.object), phase.pool);
-    let whole =
-        || Ok::<_, anyhow::Error>(Some((phase.content.media_type(), encode(&object(phase, index, stamp), phase.content)?)));
+/// Never twice the same text: a write that changes nothing is not stored.
+fn next() -> String {
+    static SEQUENCE: AtomicU64 = AtomicU64::new(0);
+    SEQUENCE.fetch_add(1, Ordering::Relaxed).to_string()
+}
+
+/// The path of an object of a phase's pool.
+fn one_path(phase: &Phase, index: usize) -> String {
+    format!("{}/{}-{index}", collection(phase.object), phase.pool)
+}
+
+/// The write that watchers see: `stamp` says when it was sent.
+pub(crate) fn stamped(phase: &Phase, index: usize, stamp: u128) -> Call {
+    let patch = json!({"metadata": {"annotations": {STAMP: stamp.to_string()}}});
+    let body = Some(("application/merge-patch+json", Bytes::from(patch.to_string())));
+    let path = one_path(phase, index);
+    Call { method: Method::PATCH, path, body, accept: phase.content.media_type(), gzip: false }
+}
+
+/// The request on the object number `index` of a phase.
+pub(crate) fn call(phase: &Phase, index: usize) -> anyhow::Result<Call> {
+    let one = || one_path(phase, index);
+    let whole = || Ok::<_, anyhow::Error>(Some((phase.content.media_type(), encode(&object(phase, index), phase.content)?)));
     let (method, path, body) = match phase.verb {
         Verb::Create => (Method::POST, collection(phase.object), whole()?),
         Verb::Get => (Method::GET, one(), None),
-        Verb::Update | Verb::Watch => (Method::PUT, one(), whole()?),
+        Verb::Update => {
+            let mut object = object(phase, index);
+            object["metadata"]["labels"]["round"] = next().into();
+            (Method::PUT, one(), Some((phase.content.media_type(), encode(&object, phase.content)?)))
+        }
         Verb::Patch => {
-            let patch = json!({"metadata": {"labels": {"round": index.to_string()}}});
+            let patch = json!({"metadata": {"labels": {"round": next()}}});
             (Method::PATCH, one(), Some(("application/strategic-merge-patch+json", Bytes::from(patch.to_string()))))
         }
         Verb::Status => {
             let patch = json!({"status": {"phase": "Running", "podIP": "10.1.2.3", "hostIP": "10.0.0.1",
+                "message": next(),
                 "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
             let path = format!("{}/status", one());
             (Method::PATCH, path, Some(("application/merge-patch+json", Bytes::from(patch.to_string()))))
@@ -114,6 +137,8 @@ pub(crate) fn call(phase: &Phase, index: usize, stamp: Option<u128>) -> anyhow::
             (Method::DELETE, one(), Some(("application/json", Bytes::from(options.to_string()))))
         }
         Verb::List => (Method::GET, collection_path(phase, ""), None),
+        Verb::Watchlist => (Method::GET, collection_path(phase, WATCH_LIST), None),
+        Verb::Watch => return Ok(stamped(phase, index, 0)),
     };
     Ok(Call { method, path, body, accept: phase.content.media_type(), gzip: phase.gzip })
 }
@@ -122,6 +147,12 @@ pub(crate) fn call(phase: &Phase, index: usize, stamp: Option<u128>) -> anyhow::
 pub(crate) fn create_namespace() -> Call {
     let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
     json_call(Method::POST, "/api/v1/namespaces", Some(body))
+}
+
+/// The request that creates what pods run as: there is no controller that would do it.
+pub(crate) fn create_service_account() -> Call {
+    let body = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    json_call(Method::POST, &format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts"), Some(body))
 }
 
 /// A request in JSON.
@@ -147,15 +178,17 @@ mod tests {
             content,
             gzip: false,
             watchers: 0,
+            by_node: false,
+            pace: None,
             setup: false,
+            goal: None,
         }
     }
 
     #[test]
     fn sizes_are_as_named() {
-        let size = |object| {
-            encode(&super::object(&phase(Verb::Create, object, Content::Json), 7, None), Content::Json).expect("valid").len()
-        };
+        let size =
+            |object| encode(&super::object(&phase(Verb::Create, object, Content::Json), 7), Content::Json).expect("valid").len();
         assert!((1024..1300).contains(&size(Object::Configmap1k)), "{}", size(Object::Configmap1k));
         assert!((4500..5500).contains(&size(Object::Pod5k)), "{}", size(Object::Pod5k));
     }
@@ -163,7 +196,7 @@ mod tests {
     #[test]
     fn protobuf_bodies_are_read_back() {
         let phase = phase(Verb::Create, Object::Pod5k, Content::Protobuf);
-        let (media_type, body) = call(&phase, 3, None).expect("valid").body.expect("a body");
+        let (media_type, body) = call(&phase, 3).expect("valid").body.expect("a body");
         assert_eq!(media_type, "application/vnd.kubernetes.protobuf");
         let gvk = GroupVersionKind { group: String::new(), version: "v1".into(), kind: "Pod".into() };
         let pod = protobuf::decode(&body, &gvk).expect("our own encoding");

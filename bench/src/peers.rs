@@ -5,11 +5,21 @@ use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
 
-/// What can be built: the name, the Go module in `bench/peers/`, and the package in it.
-const PEERS: [(&str, &str, &str); 3] = [
-    ("kube-apiserver", "kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver"),
-    ("kube-scheduler", "kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler"),
-    ("etcd", "etcd", "."),
+/// What can be built.
+struct Peer {
+    name: &'static str,
+    /// The Go module in `bench/peers/`, and the package in it.
+    module: &'static str,
+    package: &'static str,
+    /// Whether parts of it are C (kine's SQLite is the one that k3s ships).
+    cgo: bool,
+}
+
+const PEERS: [Peer; 4] = [
+    Peer { name: "kube-apiserver", module: "kubernetes", package: "k8s.io/kubernetes/cmd/kube-apiserver", cgo: false },
+    Peer { name: "kube-scheduler", module: "kubernetes", package: "k8s.io/kubernetes/cmd/kube-scheduler", cgo: false },
+    Peer { name: "etcd", module: "etcd", package: ".", cgo: false },
+    Peer { name: "kine", module: "kine", package: "github.com/k3s-io/kine", cgo: true },
 ];
 
 /// Without these kube-apiserver takes itself for v0.0.0.
@@ -18,18 +28,18 @@ const VERSION: &str = "-s -w -X k8s.io/component-base/version.gitVersion=v1.35.4
 
 /// The executable of a peer; builds it (minutes) if the cache does not have it.
 pub(crate) fn find(name: &str) -> anyhow::Result<PathBuf> {
-    let Some((_, module, package)) = PEERS.into_iter().find(|(known, _, _)| *known == name) else {
+    let Some(peer) = PEERS.into_iter().find(|peer| peer.name == name) else {
         bail!("no peer is called {name:?}");
     };
     let executable = cache()?.join(name);
     if !executable.exists() {
         eprintln!("building {name} (several minutes, once)");
         let status = Command::new("go")
-            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(module))
-            .env("CGO_ENABLED", "0")
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(peer.module))
+            .env("CGO_ENABLED", if peer.cgo { "1" } else { "0" })
             .args(["build", "-trimpath", "-ldflags", VERSION, "-o"])
             .arg(&executable)
-            .arg(package)
+            .arg(peer.package)
             .status()
             .context("peers are built with Go, which is not installed (Debian: golang)")?;
         ensure!(status.success(), "go build of {name} ended with {status}");

@@ -12,10 +12,52 @@ pub(crate) struct Usage {
     pub(crate) processes: usize,
     /// Proportional set size in KiB: shared pages count once over all processes that map them.
     pub(crate) pss_kib: u64,
-    /// User and system time of the threads that live, so far, in seconds.
+    /// User and system time so far in seconds.
     pub(crate) cpu_seconds: f64,
     /// Bytes that were handed to block devices so far.
     pub(crate) written_bytes: u64,
+    /// The sum of the processes' peaks of resident memory in KiB, since the start or [`reset_peaks`].
+    pub(crate) peak_kib: u64,
+}
+
+/// Sums over processes by number.
+pub(crate) fn of_pids(pids: &[u32]) -> anyhow::Result<Usage> {
+    let mut usage = Usage::default();
+    for pid in pids {
+        let path = PathBuf::from(format!("/proc/{pid}"));
+        usage.add(&of_process(&path, ticks(&path)?)?);
+    }
+    Ok(usage)
+}
+
+/// Peaks of memory count from now on.
+pub(crate) fn reset_peaks(pids: &[u32]) -> anyhow::Result<()> {
+    for pid in pids {
+        std::fs::write(format!("/proc/{pid}/clear_refs"), "5").context("cannot reset the peak of memory")?;
+    }
+    Ok(())
+}
+
+/// CPU time of a process with its threads that ended, to the clock's tick.
+fn ticks(path: &Path) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(path.join("stat"))?;
+    // The name in parentheses may hold anything; utime and stime are fields 14 and 15 of the line.
+    let (_, rest) = stat.rsplit_once(')').context("stat has a name in parentheses")?;
+    let fields: Vec<u64> = rest.split_whitespace().skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+    Ok(fields.iter().sum::<u64>() as f64 / TICKS_A_SECOND)
+}
+
+/// `USER_HZ`, which every architecture of Linux that we run on has.
+const TICKS_A_SECOND: f64 = 100.0;
+
+impl Usage {
+    fn add(&mut self, one: &Usage) {
+        self.processes += one.processes;
+        self.pss_kib += one.pss_kib;
+        self.cpu_seconds += one.cpu_seconds;
+        self.written_bytes += one.written_bytes;
+        self.peak_kib += one.peak_kib;
+    }
 }
 
 /// Sums over the processes that run one of these executables (the server, its shims, pause processes).
@@ -25,32 +67,40 @@ pub(crate) fn of_executables(executables: &[PathBuf]) -> anyhow::Result<Usage> {
         let path = entry?.path();
         let runs_it = std::fs::read_link(path.join("exe")).is_ok_and(|exe| executables.contains(&exe));
         // A process that ends while we look is not counted.
-        if runs_it && let Ok(one) = of_process(&path) {
-            usage.processes += 1;
-            usage.pss_kib += one.pss_kib;
-            usage.cpu_seconds += one.cpu_seconds;
-            usage.written_bytes += one.written_bytes;
+        if runs_it && let Ok(one) = threads_time(&path).and_then(|seconds| of_process(&path, seconds)) {
+            usage.add(&one);
         }
     }
     Ok(usage)
 }
 
-fn of_process(path: &Path) -> anyhow::Result<Usage> {
-    let read = |name: &str| std::fs::read_to_string(path.join(name)).with_context(|| format!("{}/{name}", path.display()));
-    let number = |text: &str, key: &str| -> Option<u64> {
-        text.lines().find_map(|line| line.strip_prefix(key))?.split_whitespace().next()?.parse().ok()
-    };
-    // Not utime and stime of `stat`: those are sampled by the clock tick, which an idle process's short wake-ups escape.
+fn read(path: &Path, name: &str) -> anyhow::Result<String> {
+    std::fs::read_to_string(path.join(name)).with_context(|| format!("{}/{name}", path.display()))
+}
+
+/// The number after `key` in a file of `/proc`.
+fn number(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key))?.split_whitespace().next()?.parse().ok()
+}
+
+/// CPU time of the threads that live. Not utime and stime of `stat`: those are sampled by the clock tick, which an idle process's
+/// short wake-ups escape.
+fn threads_time(path: &Path) -> anyhow::Result<f64> {
     let mut nanoseconds = 0;
     for thread in std::fs::read_dir(path.join("task"))? {
         let schedstat = std::fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
         nanoseconds += number(&schedstat, "").unwrap_or(0);
     }
+    Ok(nanoseconds as f64 / 1e9)
+}
+
+fn of_process(path: &Path, cpu_seconds: f64) -> anyhow::Result<Usage> {
     Ok(Usage {
         processes: 1,
-        pss_kib: number(&read("smaps_rollup")?, "Pss:").unwrap_or(0),
-        cpu_seconds: nanoseconds as f64 / 1e9,
-        written_bytes: number(&read("io")?, "write_bytes:").unwrap_or(0),
+        pss_kib: number(&read(path, "smaps_rollup")?, "Pss:").unwrap_or(0),
+        cpu_seconds,
+        written_bytes: number(&read(path, "io")?, "write_bytes:").unwrap_or(0),
+        peak_kib: number(&read(path, "status")?, "VmHWM:").unwrap_or(0),
     })
 }
 
@@ -63,5 +113,7 @@ mod tests {
         let executable = std::env::current_exe().and_then(std::fs::canonicalize).expect("a test runs from a file");
         let usage = of_executables(&[executable]).expect("/proc");
         assert!(usage.processes >= 1 && usage.pss_kib > 100, "{usage:?}");
+        let own = of_pids(&[std::process::id()]).expect("/proc");
+        assert!(own.processes == 1 && own.peak_kib >= own.pss_kib / 2, "{own:?}");
     }
 }

@@ -1,13 +1,14 @@
-//! Results as files: one JSON a run in `bench/results/`, and the table in `docs/performance.md` made from all of them.
+//! Results as files: one JSON a run in `bench/results/`, and the tables in `docs/performance.md` made from all of them.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
+use crate::load::Outcome;
 use crate::machine::Machine;
+use crate::page;
 
 /// One run of one benchmark.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -22,12 +23,40 @@ pub(crate) struct Run {
     pub(crate) peer: Option<String>,
     /// Where it ran.
     pub(crate) machine: Machine,
+    /// What a reader must know of this run, from `--note`: a build that is not the release, other work on the machine.
+    #[serde(default)]
+    pub(crate) note: Option<String>,
+    /// The machine's load when the run ended.
+    #[serde(default)]
+    pub(crate) load_at_end: f64,
     /// Figures by name, in the order of the table.
     pub(crate) figures: Vec<Figure>,
+    /// Figures of each phase of a workload.
+    #[serde(default)]
+    pub(crate) phases: Vec<PhaseFigures>,
+}
+
+/// Whose figure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Our server's.
+    Ours,
+    /// The peer's.
+    Peer,
+}
+
+impl Side {
+    /// For people.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Peer => "peer",
+        }
+    }
 }
 
 /// One line of a result.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Figure {
     /// What was measured, with its unit.
     pub(crate) name: String,
@@ -41,34 +70,90 @@ pub(crate) struct Figure {
 }
 
 impl Figure {
-    /// How many times better ours is than the peer's, by medians; `None` without a peer.
-    fn ratio(&self) -> Option<f64> {
-        let (ours, peer) = (median(&self.ours)?, median(&self.peer)?);
-        Some(if self.more_is_better { ours / peer } else { peer / ours })
+    /// The values of one side.
+    pub(crate) fn side(&mut self, side: Side) -> &mut Vec<f64> {
+        match side {
+            Side::Ours => &mut self.ours,
+            Side::Peer => &mut self.peer,
+        }
+    }
+
+    /// How many times better ours is than the peer's, round by round; empty without a peer.
+    pub(crate) fn ratios(&self) -> Vec<f64> {
+        let ratio = |(ours, peer): (&f64, &f64)| if self.more_is_better { ours / peer } else { peer / ours };
+        self.ours.iter().zip(&self.peer).map(ratio).collect()
     }
 }
 
-/// The middle value, or the mean of the two in the middle.
-fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => None,
-        n if n % 2 == 1 => Some(sorted[middle]),
-        _ => Some((sorted[middle - 1] + sorted[middle]) / 2.0),
+/// What a phase cost the server.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cost {
+    /// CPU time a request (a delivered event) in microseconds, over all processes of the server.
+    pub(crate) cpu_us: f64,
+    /// Proportional memory after the phase.
+    pub(crate) pss_mib: f64,
+    /// The highest resident memory during it.
+    pub(crate) peak_mib: f64,
+}
+
+/// The figures of one phase of a workload.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct PhaseFigures {
+    /// The phase.
+    pub(crate) name: String,
+    /// How many times the peer's rate is wanted.
+    pub(crate) goal: Option<f64>,
+    /// Requests or delivered events a second.
+    pub(crate) rate: Figure,
+    /// The writers' requests a second, for watch phases.
+    pub(crate) writes: Figure,
+    /// The median time.
+    pub(crate) p50_ms: Figure,
+    /// The 99th percentile.
+    pub(crate) p99_ms: Figure,
+    /// CPU time of the server a request or event.
+    pub(crate) cpu_us: Figure,
+    /// Memory after it.
+    pub(crate) pss_mib: Figure,
+    /// The peak of memory.
+    pub(crate) peak_mib: Figure,
+}
+
+impl PhaseFigures {
+    /// Adds one round.
+    pub(crate) fn add(&mut self, side: Side, outcome: &Outcome, cost: Cost) {
+        let mut put = |figure: fn(&mut Self) -> &mut Figure, name: &str, value: Option<f64>, more_is_better: bool| {
+            let figure = figure(self);
+            name.clone_into(&mut figure.name);
+            figure.more_is_better = more_is_better;
+            figure.side(side).extend(value);
+        };
+        put(|phase| &mut phase.rate, "a second", Some(outcome.rate), true);
+        put(|phase| &mut phase.writes, "writes a second", outcome.writes, true);
+        put(|phase| &mut phase.p50_ms, "p50 (ms)", Some(outcome.p50_ms), false);
+        put(|phase| &mut phase.p99_ms, "p99 (ms)", Some(outcome.p99_ms), false);
+        put(|phase| &mut phase.cpu_us, "server CPU each (µs)", Some(cost.cpu_us), false);
+        put(|phase| &mut phase.pss_mib, "PSS after (MiB)", Some(cost.pss_mib), false);
+        put(|phase| &mut phase.peak_mib, "peak (MiB)", Some(cost.peak_mib), false);
     }
 }
 
-/// Writes the run's file and renews the table.
+/// Writes the run's file and renews the page.
 pub(crate) fn write(root: &Path, run: &Run) -> anyhow::Result<()> {
     let results = root.join("bench/results");
     std::fs::create_dir_all(&results)?;
     let file = results.join(format!("{}-{}.json", run.started.replace(':', ""), run.benchmark));
-    std::fs::write(&file, serde_json::to_string_pretty(run)? + "\n")
-        .with_context(|| format!("cannot write {}", file.display()))?;
+    std::fs::write(&file, serde_json::to_string(run)? + "\n").with_context(|| format!("cannot write {}", file.display()))?;
+    let page = renew_page(root)?;
+    println!("{} and {}", file.display(), page.display());
+    Ok(())
+}
+
+/// Makes `docs/performance.md` from the newest run of each benchmark with each peer.
+pub(crate) fn renew_page(root: &Path) -> anyhow::Result<std::path::PathBuf> {
     let mut newest: BTreeMap<String, Run> = BTreeMap::new();
-    let mut paths: Vec<_> = std::fs::read_dir(&results)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let entries = std::fs::read_dir(root.join("bench/results")).context("no results yet")?;
+    let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.sort();
     for path in paths.iter().filter(|path| path.extension().is_some_and(|extension| extension == "json")) {
         let text = std::fs::read_to_string(path)?;
@@ -76,47 +161,8 @@ pub(crate) fn write(root: &Path, run: &Run) -> anyhow::Result<()> {
         newest.insert(format!("{} {}", run.benchmark, run.peer.clone().unwrap_or_default()), run);
     }
     let page = root.join("docs/performance.md");
-    std::fs::write(&page, table(newest.values())).with_context(|| format!("cannot write {}", page.display()))?;
-    println!("{} and {}", file.display(), page.display());
-    Ok(())
-}
-
-/// The page: the newest run of each benchmark with each peer.
-fn table<'a>(runs: impl Iterator<Item = &'a Run>) -> String {
-    let mut page = String::from(
-        "# Performance\n\nGenerated by `cargo xtask bench` from `bench/results/`; not edited by hand. Each cell is minimum / median / maximum over the\n\
-         rounds of one run, in which ours and the peer alternate. The ratio says how many times better ours is, by medians.\n",
-    );
-    // Writing to a string cannot fail.
-    for run in runs {
-        let machine = &run.machine;
-        let _ = write!(page, "\n## {}", run.benchmark);
-        if let Some(peer) = &run.peer {
-            let _ = write!(page, " against {peer}");
-        }
-        let _ = writeln!(
-            page,
-            "\n\n{}, commit {}, {} ({} cores, {} MiB, Linux {}), load at the start {:.2}.\n",
-            run.started, run.commit, machine.cpu, machine.cores, machine.memory_mib, machine.kernel, machine.load
-        );
-        let _ = writeln!(page, "| What | Ours | Peer | Ratio |\n|---|---|---|---|");
-        for figure in &run.figures {
-            let ratio = figure.ratio().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
-            let _ = writeln!(page, "| {} | {} | {} | {ratio} |", figure.name, spread(&figure.ours), spread(&figure.peer));
-        }
-    }
-    page
-}
-
-fn spread(values: &[f64]) -> String {
-    let Some(median) = median(values) else { return "-".to_owned() };
-    let number = |value: f64| if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") };
-    if values.len() == 1 {
-        return number(median);
-    }
-    let minimum = values.iter().copied().fold(f64::INFINITY, f64::min);
-    let maximum = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    format!("{} / {} / {}", number(minimum), number(median), number(maximum))
+    std::fs::write(&page, page::render(newest.values())).with_context(|| format!("cannot write {}", page.display()))?;
+    Ok(page)
 }
 
 #[cfg(test)]
@@ -124,17 +170,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ratio_says_how_many_times_better() {
-        let figure = |more_is_better| Figure { name: "f".into(), ours: vec![10.0, 30.0, 20.0], peer: vec![5.0], more_is_better };
-        assert_eq!(figure(true).ratio(), Some(4.0));
-        assert_eq!(figure(false).ratio(), Some(0.25));
-        assert_eq!(Figure { peer: vec![], ..figure(true) }.ratio(), None);
-    }
-
-    #[test]
-    fn spreads_are_short() {
-        assert_eq!(spread(&[]), "-");
-        assert_eq!(spread(&[1.234]), "1.23");
-        assert_eq!(spread(&[250.4, 1.0, 3.0, 5.0]), "1.00 / 4.00 / 250");
+    fn ratios_say_how_many_times_better() {
+        let figure = |more_is_better| Figure {
+            name: "f".into(),
+            ours: vec![10.0, 30.0, 20.0],
+            peer: vec![5.0, 10.0, 20.0],
+            more_is_better,
+        };
+        assert_eq!(figure(true).ratios(), [2.0, 3.0, 1.0]);
+        assert_eq!(figure(false).ratios()[0], 0.5);
+        assert!(Figure { peer: vec![], ..figure(true) }.ratios().is_empty());
     }
 }

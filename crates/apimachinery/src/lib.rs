@@ -28,4 +28,4 @@ pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVer
 pub use meta::{Meta, MetaMut, OwnerReference};
 pub use quantity::Quantity;
 pub use status::{Reason, Status, StatusCause, StatusDetails};
-pub use value::{JsonError, Key, Map, TypedError, Value, go_quote};
+pub use value::{JsonError, Key, Map, TypedError, Value, Wanted, go_quote};

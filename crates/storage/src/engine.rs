@@ -78,6 +78,14 @@ impl<V: Values> Engine<V> {
         Ok(self.snapshot())
     }
 
+    /// The newest revision: what every read asks for first, without the cost of a snapshot.
+    pub(crate) fn revision(&self) -> Result<Revision, StoreError> {
+        if self.is_closed() {
+            return Err(StoreError::Closed);
+        }
+        Ok(self.published.read().revision)
+    }
+
     /// Makes a new state, and then its events, visible. Only the one writer calls this.
     pub(crate) fn publish(&self, state: State, events: &[Event]) {
         let revision = state.revision;

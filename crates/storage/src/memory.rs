@@ -109,7 +109,7 @@ fn no_disk() -> Box<Load<'static>> {
 #[async_trait]
 impl Store for Memory {
     async fn current_revision(&self) -> Result<Revision, StoreError> {
-        Ok(self.inner.engine.open_snapshot()?.revision)
+        self.inner.engine.revision()
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<KeyValue>, StoreError> {

@@ -11,6 +11,7 @@ use storage::{Event, KeyRange, RangeRequest, Store, StoreError};
 
 use super::entry::{CacheEvent, Entry, Indexer};
 use super::feed::Feed;
+use super::index::{Index, Term};
 use super::watcher::{WatchScope, Watcher, WatcherIndex};
 use crate::registry::codec::Header;
 
@@ -26,6 +27,9 @@ const RING_EVENTS_MIN: usize = 100;
 const WATCHER_QUEUE: usize = 4096;
 /// Objects read from the store at a time when a cache is filled.
 const LOAD_PAGE: usize = 5000;
+
+/// What it costs to look an entry up, in entries passed over by a scan.
+const LOOKUP_COST: usize = 4;
 
 /// What a cache is told about its resource.
 pub(crate) struct CacherConfig {
@@ -46,6 +50,29 @@ pub(crate) struct Snapshot {
     pub(crate) entries: OrdMap<Bytes, Arc<Entry>>,
     /// The revision.
     pub(crate) revision: i64,
+    /// Finds entries; `None` for a state that the index is not of.
+    index: Option<Index>,
+}
+
+impl Snapshot {
+    /// A state without an index.
+    pub(crate) fn unindexed(entries: OrdMap<Bytes, Arc<Entry>>, revision: i64) -> Snapshot {
+        Snapshot { entries, revision, index: None }
+    }
+
+    /// The entries in `[start, end)` in order, at least those that have all `terms`: only a selector's other requirements, or all, are
+    /// left to check.
+    pub(crate) fn candidates(&self, terms: &[Term], start: Bytes, end: Bytes) -> Box<dyn Iterator<Item = &Arc<Entry>> + '_> {
+        if start >= end {
+            return Box::new(std::iter::empty());
+        }
+        // Finding an entry by its key costs about as much as passing over so many.
+        let worthwhile = self.entries.len() / LOOKUP_COST;
+        match self.index.as_ref().and_then(|index| index.narrowest(terms, &start, &end, worthwhile)) {
+            Some(keys) => Box::new(keys.into_iter().filter_map(move |key| self.entries.get(&key))),
+            None => Box::new(self.entries.range(start..end).map(|(_, entry)| entry)),
+        }
+    }
 }
 
 /// Where a watch begins.
@@ -67,6 +94,7 @@ pub(crate) struct TooOld {
 #[derive(Default)]
 struct State {
     entries: OrdMap<Bytes, Arc<Entry>>,
+    index: Index,
     /// Everything up to here is in `entries`. The feed's announced revision may be higher.
     revision: i64,
     ring: VecDeque<Arc<CacheEvent>>,
@@ -75,6 +103,13 @@ struct State {
     ring_start: i64,
     watchers: WatcherIndex,
     phase: Phase,
+}
+
+impl State {
+    /// What there is now.
+    fn snapshot(&self, revision: i64) -> Snapshot {
+        Snapshot { entries: self.entries.clone(), revision, index: Some(self.index.clone()) }
+    }
 }
 
 #[derive(Default)]
@@ -169,6 +204,10 @@ impl Cacher {
         // A reset in between means that events were lost: what was read is not followed by what waits.
         let Phase::Loading(waiting) = std::mem::take(&mut state.phase) else { return };
         state.phase = Phase::Ready;
+        state.index = Index::default();
+        for (key, entry) in &entries {
+            state.index.update(key, None, Some(entry), self.config.indexed_field);
+        }
         state.entries = entries;
         state.revision = revision;
         state.ring_start = revision;
@@ -195,10 +234,12 @@ impl Cacher {
             true => None,
             false => self.entry(event.kv.key.clone(), &event.kv.value, revision).map(Arc::new),
         };
+        let key = event.kv.key;
         let previous = match &current {
-            Some(entry) => state.entries.insert(event.kv.key, entry.clone()),
-            None => state.entries.remove(&event.kv.key),
+            Some(entry) => state.entries.insert(key.clone(), entry.clone()),
+            None => state.entries.remove(&key),
         };
+        state.index.update(&key, previous.as_deref(), current.as_deref(), self.config.indexed_field);
         state.revision = state.revision.max(revision);
         if current.is_none() && previous.is_none() {
             return;
@@ -220,7 +261,7 @@ impl Cacher {
     /// The state now. `announced` is the feed's revision, read before.
     pub(crate) fn snapshot(&self, announced: i64) -> Snapshot {
         let state = self.state.lock();
-        Snapshot { entries: state.entries.clone(), revision: state.revision.max(announced) }
+        state.snapshot(state.revision.max(announced))
     }
 
     /// The state at an older revision, as far back as the ring remembers: the newest state with the events since undone.
@@ -228,6 +269,9 @@ impl Cacher {
         let state = self.state.lock();
         if revision < state.ring_start || !matches!(state.phase, Phase::Ready) {
             return None;
+        }
+        if state.ring.back().is_none_or(|newest| newest.revision <= revision) {
+            return Some(state.snapshot(revision));
         }
         let mut entries = state.entries.clone();
         for event in state.ring.iter().rev().take_while(|event| event.revision > revision) {
@@ -241,13 +285,19 @@ impl Cacher {
                 (None, None) => {}
             }
         }
-        Some(Snapshot { entries, revision })
+        Some(Snapshot::unindexed(entries, revision))
     }
 
     /// How many objects there are; `None` while nobody has asked for any.
     pub(crate) fn count(&self) -> Option<usize> {
         let state = self.state.lock();
         matches!(state.phase, Phase::Ready).then(|| state.entries.len())
+    }
+
+    /// How many postings the index has.
+    #[cfg(test)]
+    pub(super) fn postings(&self) -> usize {
+        self.state.lock().index.len()
     }
 
     /// One object.
@@ -276,7 +326,7 @@ impl Cacher {
             }
         };
         let queue = state.watchers.add(scope, WATCHER_QUEUE);
-        let snapshot = Snapshot { entries: state.entries.clone(), revision };
+        let snapshot = state.snapshot(revision);
         Ok((snapshot, Watcher { backlog: backlog.into_iter(), queue }))
     }
 }

@@ -1,15 +1,18 @@
 //! One object in the cache, and one change of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use apimachinery::Value;
+use apimachinery::{Value, Wanted};
 use bytes::Bytes;
 
 use crate::registry::codec::{CodecError, Header, Served};
 
 /// How index keys are taken from objects of a resource.
 pub(crate) trait Indexer: Send + Sync + 'static {
-    /// The values of the resource's selectable fields, in their order.
+    /// What of an object is needed to take its labels and fields: reading all of it would cost ten times as much.
+    fn wanted(&self) -> &[Wanted];
+
+    /// The values of the resource's selectable fields, in their order, from an object that has at least what is wanted.
     fn fields(&self, object: &Value) -> Box<[Box<str>]>;
 }
 
@@ -42,7 +45,7 @@ impl Entry {
         revision: i64,
     ) -> Result<Entry, CodecError> {
         let served = header.serve(stored, revision)?;
-        let object = served.object()?;
+        let object = served.project(indexer.wanted())?;
         let labels = object.meta().labels().map(|(key, value)| (key.into(), value.into())).collect();
         let namespace_len = key[path_start..].iter().position(|byte| *byte == b'/').unwrap_or(0);
         Ok(Entry {
@@ -99,5 +102,31 @@ impl CacheEvent {
     /// The object after, or else before.
     pub(crate) fn entry(&self) -> Option<&Arc<Entry>> {
         self.current.as_ref().or(self.previous.as_ref())
+    }
+}
+
+/// A change on its way to the watchers. Most of them want the same bytes: these are made by the first and shared by all, and are gone
+/// with the last, so that the ring does not hold them.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    /// The change.
+    pub(crate) event: Arc<CacheEvent>,
+    json: OnceLock<Bytes>,
+    protobuf: OnceLock<Bytes>,
+}
+
+impl Delivery {
+    pub(super) fn new(event: Arc<CacheEvent>) -> Delivery {
+        Delivery { event, json: OnceLock::new(), protobuf: OnceLock::new() }
+    }
+
+    /// The frame in JSON for watchers that want the object as it is and see the change as what it is.
+    pub(crate) fn json(&self, make: impl FnOnce() -> Bytes) -> &Bytes {
+        self.json.get_or_init(make)
+    }
+
+    /// The same in protobuf.
+    pub(crate) fn protobuf(&self, make: impl FnOnce() -> Bytes) -> &Bytes {
+        self.protobuf.get_or_init(make)
     }
 }

@@ -159,6 +159,9 @@ impl Feed {
 
     /// Waits until all caches hold everything up to a revision, at most for `timeout`.
     pub(crate) async fn wait_for(&self, wanted: i64, timeout: Duration) -> Result<(), NotFresh> {
+        if self.revision() >= wanted {
+            return Ok(());
+        }
         let mut revision = self.revision.subscribe();
         let reached = async {
             loop {
@@ -171,9 +174,6 @@ impl Feed {
                 }
             }
         };
-        if self.revision() >= wanted {
-            return Ok(());
-        }
         let late = tokio::time::timeout(timeout, reached).await.is_err();
         if late { Err(NotFresh { wanted, current: self.revision() }) } else { Ok(()) }
     }

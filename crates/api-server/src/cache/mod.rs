@@ -8,9 +8,13 @@
 mod cacher;
 mod entry;
 mod feed;
+mod index;
+#[cfg(test)]
+mod tests;
 mod watcher;
 
 pub(crate) use cacher::{Cacher, CacherConfig, Snapshot, WatchStart, next_key, prefix_end};
-pub(crate) use entry::{CacheEvent, Entry, Indexer};
+pub(crate) use entry::{CacheEvent, Delivery, Entry, Indexer};
 pub(crate) use feed::Feed;
+pub(crate) use index::Term;
 pub(crate) use watcher::{WatchScope, Watcher};

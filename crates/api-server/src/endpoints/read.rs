@@ -163,19 +163,20 @@ pub(crate) async fn gather(
     options: &ListOptions,
 ) -> Result<Page, Status> {
     let snapshot = snapshot(engine, stored, options).await?;
-    let prefix = scope_prefix(stored, context, options);
+    let (start, end) = scope_range(stored, context, options);
     let start = match &options.token {
-        Some(token) => Bytes::from(format!("{}{}", stored.prefix, token.start)),
-        None => Bytes::from(prefix.clone()),
+        Some(token) => Bytes::from(format!("{}{}", stored.prefix, token.start)).max(start),
+        None => start,
     };
-    let end = prefix_end(prefix.as_bytes());
+    let everything = options.selection.is_everything();
+    let candidates = snapshot.candidates(&options.selection.terms(stored), start, end);
+    let mut matching = candidates.filter(|entry| everything || options.selection.matches(stored, entry));
     let mut entries = Vec::new();
     let mut more = None;
-    let matching = snapshot.entries.range(start..end).filter(|(_, entry)| in_scope(stored, context, options, entry));
-    let mut matching = matching.map(|(_, entry)| entry);
     for entry in matching.by_ref() {
         if options.limit > 0 && entries.len() == options.limit {
-            more = Some(1 + matching.count());
+            // Upstream counts what remains only where no selector makes that a guess.
+            more = Some(if everything { 1 + matching.count() } else { 0 });
             break;
         }
         entries.push(entry.clone());
@@ -184,26 +185,30 @@ pub(crate) async fn gather(
         let next = next_key(&last.key[stored.prefix.len()..]);
         ContinueToken { revision: snapshot.revision, start: String::from_utf8_lossy(&next).into_owned() }.encode()
     });
-    // Upstream counts what remains only where no selector makes that a guess.
-    let remaining = more.filter(|_| options.selection.is_everything());
+    let remaining = more.filter(|_| everything);
     Ok(Page { entries, revision: snapshot.revision, token, remaining })
 }
 
-fn scope_prefix(stored: &Stored, context: &RequestContext, options: &ListOptions) -> String {
-    let info = &context.info;
-    let namespace = match info.namespace.as_str() {
+/// The keys that a list is about: all of the resource, one namespace, or one object.
+pub(super) fn scope_range(stored: &Stored, context: &RequestContext, options: &ListOptions) -> (Bytes, Bytes) {
+    let namespace = match context.info.namespace.as_str() {
         "" => options.selection.namespace.as_deref().unwrap_or_default(),
         namespace => namespace,
     };
-    match stored.namespaced && !namespace.is_empty() {
+    let prefix = match stored.namespaced && !namespace.is_empty() {
         true => format!("{}{namespace}/", stored.prefix),
         false => stored.prefix.clone(),
+    };
+    match options.selection.name.as_deref() {
+        Some(name) if !stored.namespaced || !namespace.is_empty() => {
+            let key = Bytes::from(format!("{prefix}{name}"));
+            (key.clone(), next_key(&key))
+        }
+        _ => {
+            let end = prefix_end(prefix.as_bytes());
+            (prefix.into(), end)
+        }
     }
-}
-
-fn in_scope(stored: &Stored, context: &RequestContext, options: &ListOptions, entry: &Entry) -> bool {
-    let namespace = &context.info.namespace;
-    (namespace.is_empty() || !stored.namespaced || entry.namespace() == namespace) && options.selection.matches(stored, entry)
 }
 
 /// The state that a list reads.
@@ -256,7 +261,7 @@ async fn at_revision(engine: &Engine, stored: &Stored, options: &ListOptions, re
             entries.insert(kv.key, Arc::new(entry));
         }
     }
-    Ok(Snapshot { entries, revision })
+    Ok(Snapshot::unindexed(entries, revision))
 }
 
 /// Upstream's answer to a list at a revision that the store no longer has: a page's successor may go on at the newest state.

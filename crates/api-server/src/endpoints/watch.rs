@@ -1,7 +1,7 @@
 //! Watches: a stream of frames, one JSON object a line or protobuf messages with their lengths before them
 //! (<https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes>).
 
-use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +10,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use rand::Rng;
-use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::negotiate::{Accepted, Answer, Format, Shape, negotiate};
+use super::read::scope_range;
 use super::respond::{in_version, json_response, partial_metadata, sealed};
-use crate::cache::{CacheEvent, Entry, Snapshot, WatchScope, WatchStart, Watcher};
+use crate::cache::{CacheEvent, Delivery, Entry, Snapshot, WatchScope, WatchStart, Watcher};
 use crate::http::{Body, RequestContext};
 use crate::registry::{Endpoint, Engine, ListOptions, Stored};
 use crate::server::ApiServer;
@@ -59,7 +60,7 @@ pub(crate) async fn watch(
     };
     let scope = scope(stored, context, &options);
     let announced = engine.feed.revision();
-    let (snapshot, watcher) = match stored.cacher.watch(start, scope.clone(), announced) {
+    let (snapshot, watcher) = match stored.cacher.watch(start, scope, announced) {
         Ok(started) => started,
         Err(too_old) => {
             let asked = options.resource_version.unwrap_or_default();
@@ -69,7 +70,7 @@ pub(crate) async fn watch(
     };
     let mut stream = Frames::new(server, endpoint, stored, context, &options, accepted, watcher);
     if initial {
-        stream.queue_initial(snapshot, &scope, options.send_initial_events == Some(true) && options.bookmarks);
+        stream.queue_initial(&snapshot, options.send_initial_events == Some(true) && options.bookmarks);
     }
     Ok(stream_response(accepted.format, stream.into_body()))
 }
@@ -128,12 +129,39 @@ fn put_frame(out: &mut BytesMut, format: Format, kind: &str, object: &Value) {
     }
 }
 
+/// Writes an event with an object in JSON.
 fn put_json(out: &mut BytesMut, kind: &str, object: &[u8]) {
+    out.reserve(object.len() + kind.len() + 32);
     out.put_slice(br#"{"type":""#);
     out.put_slice(kind.as_bytes());
     out.put_slice(br#"","object":"#);
     out.put_slice(object);
     out.put_slice(b"}\n");
+}
+
+/// The tree of a cached object, with another resourceVersion if one is given.
+fn object_at(entry: &Entry, revision: Option<i64>) -> Option<Value> {
+    match entry.served.object() {
+        Ok(mut object) => {
+            if let Some(revision) = revision {
+                object.meta_mut().set_resource_version(&revision.to_string());
+            }
+            Some(object)
+        }
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "cached object cannot be read");
+            None
+        }
+    }
+}
+
+/// What an event is for a watcher of everything.
+fn natural(event: &CacheEvent) -> &'static str {
+    match (&event.current, &event.previous) {
+        (Some(_), None) => "ADDED",
+        (Some(_), Some(_)) => "MODIFIED",
+        (None, _) => "DELETED",
+    }
 }
 
 /// The state of one watch.
@@ -154,9 +182,43 @@ struct Frames {
     include: table::Include,
     end: Instant,
     next_bookmark: Instant,
-    shutdown: CancellationToken,
+    /// Wakes at the next bookmark or at the end. It is kept from event to event, as is the next one: setting up and taking down are
+    /// not free for thousands of watchers.
+    timer: Pin<Box<Sleep>>,
+    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
     done: bool,
-    pending: VecDeque<Bytes>,
+}
+
+/// Bytes to send: one frame that others share, or several in a buffer.
+#[derive(Default)]
+struct Block {
+    shared: Option<Bytes>,
+    buffer: BytesMut,
+}
+
+impl Block {
+    fn len(&self) -> usize {
+        self.buffer.len() + self.shared.as_ref().map_or(0, Bytes::len)
+    }
+
+    /// A buffer to write to, behind what is there.
+    fn buffer(&mut self) -> &mut BytesMut {
+        if let Some(first) = self.shared.take() {
+            self.buffer.put_slice(&first);
+        }
+        &mut self.buffer
+    }
+
+    fn share(&mut self, frame: &Bytes) {
+        match self.len() {
+            0 => self.shared = Some(frame.clone()),
+            _ => self.buffer().put_slice(frame),
+        }
+    }
+
+    fn finish(self) -> Bytes {
+        self.shared.unwrap_or_else(|| self.buffer.freeze())
+    }
 }
 
 impl Frames {
@@ -175,8 +237,10 @@ impl Frames {
         let now = Instant::now();
         let end = now + timeout;
         let last_bookmark = end.checked_sub(BOOKMARK_BEFORE_END).filter(|at| *at > now).unwrap_or(end);
+        let next_bookmark = last_bookmark.min(now + BOOKMARK_PERIOD);
         Frames {
-            shutdown: server.draining().clone(),
+            shutdown: Box::pin(server.draining().clone().cancelled_owned()),
+            timer: Box::pin(sleep_until(if options.bookmarks { next_bookmark } else { end })),
             server: server.clone(),
             endpoint: endpoint.clone(),
             stored: stored.clone(),
@@ -189,9 +253,8 @@ impl Frames {
             headers_sent: false,
             include: table::Include::parse(context.query.get("includeObject")),
             end,
-            next_bookmark: last_bookmark.min(now + BOOKMARK_PERIOD),
+            next_bookmark,
             done: false,
-            pending: VecDeque::new(),
         }
     }
 
@@ -206,71 +269,59 @@ impl Frames {
         self.server.engine()
     }
 
-    fn queue_initial(&mut self, snapshot: Snapshot, scope: &WatchScope, bookmark: bool) {
-        let indexed = self.stored.cacher.indexed_field();
-        let wanted = |entry: &&Arc<Entry>| scope.contains(entry, indexed) && self.options.selection.matches(&self.stored, entry);
-        let entries: Vec<Arc<Entry>> = match scope {
-            // One object or one namespace: no need to look at all.
-            WatchScope::Name(namespace, name) => {
-                let key = self.stored.key(namespace, name);
-                snapshot.entries.get(key.as_bytes()).filter(wanted).cloned().into_iter().collect()
-            }
-            _ => snapshot.entries.values().filter(wanted).cloned().collect(),
-        };
+    fn queue_initial(&mut self, snapshot: &Snapshot, bookmark: bool) {
+        let (start, end) = scope_range(&self.stored, &self.context, &self.options);
+        let candidates = snapshot.candidates(&self.options.selection.terms(&self.stored), start, end);
+        let entries: Vec<Arc<Entry>> = candidates.filter(|entry| self.wants(entry)).cloned().collect();
         self.initial = entries.into_iter();
         self.initial_end = bookmark.then_some(snapshot.revision);
     }
 
     /// The next bytes to send; `None` ends the watch.
     async fn next_block(&mut self) -> Option<Bytes> {
-        if let Some(bytes) = self.pending.pop_front() {
-            return Some(bytes);
-        }
         if self.done {
             return None;
         }
-        let mut out = BytesMut::new();
+        let mut out = Block::default();
         while let Some(entry) = self.initial.next() {
-            self.put(&mut out, "ADDED", &entry, None);
+            self.put(out.buffer(), "ADDED", &entry, None);
             if out.len() >= BLOCK_BYTES {
-                return Some(out.freeze());
+                return Some(out.finish());
             }
         }
         if let Some(revision) = self.initial_end.take() {
-            self.put_bookmark(&mut out, revision, true);
+            self.put_bookmark(out.buffer(), revision, true);
         }
         while let Some(event) = self.watcher.backlog.next() {
-            self.put_event(&mut out, &event);
+            self.put_event(out.buffer(), &event);
             if out.len() >= BLOCK_BYTES {
-                return Some(out.freeze());
+                return Some(out.finish());
             }
         }
         self.drain_queue(&mut out);
-        if !out.is_empty() {
-            return Some(out.freeze());
+        if out.len() > 0 {
+            return Some(out.finish());
         }
         self.wait(out).await
     }
 
     /// Takes what is in the queue without waiting.
-    fn drain_queue(&mut self, out: &mut BytesMut) {
+    fn drain_queue(&mut self, out: &mut Block) {
         while out.len() < BLOCK_BYTES {
             match self.watcher.queue.try_recv() {
-                Ok(event) => self.put_event(out, &event),
+                Ok(delivery) => self.put_delivery(out, &delivery),
                 Err(_) => return,
             }
         }
     }
 
-    async fn wait(&mut self, mut out: BytesMut) -> Option<Bytes> {
+    async fn wait(&mut self, mut out: Block) -> Option<Bytes> {
         loop {
-            let shutdown = self.shutdown.clone();
             tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return None,
-                event = self.watcher.queue.recv() => match event {
-                    Some(event) => {
-                        self.put_event(&mut out, &event);
+                delivery = self.watcher.queue.recv() => match delivery {
+                    Some(delivery) => {
+                        self.put_delivery(&mut out, &delivery);
                         self.drain_queue(&mut out);
                     }
                     None => {
@@ -279,11 +330,18 @@ impl Frames {
                         return Some(error_frame(&status, self.accepted.format));
                     }
                 },
-                () = sleep_until(self.next_bookmark), if self.options.bookmarks => self.bookmark(&mut out),
-                () = sleep_until(self.end) => return None,
+                () = self.shutdown.as_mut() => return None,
+                () = self.timer.as_mut() => {
+                    if Instant::now() >= self.end {
+                        return None;
+                    }
+                    self.bookmark(out.buffer());
+                    let next = self.next_bookmark.min(self.end);
+                    self.timer.as_mut().reset(next);
+                }
             }
-            if !out.is_empty() {
-                return Some(out.freeze());
+            if out.len() > 0 {
+                return Some(out.finish());
             }
         }
     }
@@ -295,23 +353,52 @@ impl Frames {
         self.next_bookmark = if last > now { next.min(last) } else { self.end + BOOKMARK_PERIOD };
         // The revision first: all its events are in the queue by then, and the queue is emptied before the bookmark is sent.
         let revision = self.engine().feed.revision();
-        while let Ok(event) = self.watcher.queue.try_recv() {
-            self.put_event(out, &event);
+        while let Ok(delivery) = self.watcher.queue.try_recv() {
+            self.put_event(out, &delivery.event);
         }
         self.put_bookmark(out, revision, false);
     }
 
-    /// Writes the event as this watcher sees it: an object that stops matching is deleted for it.
-    fn put_event(&mut self, out: &mut BytesMut, event: &CacheEvent) {
-        let matches = |entry: &Arc<Entry>| self.options.selection.matches(&self.stored, entry) && self.in_namespace(entry);
-        let current = event.current.clone().filter(matches);
-        let previous = event.previous.clone().filter(matches);
-        match (current, previous) {
-            (Some(current), None) => self.put(out, "ADDED", &current, None),
-            (Some(current), Some(_)) => self.put(out, "MODIFIED", &current, None),
-            (None, Some(previous)) => self.put(out, "DELETED", &previous, Some(event.revision)),
-            (None, None) => {}
+    /// Writes an event: from the frame that watchers share, if this one wants the object as it is and sees the change as what it is.
+    fn put_delivery(&mut self, out: &mut Block, delivery: &Delivery) {
+        let event = &delivery.event;
+        let Some((kind, entry)) = self.seen(event) else { return };
+        if !self.is_plain() || kind != natural(event) {
+            return self.put_event(out.buffer(), event);
         }
+        let make = || {
+            let mut frame = BytesMut::new();
+            self.put_plain(&mut frame, kind, entry, event.current.is_none().then_some(event.revision));
+            frame.freeze()
+        };
+        match self.accepted.format {
+            Format::Protobuf => out.share(delivery.protobuf(make)),
+            _ => out.share(delivery.json(make)),
+        }
+    }
+
+    /// Writes the event as this watcher sees it.
+    fn put_event(&mut self, out: &mut BytesMut, event: &CacheEvent) {
+        if let Some((kind, entry)) = self.seen(event) {
+            self.put(out, kind, entry, (kind == "DELETED").then_some(event.revision));
+        }
+    }
+
+    /// What this watcher sees of an event: an object that stops matching is deleted for it.
+    fn seen<'a>(&self, event: &'a CacheEvent) -> Option<(&'static str, &'a Arc<Entry>)> {
+        let current = event.current.as_ref().filter(|entry| self.wants(entry));
+        let previous = event.previous.as_ref().filter(|entry| self.wants(entry));
+        match (current, previous) {
+            (Some(current), None) => Some(("ADDED", current)),
+            (Some(current), Some(_)) => Some(("MODIFIED", current)),
+            (None, Some(previous)) => Some(("DELETED", previous)),
+            (None, None) => None,
+        }
+    }
+
+    fn wants(&self, entry: &Entry) -> bool {
+        self.in_namespace(entry)
+            && (self.options.selection.is_everything() || self.options.selection.matches(&self.stored, entry))
     }
 
     fn in_namespace(&self, entry: &Entry) -> bool {
@@ -320,32 +407,38 @@ impl Frames {
         namespace && (info.name.is_empty() || entry.name() == info.name)
     }
 
+    /// Whether this watcher wants objects as they are in the cache.
+    fn is_plain(&self) -> bool {
+        self.accepted.shape == Shape::Object && !self.endpoint.converts()
+    }
+
     /// Writes an event of a cached object; `revision` replaces its resourceVersion (deletions have that of the deletion).
     fn put(&mut self, out: &mut BytesMut, kind: &str, entry: &Entry, revision: Option<i64>) {
-        if self.accepted.shape == Shape::Object && !self.endpoint.converts() {
-            match (self.accepted.format, revision) {
-                (Format::Protobuf, None) => {
-                    if let Some(message) = entry.served.message() {
-                        let row = &self.endpoint.row.kind;
-                        let sealed = protobuf::seal(&row.api_version(), &row.kind, message);
-                        return out.put_slice(&protobuf::watch_frame(kind, &sealed));
-                    }
-                }
-                (Format::Protobuf, Some(_)) => {}
-                (_, None) => return put_json(out, kind, entry.served.json()),
-                (_, Some(revision)) => return put_json(out, kind, &entry.served.at_revision(revision)),
-            }
+        if self.is_plain() {
+            return self.put_plain(out, kind, entry, revision);
         }
-        match entry.served.object() {
-            Ok(mut object) => {
-                if let Some(revision) = revision {
-                    object.meta_mut().set_resource_version(&revision.to_string());
+        if let Some(object) = object_at(entry, revision) {
+            let object = in_version(object, &self.endpoint);
+            let shaped = self.shape(object);
+            put_frame(out, self.accepted.format, kind, &shaped);
+        }
+    }
+
+    fn put_plain(&self, out: &mut BytesMut, kind: &str, entry: &Entry, revision: Option<i64>) {
+        match (self.accepted.format, revision) {
+            (Format::Protobuf, None) => {
+                if let Some(message) = entry.served.message() {
+                    let row = &self.endpoint.row.kind;
+                    let sealed = protobuf::seal(&row.api_version(), &row.kind, message);
+                    return out.put_slice(&protobuf::watch_frame(kind, &sealed));
                 }
-                let object = in_version(object, &self.endpoint);
-                let shaped = self.shape(object);
-                put_frame(out, self.accepted.format, kind, &shaped);
             }
-            Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "cached object cannot be read"),
+            (Format::Protobuf, Some(_)) => {}
+            (_, None) => return put_json(out, kind, entry.served.json()),
+            (_, Some(revision)) => return put_json(out, kind, &entry.served.at_revision(revision)),
+        }
+        if let Some(object) = object_at(entry, revision) {
+            put_frame(out, self.accepted.format, kind, &object);
         }
     }
 

@@ -61,6 +61,10 @@ impl Strategy for PodStrategy {
         let ip = first.and_then(|ip| ip["ip"].as_str()).or(object.str_at(&["status", "podIP"]));
         vec![("status.podIP", ip.unwrap_or_default().to_owned())]
     }
+
+    fn selectable_from(&self) -> &'static [&'static str] {
+        &["status.podIPs"]
+    }
 }
 
 /// A subresource that changes only these members of the spec.

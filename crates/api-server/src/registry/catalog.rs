@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use apimachinery::{GroupResource, GroupVersionKind, Value};
+use apimachinery::{GroupResource, GroupVersionKind, Value, Wanted};
 
 use super::codec::Header;
 use super::enablement::ApiEnablement;
@@ -118,7 +118,7 @@ impl Catalog {
         let cacher = Arc::new(Cacher::new(CacherConfig {
             prefix: prefix.clone(),
             header: header.clone(),
-            indexer: Box::new(FieldIndexer { fields, strategy: rules.strategy.clone() }),
+            indexer: Box::new(FieldIndexer::new(fields, rules.strategy.clone())),
             indexed_field: indexed.and_then(|field| fields.iter().position(|have| *have == field)),
         }));
         feed.add(cacher.clone());
@@ -162,9 +162,21 @@ fn cohabitant(resource: GroupResource) -> GroupResource {
 struct FieldIndexer {
     fields: &'static [&'static str],
     strategy: Arc<dyn Strategy>,
+    wanted: Vec<Wanted>,
+}
+
+impl FieldIndexer {
+    fn new(fields: &'static [&'static str], strategy: Arc<dyn Strategy>) -> FieldIndexer {
+        let paths = ["metadata.labels"].iter().chain(fields).chain(strategy.selectable_from()).copied();
+        FieldIndexer { fields, wanted: Wanted::of_paths(paths), strategy }
+    }
 }
 
 impl Indexer for FieldIndexer {
+    fn wanted(&self) -> &[Wanted] {
+        &self.wanted
+    }
+
     fn fields(&self, object: &Value) -> Box<[Box<str>]> {
         if self.fields.is_empty() {
             return Box::default();

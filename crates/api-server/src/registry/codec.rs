@@ -6,7 +6,7 @@
 
 use std::sync::OnceLock;
 
-use apimachinery::{GroupVersionKind, Value, protobuf, schema};
+use apimachinery::{GroupVersionKind, Value, Wanted, protobuf, schema};
 use bytes::{BufMut, Bytes, BytesMut};
 
 const RESOURCE_VERSION: &[u8] = br#""resourceVersion":""#;
@@ -135,6 +135,11 @@ impl Served {
     /// The object as a protobuf message without an envelope; `None` if its kind has no schema.
     pub(crate) fn message(&self) -> Option<&Bytes> {
         self.message.get_or_init(|| message(&self.object().ok()?)).as_ref()
+    }
+
+    /// A tree of some members only.
+    pub(crate) fn project(&self, wanted: &[Wanted]) -> Result<Value, CodecError> {
+        Ok(Value::project(&self.json, wanted)?)
     }
 
     /// The tree.

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::catalog::Stored;
 use super::resource;
-use crate::cache::Entry;
+use crate::cache::{Entry, Term};
 use crate::http::{Query, RequestContext};
 
 /// Which objects, by selectors.
@@ -50,6 +50,14 @@ impl Selection {
     /// The one value that a selectable field must have.
     pub(crate) fn exact(&self, field: &str) -> Option<&str> {
         self.fields.exact_match(field)
+    }
+
+    /// What the cache's index can find the objects by: all that match have all of these.
+    pub(crate) fn terms(&self, stored: &Stored) -> Vec<Term> {
+        let label = |key: &str| self.labels.exact_match(key).map(|value| Term::label(key, value));
+        let labels = self.labels.requirements().iter().filter_map(|requirement| label(requirement.key()));
+        let field = stored.cacher.indexed_field().and_then(|at| self.exact(stored.fields[at]));
+        labels.chain(field.map(Term::field)).collect()
     }
 
     pub(crate) fn matches(&self, stored: &Stored, entry: &Entry) -> bool {

@@ -144,6 +144,11 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// The paths that [`Strategy::selectable_fields`] reads besides the selectable fields' own.
+    fn selectable_from(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Fields that server-side apply ignores on this endpoint (for example `status` on the object itself), as paths from the root.
     fn reset_fields(&self) -> &'static [&'static [&'static str]] {
         &[&["status"]]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::parse::parse;
+use super::parse::{Wanted, parse, project};
 use super::{Key, Map, Value};
 
 /// Why some bytes are not a JSON value.
@@ -27,6 +27,11 @@ impl Value {
     /// Parses JSON. Of duplicate keys the last one stays. Errors on anything but one value, and on nesting beyond 500.
     pub fn from_slice(json: &[u8]) -> Result<Value, JsonError> {
         parse(json, false).map(|(value, _)| value)
+    }
+
+    /// Parses an object and keeps only the wanted members. What is passed over is not checked: for JSON that is known to be well formed.
+    pub fn project(json: &[u8], wanted: &[Wanted]) -> Result<Value, JsonError> {
+        project(json, wanted)
     }
 
     /// Compact JSON.

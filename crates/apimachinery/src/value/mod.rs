@@ -14,6 +14,7 @@ use std::sync::Arc;
 pub use json::{JsonError, go_quote};
 pub use map::{Key, Map};
 pub(crate) use parse::DEPTH_MAX;
+pub use parse::Wanted;
 pub use typed::TypedError;
 
 /// A JSON-like value.

@@ -15,6 +15,33 @@ enum Frame {
     Object { members: Vec<(Key, Value)>, key: Key },
 }
 
+/// A member of an object that [`Value::project`] keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its name.
+    pub member: String,
+    /// If it is an object: which of its members; none for all.
+    pub of_it: Vec<String>,
+}
+
+impl Wanted {
+    /// All that is needed for these dotted paths, of which the first two parts count.
+    pub fn of_paths<'a>(paths: impl IntoIterator<Item = &'a str>) -> Vec<Wanted> {
+        let mut all: Vec<Wanted> = Vec::new();
+        for path in paths {
+            let mut parts = path.split('.').map(str::to_owned);
+            let (Some(member), inner) = (parts.next(), parts.next()) else { continue };
+            match (all.iter_mut().find(|wanted| wanted.member == member), inner) {
+                (None, inner) => all.push(Wanted { member, of_it: inner.into_iter().collect() }),
+                (Some(wanted), None) => wanted.of_it.clear(),
+                (Some(wanted), Some(inner)) if !wanted.of_it.is_empty() => wanted.of_it.push(inner),
+                (Some(_), Some(_)) => {}
+            }
+        }
+        all
+    }
+}
+
 pub(crate) struct Parser<'a> {
     text: &'a str,
     bytes: &'a [u8],
@@ -33,13 +60,113 @@ pub(crate) fn parse(json: &[u8], report_duplicates: bool) -> Result<(Value, Vec<
     Ok((value, parser.duplicates.unwrap_or_default()))
 }
 
+/// Parses an object, of which only the wanted members of the first and second level are kept. The others are passed over: that costs
+/// a tenth of reading them, and mistakes in them are not found.
+pub(crate) fn project(json: &[u8], wanted: &[Wanted]) -> Result<Value, JsonError> {
+    let text: Cow<'_, str> = String::from_utf8_lossy(json);
+    let mut parser = Parser { text: &text, bytes: text.as_bytes(), at: 0, stack: Vec::new(), duplicates: None };
+    parser.skip_space();
+    parser.members_of(|parser, key| {
+        let Some(wanted) = wanted.iter().find(|wanted| wanted.member == key) else { return parser.skip().map(|()| None) };
+        parser.skip_space();
+        if wanted.of_it.is_empty() || parser.peek() != Some(b'{') {
+            return parser.value().map(Some);
+        }
+        let inner = |parser: &mut Parser<'_>, key: &str| match wanted.of_it.iter().any(|member| member == key) {
+            true => parser.value().map(Some),
+            false => parser.skip().map(|()| None),
+        };
+        parser.members_of(inner).map(Some)
+    })
+}
+
 impl Parser<'_> {
+    /// Reads an object whose members' values `read` takes, or leaves out.
+    fn members_of(&mut self, read: impl Fn(&mut Self, &str) -> Result<Option<Value>, JsonError>) -> Result<Value, JsonError> {
+        if self.peek() != Some(b'{') {
+            return Err(self.unexpected("looking for beginning of object"));
+        }
+        self.at += 1;
+        self.skip_space();
+        let mut members = Vec::new();
+        while self.peek() != Some(b'}') {
+            let key = self.key()?;
+            if let Some(value) = read(self, &key)? {
+                members.push((key, value));
+            }
+            self.skip_space();
+            match self.peek() {
+                Some(b',') => {
+                    self.at += 1;
+                    self.skip_space();
+                }
+                Some(b'}') => {}
+                _ => return Err(self.unexpected("after object key:value pair")),
+            }
+        }
+        self.at += 1;
+        Ok(Value::Object(Arc::new(Map::from_unsorted(members))))
+    }
+
+    /// Passes over one value: only strings and brackets are looked at.
+    fn skip(&mut self) -> Result<(), JsonError> {
+        self.skip_space();
+        let mut depth = 0_usize;
+        while let Some(byte) = self.peek() {
+            match byte {
+                b'"' => self.skip_string()?,
+                b'{' | b'[' => {
+                    depth += 1;
+                    self.at += 1;
+                }
+                b'}' | b']' if depth > 0 => {
+                    depth -= 1;
+                    self.at += 1;
+                }
+                b',' | b'}' | b']' if depth == 0 => return Ok(()),
+                _ => {
+                    self.at += 1;
+                    continue;
+                }
+            }
+            if depth == 0 {
+                return Ok(());
+            }
+        }
+        Err(self.unexpected("in a value"))
+    }
+
+    fn skip_string(&mut self) -> Result<(), JsonError> {
+        self.at += 1;
+        while let Some(byte) = self.peek() {
+            self.at += match byte {
+                b'"' => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                b'\\' => 2,
+                _ => 1,
+            };
+        }
+        Err(self.unexpected("in string literal"))
+    }
+
     fn document(&mut self) -> Result<Value, JsonError> {
+        let value = self.value()?;
+        self.skip_space();
+        match self.peek() {
+            None => Ok(value),
+            Some(_) => Err(self.unexpected("after top-level value")),
+        }
+    }
+
+    /// Reads one value.
+    fn value(&mut self) -> Result<Value, JsonError> {
         let mut value = self.open()?;
         loop {
             // `value` is complete; hand it to the container around it.
             value = match self.stack.pop() {
-                None => break,
+                None => return Ok(value),
                 Some(Frame::Array(mut items)) => {
                     items.push(value);
                     self.skip_space();
@@ -78,11 +205,6 @@ impl Parser<'_> {
                     }
                 }
             };
-        }
-        self.skip_space();
-        match self.peek() {
-            None => Ok(value),
-            Some(_) => Err(self.unexpected("after top-level value")),
         }
     }
 
@@ -406,6 +528,27 @@ mod tests {
         ];
         for (input, expected) in cases {
             assert_eq!(parse(input, false).expect(expected).0, expected);
+        }
+    }
+
+    #[test]
+    fn only_what_is_wanted_is_kept() {
+        let wanted = Wanted::of_paths(["metadata.labels", "type.a", "type", "type.b", "n.x"]);
+        assert_eq!(wanted[1], Wanted { member: "type".into(), of_it: Vec::new() });
+        let check = |json: &str, expected: &str| {
+            assert_eq!(project(json.as_bytes(), &wanted).map(|value| value.to_json()).as_deref(), Ok(expected), "{json}");
+        };
+        check(
+            r#" { "kind" : "X", "metadata": {"name":"a\\\"}{","labels":{"b":"c","a":"b"},"l":[[{}],"]"]},"spec":{"x":[1,{"y":"}"}]},"type":{"a":1} } "#,
+            r#"{"metadata":{"labels":{"a":"b","b":"c"}},"type":{"a":1}}"#,
+        );
+        check(r#"{"metadata":null,"n":7,"m":-1.5e3,"type":[1,2]}"#, r#"{"metadata":null,"n":7,"type":[1,2]}"#);
+        check("{}", "{}");
+        check(r#"{"a":true}"#, "{}");
+        for broken in
+            ["", "[]", "{", r#"{"a""#, r#"{"a":"#, r#"{"a":[1"#, r#"{"a":"b"#, r#"{"type":tru}"#, r#"{"a":1"#, r#"{"a":"\"#]
+        {
+            assert!(project(broken.as_bytes(), &wanted).is_err(), "{broken}");
         }
     }
 

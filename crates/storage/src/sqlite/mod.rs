@@ -35,7 +35,7 @@ use batch::{Command, Request};
 use checkpoint::{Checkpointer, Gate};
 use reader::Disk;
 use relaxed::{Entry, SideJournal};
-use writer::{OnDisk, Pending, Writer};
+use writer::{OnDisk, Pending, Rhythm, Writer};
 
 /// Requests that may wait for the writer; more callers wait for a place.
 const QUEUE: usize = 4096;
@@ -154,6 +154,7 @@ fn open_writer(path: &Path, options: Options) -> Result<Writer, OpenError> {
         on_disk: OnDisk { revision: on_disk, compact_revision, reserved },
         wal_bytes: 0,
         leases_wait_until: None,
+        rhythm: Rhythm::new(),
         pruning: false,
         vacuuming: true,
     })
@@ -196,7 +197,7 @@ impl Drop for Sqlite {
 #[async_trait]
 impl Store for Sqlite {
     async fn current_revision(&self) -> Result<Revision, StoreError> {
-        Ok(self.engine.open_snapshot()?.revision)
+        self.engine.revision()
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<KeyValue>, StoreError> {

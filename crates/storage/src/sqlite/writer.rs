@@ -37,6 +37,8 @@ const DOOMED_MAX: usize = 4096;
 /// The least free pages worth giving back to the file system, and how many go at once.
 const VACUUM_PAGES_MIN: i64 = 2048;
 const VACUUM_PAGES_STEP: i64 = 256;
+/// The longest wait for more requests before a commit, however slow the disk is.
+const PATIENCE_MAX: Duration = Duration::from_millis(2);
 /// How long to wait before trying again what failed on a full disk.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -57,10 +59,54 @@ pub(super) struct Writer {
     pub(super) wal_bytes: usize,
     /// After a failed commit, leases are not ended for a while: it would only fail again.
     pub(super) leases_wait_until: Option<Instant>,
+    pub(super) rhythm: Rhythm,
     /// The state has changes to prune.
     pub(super) pruning: bool,
     /// Free pages may be worth giving back.
     pub(super) vacuuming: bool,
+}
+
+/// How the group commits follow each other. While one is being synced, some writers wait for the next; those that it answers ask again
+/// within a fraction of the time that a sync takes. Without patience for them there would be two halves of all writers, each of which
+/// waits for a sync of its own and one of the others.
+#[derive(Debug)]
+pub(super) struct Rhythm {
+    /// The last group's size, when it was answered, and how long it had taken.
+    size: usize,
+    at: Instant,
+    took: Duration,
+}
+
+impl Rhythm {
+    pub(super) fn new() -> Self {
+        Self { size: 0, at: Instant::now(), took: Duration::ZERO }
+    }
+
+    /// Takes what is queued, and waits for the expected number at most until a quarter of what the last commit took has passed since. A
+    /// lone writer is never held up: its next request is all that is expected.
+    fn gather(&self, waiting: &mut VecDeque<Request>, expected: usize, requests: &Receiver<Request>) {
+        let until = self.at + (self.took / 4).min(PATIENCE_MAX);
+        waiting.extend(requests.try_iter());
+        while waiting.len() < expected.min(GROUP_REQUESTS_MAX) {
+            let left = until.saturating_duration_since(Instant::now());
+            match requests.recv_timeout(left) {
+                Ok(request) => waiting.push_back(request),
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// The first of those who wait, as many as fit one group.
+fn take_group(waiting: &mut VecDeque<Request>) -> Vec<Request> {
+    let mut group = Vec::new();
+    let mut bytes = 0;
+    while group.len() < GROUP_REQUESTS_MAX && bytes < GROUP_BYTES_MAX {
+        let Some(request) = waiting.pop_front() else { break };
+        bytes += request_bytes(&request);
+        group.push(request);
+    }
+    group
 }
 
 /// Numbers that the database holds.
@@ -105,15 +151,26 @@ impl Writer {
     /// Works until the store is closed or dropped.
     pub(super) fn run(mut self, requests: &Receiver<Request>) {
         let mut close = None;
+        let mut waiting = VecDeque::new();
         while close.is_none() {
-            let first = match self.wait(requests) {
-                Ok(request) => Some(request),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => break,
-            };
-            let group = gather(first, requests);
-            let idle = group.is_empty();
+            // Those who wait already, and those who were answered just now and are about to ask again.
+            let expected = waiting.len() + self.rhythm.size;
+            if waiting.is_empty() {
+                match self.wait(requests) {
+                    Ok(request) => waiting.push_back(request),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => break,
+                }
+            }
+            let idle = waiting.is_empty();
+            if !idle {
+                self.rhythm.gather(&mut waiting, expected, requests);
+            }
+            let group = take_group(&mut waiting);
+            let (size, began) = (group.len(), Instant::now());
             close = self.work(group);
+            self.rhythm = Rhythm { size, at: Instant::now(), took: began.elapsed() };
+            waiting.extend(requests.try_iter());
             self.housekeeping(idle);
         }
         self.engine.close();
@@ -303,17 +360,6 @@ impl CommitError {
             Self::Journal(cause) => failed("a write", Self::Journal(cause.clone())),
         }
     }
-}
-
-fn gather(first: Option<Request>, requests: &Receiver<Request>) -> Vec<Request> {
-    let mut group: Vec<Request> = first.into_iter().collect();
-    let mut bytes: usize = group.iter().map(request_bytes).sum();
-    while !group.is_empty() && group.len() < GROUP_REQUESTS_MAX && bytes < GROUP_BYTES_MAX {
-        let Ok(request) = requests.try_recv() else { break };
-        bytes += request_bytes(&request);
-        group.push(request);
-    }
-    group
 }
 
 /// Writes entries; versions that compaction pruned before they got here are left out.
