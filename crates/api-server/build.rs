@@ -16,7 +16,7 @@ fn main() {
     let mut generator = SchemaGenerator::default();
     generate(&mut generator);
     let definitions = generator.take_definitions(true);
-    let table: Table = definitions.iter().map(|(name, schema)| (short(name).to_owned(), described(schema))).collect();
+    let table: Table = definitions.iter().map(|(name, schema)| (short(name).to_owned(), described(name, schema))).collect();
     let text = serde_json::to_vec(&table).expect("maps of text are JSON");
     let file = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("descriptions.json.gz");
     let file = std::fs::File::create(&file).expect("OUT_DIR can be written");
@@ -25,16 +25,28 @@ fn main() {
     encoder.finish().expect("OUT_DIR can be written");
 }
 
-/// `io.k8s.api.core.v1.PodSpec` is `core.v1.PodSpec` in the facts.
+/// `io.k8s.api.core.v1.PodSpec` is `core.v1.PodSpec` in the facts, `io.k8s.apimachinery.pkg.api.resource.Quantity` is
+/// `resource.Quantity`: the package from the group on, which comes before a version.
 fn short(name: &str) -> &str {
-    name.rmatch_indices('.').nth(2).map_or(name, |(at, _)| &name[at + 1..])
+    let parts: Vec<&str> = name.split('.').collect();
+    let versioned = parts.iter().rev().nth(1).is_some_and(|part| part.starts_with('v') && part != &"version");
+    name.rmatch_indices('.').nth(if versioned { 2 } else { 1 }).map_or(name, |(at, _)| &name[at + 1..])
 }
 
-fn described(schema: &Json) -> (String, BTreeMap<String, String>) {
+fn described(name: &str, schema: &Json) -> (String, BTreeMap<String, String>) {
     let text = |schema: &Json| schema["description"].as_str().map(str::to_owned);
     let properties = schema["properties"].as_object().into_iter().flatten();
-    let fields = properties.filter_map(|(name, field)| Some((name.clone(), text(field)?))).collect();
-    (text(schema).unwrap_or_default(), fields)
+    let fields = properties.filter_map(|(name, field)| Some((name.clone(), text(field)?)));
+    let mut fields: BTreeMap<String, String> = fields.collect();
+    let mut own = text(schema).unwrap_or_default();
+    // The crate says of watch events what Kubernetes says of their object.
+    if name.ends_with(".WatchEvent")
+        && let Some((about, object)) = own.clone().split_once("\n\n")
+    {
+        fields.insert("object".to_owned(), object.trim_end().to_owned());
+        own = about.to_owned();
+    }
+    (own, fields)
 }
 
 /// Every kind that is served; a test of `openapi::descriptions` finds one that is missing.
@@ -82,4 +94,11 @@ fn generate(generator: &mut SchemaGenerator) {
     add!(api::flowcontrol::v1: FlowSchema, PriorityLevelConfiguration);
     add!(api::apiserverinternal::v1alpha1: StorageVersion);
     add!(api::storagemigration::v1beta1: StorageVersionMigration);
+    add!(api::authentication::v1: TokenRequest);
+    add!(api::autoscaling::v1: Scale);
+    add!(api::policy::v1: Eviction);
+    add!(apimachinery::pkg::apis::meta::v1: APIGroup, APIGroupList, APIResourceList, APIVersions, DeleteOptions, Patch, Status);
+    add!(apimachinery::pkg::version: Info);
+    type WatchEvent = k8s_openapi::apimachinery::pkg::apis::meta::v1::WatchEvent<k8s_openapi::api::core::v1::Pod>;
+    let _ = generator.subschema_for::<WatchEvent>();
 }

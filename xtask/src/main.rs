@@ -8,6 +8,7 @@ mod process;
 mod test;
 mod tidy;
 mod tools;
+mod vectors;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -35,6 +36,8 @@ enum Command {
     Test(test::Options),
     /// Check the rules of HOUSE_STYLE that a compiler does not: crate graph, sizes, banned calls, module headers.
     Tidy(tidy::Options),
+    /// Hold upstream's published data (objects, discovery, OpenAPI) against ours and write docs/vectors.md (Go module cache).
+    Vectors(vectors::Options),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Integration(options) => integration::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Tidy(options) => tidy::run(&options),
+        Command::Vectors(options) => vectors::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,6 @@
 //! What the filters, the listener and the server's own paths share: access, metrics, limits, health; and the tasks that keep it going.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use ::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use ::http::{Method, Response};
@@ -9,11 +9,13 @@ use tokio_util::sync::CancellationToken;
 use crate::access::{Access, Credentials, RbacFeed};
 use crate::auth::UserInfo;
 use crate::bootstrap::{self, BootstrapConfig};
+use crate::endpoints::GIT_VERSION;
 use crate::filters::InFlightLimits;
 use crate::health::{self, Lifecycle};
 use crate::http::{Body, RequestContext, RequestInfo};
 use crate::loopback::{Loopback, LoopbackError};
 use crate::metrics::Metrics;
+use crate::openapi::OpenApi;
 use crate::registry::compaction;
 use crate::server::{ApiServer, ServerConfig};
 use crate::serving::InProcessService;
@@ -24,6 +26,7 @@ pub(crate) struct Frontend {
     metrics: Arc<Metrics>,
     in_flight: InFlightLimits,
     lifecycle: Lifecycle,
+    openapi: OnceLock<OpenApi>,
     draining: CancellationToken,
     loopback: Loopback,
 }
@@ -36,6 +39,7 @@ impl Frontend {
             metrics: Arc::new(Metrics::new()),
             in_flight: InFlightLimits::new(config.in_flight_max),
             lifecycle: Lifecycle::default(),
+            openapi: OnceLock::new(),
             draining: CancellationToken::new(),
             loopback,
         }
@@ -71,6 +75,10 @@ impl ApiServer {
         &self.frontend().lifecycle
     }
 
+    pub(crate) fn openapi(&self) -> &OpenApi {
+        self.frontend().openapi.get_or_init(|| OpenApi::new(&self.engine().catalog, GIT_VERSION))
+    }
+
     /// A client in this process with this identity: give it to `kube::Client::new`. All filters apply but authentication.
     pub fn client_service(self: &Arc<Self>, user: UserInfo) -> InProcessService {
         InProcessService::new(self.clone(), user)
@@ -79,8 +87,7 @@ impl ApiServer {
     /// Makes the server ready: RBAC's rules are loaded and the bootstrap objects are there.
     pub async fn bootstrap(&self, config: &BootstrapConfig) -> Result<(), LoopbackError> {
         let loopback = &self.frontend().loopback;
-        bootstrap::run(loopback, config).await?;
-        self.lifecycle().set_bootstrapped();
+        bootstrap::run(loopback, config, self.lifecycle()).await?;
         RbacFeed::new(self.access().rbac.clone(), loopback.clone()).fill().await?;
         self.lifecycle().set_rbac_ready();
         Ok(())

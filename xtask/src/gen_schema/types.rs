@@ -84,8 +84,8 @@ impl<'a> Types<'a> {
         Ok(Types { sources, schemas, known, enums: BTreeMap::new() })
     }
 
-    /// Prints the type section.
-    pub(super) fn print(&mut self, out: &mut String) -> Result<()> {
+    /// Prints the type section: the published types, then those of unserved kinds.
+    pub(super) fn print(&mut self, unserved: Vec<(String, Value)>, out: &mut String) -> Result<()> {
         let known = self.known.clone();
         let mut body = String::new();
         // A type that is only ever inlined has no schema of its own: that of the type around it describes its fields.
@@ -95,13 +95,32 @@ impl<'a> Types<'a> {
             let inlined = self.print_type(name, schema, false, &mut body).with_context(|| format!("type {name}"))?;
             hidden.extend(inlined.into_iter().map(|inlined| (inlined, schema)));
         }
-        for (name, schema) in hidden {
-            self.print_type(&name, schema, true, &mut body).with_context(|| format!("type {name}"))?;
+        for (name, schema) in &hidden {
+            self.print_type(name, schema, true, &mut body).with_context(|| format!("type {name}"))?;
         }
+        let printed = known.into_keys().chain(hidden.into_keys()).collect();
+        self.print_unserved(unserved, printed, &mut body)?;
         for (name, values) in self.enums.iter().filter(|(_, values)| !values.is_empty()) {
             writeln!(out, "E {name} {}", values.join(","))?;
         }
         out.push_str(&body);
+        Ok(())
+    }
+
+    /// Prints the types of kinds that are not published, and all that these are made of.
+    fn print_unserved(&mut self, kinds: Vec<(String, Value)>, mut printed: BTreeSet<String>, out: &mut String) -> Result<()> {
+        let mut pending: BTreeMap<String, Value> = kinds.into_iter().collect();
+        while let Some((name, schema)) = pending.pop_first() {
+            if !printed.insert(name.clone()) {
+                continue;
+            }
+            let start = out.len();
+            let inlined = self.print_type(&name, &schema, false, out).with_context(|| format!("type {name}"))?;
+            let fields = out[start..].lines().skip(1).filter_map(|line| Some(line.split(' ').nth(1)?.split_once('@')?.1));
+            for part in inlined.iter().map(String::as_str).chain(fields) {
+                pending.entry(part.to_owned()).or_insert(Value::Null);
+            }
+        }
         Ok(())
     }
 
@@ -133,14 +152,17 @@ impl<'a> Types<'a> {
         }
     }
 
-    /// A type that we have no Go source rule for: all its fields are strings.
+    /// A type that we have no Go source rule for: all its fields are strings. Those that are required come first, in Go's order, which
+    /// the list of them keeps.
     fn print_openapi_only(&mut self, schema: &Value, out: &mut String) -> Result<()> {
-        let required = required(schema);
-        for (name, property) in schema["properties"].as_object().context("no properties")? {
-            if property["type"] != "string" {
+        let properties = schema["properties"].as_object().context("no properties")?;
+        let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let others = properties.keys().map(String::as_str).filter(|name| !required.contains(name));
+        for name in required.iter().copied().chain(others) {
+            if properties.get(name).is_none_or(|property| property["type"] != "string") {
                 bail!("field {name} is not a string");
             }
-            let required = required.contains(name.as_str());
+            let required = required.contains(&name);
             writeln!(out, "{name} s -{}{}", if required { "" } else { " o" }, if required { " r" } else { "" })?;
         }
         Ok(())

@@ -42,6 +42,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("bench", &["apimachinery"]),
+    ("vectors", &["api-server", "apimachinery", "storage"]),
     ("xtask", &["apimachinery"]),
 ];
 

@@ -14,6 +14,7 @@ use rbac_policy::PolicyObject;
 use serde_json::{Value as Json, json};
 
 use crate::auth::FrontProxyConfig;
+use crate::health::{Lifecycle, Step};
 use crate::loopback::{Loopback, LoopbackError, collection};
 
 /// What the bootstrap objects say about this server.
@@ -39,7 +40,7 @@ pub struct BootstrapConfig {
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
 /// Creates and reconciles everything. Idempotent; safe to run on several servers at once.
-pub(crate) async fn run(loopback: &Loopback, config: &BootstrapConfig) -> Result<(), LoopbackError> {
+pub(crate) async fn run(loopback: &Loopback, config: &BootstrapConfig, lifecycle: &Lifecycle) -> Result<(), LoopbackError> {
     for name in NAMESPACES {
         ensure(
             loopback,
@@ -51,10 +52,18 @@ pub(crate) async fn run(loopback: &Loopback, config: &BootstrapConfig) -> Result
         )
         .await?;
     }
+    lifecycle.done(Step::Namespaces);
     priority_classes(loopback).await?;
+    lifecycle.done(Step::PriorityClasses);
     rbac(loopback).await?;
+    lifecycle.done(Step::BootstrapRoles);
+    service::cidr(loopback, config).await?;
+    lifecycle.done(Step::ServiceCidr);
     service::run(loopback, config).await?;
-    extension_authentication(loopback, config).await
+    lifecycle.done(Step::KubernetesService);
+    extension_authentication(loopback, config).await?;
+    lifecycle.done(Step::ClusterAuthentication);
+    Ok(())
 }
 
 /// Creates an object unless it is there. Returns what was there already.

@@ -13,7 +13,8 @@ use crate::loopback::{Loopback, LoopbackError, collection};
 const NAME: &str = "kubernetes";
 const SERVICE_PORT: u16 = 443;
 
-pub(super) async fn run(loopback: &Loopback, config: &BootstrapConfig) -> Result<(), LoopbackError> {
+/// The range of ClusterIPs as an object.
+pub(super) async fn cidr(loopback: &Loopback, config: &BootstrapConfig) -> Result<(), LoopbackError> {
     let cidr = json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "ServiceCIDR",
@@ -21,7 +22,11 @@ pub(super) async fn run(loopback: &Loopback, config: &BootstrapConfig) -> Result
         "spec": {"cidrs": [config.service_cidr]},
     });
     ensure(loopback, "networking.k8s.io", "servicecidrs", "", NAME, &cidr).await?;
-    set_ready(loopback, config).await?;
+    set_ready(loopback, config).await
+}
+
+/// The Service and its endpoints.
+pub(super) async fn run(loopback: &Loopback, config: &BootstrapConfig) -> Result<(), LoopbackError> {
     ensure(loopback, "", "services", "default", NAME, &service(config)).await?;
     if !config.publish_endpoints {
         return Ok(());

@@ -18,9 +18,14 @@ const THRESHOLD_BYTES: usize = 128 * 1024;
 /// Whether the client takes gzip for an answer of this kind.
 pub(super) fn is_wanted(headers: &HeaderMap, info: &RequestInfo) -> bool {
     let whole_objects = info.is_resource && info.verb != Verb::Watch && matches!(info.subresource.as_str(), "" | "status");
-    let values = || headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    whole_objects && accepts_gzip(headers)
+}
+
+/// Whether the client takes gzip.
+pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     let names_gzip = |clause: &str| clause.split(';').next().is_some_and(|name| name.trim() == "gzip");
-    whole_objects && values().any(|value| value.split(',').any(names_gzip))
+    values.any(|value| value.split(',').any(names_gzip))
 }
 
 /// Compresses the body if it is large; reads it only as far as needed to know.

@@ -3,22 +3,20 @@
 
 use std::sync::{Arc, LazyLock};
 
-use ::http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use ::http::header::{CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use ::http::{Method, Request, Response, StatusCode};
 use apimachinery::{Status, Value, schema, value};
 use sha2::{Digest, Sha512};
 
-use super::negotiate::{Answer, negotiate};
+use super::negotiate::{Accepted, Answer, Format, Shape, negotiate, negotiate_aggregated};
 use super::respond::{json_response, value_response};
 use crate::http::{Body, RequestContext};
-use crate::openapi;
 use crate::registry::{Catalog, Resource};
 use crate::resource_metrics;
 use crate::server::ApiServer;
 
 /// What the server says it is: the Kubernetes version that it implements.
-const GIT_VERSION: &str = "v1.35.4+rusternetes";
-const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+pub(crate) const GIT_VERSION: &str = "v1.35.4+rusternetes";
 
 /// Answers the paths that are about the API itself.
 pub(crate) fn respond(
@@ -31,27 +29,46 @@ pub(crate) fn respond(
     }
     let catalog = &server.engine().catalog;
     let parts: Vec<&str> = context.info.path.split('/').filter(|part| !part.is_empty()).collect();
+    if let ([prefix @ ("api" | "apis")], Some(format)) = (parts.as_slice(), negotiate_aggregated(request.headers())) {
+        return Ok(aggregated(server, prefix, format, request));
+    }
     let document = match parts.as_slice() {
         [] => value!({"paths": paths(server)}),
         ["version"] => version(),
-        [prefix @ ("api" | "apis")] if wants_aggregated(request) => return Ok(aggregated(server, prefix, request)),
         ["api"] => value!({
             "kind": "APIVersions",
             "versions": ["v1"],
             "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": server_address(request)}],
         }),
         ["apis"] => {
-            let groups: Vec<Value> = groups(server).map(|info| group(info, false)).collect();
+            let groups: Vec<Value> = groups(server).filter_map(|info| group(catalog, info, false)).collect();
             value!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
         }
         ["api", "v1"] => resource_list(catalog, "", "v1").ok_or_else(Status::path_not_found)?,
-        ["apis", name] => group(groups(server).find(|info| info.name == *name).ok_or_else(Status::path_not_found)?, true),
+        ["apis", name] => {
+            let info = groups(server).find(|info| info.name == *name);
+            info.and_then(|info| group(catalog, info, true)).ok_or_else(Status::path_not_found)?
+        }
         ["apis", group, version] => resource_list(catalog, group, version).ok_or_else(Status::path_not_found)?,
-        ["openapi", "v3", rest @ ..] => return openapi::respond(rest, &context.query, request.headers(), GIT_VERSION),
         _ => return Err(Status::path_not_found()),
     };
     let accepted = negotiate(request.headers(), &context.query, Answer::Fixed)?;
     Ok(value_response(StatusCode::OK, &document, accepted))
+}
+
+/// Answers the paths below `/openapi`. (Apart from [`respond`], which looks at the request: a body may not be looked at while something is
+/// waited for.)
+pub(crate) async fn openapi(
+    server: &Arc<ApiServer>,
+    context: &RequestContext,
+    method: &Method,
+    headers: &::http::HeaderMap,
+) -> Result<Response<Body>, Status> {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        return Err(Status::path_not_found());
+    }
+    let parts: Vec<&str> = context.info.path.split('/').filter(|part| !part.is_empty()).collect();
+    server.openapi().respond(&parts[1..], &context.query, headers).await
 }
 
 fn server_address(request: &Request<Body>) -> String {
@@ -83,13 +100,16 @@ fn paths(server: &ApiServer) -> Vec<Value> {
     let catalog = &server.engine().catalog;
     let mut paths: Vec<String> = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned(), "/apis/".to_owned()];
     for info in groups(server) {
-        paths.push(format!("/apis/{}", info.name));
-        let served = info.versions.iter().filter(|version| resources(catalog, info.name, version).next().is_some());
-        paths.extend(served.map(|version| format!("/apis/{}/{version}", info.name)));
+        let served = served_versions(catalog, info);
+        if !served.is_empty() {
+            paths.push(format!("/apis/{}", info.name));
+        }
+        paths.extend(served.iter().map(|version| format!("/apis/{}/{version}", info.name)));
     }
-    for path in ["/healthz", "/livez", "/metrics", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"] {
+    for path in ["/metrics", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/openid/v1/jwks", "/version"] {
         paths.push(path.to_owned());
     }
+    paths.extend(crate::health::paths());
     paths.push("/.well-known/openid-configuration".to_owned());
     paths.sort();
     paths.into_iter().map(Value::from).collect()
@@ -108,17 +128,24 @@ fn resources<'a>(catalog: &'a Catalog, group: &'a str, version: &'a str) -> impl
     rows.filter(move |row| row.gvr.group == group && row.gvr.version == version)
 }
 
-fn group(info: &schema::GroupInfo, alone: bool) -> Value {
+/// The versions of a group that have a served resource, the preferred one first.
+fn served_versions(catalog: &Catalog, info: &schema::GroupInfo) -> Vec<&'static str> {
+    let served = |version: &&&str| resources(catalog, info.name, version).next().is_some();
+    info.versions.iter().filter(served).copied().collect()
+}
+
+/// `None` when no version of the group is served.
+fn group(catalog: &Catalog, info: &schema::GroupInfo, alone: bool) -> Option<Value> {
     let version = |version: &&str| value!({"groupVersion": format!("{}/{version}", info.name), "version": *version});
-    let versions: Vec<Value> = info.versions.iter().map(version).collect();
+    let versions: Vec<Value> = served_versions(catalog, info).iter().map(version).collect();
     let mut group = value!({"name": info.name});
-    group.insert("preferredVersion", versions.first().cloned().unwrap_or_default());
+    group.insert("preferredVersion", versions.first()?.clone());
     group.insert("versions", versions);
     if alone {
         group.insert("kind", "APIGroup");
         group.insert("apiVersion", "v1");
     }
-    group
+    Some(group)
 }
 
 fn strings<S: AsRef<str>>(items: &[S]) -> Vec<Value> {
@@ -148,7 +175,12 @@ fn resource_list(catalog: &Catalog, group: &str, version: &str) -> Option<Value>
     list.sort_by(|a, b| a.0.cmp(&b.0));
     let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     let entries: Vec<Value> = list.into_iter().map(|(_, entry)| entry).collect();
-    Some(value!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": entries}))
+    let mut document = value!({"kind": "APIResourceList", "groupVersion": group_version, "resources": entries});
+    // Upstream's oldest document does not say of which version it is.
+    if !group.is_empty() {
+        document.insert("apiVersion", "v1");
+    }
+    Some(document)
 }
 
 fn resource(row: &Resource) -> Value {
@@ -168,50 +200,44 @@ fn resource(row: &Resource) -> Value {
     entry
 }
 
-/// Whether the client asks for everything in one document, before anything else that it accepts.
-fn wants_aggregated(request: &Request<Body>) -> bool {
-    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    accept.split(',').any(|clause| {
-        let mut parts = clause.split(';').map(str::trim);
-        let json = matches!(parts.next(), Some("application/json"));
-        let has = |wanted: &str| clause.split(';').any(|part| part.trim() == wanted);
-        json && has("g=apidiscovery.k8s.io") && has("v=v2") && has("as=APIGroupDiscoveryList")
-    })
-}
-
-fn aggregated(server: &ApiServer, prefix: &str, request: &Request<Body>) -> Response<Body> {
+fn aggregated(server: &ApiServer, prefix: &str, format: Format, request: &Request<Body>) -> Response<Body> {
     let catalog = &server.engine().catalog;
     let items: Vec<Value> = match prefix {
-        "api" => vec![aggregated_group(catalog, "", &["v1"])],
-        _ => groups(server).map(|info| aggregated_group(catalog, info.name, &info.versions)).collect(),
+        "api" => aggregated_group(catalog, "", &["v1"]).into_iter().collect(),
+        _ => groups(server).filter_map(|info| aggregated_group(catalog, info.name, &served_versions(catalog, info))).collect(),
     };
     let list = value!({
         "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items,
     });
-    let json = list.to_vec();
-    let etag = format!("\"{}\"", hex::encode_upper(Sha512::digest(&json)));
+    // The same for all encodings, as upstream's: `Vary` keeps them apart.
+    let etag = format!("\"{}\"", hex::encode_upper(Sha512::digest(list.to_vec())));
     let known = request.headers().get(IF_NONE_MATCH).is_some_and(|value| value.as_bytes() == etag.as_bytes());
     let mut response = match known {
         true => json_response(StatusCode::NOT_MODIFIED, Vec::new()),
-        false => json_response(StatusCode::OK, json),
+        false => value_response(StatusCode::OK, &list, Accepted { format, shape: Shape::Object, pretty: false }),
     };
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
-    headers.insert(VARY, HeaderValue::from_static("Accept"));
-    if let Ok(etag) = HeaderValue::from_str(&etag) {
-        headers.insert(ETAG, etag);
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = format!("{media_type};g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
+    for (name, value) in [(ETAG, etag), (CONTENT_TYPE, media_type)] {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(name, value);
+        }
     }
+    headers.insert(VARY, HeaderValue::from_static("Accept"));
     headers.insert(::http::header::CACHE_CONTROL, HeaderValue::from_static("public"));
     response
 }
 
-fn aggregated_group(catalog: &Catalog, name: &str, versions: &[&str]) -> Value {
+/// `None` when no version of the group is served.
+fn aggregated_group(catalog: &Catalog, name: &str, versions: &[&str]) -> Option<Value> {
     let version = |version: &&str| {
         let rows: Vec<Value> = resources(catalog, name, version).map(aggregated_resource).collect();
         value!({"version": *version, "resources": rows, "freshness": "Current"})
     };
     let metadata = if name.is_empty() { Value::object() } else { value!({"name": name}) };
-    value!({"metadata": metadata, "versions": versions.iter().map(version).collect::<Vec<Value>>()})
+    let served = !versions.is_empty();
+    served.then(|| value!({"metadata": metadata, "versions": versions.iter().map(version).collect::<Vec<Value>>()}))
 }
 
 fn aggregated_resource(row: &Resource) -> Value {

@@ -25,6 +25,9 @@ use std::sync::Arc;
 use ::http::{Method, Request, Response, StatusCode};
 use apimachinery::{Status, Value};
 
+pub(crate) use compress::accepts_gzip;
+pub(crate) use discovery::GIT_VERSION;
+pub(crate) use negotiate::accepted_media_types;
 pub(crate) use respond::{json_response, partial_metadata, status_response};
 
 use crate::admission::Operation;
@@ -44,6 +47,10 @@ pub(crate) async fn dispatch(server: &Arc<ApiServer>, context: RequestContext, m
     let upgrade = websocket::Upgrade::of(&context, &mut request);
     let result = match context.info.is_resource {
         true => resource(server, &context, request).await,
+        false if context.info.path.starts_with("/openapi/") => {
+            let (method, headers) = (request.method().clone(), request.headers().clone());
+            discovery::openapi(server, &context, &method, &headers).await
+        }
         false => discovery::respond(server, &context, &request),
     };
     let mut response = result.unwrap_or_else(|status| respond::negotiated_status(&status, accepted));
@@ -63,6 +70,9 @@ async fn resource(server: &Arc<ApiServer>, context: &RequestContext, request: Re
     let info = &context.info;
     let endpoint =
         server.engine().catalog.get(&info.api_group, &info.api_version, &info.resource).ok_or_else(Status::path_not_found)?;
+    if let Some(warning) = &endpoint.deprecation {
+        context.warnings.add(warning.clone());
+    }
     check_scope(endpoint, context)?;
     if !info.subresource.is_empty() {
         return subresource(server, endpoint, context, request).await;

@@ -54,23 +54,67 @@ impl Accepted {
     }
 }
 
+/// What the server can write as a stream of watch events, for errors.
+const SUPPORTED_STREAMS: &[&str] = &["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+
 /// Chooses from the `Accept` header.
 pub(crate) fn negotiate(headers: &HeaderMap, query: &Query, answer: Answer) -> Result<Accepted, Status> {
-    let agent = headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let by_agent = ["curl", "Wget", "Mozilla/5.0"].iter().any(|prefix| agent.starts_with(prefix));
-    let pretty = query.flag("pretty").unwrap_or(by_agent);
-    let mut accepted = false;
-    let mut clauses: Vec<Clause> = Vec::new();
-    for value in headers.get_all(ACCEPT) {
-        accepted = true;
-        clauses.extend(value.to_str().unwrap_or_default().split(',').filter_map(Clause::parse));
-    }
-    if !accepted || clauses.is_empty() {
+    let pretty = is_pretty(headers, query);
+    let Some(text) = accept_header(headers) else {
         return Ok(Accepted { format: Format::Json, shape: Shape::Object, pretty });
+    };
+    let choose = |clause: &Clause| {
+        let pretty = pretty || clause.parameter("pretty") == Some("1");
+        Some(Accepted { format: clause.format()?, shape: clause.shape(answer)?, pretty })
+    };
+    clauses(text).iter().find_map(choose).ok_or_else(|| Status::not_acceptable(SUPPORTED))
+}
+
+/// Chooses for a watch: YAML cannot be streamed.
+pub(crate) fn negotiate_stream(headers: &HeaderMap, query: &Query) -> Result<Accepted, Status> {
+    let refused = || Status::not_acceptable(SUPPORTED_STREAMS);
+    let accepted = negotiate(headers, query, Answer::Object).map_err(|_| refused())?;
+    if accepted.format == Format::Yaml { Err(refused()) } else { Ok(accepted) }
+}
+
+/// The encoding that a client wants discovery in one document in; `None` when it does not ask for that. Like upstream, any clause that
+/// does counts, whatever comes before it; the beta version is not served any more.
+pub(crate) fn negotiate_aggregated(headers: &HeaderMap) -> Option<Format> {
+    let wanted = [("g", "apidiscovery.k8s.io"), ("v", "v2"), ("as", "APIGroupDiscoveryList")];
+    let clauses = clauses(accept_header(headers)?);
+    let mut asking = clauses.iter().filter(|clause| wanted.iter().all(|(key, value)| clause.parameter(key) == Some(*value)));
+    asking.find_map(Clause::format)
+}
+
+/// The media types that a client accepts, best first, without parameters; everything if it does not say.
+pub(crate) fn accepted_media_types(headers: &HeaderMap) -> Vec<&str> {
+    accept_header(headers).map_or_else(|| vec!["*/*"], |text| clauses(text).iter().map(|clause| clause.media_type).collect())
+}
+
+/// The header's first value, as upstream; an empty one says nothing.
+fn accept_header(headers: &HeaderMap) -> Option<&str> {
+    headers.get(ACCEPT).and_then(|value| value.to_str().ok()).filter(|text| !text.is_empty())
+}
+
+/// Whether JSON is indented: what `pretty` says, if it says something, or who asks.
+fn is_pretty(headers: &HeaderMap, query: &Query) -> bool {
+    if let Some(value) = query.non_empty("pretty") {
+        // Go's ParseBool; what it does not know is false.
+        return matches!(value, "1" | "t" | "T" | "TRUE" | "true" | "True");
     }
-    clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality));
-    let choose = |clause: &Clause| Some(Accepted { format: clause.format()?, shape: clause.shape(answer)?, pretty });
-    clauses.iter().find_map(choose).ok_or_else(|| Status::not_acceptable(SUPPORTED))
+    let agent = headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    ["curl", "Wget", "Mozilla/5.0"].iter().any(|prefix| agent.starts_with(prefix))
+}
+
+/// The header's clauses, best first: by quality, then exact types before wildcards, by the library's own comparison and, as its sort
+/// for so few, by insertion.
+fn clauses(text: &str) -> Vec<Clause<'_>> {
+    let mut sorted: Vec<Clause> = Vec::new();
+    for clause in text.split(',').filter_map(Clause::parse) {
+        let before = sorted.iter().rposition(|other| !clause.is_better_than(other));
+        sorted.insert(before.map_or(0, |at| at + 1), clause);
+    }
+    sorted
 }
 
 struct Clause<'a> {
@@ -81,23 +125,37 @@ struct Clause<'a> {
 
 impl<'a> Clause<'a> {
     fn parse(text: &'a str) -> Option<Clause<'a>> {
-        let mut parts = text.split(';').map(str::trim);
-        let media_type = parts.next().filter(|media_type| !media_type.is_empty())?;
+        let mut parts = text.split(';').map(|part| part.trim_matches(' '));
+        let media_type = match parts.next()? {
+            "*" => "*/*",
+            media_type => media_type,
+        };
+        let (main, sub) = media_type.split_once('/')?;
+        if sub.is_empty() || sub.contains('/') || main.contains(' ') {
+            return None;
+        }
         let mut clause = Clause { media_type, parameters: Vec::new(), quality: 1.0 };
-        for (key, value) in parts.filter_map(|part| part.split_once('=')) {
-            match key {
-                "q" => clause.quality = value.parse().unwrap_or(1.0),
-                _ => clause.parameters.push((key, value.trim_matches('"'))),
+        for (key, value) in parts.filter_map(|part| part.split_once('=')).filter(|(_, value)| !value.is_empty()) {
+            match key.trim_matches(' ') {
+                // Go's ParseFloat gives zero for what is no number.
+                "q" => clause.quality = value.parse().unwrap_or(0.0),
+                key => clause.parameters.push((key, value.trim_matches(' '))),
             }
         }
         Some(clause)
     }
 
+    fn is_better_than(&self, other: &Clause) -> bool {
+        let wild = |clause: &Clause| (clause.media_type.starts_with('*'), clause.media_type.ends_with("/*"));
+        let (own, others) = (wild(self), wild(other));
+        self.quality > other.quality || (!own.0 && others.0) || (!own.1 && others.1)
+    }
+
     fn format(&self) -> Option<Format> {
         match self.media_type {
-            "application/json" | "application/*" | "*/*" => Some(Format::Json),
-            "application/yaml" => Some(Format::Yaml),
-            "application/vnd.kubernetes.protobuf" => Some(Format::Protobuf),
+            "application/json" | "application/*" | "*/*" | "*/json" => Some(Format::Json),
+            "application/yaml" | "*/yaml" => Some(Format::Yaml),
+            "application/vnd.kubernetes.protobuf" | "*/vnd.kubernetes.protobuf" => Some(Format::Protobuf),
             _ => None,
         }
     }
@@ -106,17 +164,27 @@ impl<'a> Clause<'a> {
         self.parameters.iter().find(|(have, _)| *have == key).map(|(_, value)| *value)
     }
 
+    /// `None` when a parameter asks for something that is not there: the clause does not count then.
     fn shape(&self, answer: Answer) -> Option<Shape> {
-        let Some(shape) = self.parameter("as") else { return Some(Shape::Object) };
-        if self.parameter("g") != Some("meta.k8s.io") {
+        let stream = self.parameter("stream");
+        if stream.is_some_and(|stream| stream != "watch" || self.format() == Some(Format::Yaml))
+            || self.parameter("sv").is_some_and(|version| version != "v1" || answer == Answer::Fixed)
+        {
             return None;
         }
-        let version = match self.parameter("v")? {
+        let (shape, group, version) = (self.parameter("as"), self.parameter("g"), self.parameter("v"));
+        if shape.is_none() && group.is_none() && version.is_none() {
+            return Some(Shape::Object);
+        }
+        if group != Some("meta.k8s.io") {
+            return None;
+        }
+        let version = match version? {
             "v1" => "v1",
             "v1beta1" => "v1beta1",
             _ => return None,
         };
-        match (shape, answer) {
+        match (shape?, answer) {
             // A Table's cells are of any type, which protobuf cannot write.
             ("Table", Answer::Object | Answer::List) if self.format() != Some(Format::Protobuf) => Some(Shape::Table(version)),
             ("PartialObjectMetadata", Answer::Object) | ("PartialObjectMetadataList", Answer::List) => {
@@ -148,11 +216,59 @@ mod tests {
         let table =
             "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1;g=meta.k8s.io";
         check(table, Answer::List, Some((Format::Json, Shape::Table("v1"))));
+        // CBOR is alpha, and off.
         check("application/cbor", Answer::List, None);
+        check("application/cbor,application/json;q=0.1", Answer::List, Some((Format::Json, Shape::Object)));
+        check("json", Answer::List, None);
+        check("*", Answer::List, Some((Format::Json, Shape::Object)));
+        check("*/*,application/yaml", Answer::List, Some((Format::Yaml, Shape::Object)));
+        check("application/*;q=0.9, application/yaml;q=0.2", Answer::List, Some((Format::Yaml, Shape::Object)));
+        check("application/yaml;q=nonsense,application/json;q=0.3", Answer::List, Some((Format::Json, Shape::Object)));
+        check("application/yaml;stream=watch", Answer::Object, None);
+        check("application/json;stream=watch", Answer::Object, Some((Format::Json, Shape::Object)));
+        check("application/json;stream=other", Answer::Object, None);
+        check("application/json;v=v1", Answer::Object, None);
         check("text/html, */*;q=0.8", Answer::Object, Some((Format::Json, Shape::Object)));
         check("application/json;q=0.5,application/yaml", Answer::Object, Some((Format::Yaml, Shape::Object)));
         let metadata = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
         check(metadata, Answer::List, Some((Format::Json, Shape::Metadata("v1"))));
         check(metadata, Answer::Object, None);
+    }
+
+    #[test]
+    fn pretty_is_said_or_guessed() {
+        let pretty = |agent: &'static str, query: &str, accept: &'static str| {
+            let headers = HeaderMap::from_iter([
+                (http::header::USER_AGENT, http::HeaderValue::from_static(agent)),
+                (ACCEPT, http::HeaderValue::from_static(accept)),
+            ]);
+            negotiate(&headers, &Query::parse(query), Answer::Object).expect("JSON").pretty
+        };
+        for (agent, query, accept, expected) in [
+            ("kubectl/v1.35", "", "application/json", false),
+            ("kubectl/v1.35", "pretty=true", "application/json", true),
+            ("kubectl/v1.35", "pretty=yes", "application/json", false),
+            ("kubectl/v1.35", "", "application/json;pretty=1", true),
+            ("curl/8", "", "*/*", true),
+            ("curl/8", "pretty=", "*/*", true),
+            ("curl/8", "pretty=0", "*/*", false),
+        ] {
+            assert_eq!(pretty(agent, query, accept), expected, "{agent} {query} {accept}");
+        }
+    }
+
+    #[test]
+    fn discovery_in_one_document_is_asked_for() {
+        let asked = |accept: &'static str| {
+            negotiate_aggregated(&HeaderMap::from_iter([(ACCEPT, http::HeaderValue::from_static(accept))]))
+        };
+        let v2 = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        assert_eq!(asked(v2), Some(Format::Json));
+        assert_eq!(
+            asked("application/json, application/vnd.kubernetes.protobuf;as=APIGroupDiscoveryList;v=v2;g=apidiscovery.k8s.io"),
+            Some(Format::Protobuf)
+        );
+        assert_eq!(asked("application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"), None);
+        assert_eq!(asked("application/json"), None);
     }
 }

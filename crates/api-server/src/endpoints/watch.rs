@@ -13,7 +13,7 @@ use rand::Rng;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::negotiate::{Accepted, Answer, Format, Shape, negotiate};
+use super::negotiate::{Accepted, Format, Shape, negotiate_stream};
 use super::read::scope_range;
 use super::respond::{in_version, json_response, partial_metadata, sealed};
 use crate::cache::{CacheEvent, Delivery, Entry, Snapshot, WatchScope, WatchStart, Watcher};
@@ -37,10 +37,7 @@ pub(crate) async fn watch(
     context: &RequestContext,
     headers: &HeaderMap,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate(headers, &context.query, Answer::Object)?;
-    if accepted.format == Format::Yaml {
-        return Err(Status::not_acceptable(&["application/json", "application/vnd.kubernetes.protobuf"]));
-    }
+    let accepted = negotiate_stream(headers, &context.query)?;
     let engine = server.engine();
     let options = ListOptions::parse(context, stored, true)?;
     let initial = options.send_initial_events.unwrap_or(matches!(options.resource_version, None | Some(0)));

@@ -1,7 +1,7 @@
 //! `/livez`, `/readyz` and `/healthz`: named checks, all at once or one by one
 //! (<https://kubernetes.io/docs/reference/using-api/health-checks/>).
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use ::http::header::{CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
@@ -14,16 +14,59 @@ use crate::server::ApiServer;
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
+/// A part of starting up, after which some of what clients rely on is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Namespaces,
+    PriorityClasses,
+    BootstrapRoles,
+    ServiceCidr,
+    KubernetesService,
+    ClusterAuthentication,
+}
+
+impl Step {
+    /// In upstream's order.
+    const ALL: [Step; 6] = [
+        Step::Namespaces,
+        Step::ClusterAuthentication,
+        Step::BootstrapRoles,
+        Step::PriorityClasses,
+        Step::KubernetesService,
+        Step::ServiceCidr,
+    ];
+
+    /// The check's name: upstream's post-start hook that does the same.
+    fn name(self) -> &'static str {
+        match self {
+            Step::Namespaces => "poststarthook/start-system-namespaces-controller",
+            Step::PriorityClasses => "poststarthook/scheduling/bootstrap-system-priority-classes",
+            Step::BootstrapRoles => "poststarthook/rbac/bootstrap-roles",
+            Step::ServiceCidr => "poststarthook/start-kubernetes-service-cidr-controller",
+            Step::KubernetesService => "poststarthook/bootstrap-controller",
+            Step::ClusterAuthentication => "poststarthook/start-cluster-authentication-info-controller",
+        }
+    }
+
+    fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
 /// Steps of starting up and shutting down that health depends on.
 #[derive(Debug, Default)]
 pub struct Lifecycle {
-    bootstrapped: AtomicBool,
+    steps: AtomicU8,
     rbac_ready: AtomicBool,
 }
 
 impl Lifecycle {
-    pub(crate) fn set_bootstrapped(&self) {
-        self.bootstrapped.store(true, Ordering::Release);
+    pub(crate) fn done(&self, step: Step) {
+        self.steps.fetch_or(step.bit(), Ordering::AcqRel);
+    }
+
+    fn is_done(&self, step: Step) -> bool {
+        self.steps.load(Ordering::Acquire) & step.bit() != 0
     }
 
     pub(crate) fn set_rbac_ready(&self) {
@@ -31,14 +74,15 @@ impl Lifecycle {
     }
 }
 
-/// One check, under upstream's name.
+/// One check, under upstream's name. Those of upstream's parts that are not here (priority and fairness, aggregation, custom
+/// resources) have none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Check {
     Ping,
     Store,
     StoreReadiness,
     RbacPolicy,
-    Bootstrap,
+    Start(Step),
     Shutdown,
 }
 
@@ -49,7 +93,7 @@ impl Check {
             Self::Store => "etcd",
             Self::StoreReadiness => "etcd-readiness",
             Self::RbacPolicy => "informer-sync",
-            Self::Bootstrap => "poststarthook/rbac/bootstrap-roles",
+            Self::Start(step) => step.name(),
             Self::Shutdown => "shutdown",
         }
     }
@@ -67,21 +111,32 @@ impl Check {
                 }
             }
             Self::RbacPolicy => when(lifecycle.rbac_ready.load(Ordering::Acquire), "RBAC objects are not loaded yet"),
-            Self::Bootstrap => when(lifecycle.bootstrapped.load(Ordering::Acquire), "the bootstrap objects are not there yet"),
+            Self::Start(step) => when(lifecycle.is_done(step), "not finished"),
             Self::Shutdown => when(!server.draining().is_cancelled(), "process is shutting down"),
         }
     }
 }
 
-/// An endpoint: its name and its checks in order.
-fn checks(endpoint: &str) -> Option<&'static [Check]> {
+/// An endpoint's checks in order.
+fn checks(endpoint: &str) -> Option<Vec<Check>> {
+    let starting = Step::ALL.into_iter().map(Check::Start);
     match endpoint {
-        "livez" | "healthz" => Some(&[Check::Ping, Check::Store, Check::Bootstrap]),
+        "livez" | "healthz" => Some([Check::Ping, Check::Store].into_iter().chain(starting).collect()),
         "readyz" => {
-            Some(&[Check::Ping, Check::Store, Check::StoreReadiness, Check::RbacPolicy, Check::Bootstrap, Check::Shutdown])
+            let first = [Check::Ping, Check::Store, Check::StoreReadiness, Check::RbacPolicy];
+            Some(first.into_iter().chain(starting).chain([Check::Shutdown]).collect())
         }
         _ => None,
     }
+}
+
+/// The paths of all endpoints and checks.
+pub(crate) fn paths() -> impl Iterator<Item = String> {
+    ["healthz", "livez", "readyz"].into_iter().flat_map(|endpoint| {
+        let checks = checks(endpoint).unwrap_or_default();
+        let checks = checks.into_iter().map(move |check| format!("/{endpoint}/{}", check.name()));
+        std::iter::once(format!("/{endpoint}")).chain(checks)
+    })
 }
 
 /// Answers a path of health, or `None` if it is not one.
@@ -91,7 +146,7 @@ pub(crate) async fn respond(server: &ApiServer, context: &RequestContext) -> Opt
     let checks = checks(endpoint)?;
     let mut results = Vec::with_capacity(checks.len());
     if check.is_empty() {
-        for check in checks {
+        for check in &checks {
             let excluded = context.query.all("exclude").any(|name| name == check.name());
             let result = if excluded { None } else { Some(check.run(server).await) };
             results.push((check.name(), result));

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use apimachinery::{GroupResource, GroupVersionKind, Value, Wanted};
+use apimachinery::{GroupResource, GroupVersionKind, Value, Wanted, schema};
 
 use super::codec::Header;
 use super::enablement::ApiEnablement;
@@ -60,6 +60,8 @@ pub(crate) struct Endpoint {
     pub(crate) row: Resource,
     /// Where its objects live; `None` for those that are computed, such as reviews.
     pub(crate) stored: Option<Arc<Stored>>,
+    /// What its clients are warned of.
+    pub(crate) deprecation: Option<String>,
 }
 
 impl Endpoint {
@@ -90,7 +92,9 @@ impl Catalog {
             let stored = row.serves("update").then(|| catalog.bind(storage_prefix, feed, &rows, row, services));
             let name = (row.gvr.group.clone(), row.gvr.version.clone(), row.gvr.resource.clone());
             catalog.by_name.insert(name, catalog.endpoints.len());
-            catalog.endpoints.push(Arc::new(Endpoint { row: row.clone(), stored }));
+            let facts = schema::resource(&row.gvr.group, &row.gvr.version, &row.gvr.resource);
+            let deprecation = facts.and_then(schema::ResourceInfo::deprecation_warning);
+            catalog.endpoints.push(Arc::new(Endpoint { row: row.clone(), stored, deprecation }));
         }
         catalog
     }

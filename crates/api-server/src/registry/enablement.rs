@@ -1,13 +1,14 @@
 //! Which of the built-in APIs are served (`--runtime-config`).
 //!
-//! The table holds what upstream serves by default; an API can be turned off, by version or by resource. One that is off by default
-//! is not in the table: asking for it by name is an error, asking for "all" gives what there is.
+//! By default stable versions are served, beta and alpha ones are not (upstream's `DefaultAPIResourceConfigSource`). An API is turned on
+//! or off by stage, by version or by resource; one that is not in the table of resources cannot be turned on.
 
 use std::collections::BTreeMap;
 
 use super::resource::{self, Resource};
+use crate::resource_metrics;
 
-/// What was asked for; by default everything in the table is served.
+/// What was asked for; by default every stable version is served.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ApiEnablement {
     /// `api/all`, `api/ga`, `api/beta`, `api/alpha`.
@@ -45,15 +46,19 @@ impl ApiEnablement {
     /// Whether a resource is served: the resource's own word first, then its version's, then its stage's.
     pub(crate) fn serves(&self, row: &Resource) -> bool {
         let own = self.apis.get(&resource_key(row)).or_else(|| self.apis.get(&version_key(row)));
-        let stage = if row.gvr.version.contains("alpha") {
-            "api/alpha"
+        // Upstream has it from another server, which the stages say nothing about.
+        if row.gvr.group == resource_metrics::GROUP {
+            return own.copied().unwrap_or(true);
+        }
+        let (stage, default) = if row.gvr.version.contains("alpha") {
+            ("api/alpha", false)
         } else if row.gvr.version.contains("beta") {
-            "api/beta"
+            ("api/beta", false)
         } else {
-            "api/ga"
+            ("api/ga", true)
         };
         let general = || self.stages.get(stage).or_else(|| self.stages.get("api/all"));
-        own.or_else(general).copied().unwrap_or(true)
+        own.or_else(general).copied().unwrap_or(default)
     }
 }
 
@@ -75,13 +80,19 @@ mod tests {
             let parsed = ApiEnablement::parse(&items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>())?;
             Ok(resource::builtin().iter().filter(|row| parsed.serves(row)).map(resource_key).collect())
         };
-        let all = served(&[]).unwrap();
-        assert_eq!(served(&["api/all=true"]).unwrap(), all);
+        let stable = served(&[]).unwrap();
+        let metrics = |key: &str| key.starts_with("metrics.k8s.io/");
+        assert!(stable.iter().all(|key| metrics(key) || !key.contains("beta") && !key.contains("alpha")), "{stable:?}");
+        let all = served(&["api/all=true"]).unwrap();
+        assert_eq!(all.len(), resource::builtin().len());
+        let beta = served(&["api/beta=true"]).unwrap();
+        assert!(stable.len() < beta.len() && beta.len() < all.len());
+        assert_eq!(served(&["networking.k8s.io/v1beta1/ipaddresses"]).unwrap().len(), stable.len() + 1);
         let without = served(&["apps/v1/deployments=false", "batch/v1=false"]).unwrap();
         assert!(!without.iter().any(|key| key == "apps/v1/deployments" || key.starts_with("batch/v1/")));
         assert!(without.iter().any(|key| key == "apps/v1/replicasets"));
         let only = served(&["api/all=false", "v1=true"]).unwrap();
-        assert!(!only.is_empty() && only.iter().all(|key| key.starts_with("/v1/")), "{only:?}");
+        assert!(!only.is_empty() && only.iter().all(|key| key.starts_with("/v1/") || metrics(key)), "{only:?}");
         assert!(served(&["example.com/v1=true"]).unwrap_err().contains("example.com/v1"));
         assert!(served(&["v1=perhaps"]).is_err());
     }

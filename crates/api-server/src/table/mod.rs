@@ -7,6 +7,8 @@ use apimachinery::{Value, value};
 use crate::endpoints::partial_metadata;
 use crate::registry::Resource;
 
+#[cfg(test)]
+mod cases;
 mod printers;
 
 /// A column.
@@ -72,8 +74,13 @@ pub(crate) fn table(
                 row.insert("object", object.clone());
             }
         }
+        if let Some(conditions) = printers::conditions(resource, object) {
+            row.insert("conditions", conditions);
+        }
         row
     };
+    let mut ordered: Vec<&Value> = objects.iter().collect();
+    printers::order(resource, &mut ordered);
     let definition = |column: &Column| {
         value!({"name": column.name, "type": column.kind, "format": column.format, "description": column.description,
             "priority": column.priority})
@@ -84,6 +91,6 @@ pub(crate) fn table(
         "apiVersion": format!("meta.k8s.io/{version}"),
         "metadata": metadata,
         "columnDefinitions": definitions,
-        "rows": objects.iter().map(row).collect::<Vec<Value>>(),
+        "rows": ordered.into_iter().map(row).collect::<Vec<Value>>(),
     })
 }

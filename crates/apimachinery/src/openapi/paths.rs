@@ -51,10 +51,28 @@ pub(super) fn of_group_version(
 
 /// `AppsV1` and `apps_v1`; `FlowcontrolApiserverV1` and `flowcontrolApiserver_v1`.
 fn names(group: &str, version: &str) -> (String, String) {
-    let group = if group.is_empty() { "core" } else { group.trim_end_matches(".k8s.io") };
-    let camel: String = group.split('.').map(capitalized).collect();
-    let lower = camel[..1].to_lowercase() + &camel[1..];
-    (format!("{camel}{}", capitalized(version)), format!("{lower}_{version}"))
+    let camel = camel(if group.is_empty() { "core" } else { group });
+    (format!("{camel}{}", capitalized(version)), format!("{}_{version}", lower_first(&camel)))
+}
+
+/// `Apps`, `FlowcontrolApiserver`.
+pub(super) fn camel(group: &str) -> String {
+    group.trim_end_matches(".k8s.io").split('.').map(capitalized).collect()
+}
+
+/// `apps`, `flowcontrolApiserver`.
+pub(super) fn lower_first(camel: &str) -> String {
+    camel[..1].to_lowercase() + &camel[1..]
+}
+
+/// ` a Pod`, ` an Event`, ` Endpoints`: upstream's rule for what comes before a kind.
+fn with_article(kind: &str) -> String {
+    let plural = kind.ends_with('s') && !kind.ends_with("ss");
+    match kind.chars().next() {
+        _ if plural => format!(" {kind}"),
+        Some('A' | 'E' | 'I' | 'O' | 'U') => format!(" an {kind}"),
+        _ => format!(" a {kind}"),
+    }
 }
 
 fn capitalized(word: &str) -> String {
@@ -63,7 +81,7 @@ fn capitalized(word: &str) -> String {
 }
 
 /// `{"200": {"content": {...}, "description": "OK"}, ..., "401": ...}`
-fn responses(codes: &[(&str, Option<&TypeInfo>)], media_types: &[&str]) -> Value {
+pub(super) fn responses(codes: &[(&str, Option<&TypeInfo>)], media_types: &[&str]) -> Value {
     let mut all = value!({"401": {"description": "Unauthorized"}});
     for (code, info) in codes {
         let description = match *code {
@@ -119,10 +137,11 @@ impl Context<'_> {
         })
     }
 
-    fn path_parameters(&self, names: &[&str]) -> Vec<Value> {
-        let mut all: Vec<Value> =
-            names.iter().filter(|n| **n != "namespace" || self.resource.namespaced).map(|n| parameters::path(n)).collect();
-        all.push(parameters::pretty());
+    /// Parameters in the path, and `pretty`; `kind` is that of the named object.
+    fn path_parameters(&self, kind: &str, names: &[&str]) -> Vec<Value> {
+        let names = names.iter().filter(|n| **n != "namespace" || self.resource.namespaced);
+        let mut all: Vec<Value> = names.map(|n| parameters::path(n, kind)).collect();
+        all.push(parameters::pretty(self.options));
         all
     }
 
@@ -142,7 +161,7 @@ impl Context<'_> {
         let prefix = self.prefix.clone();
         let mut item = Value::object();
         let only_create = !self.can("list");
-        let mut shared = self.path_parameters(&["namespace"]);
+        let mut shared = self.path_parameters(kind, &["namespace"]);
         if self.can("list") {
             item.insert("get", self.list_operation(format!("list{prefix}{scope}{kind}"), false));
         }
@@ -151,11 +170,11 @@ impl Context<'_> {
                 format!("create{prefix}{scope}{kind}"),
                 "post",
                 &gvk,
-                format!("create {kind}"),
+                format!("create{}", with_article(kind)),
                 &["200", "201", "202"],
             );
             if only_create {
-                shared.extend(parameters::write());
+                shared.extend(parameters::write(self.options));
                 operation.remove("parameters");
             }
             item.insert("post", operation);
@@ -167,7 +186,7 @@ impl Context<'_> {
                 &gvk,
                 format!("delete collection of {kind}"),
             );
-            operation.insert("parameters", parameters::delete_collection());
+            operation.insert("parameters", parameters::delete_collection(self.options));
             let status = self.meta("Status");
             operation.insert("responses", responses(&[("200", Some(status))], self.options.media_types));
             operation.insert("requestBody", self.delete_body());
@@ -191,7 +210,7 @@ impl Context<'_> {
         let media_types = [self.options.media_types, self.options.stream_media_types].concat();
         operation.insert("responses", responses(&[("200", list)], &media_types));
         if !all {
-            operation.insert("parameters", parameters::list());
+            operation.insert("parameters", parameters::list(self.options));
         }
         operation
     }
@@ -199,8 +218,8 @@ impl Context<'_> {
     fn all_namespaces(&mut self) {
         let id = format!("list{}{}ForAllNamespaces", self.prefix, self.resource.kind);
         let operation = self.list_operation(id, true);
-        let mut shared = parameters::list();
-        shared.push(parameters::pretty());
+        let mut shared = parameters::list(self.options);
+        shared.push(parameters::pretty(self.options));
         let item = value!({"get": operation, "parameters": (parameters::sorted(shared))});
         self.paths.insert(format!("{}/{}", self.root, self.resource.plural), item);
     }
@@ -217,14 +236,20 @@ impl Context<'_> {
     }
 
     fn watch(&mut self, path: String, id: String, action: &str, names: &[&str]) {
-        let gvk = self.resource.gvk();
-        let mut operation =
-            self.operation(id, action, &gvk, format!("watch objects of kind {}; use list with watch=true", self.resource.kind));
+        let (gvk, kind) = (self.resource.gvk(), self.resource.kind);
+        let instead = "deprecated: use the 'watch' parameter with a list operation instead";
+        let description = match action {
+            "watchlist" => format!("watch individual changes to a list of {kind}. {instead}."),
+            _ => format!(
+                "watch changes to an object of kind {kind}. {instead}, filtered to a single item with the 'fieldSelector' parameter."
+            ),
+        };
+        let mut operation = self.operation(id, action, &gvk, description);
         let event = self.meta("WatchEvent");
         let media_types = [self.options.media_types, self.options.stream_media_types].concat();
         operation.insert("responses", responses(&[("200", Some(event))], &media_types));
-        let mut shared = self.path_parameters(names);
-        shared.extend(parameters::list());
+        let mut shared = self.path_parameters(kind, names);
+        shared.extend(parameters::list(self.options));
         self.paths.insert(path, value!({"get": operation, "parameters": (parameters::sorted(shared))}));
     }
 
@@ -256,7 +281,7 @@ impl Context<'_> {
             item.insert("delete", self.delete_operation(format!("delete{prefix}{scope}{kind}")));
         }
         if !item.is_empty() {
-            item.insert("parameters", self.path_parameters(&["name", "namespace"]));
+            item.insert("parameters", self.path_parameters(kind, &["name", "namespace"]));
             self.paths.insert(format!("{}/{{name}}", self.collection_path()), item);
         }
     }
@@ -271,7 +296,7 @@ impl Context<'_> {
     ) -> Value {
         let info = self.info(gvk);
         let mut operation = self.operation(id, action, gvk, description);
-        operation.insert("parameters", parameters::write());
+        operation.insert("parameters", parameters::write(self.options));
         let schema = info.map_or_else(Value::object, schemas::reference);
         operation.insert("requestBody", value!({"content": {"*/*": {"schema": schema}}, "required": true}));
         let codes: Vec<_> = codes.iter().map(|code| (*code, info)).collect();
@@ -282,7 +307,7 @@ impl Context<'_> {
     fn patch_operation(&mut self, id: String, gvk: &GroupVersionKind, description: String) -> Value {
         let info = self.info(gvk);
         let mut operation = self.operation(id, "patch", gvk, description);
-        operation.insert("parameters", parameters::patch());
+        operation.insert("parameters", parameters::patch(self.options));
         let schema = schemas::reference(self.meta("Patch"));
         let mut content = Value::object();
         for patch_type in self.options.patch_types {
@@ -300,8 +325,8 @@ impl Context<'_> {
 
     fn delete_operation(&mut self, id: String) -> Value {
         let gvk = self.resource.gvk();
-        let mut operation = self.operation(id, "delete", &gvk, format!("delete the specified {}", self.resource.kind));
-        operation.insert("parameters", parameters::delete());
+        let mut operation = self.operation(id, "delete", &gvk, format!("delete{}", with_article(self.resource.kind)));
+        operation.insert("parameters", parameters::delete(self.options));
         operation.insert("requestBody", self.delete_body());
         let answer = if self.resource.delete_returns_object() { self.info(&gvk) } else { Some(self.meta("Status")) };
         operation.insert("responses", responses(&[("200", answer), ("202", answer)], self.options.media_types));
@@ -318,7 +343,7 @@ impl Context<'_> {
         let suffix = capitalized(sub.name);
         let (kind, scope, prefix) = (self.resource.kind, self.scope(), self.prefix.clone());
         let mut item = Value::object();
-        let mut shared = self.path_parameters(&["name", "namespace"]);
+        let mut shared = self.path_parameters(sub.kind, &["name", "namespace"]);
         for verb in &sub.verbs {
             match *verb {
                 "get" => {
@@ -327,7 +352,7 @@ impl Context<'_> {
                     if sub.name == "log" {
                         let media_types = [self.options.media_types, &["text/plain"]].concat();
                         operation.insert("responses", responses(&[("200", None)], &media_types));
-                        shared.extend(parameters::log());
+                        shared.extend(parameters::log(self.options));
                     } else {
                         let info = self.info(&gvk);
                         operation.insert("responses", responses(&[("200", info)], self.options.media_types));
@@ -348,7 +373,7 @@ impl Context<'_> {
                 }
                 "create" => {
                     let id = format!("create{prefix}{scope}{kind}{suffix}");
-                    let description = format!("create {} of a {kind}", sub.name);
+                    let description = format!("create {} of{}", sub.name, with_article(kind));
                     item.insert("post", self.write_operation(id, "post", &gvk, description, &["200", "201", "202"]));
                 }
                 _ => {}
@@ -369,9 +394,9 @@ impl Context<'_> {
         let (kind, scope, prefix, suffix) = (self.resource.kind, self.scope(), self.prefix.clone(), capitalized(sub.name));
         let methods: &[&str] =
             if sub.name == "proxy" { &["delete", "get", "head", "options", "patch", "post", "put"] } else { &["get", "post"] };
-        let mut shared = self.path_parameters(&["name", "namespace"]);
+        let mut shared = self.path_parameters(sub.kind, &["name", "namespace"]);
         shared.pop();
-        shared.extend(parameters::connect(sub.kind));
+        shared.extend(parameters::connect(sub.kind, self.options));
         let mut variants = vec![(path.to_owned(), "")];
         if sub.name == "proxy" {
             variants.push((format!("{path}/{{path}}"), "WithPath"));
@@ -387,7 +412,7 @@ impl Context<'_> {
             }
             let mut shared = shared.clone();
             if !with_path.is_empty() {
-                shared.push(parameters::path("path"));
+                shared.push(parameters::path("path", ""));
             }
             item.insert("parameters", parameters::sorted(shared));
             self.paths.insert(path, item);

@@ -100,9 +100,11 @@ fn of_struct(info: &'static TypeInfo, options: &Options<'_>) -> Value {
             property.insert("allOf", value!([{"$ref": target}]));
         }
         schema.path_mut(&["properties"]).insert(field.name, property);
-        if field.required() {
-            schema.path_mut(&["required"]).push(field.name);
-        }
+    }
+    let mut required: Vec<_> = info.fields.iter().filter(|field| field.required()).collect();
+    required.sort_by_key(|field| field.position());
+    if !required.is_empty() {
+        schema.insert("required", required.into_iter().map(|field| field.name).collect::<Vec<_>>());
     }
     schema
 }

@@ -7,7 +7,7 @@
 
 mod message;
 mod read;
-mod wire;
+pub(crate) mod wire;
 mod write;
 
 use crate::schema::TypeInfo;
@@ -170,7 +170,10 @@ pub fn decode(bytes: &[u8], expected: &GroupVersionKind) -> Result<Value, Protob
     let gvk = envelope.gvk.unwrap_or_else(|| expected.clone());
     let info = crate::schema::lookup(&gvk).ok_or_else(|| ProtobufError::UnknownKind(gvk.clone()))?;
     let mut object = decode_message(envelope.raw, info)?;
-    object.set_gvk(&gvk);
+    // A watch event is sent as an object and has no room for its kind.
+    if info.field("kind").is_some() {
+        object.set_gvk(&gvk);
+    }
     Ok(object)
 }
 

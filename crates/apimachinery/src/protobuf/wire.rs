@@ -4,7 +4,7 @@ use super::ProtobufError;
 
 /// A field's content.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Field<'a> {
+pub(crate) enum Field<'a> {
     /// Wire type 0.
     Varint(u64),
     /// Wire type 1.
@@ -38,7 +38,7 @@ fn tag(number: u16, wire_type: u8, out: &mut Vec<u8>) {
     varint(u64::from(number) << 3 | u64::from(wire_type), out);
 }
 
-pub(super) fn integer(number: u16, value: i64, out: &mut Vec<u8>) {
+pub(crate) fn integer(number: u16, value: i64, out: &mut Vec<u8>) {
     tag(number, 0, out);
     // Negative numbers take ten bytes, also those of 32 bits.
     varint(value as u64, out);
@@ -49,7 +49,7 @@ pub(super) fn double(number: u16, value: f64, out: &mut Vec<u8>) {
     out.extend_from_slice(&value.to_bits().to_le_bytes());
 }
 
-pub(super) fn bytes(number: u16, value: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn bytes(number: u16, value: &[u8], out: &mut Vec<u8>) {
     begin_bytes(number, value.len(), out);
     out.extend_from_slice(value);
 }
@@ -66,7 +66,7 @@ pub(super) fn varint_len(value: u64) -> usize {
 }
 
 /// A nested message; its length goes in front once it is known.
-pub(super) fn nested(number: u16, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn nested(number: u16, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     tag(number, 2, out);
     let start = out.len();
     write(out);
@@ -76,12 +76,12 @@ pub(super) fn nested(number: u16, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec
 }
 
 /// Reads fields one after the other.
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Reader { rest: bytes }
     }
 
@@ -108,7 +108,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next field; `None` at the end. Groups, which nobody writes any more, are an error.
-    pub(super) fn field(&mut self) -> Result<Option<(u16, Field<'a>)>, ProtobufError> {
+    pub(crate) fn field(&mut self) -> Result<Option<(u16, Field<'a>)>, ProtobufError> {
         if self.rest.is_empty() {
             return Ok(None);
         }

@@ -119,6 +119,9 @@ impl Loader {
         for at in 0..lines.len() {
             let mut fields = Vec::new();
             self.collect(at, [0, 0], &lines, &mut fields);
+            for (position, field) in fields.iter_mut().enumerate() {
+                field.position = u8::try_from(position).expect("a type has less than 256 fields");
+            }
             fields.sort_by_key(|f| f.name);
             fields.shrink_to_fit();
             self.types[at].0.fields = fields;
@@ -168,6 +171,7 @@ impl Loader {
             shape: self.shape(shape.trim_start_matches('*')),
             number: number.parse().unwrap_or(0),
             embedded_in,
+            position: 0,
             flags,
             attributes,
         }
@@ -239,6 +243,7 @@ fn resource(line: &'static str, group: &GroupInfo) -> ResourceInfo {
         short_names: Vec::new(),
         categories: Vec::new(),
         storage_version_hash: "",
+        deprecated: None,
         subresources: Vec::new(),
     };
     for (letter, value) in words.filter_map(|w| w.split_once('=')) {
@@ -248,6 +253,7 @@ fn resource(line: &'static str, group: &GroupInfo) -> ResourceInfo {
             "c" => info.categories = list(value),
             "h" => info.storage_version_hash = value,
             "k" => info.kind_group_version = value.split_once('/'),
+            "x" => info.deprecated = Some(value),
             other => unreachable!("unknown attribute {other} of a resource in the facts"),
         }
     }

@@ -6,7 +6,8 @@
 //! G GROUP                                   an API group (`-` is the core group), in order of discovery
 //! V VERSION                                 a version of that group, the preferred one first
 //! R PLURAL KIND SINGULAR N|C v=VERBS ...    a resource of that version; N namespaced, C cluster-scoped; v=* all eight verbs;
-//!                                           s= short names, c= categories, h= storageVersionHash, k= GROUP/VERSION of KIND
+//!                                           s= short names, c= categories, h= storageVersionHash, k= GROUP/VERSION of KIND,
+//!                                           x= deprecated since, gone in (or nothing), GROUP/VERSION/KIND to use instead (or nothing)
 //! S NAME KIND v=VERBS ...                   a subresource of that resource
 //! E TYPE VALUES                             the values of an enumeration
 //! T TYPE [=SPECIAL] [M=MAPTYPE] [U=UNIONS] [hidden]    a type; special ones have a JSON form of their own
@@ -118,6 +119,8 @@ pub struct FieldInfo {
     pub number: u16,
     /// The protobuf numbers of the embedded messages that hold it, the outermost first; 0 where there is none.
     pub embedded_in: [u16; 2],
+    /// Its place among the fields as Go declares them.
+    position: u8,
     flags: u8,
     attributes: &'static str,
 }
@@ -152,6 +155,8 @@ pub struct ResourceInfo {
     pub categories: Vec<&'static str>,
     /// Upstream's hash of the storage version; empty when nothing is stored.
     pub storage_version_hash: &'static str,
+    /// When it was deprecated, when it goes, and what to use instead, as the facts have it.
+    deprecated: Option<&'static str>,
     /// Its subresources, by name.
     pub subresources: Vec<SubresourceInfo>,
 }
@@ -287,6 +292,11 @@ impl FieldInfo {
         self.flags & OMIT_ZERO != 0
     }
 
+    /// Its place among the fields as Go declares them, which some lists in OpenAPI keep.
+    pub fn position(&self) -> u8 {
+        self.position
+    }
+
     /// Required in OpenAPI.
     pub fn required(&self) -> bool {
         self.flags & REQUIRED != 0
@@ -332,6 +342,20 @@ impl ResourceInfo {
     pub fn gvk(&self) -> GroupVersionKind {
         let (group, version) = self.kind_group_version.unwrap_or((self.group, self.version));
         GroupVersionKind::new(group, version, self.kind)
+    }
+
+    /// What clients are warned of when they use it; `None` when it is not deprecated.
+    pub fn deprecation_warning(&self) -> Option<String> {
+        let mut parts = self.deprecated?.splitn(3, ',');
+        let mut part = || parts.next().filter(|part| !part.is_empty());
+        let mut text = format!("{} {} is deprecated in v{}+", self.gvk().api_version(), self.kind, part()?);
+        if let Some(removed) = part() {
+            text.push_str(&format!(", unavailable in v{removed}+"));
+        }
+        if let Some((api_version, kind)) = part().and_then(|kind| kind.rsplit_once('/')) {
+            text.push_str(&format!("; use {} {kind}", api_version.trim_start_matches('/')));
+        }
+        Some(text)
     }
 
     /// The kind of its lists.
@@ -414,6 +438,13 @@ mod tests {
         );
         let eviction = pods.subresource("eviction").expect("known");
         assert_eq!(eviction.gvk(pods), GroupVersionKind::new("policy", "v1", "Eviction"));
+        assert_eq!(pods.deprecation_warning(), None);
+        let warning = |group, version, plural| resource(group, version, plural).and_then(ResourceInfo::deprecation_warning);
+        assert_eq!(
+            warning("", "v1", "endpoints").as_deref(),
+            Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+        );
+        assert_eq!(warning("", "v1", "componentstatuses").as_deref(), Some("v1 ComponentStatus is deprecated in v1.19+"));
         assert_eq!(groups()[0].name, "");
         assert_eq!(
             groups().iter().find(|g| g.name == "autoscaling").map(|g| g.versions.as_slice()),

@@ -1,13 +1,12 @@
-//! RBAC, certificates, admission and flow control.
+//! RBAC, certificates and flow control.
 
 use apimachinery::Value;
 
-use super::format::{age, any, duration, name, text};
+use super::format::{age, duration, labels, name, number, text};
 use super::{Registration, printer};
 
 const BINDING: &[&str] = &["Name", "Role", "Age", "+Users", "+Groups", "+ServiceAccounts"];
 const RBAC: &str = "rbac.authorization.k8s.io";
-const ADMISSION: &str = "admissionregistration.k8s.io";
 const FLOW: &str = "flowcontrol.apiserver.k8s.io";
 
 pub(super) const PRINTERS: &[Registration] = &[
@@ -19,10 +18,13 @@ pub(super) const PRINTERS: &[Registration] = &[
         &["Name", "Age", "SignerName", "Requestor", "RequestedDuration", "Condition"],
         signing_request,
     ),
-    printer("mutatingwebhookconfigurations", ADMISSION, &["Name", "#Webhooks", "Age"], webhooks),
-    printer("validatingwebhookconfigurations", ADMISSION, &["Name", "#Webhooks", "Age"], webhooks),
-    printer("validatingadmissionpolicies", ADMISSION, &["Name", "#Validations", "ParamKind", "Age"], validating_policy),
-    printer("validatingadmissionpolicybindings", ADMISSION, &["Name", "PolicyName", "ParamRef", "Age"], policy_binding),
+    printer("clustertrustbundles", "certificates.k8s.io", &["Name", "SignerName"], trust_bundle),
+    printer(
+        "podcertificaterequests",
+        "certificates.k8s.io",
+        &["Name", "PodName", "ServiceAccountName", "NodeName", "SignerName", "State", "UnverifiedUserAnnotations"],
+        pod_certificate_request,
+    ),
     printer(
         "flowschemas",
         FLOW,
@@ -44,8 +46,8 @@ fn binding(object: &Value) -> Vec<Value> {
         let names: Vec<String> = matching
             .map(|subject| {
                 let name = subject.str_at(&["name"]).unwrap_or_default();
-                match subject.str_at(&["namespace"]).filter(|_| kind == "ServiceAccount") {
-                    Some(namespace) if !namespace.is_empty() => format!("{namespace}/{name}"),
+                match kind {
+                    "ServiceAccount" => format!("{}/{name}", subject.str_at(&["namespace"]).unwrap_or_default()),
                     _ => name.to_owned(),
                 }
             })
@@ -76,32 +78,21 @@ fn signing_request(object: &Value) -> Vec<Value> {
     vec![name(object), age(object), signer, text(object, &["spec", "username"], ""), lifetime.into(), state.into()]
 }
 
-fn count(object: &Value, path: &[&str]) -> Value {
-    i64::try_from(object.array_at(path).len()).unwrap_or(i64::MAX).into()
+fn trust_bundle(object: &Value) -> Vec<Value> {
+    vec![name(object), text(object, &["spec", "signerName"], "<none>")]
 }
 
-fn webhooks(object: &Value) -> Vec<Value> {
-    vec![name(object), count(object, &["webhooks"]), age(object)]
-}
-
-fn validating_policy(object: &Value) -> Vec<Value> {
-    let parameters = object.get_path(&["spec", "paramKind"]).map(|kind| {
-        format!("{}/{}", kind.str_at(&["apiVersion"]).unwrap_or_default(), kind.str_at(&["kind"]).unwrap_or_default())
-    });
-    let parameters = parameters.unwrap_or_else(|| "<unset>".to_owned());
-    vec![name(object), count(object, &["spec", "validations"]), parameters.into(), age(object)]
-}
-
-fn policy_binding(object: &Value) -> Vec<Value> {
-    let parameters = object.get_path(&["spec", "paramRef"]).map(|reference| {
-        let name = reference.str_at(&["name"]).unwrap_or("*");
-        match reference.str_at(&["namespace"]).filter(|namespace| !namespace.is_empty()) {
-            Some(namespace) => format!("{namespace}/{name}"),
-            None => name.to_owned(),
-        }
-    });
-    let parameters = parameters.unwrap_or_else(|| "<unset>".to_owned());
-    vec![name(object), text(object, &["spec", "policyName"], ""), parameters.into(), age(object)]
+fn pod_certificate_request(object: &Value) -> Vec<Value> {
+    let of = |field: &str| text(object, &["spec", field], "");
+    // The last one that decides.
+    let conditions = object.array_at(&["status", "conditions"]).iter().rev();
+    let mut kinds = conditions.filter_map(|condition| condition.str_at(&["type"]));
+    let state = kinds.find(|kind| matches!(*kind, "Issued" | "Denied" | "Failed")).unwrap_or("Pending");
+    let annotations = labels(object.get_path(&["spec", "unverifiedUserAnnotations"]));
+    let mut cells = vec![name(object)];
+    cells.extend(["podName", "serviceAccountName", "nodeName", "signerName"].map(of));
+    cells.extend([state.into(), annotations.into()]);
+    cells
 }
 
 fn flow_schema(object: &Value) -> Vec<Value> {
@@ -110,7 +101,7 @@ fn flow_schema(object: &Value) -> Vec<Value> {
     vec![
         name(object),
         text(object, &["spec", "priorityLevelConfiguration", "name"], ""),
-        any(object, &["spec", "matchingPrecedence"], "0"),
+        number(object, &["spec", "matchingPrecedence"]).into(),
         text(object, &["spec", "distinguisherMethod", "type"], "<none>"),
         age(object),
         missing.into(),
@@ -120,7 +111,7 @@ fn flow_schema(object: &Value) -> Vec<Value> {
 fn priority_level(object: &Value) -> Vec<Value> {
     let limited = |path: &[&str]| {
         let path: Vec<&str> = ["spec", "limited"].iter().chain(path).copied().collect();
-        any(object, &path, "<none>")
+        object.i64_at(&path).map_or_else(|| Value::from("<none>"), Value::from)
     };
     let queuing = |field: &'static str| limited(&["limitResponse", "queuing", field]);
     vec![

@@ -1,8 +1,10 @@
 //! Nodes, namespaces, events and the plain objects of core/v1.
 
+use std::collections::BTreeSet;
+
 use apimachinery::Value;
 
-use super::format::{age, any, condition, is_true, name, number, since, text};
+use super::format::{age, any, condition, is_true, name, number, since, text, with_more};
 use super::{Registration, printer};
 
 const EVENT: &[&str] =
@@ -34,19 +36,33 @@ pub(super) const PRINTERS: &[Registration] = &[
     printer("serviceaccounts", "", &["Name", "Age"], name_and_age),
     printer("componentstatuses", "", &["Name", "Status", "Message", "Error"], component_status),
     printer("resourcequotas", "", &["Name", "Request", "Limit", "Age"], resource_quota),
-    printer("limitranges", "", &["Name", "Created At"], super::created_at),
     printer("leases", "coordination.k8s.io", &["Name", "Holder", "Age"], lease),
+    printer(
+        "leasecandidates",
+        "coordination.k8s.io",
+        &["Name", "LeaseName", "BinaryVersion", "EmulationVersion", "Age"],
+        lease_candidate,
+    ),
     printer(
         "priorityclasses",
         "scheduling.k8s.io",
-        &["Name", "Value", "Global-Default", "Age", "+PreemptionPolicy"],
+        &["Name", "#Value", "?Global-Default", "Age", "PreemptionPolicy"],
         priority_class,
     ),
+    printer("workloads", "scheduling.k8s.io", &["Name", "Age"], name_and_age),
     printer("runtimeclasses", "node.k8s.io", &["Name", "Handler", "Age"], runtime_class),
     printer("deviceclasses", "resource.k8s.io", &["Name", "Age"], name_and_age),
     printer("resourceclaimtemplates", "resource.k8s.io", &["Name", "Age"], name_and_age),
     printer("resourceclaims", "resource.k8s.io", &["Name", "State", "Age"], resource_claim),
     printer("resourceslices", "resource.k8s.io", &["Name", "Node", "Driver", "Pool", "Age"], resource_slice),
+    printer("devicetaintrules", "resource.k8s.io", &["Name", "Key", "Value", "Effect", "TimeAdded", "Age"], device_taint_rule),
+    printer(
+        "storageversions",
+        "internal.apiserver.k8s.io",
+        &["Name", "CommonEncodingVersion", "StorageVersions", "Age"],
+        storage_version,
+    ),
+    printer("storageversionmigrations", "storagemigration.k8s.io", &["-Name", "Resource", "Status"], storage_version_migration),
 ];
 
 fn name_and_age(object: &Value) -> Vec<Value> {
@@ -63,7 +79,7 @@ fn node(object: &Value) -> Vec<Value> {
     if object.bool_at(&["spec", "unschedulable"]) == Some(true) {
         status.push_str(",SchedulingDisabled");
     }
-    let roles: Vec<&str> = object
+    let roles: BTreeSet<&str> = object
         .meta()
         .labels()
         .filter_map(|(key, value)| match key {
@@ -72,7 +88,7 @@ fn node(object: &Value) -> Vec<Value> {
         })
         .filter(|role| !role.is_empty())
         .collect();
-    let roles = if roles.is_empty() { "<none>".to_owned() } else { roles.join(",") };
+    let roles = if roles.is_empty() { "<none>".to_owned() } else { roles.into_iter().collect::<Vec<_>>().join(",") };
     let address = |kind: &str| {
         let addresses = object.array_at(&["status", "addresses"]).iter();
         let found =
@@ -170,6 +186,39 @@ fn lease(object: &Value) -> Vec<Value> {
     vec![name(object), text(object, &["spec", "holderIdentity"], ""), age(object)]
 }
 
+fn lease_candidate(object: &Value) -> Vec<Value> {
+    let of = |field: &str| text(object, &["spec", field], "");
+    vec![name(object), of("leaseName"), of("binaryVersion"), of("emulationVersion"), age(object)]
+}
+
+fn device_taint_rule(object: &Value) -> Vec<Value> {
+    let of = |field: &str| text(object, &["spec", "taint", field], "");
+    let added = object.str_at(&["spec", "taint", "timeAdded"]).map(|added| since(Some(added))).unwrap_or_default();
+    vec![name(object), of("key"), of("value"), of("effect"), added.into(), age(object)]
+}
+
+fn storage_version(object: &Value) -> Vec<Value> {
+    let version = |entry: &Value| {
+        let of = |field: &str| entry.str_at(&[field]).unwrap_or_default().to_owned();
+        format!("{}={}", of("apiServerID"), of("encodingVersion"))
+    };
+    let versions: Vec<String> = object.array_at(&["status", "storageVersions"]).iter().map(version).collect();
+    let versions = if versions.is_empty() { "<unset>".to_owned() } else { with_more(&versions, 3) };
+    vec![name(object), text(object, &["status", "commonEncodingVersion"], "<unset>"), versions.into(), age(object)]
+}
+
+fn storage_version_migration(object: &Value) -> Vec<Value> {
+    let of = |field: &str| object.str_at(&["spec", "resource", field]).unwrap_or_default();
+    let resource = if of("group").is_empty() { of("resource").to_owned() } else { format!("{}.{}", of("resource"), of("group")) };
+    // The last one that is true.
+    let state = object.array_at(&["status", "conditions"]).iter().rev().find_map(|condition| {
+        let kind = condition.str_at(&["type"])?;
+        let known = matches!(kind, "Running" | "Succeeded" | "Failed") && condition.str_at(&["status"]) == Some("True");
+        known.then_some(kind)
+    });
+    vec![name(object), resource.into(), state.unwrap_or("Unknown").into()]
+}
+
 fn priority_class(object: &Value) -> Vec<Value> {
     let global = object.bool_at(&["globalDefault"]).unwrap_or_default().into();
     vec![name(object), number(object, &["value"]).into(), global, age(object), any(object, &["preemptionPolicy"], "")]
@@ -181,7 +230,8 @@ fn runtime_class(object: &Value) -> Vec<Value> {
 
 fn resource_claim(object: &Value) -> Vec<Value> {
     let mut states = Vec::new();
-    if object.meta().deletion_timestamp().is_some() {
+    let deleted = object.meta().deletion_timestamp().is_some();
+    if deleted {
         states.push("deleted");
     }
     if object.get_path(&["status", "allocation"]).is_some() {
@@ -189,7 +239,7 @@ fn resource_claim(object: &Value) -> Vec<Value> {
         if !object.array_at(&["status", "reservedFor"]).is_empty() {
             states.push("reserved");
         }
-    } else {
+    } else if !deleted {
         states.push("pending");
     }
     vec![name(object), states.join(",").into(), age(object)]

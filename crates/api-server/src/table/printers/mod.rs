@@ -5,6 +5,7 @@ mod cluster;
 mod format;
 mod network;
 mod pods;
+mod policies;
 mod storage;
 mod workloads;
 
@@ -17,7 +18,8 @@ use crate::registry::Resource;
 
 /// A printer as it is registered: resource name and group, columns, and the function that fills those after the name.
 ///
-/// A column is written as its heading with marks in front: `+` only in wide output, `#` an integer, `?` a boolean.
+/// A column is written as its heading with marks in front: `+` only in wide output, `#` an integer, `?` a boolean, `@` shown as a name,
+/// `-` not (as `Name` otherwise is).
 pub(super) struct Registration {
     pub(super) resource: &'static str,
     pub(super) group: &'static str,
@@ -38,8 +40,15 @@ const fn printer(
 /// The printer of a resource.
 pub(super) fn find(resource: &Resource) -> &'static dyn Printer {
     static PRINTERS: LazyLock<Vec<(&Registration, Built)>> = LazyLock::new(|| {
-        let all =
-            [pods::PRINTERS, workloads::PRINTERS, network::PRINTERS, storage::PRINTERS, cluster::PRINTERS, access::PRINTERS];
+        let all = [
+            pods::PRINTERS,
+            workloads::PRINTERS,
+            network::PRINTERS,
+            storage::PRINTERS,
+            cluster::PRINTERS,
+            access::PRINTERS,
+            policies::PRINTERS,
+        ];
         all.into_iter().flatten().map(|registration| (registration, Built::from(registration))).collect()
     });
     static DEFAULT: LazyLock<Built> = LazyLock::new(|| Built::from(&printer("", "", &["Name", "Created At"], created_at)));
@@ -47,6 +56,22 @@ pub(super) fn find(resource: &Resource) -> &'static dyn Printer {
         |registration: &Registration| registration.group == resource.gvr.group && registration.resource == resource.gvr.resource;
     // Some sixty lines, once a request: not worth an index.
     PRINTERS.iter().find(|(registration, _)| is_for(registration)).map_or(&*DEFAULT, |(_, built)| built)
+}
+
+/// What a row says about its object's state beside the cells: upstream marks pods that are over.
+pub(super) fn conditions(resource: &Resource, object: &Value) -> Option<Value> {
+    let is_pod = resource.gvr.group.is_empty() && resource.gvr.resource == "pods";
+    is_pod.then(|| pods::conditions(object)).flatten()
+}
+
+/// The order of rows where it is not that of the objects: flow schemas come as they are tried.
+pub(super) fn order(resource: &Resource, objects: &mut [&Value]) {
+    if resource.gvr.resource == "flowschemas" {
+        objects.sort_by(|a, b| {
+            let key = |object: &Value| (format::number(object, &["spec", "matchingPrecedence"]), object.meta().name().to_owned());
+            key(a).cmp(&key(b))
+        });
+    }
 }
 
 /// For kinds without a printer of their own.
@@ -77,11 +102,16 @@ impl Printer for Built {
 
 fn parse_column(column: &'static str) -> Column {
     let (priority, column) = column.strip_prefix('+').map_or((0, column), |rest| (1, rest));
-    let (kind, name) = match (column.strip_prefix('#'), column.strip_prefix('?')) {
-        (Some(name), _) => ("integer", name),
-        (_, Some(name)) => ("boolean", name),
-        _ => ("string", column),
+    let (mark, name) = match column.split_at(1) {
+        (mark @ ("#" | "?" | "@" | "-"), name) => (mark, name),
+        _ => ("", column),
     };
-    let kind = if name == "Created At" { "date" } else { kind };
-    Column { name, kind, format: if name == "Name" { "name" } else { "" }, description: "", priority }
+    let kind = match (mark, name) {
+        ("#", _) => "integer",
+        ("?", _) => "boolean",
+        (_, "Created At") => "date",
+        _ => "string",
+    };
+    let shown_as_name = mark == "@" || (name == "Name" && mark != "-");
+    Column { name, kind, format: if shown_as_name { "name" } else { "" }, description: "", priority }
 }

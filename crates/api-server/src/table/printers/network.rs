@@ -107,9 +107,16 @@ fn endpoint_slice(object: &Value) -> Vec<Value> {
 
 fn ingress(object: &Value) -> Vec<Value> {
     let rules = object.array_at(&["spec", "rules"]);
-    let hosts: Vec<String> =
-        rules.iter().filter_map(|rule| rule.str_at(&["host"])).filter(|host| !host.is_empty()).map(str::to_owned).collect();
-    let hosts = if hosts.is_empty() { "*".to_owned() } else { with_more(&hosts, SHOWN) };
+    let named = rules.iter().enumerate().filter_map(|(at, rule)| Some((at, rule.str_at(&["host"])?)));
+    let shown: Vec<(usize, &str)> = named.filter(|(_, host)| !host.is_empty()).take(SHOWN).collect();
+    let mut hosts = shown.iter().map(|(_, host)| *host).collect::<Vec<_>>().join(",");
+    if hosts.is_empty() {
+        hosts.push('*');
+    }
+    // As upstream: any rule after the last host that is shown makes for more, and all rules but three are counted as that.
+    if shown.len() == SHOWN && shown.last().is_some_and(|(at, _)| at + 1 < rules.len()) {
+        hosts.push_str(&format!(" + {} more...", rules.len() - SHOWN));
+    }
     let ports = if object.array_at(&["spec", "tls"]).is_empty() { "80" } else { "80, 443" };
     let class = text(object, &["spec", "ingressClassName"], "<none>");
     vec![name(object), class, hosts.into(), load_balancer(object).join(",").into(), ports.into(), age(object)]
@@ -145,5 +152,6 @@ fn ip_address(object: &Value) -> Vec<Value> {
         let namespace = part("namespace").map(|namespace| format!("/{namespace}")).unwrap_or_default();
         format!("{resource}{namespace}/{}", part("name").unwrap_or_default())
     });
-    vec![name(object), parent.unwrap_or_else(|| "<none>".to_owned()).into()]
+    // The third cell has no column, in upstream's table neither.
+    vec![name(object), parent.unwrap_or_else(|| "<none>".to_owned()).into(), age(object)]
 }

@@ -67,7 +67,8 @@ fn pod(object: &Value) -> Vec<Value> {
         (0, _) | (_, "") => summary.restarts.to_string(),
         (restarts, last) => format!("{restarts} ({} ago)", since(Some(last))),
     };
-    let address = object.array_at(&["status", "podIPs"]).first().and_then(|ip| ip.str_at(&["ip"])).unwrap_or("<none>");
+    let first = object.array_at(&["status", "podIPs"]).first().and_then(|ip| ip.str_at(&["ip"]));
+    let address = first.or_else(|| object.str_at(&["status", "podIP"])).filter(|ip| !ip.is_empty()).unwrap_or("<none>");
     vec![
         name(object),
         format!("{}/{total}", summary.ready).into(),
@@ -79,6 +80,16 @@ fn pod(object: &Value) -> Vec<Value> {
         text(object, &["status", "nominatedNodeName"], "<none>"),
         readiness_gates(object).into(),
     ]
+}
+
+/// Marks a pod that is over, so that clients may show it differently.
+pub(super) fn conditions(object: &Value) -> Option<Value> {
+    let (reason, message) = match object.str_at(&["status", "phase"])? {
+        "Succeeded" => ("Succeeded", "The pod has completed successfully."),
+        "Failed" => ("Failed", "The pod failed."),
+        _ => return None,
+    };
+    Some(apimachinery::value!([{"type": "Completed", "status": "True", "reason": reason, "message": message}]))
 }
 
 fn is_sidecar(container: &Value) -> bool {

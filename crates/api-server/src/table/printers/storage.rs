@@ -39,7 +39,7 @@ pub(super) const PRINTERS: &[Registration] = &[
         class,
     ),
     printer("volumeattributesclasses", GROUP, &["Name", "DriverName", "Age"], attributes_class),
-    printer("volumeattachments", GROUP, &["Name", "Attacher", "PV", "Node", "?Attached", "Age"], attachment),
+    printer("volumeattachments", GROUP, &["Name", "@Attacher", "PV", "Node", "?Attached", "Age"], attachment),
     printer("csinodes", GROUP, &["Name", "#Drivers", "Age"], csi_node),
     printer(
         "csidrivers",
@@ -171,5 +171,5 @@ fn csi_driver(object: &Value) -> Vec<Value> {
 }
 
 fn capacity(object: &Value) -> Vec<Value> {
-    vec![name(object), text(object, &["storageClassName"], ""), text(object, &["capacity"], "")]
+    vec![name(object), text(object, &["storageClassName"], ""), text(object, &["capacity"], "<unset>")]
 }

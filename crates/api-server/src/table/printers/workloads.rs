@@ -1,9 +1,10 @@
 //! Controllers of pods and what goes with them.
 
-use apimachinery::{GroupVersion, Value};
+use apimachinery::{GroupVersion, GroupVersionKind, Value};
 
 use super::format::{age, any, between, containers, is_true, labels, name, number, selector, selector_text, since, text};
 use super::{Registration, printer};
+use crate::registry::convert;
 
 const REPLICAS: &[&str] = &["Name", "#Desired", "#Current", "#Ready", "Age", "+Containers", "+Images", "+Selector"];
 
@@ -196,6 +197,9 @@ fn disruption_budget(object: &Value) -> Vec<Value> {
 }
 
 fn autoscaler(object: &Value) -> Vec<Value> {
+    // Metrics of the first version are in other fields and an annotation.
+    let second = GroupVersionKind::new("autoscaling", "v2", "HorizontalPodAutoscaler");
+    let object = &if object.api_version() == "autoscaling/v1" { convert(object.clone(), &second) } else { object.clone() };
     let target = |field| object.str_at(&["spec", "scaleTargetRef", field]).unwrap_or_default();
     vec![
         name(object),

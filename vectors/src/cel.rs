@@ -1,0 +1,33 @@
+//! The conformance files of the CEL specification. There is no CEL in this repository yet: they are counted, so that the report shows
+//! what waits for it.
+
+use anyhow::Result;
+
+use crate::modules::{Modules, files, read};
+use crate::report::Class;
+
+const MODULE: &str = "cel.dev/expr";
+
+pub(crate) fn run(modules: &Modules) -> Result<Vec<Class>> {
+    let directory = modules.directory(MODULE)?.join("tests/simple/testdata");
+    let note =
+        format!("{MODULE}@{} tests/simple/testdata/*.textproto; nothing of ours evaluates CEL yet", modules.version(MODULE)?);
+    let mut class = Class { not_run: true, ..Class::new("CEL specification, expressions", note) };
+    for (_, path) in files(&directory, "textproto")? {
+        class.total += tests(&String::from_utf8_lossy(&read(&path)?));
+    }
+    Ok(vec![class])
+}
+
+/// `test {` blocks inside of sections.
+fn tests(text: &str) -> usize {
+    text.lines().map(str::trim).filter(|line| matches!(*line, "test {" | "test: {")).count()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn counts_blocks() {
+        assert_eq!(super::tests("section {\n  test {\n    name: \"a\"\n  }\n  test: {\n  }\n}\n"), 2);
+    }
+}
