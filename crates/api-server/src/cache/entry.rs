@@ -9,8 +9,8 @@ use crate::registry::codec::{CodecError, Header, Served};
 
 /// How index keys are taken from objects of a resource.
 pub(crate) trait Indexer: Send + Sync + 'static {
-    /// What of an object is needed to take its labels and fields: reading all of it would cost ten times as much.
-    fn wanted(&self) -> &[Wanted];
+    /// What of an object is needed to take its labels and fields, `None` for all of it: that would cost ten times as much.
+    fn wanted(&self) -> Option<&[Wanted]>;
 
     /// The values of the resource's selectable fields, in their order, from an object that has at least what is wanted.
     fn fields(&self, object: &Value) -> Box<[Box<str>]>;
@@ -45,7 +45,10 @@ impl Entry {
         revision: i64,
     ) -> Result<Entry, CodecError> {
         let served = header.serve(stored, revision)?;
-        let object = served.project(indexer.wanted())?;
+        let object = match indexer.wanted() {
+            Some(wanted) => served.project(wanted)?,
+            None => served.object()?,
+        };
         let labels = object.meta().labels().map(|(key, value)| (key.into(), value.into())).collect();
         let namespace_len = key[path_start..].iter().position(|byte| *byte == b'/').unwrap_or(0);
         Ok(Entry {

@@ -22,8 +22,8 @@ const SECOND: Duration = Duration::from_secs(1);
 struct NodeName(Vec<Wanted>);
 
 impl Indexer for NodeName {
-    fn wanted(&self) -> &[Wanted] {
-        &self.0
+    fn wanted(&self) -> Option<&[Wanted]> {
+        Some(&self.0)
     }
 
     fn fields(&self, object: &Value) -> Box<[Box<str>]> {

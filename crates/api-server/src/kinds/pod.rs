@@ -62,8 +62,8 @@ impl Strategy for PodStrategy {
         vec![("status.podIP", ip.unwrap_or_default().to_owned())]
     }
 
-    fn selectable_from(&self) -> &'static [&'static str] {
-        &["status.podIPs"]
+    fn selectable_from(&self) -> Option<&'static [&'static str]> {
+        Some(&["status.podIPs"])
     }
 }
 

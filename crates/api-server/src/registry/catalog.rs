@@ -166,19 +166,22 @@ fn cohabitant(resource: GroupResource) -> GroupResource {
 struct FieldIndexer {
     fields: &'static [&'static str],
     strategy: Arc<dyn Strategy>,
-    wanted: Vec<Wanted>,
+    /// `None` for all of the object.
+    wanted: Option<Vec<Wanted>>,
 }
 
 impl FieldIndexer {
     fn new(fields: &'static [&'static str], strategy: Arc<dyn Strategy>) -> FieldIndexer {
-        let paths = ["metadata.labels"].iter().chain(fields).chain(strategy.selectable_from()).copied();
-        FieldIndexer { fields, wanted: Wanted::of_paths(paths), strategy }
+        let computes = !strategy.selectable_fields(&Value::object()).is_empty();
+        let read = if computes { strategy.selectable_from() } else { Some(&[][..]) };
+        let wanted = read.map(|read| Wanted::of_paths(["metadata.labels"].iter().chain(fields).chain(read).copied()));
+        FieldIndexer { fields, wanted, strategy }
     }
 }
 
 impl Indexer for FieldIndexer {
-    fn wanted(&self) -> &[Wanted] {
-        &self.wanted
+    fn wanted(&self) -> Option<&[Wanted]> {
+        self.wanted.as_deref()
     }
 
     fn fields(&self, object: &Value) -> Box<[Box<str>]> {

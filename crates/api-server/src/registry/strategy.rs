@@ -144,9 +144,10 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// The paths that [`Strategy::selectable_fields`] reads besides the selectable fields' own.
-    fn selectable_from(&self) -> &'static [&'static str] {
-        &[]
+    /// The paths that [`Strategy::selectable_fields`] reads besides the selectable fields' own, if it needs no more of the object than
+    /// these: then the cache need not read all of every object. `None` is always right.
+    fn selectable_from(&self) -> Option<&'static [&'static str]> {
+        None
     }
 
     /// Fields that server-side apply ignores on this endpoint (for example `status` on the object itself), as paths from the root.
