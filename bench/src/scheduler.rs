@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::Method;
 use serde_json::{Value, json};
@@ -121,7 +122,13 @@ async fn prepare(target: &Target, workloads: &Scheduling, nodes: usize) -> anyho
         node["kind"] = "Node".into();
         json_call(Method::POST, "/api/v1/nodes", Some(node))
     });
-    send_all(target, calls.collect()).await.context("cannot create the nodes")
+    send_all(target, calls.collect()).await.context("cannot create the nodes")?;
+    // Admission taints new nodes until the node lifecycle controller finds them ready; there is none here.
+    let untaint = (0..nodes).map(|index| Call {
+        body: Some(("application/merge-patch+json", Bytes::from_static(br#"{"spec":{"taints":null}}"#))),
+        ..json_call(Method::PATCH, &format!("/api/v1/nodes/node-{index}"), None)
+    });
+    send_all(target, untaint.collect()).await.context("cannot remove the nodes' taints")
 }
 
 async fn create_pods(target: &Target, workloads: &Scheduling, group: &Group, name: &str, nodes: usize) -> anyhow::Result<()> {
