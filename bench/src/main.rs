@@ -6,6 +6,7 @@ mod api;
 mod api_server;
 mod cluster;
 mod connection;
+mod differential;
 mod flame;
 mod load;
 mod machine;
@@ -100,6 +101,8 @@ enum Benchmark {
         #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/scheduling/workloads.yaml"))]
         workloads: PathBuf,
     },
+    /// Send the same random requests to kube-apiserver and to ours, and print what they answer differently.
+    Differential(differential::Options),
     /// Run a workload against any server, and print what it came to.
     Load {
         /// The server and how to be let in; certificates must be embedded.
@@ -158,6 +161,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let started = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let machine = Machine::look();
     let (benchmark, peer, results) = match arguments.benchmark {
+        Benchmark::Differential(options) => {
+            return runtime.block_on(differential::run(&options, &arguments.executable, &arguments.scratch));
+        }
         Benchmark::Load { kubeconfig, workload } => {
             let (target, workload) = (target::Target::from_kubeconfig(&kubeconfig)?, workload::load(&workload)?);
             eprintln!("{}", workload.title);

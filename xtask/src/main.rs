@@ -2,6 +2,7 @@
 
 mod bench;
 mod conformance;
+mod differential;
 mod gen_schema;
 mod integration;
 mod process;
@@ -28,6 +29,9 @@ enum Command {
     Bench(bench::Options),
     /// Run upstream's conformance suite against a cluster of our own and write docs/conformance.md (needs root, and Go once).
     Conformance(conformance::Options),
+    /// Send the same random requests to kube-apiserver and to ours, and show what is answered differently (needs Go once).
+    #[command(disable_help_flag = true)]
+    Differential(differential::Options),
     /// Write the schema facts of `apimachinery` from the published Kubernetes definitions (Go module cache).
     GenSchema(gen_schema::Options),
     /// Run upstream's integration tests against our API server (needs Go).
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Bench(options) => bench::run(&options),
         Command::Conformance(options) => conformance::run(&options),
+        Command::Differential(options) => differential::run(&options),
         Command::GenSchema(options) => gen_schema::run(&options),
         Command::Integration(options) => integration::run(&options),
         Command::Test(options) => test::run(&options),
