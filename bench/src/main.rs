@@ -231,7 +231,7 @@ async fn measure(
             };
             ("cluster", None, alone(cluster::run(&plan).await?.into_iter().map(figure).collect()))
         }
-        Benchmark::Load { .. } | Benchmark::Page => unreachable!("these have no figures"),
+        Benchmark::Load { .. } | Benchmark::Page | Benchmark::Differential(_) => unreachable!("these have no figures"),
     })
 }
 

@@ -87,7 +87,7 @@ impl Context<'_> {
                     && *member != "None"
                     && !self.request.contains(&member.to_json())
                 {
-                    *member = "<allocated>".into();
+                    *member = "(allocated)".into();
                     continue;
                 }
                 path.push(key);
@@ -321,7 +321,7 @@ mod tests {
         assert_eq!(compared(answer(200, theirs.clone()), answer(200, ours.clone()), "{}"), Vec::<String>::new());
         // What the client asked for is no allocation.
         let found = compared(answer(200, theirs), answer(200, ours), r#"{"clusterIP":"10.0.0.1"}"#);
-        assert_eq!(found, [r#"spec.clusterIP: "10.0.0.1" is "<allocated>""#]);
+        assert_eq!(found, [r#"spec.clusterIP: "10.0.0.1" is "(allocated)""#]);
     }
 
     #[test]

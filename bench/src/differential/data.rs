@@ -121,9 +121,10 @@ mod tests {
 
     #[test]
     fn every_stored_kind_has_one() {
-        // Alpha and beta versions are off by default upstream.
+        // Alpha and beta versions are off by default upstream. A definition takes time until it is served, so that it has no place here.
         let stored = schema::resources().iter().filter(|row| {
-            !row.storage_version_hash.is_empty() && !row.version.contains("alpha") && !row.version.contains("beta")
+            let stable = !row.version.contains("alpha") && !row.version.contains("beta");
+            stable && !row.storage_version_hash.is_empty() && row.group != "apiextensions.k8s.io"
         });
         let bases = load(None).expect("readable");
         for row in stored {

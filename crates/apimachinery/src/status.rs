@@ -273,7 +273,11 @@ impl Status {
 
     /// The server cannot write any media type that the client accepts; `supported` are those that it can.
     pub fn not_acceptable(supported: &[&str]) -> Status {
-        Status::new(Reason::NotAcceptable, format!("only the following media types are accepted: {}", supported.join(", ")))
+        // In the words of the web framework that upstream uses: it is the first to look.
+        let why = format!("406: Not Acceptable\n\nAvailable representations: {}", supported.join(", "));
+        let mut status = Status::new(Reason::NotAcceptable, why);
+        status.details = Some(StatusDetails::default());
+        status
     }
 
     /// As the API object that clients get.

@@ -1,6 +1,6 @@
 //! Reading request bodies.
 
-use apimachinery::{GroupVersionKind, Status, Value, decode};
+use apimachinery::{GroupVersionKind, Status, Value, decode, go_quote, schema};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, Limited};
@@ -49,23 +49,14 @@ pub(crate) fn decode(
     mode: FieldValidation,
     context: &RequestContext,
 ) -> Result<Value, Status> {
-    let (mut object, mut complaints) = codecs::parse(bytes, encoding, kind)?;
-    if object.as_object().is_none() {
-        return Err(Status::bad_request("the body of the request is not an object"));
+    let (mut object, mut complaints) = codecs::parse(bytes, encoding, kind).map_err(|status| match encoding {
+        Encoding::Json => unrecognized(bytes, kind, &format!("{NO_KIND}{}", status.message)),
+        _ => unrecognized(bytes, kind, &status.message),
+    })?;
+    if object.is_null() {
+        object = Value::object();
     }
-    let given = (object.api_version().to_owned(), object.kind().to_owned());
-    let expected = (kind.api_version(), kind.kind.clone());
-    if !given.0.is_empty() && given.0 != expected.0 {
-        let why = format!("the API version in the data ({}) does not match the expected API version ({})", given.0, expected.0);
-        return Err(Status::bad_request(why));
-    }
-    if !given.1.is_empty() && given.1 != expected.1 {
-        let why = format!(
-            "{} in version \"{}\" cannot be handled as a {}: converting ({}) to ({}): unknown conversion",
-            given.1, kind.version, kind.kind, given.1, kind.kind
-        );
-        return Err(Status::bad_request(why));
-    }
+    check_kind(&object, bytes, kind)?;
     object.set_gvk(kind);
     complaints.extend(codecs::conform(&mut object, kind).map_err(|error| codecs::unfit(kind, error))?);
     if encoding == Encoding::Json {
@@ -73,4 +64,63 @@ pub(crate) fn decode(
     }
     codecs::judge(complaints, mode, context).map_err(|why| codecs::unfit(kind, why))?;
     Ok(object)
+}
+
+const NO_KIND: &str = "couldn't get version/kind; json parse error: ";
+/// What upstream shows of a body at most.
+const SUMMARY_BYTES_MAX: usize = 30;
+
+/// Upstream's answer to a body of which it cannot even tell the kind.
+fn unrecognized(bytes: &[u8], kind: &GroupVersionKind, why: &str) -> Status {
+    let shown = &bytes[..bytes.len().min(SUMMARY_BYTES_MAX)];
+    let more = if shown.len() < bytes.len() { " ..." } else { "" };
+    let summary = match shown.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(shown)),
+        Some(_) => format!("{}{more}", shown.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+    };
+    Status::bad_request(format!("the object provided is unrecognized (must be of type {}): {why} ({summary})", kind.kind))
+}
+
+/// The body is of the kind that the endpoint takes, or says nothing about it.
+fn check_kind(object: &Value, bytes: &[u8], kind: &GroupVersionKind) -> Result<(), Status> {
+    if object.as_object().is_none() {
+        let found = object.type_name();
+        let into = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+        let why = format!("{NO_KIND}json: cannot unmarshal {found} into Go value of type {into}");
+        return Err(unrecognized(bytes, kind, &why));
+    }
+    for member in ["apiVersion", "kind"] {
+        if !object[member].is_null() && object[member].as_str().is_none() {
+            let found = object[member].type_name();
+            let why = format!("{NO_KIND}json: cannot unmarshal {found} into Go struct field .{member} of type string");
+            return Err(unrecognized(bytes, kind, &why));
+        }
+    }
+    let mut given = kind.clone();
+    if !object.kind().is_empty() {
+        object.kind().clone_into(&mut given.kind);
+    }
+    if !object.api_version().is_empty() {
+        given = GroupVersionKind::from_api_version(object.api_version(), &given.kind)
+            .map_err(|error| Status::bad_request(error.to_string()))?;
+    }
+    if given == *kind {
+        return Ok(());
+    }
+    let why = match schema::lookup(&given) {
+        None => format!(
+            "no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"",
+            go_quote(&given.kind),
+            go_quote(&given.api_version())
+        ),
+        Some(_) => {
+            // The name of upstream's internal package.
+            let group = kind.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
+            format!("converting ({}.{}) to ({group}.{}): unknown conversion", given.version, given.kind, kind.kind)
+        }
+    };
+    let (kind_given, version) = (&given.kind, &given.version);
+    let wanted = &kind.kind;
+    Err(Status::bad_request(format!("{kind_given} in version \"{version}\" cannot be handled as a {wanted}: {why}")))
 }

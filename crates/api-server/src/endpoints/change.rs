@@ -10,7 +10,9 @@ use super::patch::{PatchType, Patched};
 use super::read;
 use super::respond::{json_response, object_response, value_response};
 use crate::http::{Body, RequestContext};
-use crate::registry::{Change, DeleteOptions, Endpoint, Engine, ListOptions, Stored, Write, WriteOptions, Written, convert};
+use crate::registry::{
+    Change, DeleteOptions, Endpoint, Engine, ListOptions, NAMESPACE_MISMATCH, Stored, Write, WriteOptions, Written, convert,
+};
 
 /// What all writes of one request share.
 pub(crate) struct Target<'a> {
@@ -86,20 +88,23 @@ pub(crate) async fn update(target: &Target<'_>, request: Request<Body>) -> Resul
     let options = WriteOptions::parse(&context.query, "UpdateOptions")?;
     let encoding = body::encoding(request.headers())?;
     let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
-    let mut object = body::decode(&bytes, encoding, &target.endpoint().row.kind, options.field_validation, context)?;
-    check_name(&mut object, target.name())?;
+    let object = body::decode(&bytes, encoding, &target.endpoint().row.kind, options.field_validation, context)?;
+    let given = object.meta().namespace();
+    if target.stored().namespaced && !given.is_empty() && given != target.context().info.namespace {
+        return Err(Status::bad_request(NAMESPACE_MISMATCH));
+    }
+    check_name(&object, target.name())?;
     let change = Replacement { uid: object.meta().uid().to_owned(), object, stored_kind: target.stored().kind.clone() };
     let written = target.write.update(target.name(), &change, &options).await?;
     Ok(written_response(written, target.endpoint(), accepted))
 }
 
 /// The name in the body is the one in the URL.
-fn check_name(object: &mut Value, name: &str) -> Result<(), Status> {
+fn check_name(object: &Value, name: &str) -> Result<(), Status> {
     match object.meta().name() {
-        "" => {
-            object.meta_mut().set_name(name);
-            Ok(())
-        }
+        "" => Err(Status::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        ))),
         given if given == name => Ok(()),
         given => {
             Err(Status::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({name})")))
@@ -137,7 +142,21 @@ async fn delete_options(request: Request<Body>, target: &Target<'_>) -> Result<D
         true => DeleteOptions::parse(&context.query, None),
         false => {
             let kind = GroupVersionKind::new("", "v1", "DeleteOptions");
-            let (parsed, _) = super::codecs::parse(&bytes, encoding, &kind)?;
+            let (mut parsed, _) = super::codecs::parse(&bytes, encoding, &kind).map_err(|status| {
+                Status::bad_request(format!("couldn't get version/kind; json parse error: {}", status.message))
+            })?;
+            let unknown = parsed.kind() != kind.kind && !parsed.kind().is_empty();
+            if unknown {
+                // The scheme is upstream's, and so is its name.
+                return Err(Status::bad_request(format!(
+                    "no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"",
+                    apimachinery::go_quote(parsed.kind()),
+                    apimachinery::go_quote(parsed.api_version())
+                )));
+            }
+            if let Some(info) = apimachinery::schema::lookup(&kind) {
+                apimachinery::decode::conform(&mut parsed, info).map_err(|error| Status::bad_request(error.to_string()))?;
+            }
             DeleteOptions::parse(&context.query, Some(&parsed))
         }
     }

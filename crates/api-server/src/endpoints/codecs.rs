@@ -55,19 +55,20 @@ pub(crate) fn unfit(kind: &GroupVersionKind, why: impl std::fmt::Display) -> Sta
     Status::bad_request(format!("{name} in version \"{}\" cannot be handled as a {name}: {why}", kind.version))
 }
 
-/// The result of a patch as an object of its kind; `patch` is shown in errors.
+/// The result of a patch as an object of its kind. `complaints` are those about the patch itself; `shown` is what errors show.
 pub(crate) fn patched(
     mut object: Value,
     kind: &GroupVersionKind,
     mode: FieldValidation,
     context: &RequestContext,
-    patch: &Value,
+    mut complaints: Complaints,
+    shown: &str,
 ) -> Result<Value, Status> {
     let refused = |why: String| {
-        let error = field::Error::invalid(&field::Path::new("patch"), patch.to_json(), why);
+        let error = field::Error::invalid(&field::Path::new("patch"), shown, why);
         Status::invalid(&GroupKind::default(), "", &[error])
     };
-    let complaints = conform(&mut object, kind).map_err(|error| refused(error.to_string()))?;
+    complaints.extend(conform(&mut object, kind).map_err(|error| refused(error.to_string()))?);
     judge(complaints, mode, context).map_err(refused)?;
     Ok(object)
 }

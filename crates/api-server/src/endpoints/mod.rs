@@ -74,6 +74,9 @@ async fn resource(server: &Arc<ApiServer>, context: &RequestContext, request: Re
         context.warnings.add(warning.clone());
     }
     check_scope(endpoint, context)?;
+    if let Some(warning) = deprecated(&endpoint.row.gvr) {
+        context.warnings.add(warning);
+    }
     if !info.subresource.is_empty() {
         return subresource(server, endpoint, context, request).await;
     }
@@ -96,6 +99,15 @@ async fn resource(server: &Arc<ApiServer>, context: &RequestContext, request: Re
         Verb::Delete => change::delete(&target, request).await,
         Verb::DeleteCollection => change::delete_collection(&target, request).await,
         _ => Err(Status::method_not_allowed()),
+    }
+}
+
+/// What upstream says about a kind that is on its way out, to everyone who asks for it.
+fn deprecated(gvr: &apimachinery::GroupVersionResource) -> Option<&'static str> {
+    match (gvr.group.as_str(), gvr.version.as_str(), gvr.resource.as_str()) {
+        ("", "v1", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        ("", "v1", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        _ => None,
     }
 }
 

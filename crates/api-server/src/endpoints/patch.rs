@@ -1,7 +1,7 @@
 //! Which patch, by its content type (<https://kubernetes.io/docs/reference/using-api/api-concepts/#patch-and-update>).
 
-use apimachinery::patch::{JsonPatch, JsonPatchError, PatchSchema, merge_patch, strategic_merge_patch};
-use apimachinery::{GroupVersionKind, Reason, Status, StatusDetails, Value, schema};
+use apimachinery::patch::{JsonPatch, JsonPatchError, PatchSchema, StrategicError, go_text, merge_patch, strategic_merge_patch};
+use apimachinery::{GroupKind, GroupVersionKind, Reason, Status, StatusDetails, Value, field, schema};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 
@@ -47,6 +47,8 @@ impl PatchType {
 pub(crate) struct Patched<'a> {
     kind: PatchType,
     patch: Value,
+    /// What strict decoding finds wrong with the patch itself.
+    complaints: Vec<String>,
     served_kind: &'a GroupVersionKind,
     stored_kind: &'a GroupVersionKind,
     mode: FieldValidation,
@@ -55,17 +57,65 @@ pub(crate) struct Patched<'a> {
 
 impl<'a> Patched<'a> {
     pub(crate) fn new(kind: PatchType, bytes: &[u8], write: Write<'a>, options: &WriteOptions) -> Result<Patched<'a>, Status> {
-        let (patch, complaints) = codecs::parse(bytes, Encoding::Json, &write.endpoint.row.kind)
-            .map_err(|status| Status::bad_request(format!("error decoding patch: {}", status.message)))?;
-        codecs::judge(complaints, options.field_validation, write.context).map_err(Status::bad_request)?;
+        let prefix = if kind == PatchType::Strategic { "" } else { "error decoding patch: " };
+        let (patch, mut complaints) = codecs::parse(bytes, Encoding::Json, &write.endpoint.row.kind)
+            .map_err(|status| Status::bad_request(format!("{prefix}{}", status.message)))?;
+        let wanted = match kind {
+            PatchType::Json if patch.as_array().is_none() => "[]handlers.jsonPatchOp",
+            PatchType::Merge | PatchType::Strategic if patch.as_object().is_none() => "map[string]interface {}",
+            _ => "",
+        };
+        if !wanted.is_empty() && !patch.is_null() {
+            let found = patch.type_name();
+            return Err(Status::bad_request(format!("{prefix}json: cannot unmarshal {found} into Go value of type {wanted}")));
+        }
+        if patch.is_null() && kind == PatchType::Merge {
+            return Err(Status::bad_request("Invalid JSON Patch"));
+        }
+        if kind == PatchType::Json {
+            complaints.iter_mut().for_each(|complaint| complaint.insert_str(0, "json patch "));
+        }
+        // No operations, no members.
+        let nothing = if kind == PatchType::Json { Value::array() } else { Value::object() };
         Ok(Patched {
             kind,
-            patch,
+            patch: if patch.is_null() { nothing } else { patch },
+            complaints,
             served_kind: &write.endpoint.row.kind,
             stored_kind: &write.stored.kind,
             mode: options.field_validation,
             context: write.context,
         })
+    }
+
+    /// A patch cannot make the object one of another kind.
+    fn check_kind(&self, patched: &Value, shown: &str) -> Result<(), Status> {
+        let (version, kind) = (patched.api_version(), patched.kind());
+        let (same_version, same_kind) = (version == self.served_kind.api_version(), kind == self.served_kind.kind);
+        if self.kind == PatchType::Strategic || (same_version && same_kind) || version.is_empty() || kind.is_empty() {
+            return Ok(());
+        }
+        let why = format!(
+            "no kind {} is registered for version {} in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
+            apimachinery::go_quote(kind),
+            apimachinery::go_quote(version)
+        );
+        let error = field::Error::invalid(&field::Path::new("patch"), shown, why);
+        Err(Status::invalid(&GroupKind::default(), "", &[error]))
+    }
+
+    /// Upstream's `checkName`.
+    fn check_name(&self, patched: &Value, current: &Value) -> Result<(), Status> {
+        let (given, name) = (patched.meta().name(), current.meta().name());
+        match given {
+            "" => Err(Status::bad_request(format!(
+                "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+            ))),
+            given if given != name => {
+                Err(Status::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({name})")))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -75,7 +125,7 @@ pub(crate) fn apply_patch(kind: PatchType, current: &Value, patch: &Value, gvk: 
         PatchType::Json => JsonPatch::parse(patch).and_then(|patch| patch.apply(current)).map_err(json_patch_status),
         PatchType::Strategic => {
             let schema = schema::lookup(gvk).map(|info| info as &dyn PatchSchema);
-            strategic_merge_patch(current, patch, schema).map_err(|error| Status::bad_request(error.to_string()))
+            strategic_merge_patch(current, patch, schema).map_err(|error| strategic_status(&error))
         }
         PatchType::Merge => {
             let mut patched = current.clone();
@@ -86,14 +136,24 @@ pub(crate) fn apply_patch(kind: PatchType, current: &Value, patch: &Value, gvk: 
     }
 }
 
+/// Upstream's `interpretStrategicMergePatchError`: what it does not know is an error of the server's, without a reason.
+fn strategic_status(error: &StrategicError) -> Status {
+    match error {
+        StrategicError::UnknownDirective { .. } | StrategicError::OrderMismatch { .. } | StrategicError::NoMergeKey { .. } => {
+            Status::new(Reason::Unknown, error.to_string())
+        }
+        _ => Status::bad_request(error.to_string()),
+    }
+}
+
 fn json_patch_status(error: JsonPatchError) -> Status {
     match error {
         JsonPatchError::Malformed(_) => Status::bad_request(error.to_string()),
         JsonPatchError::TooManyOperations(_) => Status::request_entity_too_large(&error.to_string()),
         JsonPatchError::NotApplicable(_) => {
+            // Upstream does not say which operation did not apply.
             let mut status = Status::new(Reason::Invalid, "the server rejected our request due to an error in our request");
             status.details = Some(StatusDetails::default());
-            status.message = error.to_string();
             status
         }
     }
@@ -107,16 +167,17 @@ impl Change for Patched<'_> {
         if patched.as_object().is_none() {
             return Err(Status::bad_request("the patch did not leave an object"));
         }
-        if patched.meta().name() != current.meta().name() {
-            // Upstream validates this as an immutable field.
-            return Err(Status::bad_request(format!(
-                "the name of the object ({}) does not match the name on the URL ({})",
-                patched.meta().name(),
-                current.meta().name()
-            )));
-        }
+        // What upstream shows of it in errors.
+        let shown = match self.kind {
+            PatchType::Strategic => go_text(&self.patch),
+            _ => patched.to_json(),
+        };
+        self.check_kind(&patched, &shown)?;
         patched.set_gvk(self.served_kind);
-        let patched = codecs::patched(patched, self.served_kind, self.mode, self.context, &self.patch)?;
+        let complaints = self.complaints.clone();
+        let decoded = codecs::patched(patched, self.served_kind, self.mode, self.context, complaints, &shown)?;
+        self.check_name(&decoded, &current)?;
+        let patched = decoded;
         Ok(convert(patched, self.stored_kind))
     }
 

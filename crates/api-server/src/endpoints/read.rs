@@ -25,6 +25,14 @@ pub(crate) async fn get(
     headers: &HeaderMap,
 ) -> Result<Response<Body>, Status> {
     let accepted = negotiate(headers, &context.query, Answer::Object)?;
+    if let Some(version) = context.query.non_empty("resourceVersion")
+        && version.parse::<u64>().is_err()
+    {
+        // Upstream does not give this one a reason.
+        let text = apimachinery::go_quote(version);
+        let why = format!("resourceVersion: Invalid value: {text}: strconv.ParseUint: parsing {text}: invalid syntax");
+        return Err(Status::new(apimachinery::Reason::Unknown, why));
+    }
     let entry = find(engine, endpoint, stored, context).await?;
     if accepted.is_plain_json() && !endpoint.converts() {
         return Ok(json_response(StatusCode::OK, entry.served.json().clone()));

@@ -4,6 +4,7 @@ use apimachinery::field::{Error, ErrorList, Path};
 use apimachinery::{Value, validation};
 
 use super::at::{At, subdomain};
+use super::go_text::Shown;
 use super::table::{Checks, any};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
@@ -66,7 +67,14 @@ fn cluster_role(object: &Value, e: &mut ErrorList) {
     if selectors.len() == 0 {
         selectors.require(e, "at least one clusterRoleSelector required if aggregationRule is non-nil");
     }
-    selectors.items().for_each(|selector| selector.label_selector(e));
+    for selector in selectors.items() {
+        let before = e.len();
+        selector.label_selector(e);
+        if e.len() > before {
+            // Upstream shows what it could not make of it.
+            e.push(Error::invalid(&selector.path(), Value::Null, "invalid label selector."));
+        }
+    }
 }
 
 fn binding(object: &Value, namespaced: bool, e: &mut ErrorList) {
@@ -97,6 +105,9 @@ fn binding(object: &Value, namespaced: bool, e: &mut ErrorList) {
 fn binding_update(object: &Value, old: &Value, namespaced: bool, e: &mut ErrorList) {
     binding(object, namespaced, e);
     if object["roleRef"] != old["roleRef"] {
-        e.push(Error::invalid(&Path::new("roleRef"), object["roleRef"].clone(), "cannot change roleRef"));
+        let role = At::root(&object["roleRef"]);
+        let part = |name| apimachinery::go_quote(role.get(name).text());
+        let shown = format!(r#"{{"APIGroup":{},"Kind":{},"Name":{}}}"#, part("apiGroup"), part("kind"), part("name"));
+        e.push(Error::invalid(&Path::new("roleRef"), Value::Null, "cannot change roleRef").shown_as(shown));
     }
 }

@@ -227,7 +227,7 @@ impl<'v> At<'_, 'v> {
 
     /// An address as upstream's older fields take it.
     pub(super) fn ip(&self, e: &mut ErrorList) {
-        if self.text().parse::<std::net::IpAddr>().is_err() {
+        if legacy_ip(self.text()).is_none() {
             self.invalid_text(e, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
         }
     }
@@ -263,10 +263,28 @@ impl<'v> At<'_, 'v> {
 
 pub(super) fn is_cidr(text: &str) -> bool {
     let Some((address, bits)) = text.split_once('/') else { return false };
-    let digits = !bits.is_empty() && bits.bytes().all(|b| b.is_ascii_digit()) && (bits.len() == 1 || !bits.starts_with('0'));
-    match (address.parse::<std::net::IpAddr>(), bits.parse::<u8>()) {
-        (Ok(ip), Ok(bits)) => digits && bits <= if ip.is_ipv4() { 32 } else { 128 },
+    let digits = !bits.is_empty() && bits.bytes().all(|b| b.is_ascii_digit());
+    match (legacy_ip(address), bits.parse::<u32>()) {
+        (Some(ip), Ok(bits)) => digits && bits <= if ip.is_ipv4() && !address.contains(':') { 32 } else { 128 },
         _ => false,
+    }
+}
+
+/// An address as upstream's older fields take it: zeros may lead the numbers of an IPv4 address (Go's `ParseIPSloppy`).
+pub(super) fn legacy_ip(text: &str) -> Option<std::net::IpAddr> {
+    let (head, dotted) = text.rsplit_once(':').map_or(("", text), |(head, tail)| (head, tail));
+    if !dotted.contains('.') {
+        return text.parse().ok();
+    }
+    fn number(part: &str) -> Option<&str> {
+        let digits = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        let short = part.trim_start_matches('0');
+        digits.then_some(if short.is_empty() { "0" } else { short })
+    }
+    let dotted = dotted.split('.').map(number).collect::<Option<Vec<_>>>()?.join(".");
+    match text.contains(':') {
+        true => format!("{head}:{dotted}").parse().ok(),
+        false => dotted.parse().ok(),
     }
 }
 
@@ -299,9 +317,14 @@ mod tests {
 
     #[test]
     fn cidrs() {
-        for (text, valid) in
-            [("10.0.0.0/8", true), ("fd00::/108", true), ("10.0.0.0/33", false), ("10.0.0.0", false), ("x/1", false)]
-        {
+        for (text, valid) in [
+            ("10.0.0.0/8", true),
+            ("fd00::/108", true),
+            ("10.0.0.0/33", false),
+            ("010.0.0.0/08", true),
+            ("10.0.0.0", false),
+            ("x/1", false),
+        ] {
             assert_eq!(is_cidr(text), valid, "{text}");
         }
     }

@@ -161,7 +161,7 @@ impl Strategy for RequestStrategy {
 
     fn reset_fields(&self) -> &'static [&'static [&'static str]] {
         match self.0 {
-            Endpoint::Main => &[&["status"]],
+            Endpoint::Main => &[&["spec"], &["status"]],
             Endpoint::Status => &[&["spec"], &["status", "conditions"]],
             Endpoint::Approval => &[&["spec"], &["status", "certificate"]],
         }
@@ -178,7 +178,10 @@ fn request(object: &Value, old: Option<&Value>, e: &mut ErrorList) {
     if old.is_none()
         && let Err(why) = crate::pki::check_request(spec.get("request").text())
     {
-        e.push(Error::invalid(&spec.get("request").path(), spec.get("request").text(), why));
+        // Upstream shows bytes, which are null where there are none.
+        let request = spec.get("request");
+        let shown = if request.text().is_empty() { Value::Null } else { request.value.clone() };
+        e.push(Error::invalid(&request.path(), shown, why));
     }
     let usages = spec.get("usages");
     if usages.len() == 0 {

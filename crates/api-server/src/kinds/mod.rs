@@ -1,31 +1,48 @@
 //! The rules of kinds: one module for each kind that has rules which its schema cannot say, and one line here.
 
 mod access;
+mod admission_registration;
+mod api_service;
+mod apps;
+mod apps_status;
 mod at;
+mod autoscaling;
 mod batch;
 mod certificates;
 mod config;
+mod devices;
+mod events;
+mod flowcontrol;
+mod go_text;
+mod meta_checks;
 mod namespace;
 mod networking;
 mod node;
+mod normalize;
 mod pod;
 mod pod_spec;
 mod quota;
 mod resources;
+mod runtime_class;
 mod service;
+mod status_meta;
 mod storage;
+mod storage_api;
 mod table;
-mod workloads;
+mod warnings;
+mod webhook_client;
 
 use std::sync::Arc;
 
 use apimachinery::field::ErrorList;
 use apimachinery::{GroupResource, Value, validation};
 
-use crate::registry::{BeginHook, DefaultStrategy, Resource, StatusStrategy, Strategy};
+use crate::registry::{BeginHook, DefaultStrategy, Resource, Strategy};
 
+use apps::App;
+pub(crate) use meta_checks::meta_checks;
 pub(crate) use service::{ServiceAllocator, repair_addresses};
-use workloads::Workload;
+use status_meta::{StatusMeta, keep_for_status};
 
 /// The strategies of a resource and its parts.
 pub(crate) struct Rules {
@@ -42,10 +59,14 @@ pub(crate) fn rules(resource: &GroupResource, row: &Resource, services: &Arc<Ser
         ("", "pods") => pod::rules(),
         ("", "configmaps") => config::rules(&["data", "binaryData"]),
         ("", "secrets") => config::rules(&["data"]),
-        ("apps", "deployments") => workloads::rules(Workload::Deployment),
-        ("apps", "replicasets") => workloads::rules(Workload::ReplicaSet),
-        ("apps", "daemonsets") => workloads::rules(Workload::DaemonSet),
-        ("apps", "statefulsets") => workloads::rules(Workload::StatefulSet),
+        ("apiregistration.k8s.io", "apiservices") => api_service::rules(),
+        ("", "events") | ("events.k8s.io", "events") => events::rules(),
+        ("", "podtemplates") => apps::pod_template_rules(),
+        ("", "replicationcontrollers") => apps::rules(App::ReplicationController),
+        ("apps", "deployments") => apps::rules(App::Deployment),
+        ("apps", "replicasets") => apps::rules(App::ReplicaSet),
+        ("apps", "daemonsets") => apps::rules(App::DaemonSet),
+        ("apps", "statefulsets") => apps::rules(App::StatefulSet),
         ("batch", "jobs") => batch::jobs(),
         ("batch", "cronjobs") => batch::cron_jobs(),
         ("", "services") => service::rules(services.clone()),
@@ -71,10 +92,12 @@ fn default_rules(resource: &GroupResource, row: &Resource, services: &Arc<Servic
         unconditional: !needs_resource_version(resource),
         checks,
         addresses: is_ip_address(resource).then(|| service::AddressHook::new(services.clone())),
+        resource: resource.clone(),
     });
     let mut subresources: Vec<(&'static str, Arc<dyn Strategy>)> = Vec::new();
     if has_status {
-        subresources.push(("status", Arc::new(CheckedStatus(checks))));
+        subresources
+            .push(("status", Arc::new(CheckedStatus { checks, meta: StatusMeta::of(resource), resource: resource.clone() })));
     }
     Rules { strategy, subresources }
 }
@@ -87,7 +110,6 @@ fn has_generation(resource: &GroupResource) -> bool {
         "apps" => plural != "controllerrevisions",
         "networking.k8s.io" => matches!(plural, "ingresses" | "ingressclasses" | "networkpolicies"),
         "resource.k8s.io" => matches!(plural, "deviceclasses" | "devicetaintrules" | "resourceslices"),
-        "scheduling.k8s.io" => plural == "priorityclasses",
         "admissionregistration.k8s.io"
         | "apiextensions.k8s.io"
         | "batch"
@@ -96,6 +118,11 @@ fn has_generation(resource: &GroupResource) -> bool {
         | "policy" => true,
         _ => false,
     }
+}
+
+/// Kinds whose generation is 1 and stays so.
+fn is_first_generation(resource: &GroupResource) -> bool {
+    resource.group == "scheduling.k8s.io" && resource.resource == "priorityclasses"
 }
 
 /// Upstream's `AllowCreateOnUpdate`.
@@ -140,16 +167,30 @@ struct PlainStrategy {
     checks: Option<&'static table::Checks>,
     /// Of IPAddresses: they keep Services from their addresses.
     addresses: Option<service::AddressHook>,
+    resource: GroupResource,
 }
 
 #[async_trait::async_trait]
 impl Strategy for PlainStrategy {
     fn prepare_for_create(&self, context: &crate::OperationContext, object: &mut Value) {
-        self.rules.prepare_for_create(context, object);
+        let rules = DefaultStrategy {
+            has_status: self.rules.has_status && !normalize::keeps_status_on_create(&self.resource),
+            ..self.rules
+        };
+        rules.prepare_for_create(context, object);
+        if is_first_generation(&self.resource) {
+            object.meta_mut().set_generation(1);
+        }
+        normalize::on_create(&self.resource, object);
     }
 
     fn prepare_for_update(&self, context: &crate::OperationContext, object: &mut Value, old: &Value) {
+        normalize::on_update(&self.resource, object, old);
+        let generation = object.meta().generation();
         self.rules.prepare_for_update(context, object, old);
+        if object.meta().generation() < generation {
+            object.meta_mut().set_generation(generation);
+        }
     }
 
     fn validate(&self, _context: &crate::OperationContext, object: &Value) -> ErrorList {
@@ -158,6 +199,14 @@ impl Strategy for PlainStrategy {
 
     fn validate_update(&self, _context: &crate::OperationContext, object: &Value, old: &Value) -> ErrorList {
         collect(|e| self.checks.iter().for_each(|checks| (checks.update)(object, old, e)))
+    }
+
+    fn warnings_on_create(&self, _context: &crate::OperationContext, object: &Value) -> Vec<String> {
+        warnings::of(&self.resource, object, None)
+    }
+
+    fn warnings_on_update(&self, _context: &crate::OperationContext, object: &Value, old: &Value) -> Vec<String> {
+        warnings::of(&self.resource, object, Some(old))
     }
 
     fn allow_create_on_update(&self) -> bool {
@@ -191,18 +240,23 @@ impl Strategy for PlainStrategy {
 }
 
 /// A status with rules of its kind.
-struct CheckedStatus(Option<&'static table::Checks>);
+struct CheckedStatus {
+    checks: Option<&'static table::Checks>,
+    meta: StatusMeta,
+    resource: GroupResource,
+}
 
 impl Strategy for CheckedStatus {
-    fn prepare_for_update(&self, context: &crate::OperationContext, object: &mut Value, old: &Value) {
-        StatusStrategy.prepare_for_update(context, object, old);
+    fn prepare_for_update(&self, _context: &crate::OperationContext, object: &mut Value, old: &Value) {
+        keep_for_status(object, old, self.meta);
+        normalize::on_status(&self.resource, object, old);
     }
 
     fn validate_update(&self, _context: &crate::OperationContext, object: &Value, old: &Value) -> ErrorList {
-        collect(|e| self.0.iter().for_each(|checks| (checks.status)(object, old, e)))
+        collect(|e| self.checks.iter().for_each(|checks| (checks.status)(object, old, e)))
     }
 
     fn reset_fields(&self) -> &'static [&'static [&'static str]] {
-        StatusStrategy.reset_fields()
+        self.meta.reset_fields()
     }
 }

@@ -60,6 +60,8 @@ impl Strategy for NamespaceStrategy {
 
     fn mark_terminating(&self, object: &mut Value) {
         object.set_path(&["status", "phase"], "Terminating");
+        // Namespaces have a time of their end, and no grace.
+        object.meta_mut().remove("deletionGracePeriodSeconds");
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) const CHECKS: &[Checks] = &[
         status: ingress_status,
     },
     Checks { group: NETWORKING, resource: "ingressclasses", create: class, update: class_update, status: any },
-    Checks { group: NETWORKING, resource: "networkpolicies", create: policy, update: |o, _, e| policy(o, e), status: any },
+    Checks { group: NETWORKING, resource: "networkpolicies", create: policy, update: policy_update, status: any },
     Checks { group: NETWORKING, resource: "ipaddresses", create: ip_address, update: ip_address_update, status: any },
     Checks { group: NETWORKING, resource: "servicecidrs", create: service_cidr, update: service_cidr_update, status: any },
     Checks { group: "", resource: "endpoints", create: endpoints, update: |o, _, e| endpoints(o, e), status: any },
@@ -276,7 +276,7 @@ fn policy(object: &Value, e: &mut ErrorList) {
 
 fn policy_port(at: &At, e: &mut ErrorList) {
     if let Some(protocol) = at.set("protocol") {
-        protocol.one_of(e, &PROTOCOLS);
+        protocol.one_of(e, &["TCP", "UDP", "SCTP"]);
     }
     let (port, end) = (at.get("port"), at.get("endPort"));
     match port.value {
@@ -300,6 +300,12 @@ fn policy_port(at: &At, e: &mut ErrorList) {
     }
 }
 
+/// Upstream checks a new state twice.
+fn policy_update(object: &Value, _old: &Value, e: &mut ErrorList) {
+    policy(object, e);
+    policy(object, e);
+}
+
 fn policy_peer(at: &At, e: &mut ErrorList) {
     let selectors = ["podSelector", "namespaceSelector"];
     let found = selectors.iter().filter(|selector| at.set(selector).is_some()).count();
@@ -313,9 +319,9 @@ fn policy_peer(at: &At, e: &mut ErrorList) {
     let range = block.get("cidr");
     if range.required(e) {
         range.cidr(e);
-        for except in block.get("except").items() {
+        for except in block.get("except").items().filter(|_| is_cidr(range.text())) {
             except.cidr(e);
-            if is_cidr(range.text()) && is_cidr(except.text()) && !is_strictly_within(except.text(), range.text()) {
+            if is_cidr(except.text()) && !is_strictly_within(except.text(), range.text()) {
                 except.invalid(e, "must be a strict subset of `cidr`");
             }
         }
@@ -343,7 +349,7 @@ fn is_strictly_within(inner: &str, outer: &str) -> bool {
     width == outer_width && bits < inner_bits && network(inner) == network(outer)
 }
 
-fn endpoint_ip(at: &At, e: &mut ErrorList) {
+pub(super) fn endpoint_ip(at: &At, e: &mut ErrorList) {
     let Ok(ip) = at.text().parse::<IpAddr>() else { return };
     let link_local = match ip {
         IpAddr::V4(ip) => (ip.is_link_local(), ip.octets()[..3] == [224, 0, 0]),

@@ -4,6 +4,7 @@ use apimachinery::field::{Error, ErrorList};
 use apimachinery::{Value, validation};
 
 use super::at::At;
+use super::go_text::Shown;
 use super::table::Checks;
 use super::{pod_spec, resources};
 
@@ -67,7 +68,7 @@ fn taints(root: &At, e: &mut ErrorList) {
         if seen.contains(&(key.text(), effect.text())) {
             let mut error = Error::duplicate(&taint.path(), taint.value.clone());
             error.detail = "taints must be unique by key and effect pair".into();
-            e.push(error);
+            e.push(error.shown_as(super::go_text::internal(taint.value, "core.v1.Taint")));
             continue;
         }
         seen.push((key.text(), effect.text()));

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use apimachinery::Value;
 use apimachinery::field::ErrorList;
 
-use super::{Rules, collect, pod_spec};
-use crate::registry::{FieldAttrs, OperationContext, StatusStrategy, Strategy, bump_generation, keep_status};
+use super::at::At;
+use super::status_meta::{StatusMeta, keep_for_status};
+use super::{Rules, collect, pod_spec, warnings};
+use crate::registry::{FieldAttrs, OperationContext, Strategy, bump_generation, keep_status, now};
 
 pub(super) fn rules() -> Rules {
     Rules {
@@ -28,6 +30,13 @@ impl Strategy for PodStrategy {
         object.meta_mut().set_generation(1);
         let class = pod_spec::qos_class(&object["spec"]);
         object.insert("status", apimachinery::value!({"phase": "Pending", "qosClass": class}));
+        if !object.array_at(&["spec", "schedulingGates"]).is_empty() {
+            let condition = apimachinery::value!({
+                "type": "PodScheduled", "status": "False", "lastProbeTime": null, "lastTransitionTime": now(),
+                "reason": "SchedulingGated", "message": "Scheduling is blocked due to non-empty scheduling gates"
+            });
+            object.set_path(&["status", "conditions"], apimachinery::value!([condition]));
+        }
     }
 
     fn validate(&self, _context: &OperationContext, object: &Value) -> ErrorList {
@@ -36,6 +45,23 @@ impl Strategy for PodStrategy {
 
     fn validate_update(&self, _context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
         collect(|e| pod_spec::update(object, old, e))
+    }
+
+    fn warnings_on_create(&self, _context: &OperationContext, object: &Value) -> Vec<String> {
+        let mut found = Vec::new();
+        let why = apimachinery::validation::is_dns1123_label(object.meta().name());
+        if !why.is_empty() {
+            let why = why.join(" ");
+            found.push(format!(
+                "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: [{why}]"
+            ));
+        }
+        found.extend(warnings::pod(&At::root(object), false));
+        found
+    }
+
+    fn warnings_on_update(&self, _context: &OperationContext, object: &Value, _old: &Value) -> Vec<String> {
+        warnings::pod(&At::root(object), false)
     }
 
     fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
@@ -102,8 +128,8 @@ impl Strategy for BindingStrategy {
 struct PodStatusStrategy;
 
 impl Strategy for PodStatusStrategy {
-    fn prepare_for_update(&self, context: &OperationContext, object: &mut Value, old: &Value) {
-        StatusStrategy.prepare_for_update(context, object, old);
+    fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
+        keep_for_status(object, old, StatusMeta::AllButOwners);
         if object["status"]["qosClass"].is_empty() && !old["status"]["qosClass"].is_empty() {
             object.set_path(&["status", "qosClass"], old["status"]["qosClass"].clone());
         }
@@ -114,6 +140,6 @@ impl Strategy for PodStatusStrategy {
     }
 
     fn reset_fields(&self) -> &'static [&'static [&'static str]] {
-        StatusStrategy.reset_fields()
+        StatusMeta::AllButOwners.reset_fields()
     }
 }

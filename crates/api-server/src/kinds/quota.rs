@@ -4,6 +4,7 @@ use apimachinery::field::{Error, ErrorList, Path};
 use apimachinery::{Quantity, Value, validation};
 
 use super::at::{At, IMMUTABLE};
+use super::go_text::{self, Shown};
 use super::resources::{amount, container_resource_name, is_quota_resource, quota_resource_name, resource_name};
 use super::table::{Checks, any};
 
@@ -176,7 +177,11 @@ fn quota(object: &Value, e: &mut ErrorList) {
         if !SCOPES.contains(&scope) {
             beside("scopeName", e, "unsupported scope");
         }
-        (0..misfit(scope)).for_each(|_| list.with(selector.value).invalid(e, "unsupported scope applied to resource"));
+        for _ in 0..misfit(scope) {
+            let shown = go_text::internal(selector.value, "core.v1.ScopeSelector");
+            let why = "unsupported scope applied to resource";
+            e.push(Error::invalid(&list.path(), selector.value.clone(), why).shown_as(shown));
+        }
         let (operator, values) = (requirement.get("operator").text(), requirement.get("values").len());
         if !matches!(scope, "PriorityClass" | "VolumeAttributesClass") && SCOPES.contains(&scope) && operator != "Exists" {
             let why = "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, \
@@ -234,7 +239,9 @@ fn budget(object: &Value, e: &mut ErrorList) {
     let spec = root.get("spec");
     let (min, max) = (spec.get("minAvailable"), spec.get("maxUnavailable"));
     if min.is_set() && max.is_set() {
-        spec.invalid(e, "minAvailable and maxUnavailable cannot be both set");
+        let shown = go_text::internal(spec.value, "policy.v1.PodDisruptionBudgetSpec");
+        let why = "minAvailable and maxUnavailable cannot be both set";
+        e.push(Error::invalid(&spec.path(), spec.value.clone(), why).shown_as(shown));
     }
     for at in [&min, &max] {
         if at.is_set() {

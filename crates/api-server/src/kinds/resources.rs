@@ -50,7 +50,7 @@ fn is_native(name: &str) -> bool {
 }
 
 /// A device of a node, by a vendor's name.
-fn is_extended(name: &str) -> bool {
+pub(super) fn is_extended(name: &str) -> bool {
     !is_native(name) && !name.starts_with("requests.") && validation::is_qualified_name(&format!("requests.{name}")).is_empty()
 }
 
@@ -179,7 +179,7 @@ fn claim_names(at: &At, claims: &[Value], e: &mut ErrorList) {
     for claim in at.items() {
         let (name, request) = (claim.get("name").text(), claim.get("request").text());
         if name.is_empty() {
-            claim.get("name").require(e, "");
+            claim.require(e, "");
             continue;
         }
         if seen.contains(&(name, request)) {
@@ -190,7 +190,12 @@ fn claim_names(at: &At, claims: &[Value], e: &mut ErrorList) {
         }
         seen.push((name, request));
         if !claims.iter().any(|known| known["name"] == *name) {
-            e.push(Error::not_found(&claim.get("name").path(), name));
+            let mut known: Vec<&str> = claims.iter().filter_map(|known| known["name"].as_str()).collect();
+            known.sort_unstable();
+            let mut error = Error::not_found(&claim.path(), name);
+            let list = if known.is_empty() { " which is empty".to_owned() } else { format!(": {}", known.join(", ")) };
+            error.detail = format!("must be one of the names in pod.spec.resourceClaims{list}");
+            e.push(error);
         }
     }
 }

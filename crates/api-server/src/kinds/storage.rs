@@ -4,6 +4,7 @@ use apimachinery::field::{Error, ErrorList, Path};
 use apimachinery::{Quantity, Value, validation};
 
 use super::at::{At, IMMUTABLE, POSITIVE, subdomain};
+use super::go_text::{self, Shown};
 use super::pod_spec::{self, all_required, csi_driver_name};
 use super::table::Checks;
 
@@ -214,13 +215,42 @@ fn volume_update(object: &Value, old: &Value, e: &mut ErrorList) {
     if spec["volumeMode"] != before["volumeMode"] {
         e.push(Error::invalid(&Path::new("volumeMode"), spec["volumeMode"].clone(), IMMUTABLE));
     }
-    if !before["nodeAffinity"].is_null() && spec["nodeAffinity"] != before["nodeAffinity"] {
-        e.push(Error::invalid(&Path::new("nodeAffinity"), spec["nodeAffinity"].clone(), IMMUTABLE));
+    let affinity = &spec["nodeAffinity"];
+    if !before["nodeAffinity"].is_null() && !same_affinity(affinity, &before["nodeAffinity"]) {
+        let why = format!("{IMMUTABLE}, except for updating from beta label to GA");
+        let error = Error::invalid(&Path::new("nodeAffinity"), affinity.clone(), why);
+        e.push(if affinity.is_null() {
+            error
+        } else {
+            error.shown_as(go_text::internal(affinity, "core.v1.VolumeNodeAffinity"))
+        });
     }
     let class = "volumeAttributesClassName";
     if !before[class].is_null() && spec[class].is_null() {
         e.push(Error::forbidden(&Path::new("spec").child(class), "update from non-nil value to nil is forbidden"));
     }
+}
+
+const GA_LABELS: [(&str, &str); 5] = [
+    ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+    ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+    ("beta.kubernetes.io/os", "kubernetes.io/os"),
+    ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+    ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
+];
+
+/// Whether nothing changed but labels that have got their final names.
+fn same_affinity(new: &Value, old: &Value) -> bool {
+    if let (Some(new), Some(old)) = (new.as_array(), old.as_array()) {
+        return new.len() == old.len() && new.iter().zip(old).all(|(new, old)| same_affinity(new, old));
+    }
+    let (Some(members), Some(before)) = (new.as_object(), old.as_object()) else { return new == old };
+    let label = |value: &Value| GA_LABELS.iter().find(|(beta, _)| *value == *beta).map(|(_, label)| *label);
+    members.len() == before.len()
+        && members.iter().all(|(name, value)| match name.as_str() {
+            "key" => *value == old["key"] || label(&old["key"]).is_some_and(|label| *value == label),
+            name => same_affinity(value, &old[name]),
+        })
 }
 
 fn claim(object: &Value, e: &mut ErrorList) {

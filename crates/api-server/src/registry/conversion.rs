@@ -2,7 +2,7 @@
 //!
 //! Most kinds have one version. Where two differ in more than their name, the function here says how (upstream's `conversion.go` of the kind).
 
-use apimachinery::{GroupVersionKind, Map, Value};
+use apimachinery::{GroupVersionKind, Map, Value, decode, schema};
 
 /// Converts an object that is in `object`'s own version to `target`.
 pub(crate) fn convert(mut object: Value, target: &GroupVersionKind) -> Value {
@@ -17,6 +17,16 @@ pub(crate) fn convert(mut object: Value, target: &GroupVersionKind) -> Value {
         _ => {}
     }
     object.set_gvk(target);
+    // What the other version always writes and this one left out. A stored object conformed when it came in; where it does not, it stays
+    // as it is.
+    if from.0 != from.1
+        && let Some(info) = schema::lookup(target)
+    {
+        let mut conformed = object.clone();
+        if decode::conform(&mut conformed, info).is_ok() {
+            object = conformed;
+        }
+    }
     object
 }
 
@@ -201,8 +211,9 @@ mod tests {
 
     #[test]
     fn events_round_trip() {
-        let core = value!({"apiVersion": "v1", "kind": "Event", "involvedObject": {"name": "a"}, "message": "m", "count": 3,
-            "reportingComponent": "kubelet"});
+        let core = value!({"apiVersion": "v1", "kind": "Event", "metadata": {}, "involvedObject": {"name": "a"}, "message": "m",
+            "source": {}, "count": 3, "reportingComponent": "kubelet", "reportingInstance": "", "eventTime": null,
+            "firstTimestamp": null, "lastTimestamp": null});
         let events = convert(core.clone(), &GroupVersionKind::new("events.k8s.io", "v1", "Event"));
         assert_eq!(events["regarding"]["name"], "a");
         assert_eq!(events["note"], "m");
@@ -215,18 +226,20 @@ mod tests {
             {"name": "a", "deviceClassName": "gpu", "count": 2}]}}});
         let new = convert(old.clone(), &GroupVersionKind::new("resource.k8s.io", "v1", "ResourceClaim"));
         assert_eq!(new["spec"]["devices"]["requests"][0]["exactly"]["deviceClassName"], "gpu");
-        assert_eq!(convert(new, &GroupVersionKind::new("resource.k8s.io", "v1beta1", "ResourceClaim")), old);
+        let back = convert(new, &GroupVersionKind::new("resource.k8s.io", "v1beta1", "ResourceClaim"));
+        assert_eq!(back["spec"], old["spec"]);
         let old = value!({"apiVersion": "resource.k8s.io/v1beta1", "kind": "ResourceSlice", "spec": {"devices": [
             {"name": "a", "basic": {"attributes": {"x": {"bool": true}}}}]}});
         let new = convert(old.clone(), &GroupVersionKind::new("resource.k8s.io", "v1", "ResourceSlice"));
         assert_eq!(new["spec"]["devices"][0]["attributes"]["x"]["bool"].as_bool(), Some(true));
-        assert_eq!(convert(new, &GroupVersionKind::new("resource.k8s.io", "v1beta1", "ResourceSlice")), old);
+        let back = convert(new, &GroupVersionKind::new("resource.k8s.io", "v1beta1", "ResourceSlice"));
+        assert_eq!(back["spec"]["devices"], old["spec"]["devices"]);
     }
 
     #[test]
     fn autoscalers_round_trip() {
         let v1 = value!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "a"},
-            "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 80}});
+            "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "a"}, "maxReplicas": 3, "targetCPUUtilizationPercentage": 80}});
         let v2 = convert(v1.clone(), &GroupVersionKind::new("autoscaling", "v2", "HorizontalPodAutoscaler"));
         assert_eq!(v2["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"].as_i64(), Some(80));
         let back = convert(v2, &GroupVersionKind::new("autoscaling", "v1", "HorizontalPodAutoscaler"));

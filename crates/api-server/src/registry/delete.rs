@@ -29,8 +29,8 @@ enum Step {
     Mark(Value),
     /// It waits already; nothing changes.
     Pending,
-    /// Remove it.
-    Remove,
+    /// Remove it; this is its last state.
+    Remove(Value),
 }
 
 impl Write<'_> {
@@ -47,12 +47,12 @@ impl Write<'_> {
             let result = match self.plan(&current.object, options) {
                 Step::Pending => return Ok(Deleted { object: current.object, gone: false }),
                 step if options.dry_run => {
-                    let gone = matches!(step, Step::Remove);
-                    let object = if let Step::Mark(object) = step { object } else { current.object };
+                    let gone = matches!(step, Step::Remove(_));
+                    let (Step::Mark(object) | Step::Remove(object)) = step else { continue };
                     return Ok(Deleted { object, gone });
                 }
                 Step::Mark(object) => self.mark(name, &current, object).await?,
-                Step::Remove => self.remove(name, &current).await?,
+                Step::Remove(object) => self.remove(name, &current, object).await?,
             };
             match result {
                 Ok(deleted) => return Ok(deleted),
@@ -85,7 +85,7 @@ impl Write<'_> {
 
     /// Decides, without touching the store.
     fn plan(&self, object: &Value, options: &DeleteOptions) -> Step {
-        let mut object = object.clone();
+        let (unchanged, mut object) = (object.clone(), object.clone());
         let strategy = &*self.stored.strategy;
         let requested = options.grace_period_seconds.map(|seconds| if seconds < 0 { 1 } else { seconds });
         let graceful = match self.shorten(&mut object, requested) {
@@ -109,7 +109,8 @@ impl Write<'_> {
                 strategy.mark_terminating(&mut object);
                 Step::Mark(object)
             }
-            _ => Step::Remove,
+            Some(_) => Step::Remove(object),
+            None => Step::Remove(unchanged),
         }
     }
 
@@ -152,13 +153,12 @@ impl Write<'_> {
         })
     }
 
-    async fn remove(&self, name: &str, current: &Current) -> Result<Result<Deleted, Option<Current>>, Status> {
+    async fn remove(&self, name: &str, current: &Current, mut object: Value) -> Result<Result<Deleted, Option<Current>>, Status> {
         let key = Bytes::from(self.stored.key(self.namespace, name));
         let result = self.commit(key.clone(), current, Op::Delete { key }).await?;
         match result {
             Err(newer) => Ok(Err(newer)),
             Ok(revision) => {
-                let mut object = current.object.clone();
                 object.meta_mut().set_resource_version(&revision.to_string());
                 self.stored.strategy.after_delete(&self.operation(false), &object).await;
                 Ok(Ok(Deleted { object, gone: true }))

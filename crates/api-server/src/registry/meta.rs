@@ -46,18 +46,29 @@ pub(crate) fn keep_system_fields(object: &mut Value, old: &Value) {
     if let Some(time) = old_meta.creation_timestamp() {
         meta.set_creation_timestamp(time);
     }
-    match old_meta.deletion_timestamp() {
-        Some(time) => meta.set_deletion_timestamp(Some(time)),
-        None => meta.set_deletion_timestamp(None),
+    if let Some(time) = old_meta.deletion_timestamp() {
+        meta.set_deletion_timestamp(Some(time));
     }
     match old_meta.deletion_grace_period_seconds() {
         Some(seconds) if meta.read().deletion_grace_period_seconds().is_none() => {
             meta.set_deletion_grace_period_seconds(Some(seconds));
         }
-        Some(_) => {}
-        None => meta.set_deletion_grace_period_seconds(None),
+        // What a client says else, validation refuses.
+        _ => {}
     }
     meta.remove("selfLink");
+}
+
+/// Upstream's words for an object of another namespace than the URL's.
+pub(crate) const NAMESPACE_MISMATCH: &str =
+    "the namespace of the provided object does not match the namespace sent on the request";
+
+/// Takes away what a client may not say of a new object (upstream's `WipeObjectMetaSystemFields`).
+pub(crate) fn wipe_system_fields(object: &mut Value) {
+    let mut meta = object.meta_mut();
+    for member in ["uid", "selfLink", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        meta.remove(member);
+    }
 }
 
 /// The object's namespace is the request's; empty ones are filled in.
@@ -78,9 +89,7 @@ pub(crate) fn check_namespace(object: &mut Value, namespaced: bool, request: &st
             Ok(())
         }
         given if given == request => Ok(()),
-        given => Err(Status::bad_request(format!(
-            "the namespace of the provided object does not match the namespace sent on the request ({given} != {request})"
-        ))),
+        _ => Err(Status::bad_request(NAMESPACE_MISMATCH)),
     }
 }
 

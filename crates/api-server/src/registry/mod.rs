@@ -24,7 +24,7 @@ pub(crate) use conversion::convert;
 pub use enablement::ApiEnablement;
 pub(crate) use engine::{Engine, store_status};
 pub(crate) use managed::applied as apply_managed;
-pub(crate) use meta::now;
+pub(crate) use meta::{NAMESPACE_MISMATCH, now};
 pub(crate) use options::{ContinueToken, DeleteOptions, FieldValidation, ListOptions, ListRevision, WriteOptions};
 pub use resource::{Resource, Subresource};
 pub use strategy::{BeginHook, DefaultStrategy, FieldAttrs, Finish, OperationContext, StatusStrategy, Strategy};

@@ -115,11 +115,14 @@ impl ContinueToken {
     }
 
     fn decode(text: &str) -> Result<ContinueToken, Status> {
-        let bad = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
+        let bad = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
         let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|error| bad(&error.to_string()))?;
         let token = Value::from_slice(&bytes).map_err(|error| bad(&error.to_string()))?;
         if token["v"] != "meta.k8s.io/v1" {
             return Err(bad("server does not recognize this encoded version"));
+        }
+        if token["rv"].as_i64().unwrap_or(0) == 0 {
+            return Err(bad("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
         }
         match (token["rv"].as_i64(), token["start"].as_str()) {
             (Some(revision), Some(start)) if !start.contains("/../") && revision != 0 => {
@@ -148,18 +151,16 @@ pub(crate) struct ListOptions {
 impl ListOptions {
     pub(crate) fn parse(context: &RequestContext, stored: &Stored, watch: bool) -> Result<ListOptions, Status> {
         let query = &context.query;
-        let selection = Selection::parse(query, &context.info.api_group, stored)?;
         let text = query.non_empty("resourceVersion");
-        let resource_version = text.map(parse_revision).transpose()?;
         let mode = query.non_empty("resourceVersionMatch");
-        let number = |key: &str| -> Result<Option<i64>, Status> {
-            let parse = |text: &str| text.parse::<i64>();
-            query.non_empty(key).map(parse).transpose().map_err(|error| Status::bad_request(format!("{key}: {error}")))
-        };
+        let number = |key: &str| -> Result<Option<i64>, Status> { query.non_empty(key).map(parse_int).transpose() };
         let limit = number("limit")?.unwrap_or(0);
         let token = query.non_empty("continue");
         let send_initial_events = query.flag("sendInitialEvents");
         check(mode, text, token, send_initial_events, watch)?;
+        // Upstream refuses options that do not go together before fields that it does not know.
+        let selection = Selection::parse(query, &context.info.api_group, stored)?;
+        let resource_version = text.map(parse_revision).transpose()?;
         let revision = match (resource_version, mode) {
             (None, _) => ListRevision::MostRecent,
             (Some(revision), Some("Exact")) => ListRevision::Exact(revision),
@@ -184,10 +185,24 @@ impl ListOptions {
     }
 }
 
+/// A number in a query, with Go's words for what is none.
+fn parse_int(text: &str) -> Result<i64, Status> {
+    let why = |why: &str| Status::bad_request(format!("strconv.ParseInt: parsing {}: {why}", apimachinery::go_quote(text)));
+    text.parse::<i64>().map_err(|error| match error.kind() {
+        std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow => why("value out of range"),
+        _ => why("invalid syntax"),
+    })
+}
+
 fn parse_revision(text: &str) -> Result<i64, Status> {
     match text.parse::<u64>().ok().and_then(|revision| i64::try_from(revision).ok()) {
         Some(revision) => Ok(revision),
-        None => Err(Status::bad_request(format!("invalid resource version {}: not a number", apimachinery::go_quote(text)))),
+        None => {
+            let text = apimachinery::go_quote(text);
+            Err(Status::bad_request(format!(
+                "invalid resource version: resourceVersion: Invalid value: {text}: strconv.ParseUint: parsing {text}: invalid syntax"
+            )))
+        }
     }
 }
 
@@ -321,7 +336,7 @@ impl DeleteOptions {
                 dry_run: !body.array_at(&["dryRun"]).is_empty(),
             },
             None => DeleteOptions {
-                grace_period_seconds: query.non_empty("gracePeriodSeconds").and_then(|text| text.parse().ok()),
+                grace_period_seconds: query.non_empty("gracePeriodSeconds").map(parse_int).transpose()?,
                 propagation_policy: query.non_empty("propagationPolicy").map(str::to_owned),
                 orphan_dependents: query.flag("orphanDependents"),
                 dry_run: query.all("dryRun").next().is_some(),

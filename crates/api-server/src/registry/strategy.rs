@@ -18,6 +18,8 @@ use crate::http::Warnings;
 pub struct OperationContext {
     /// Who asks.
     pub user: Arc<UserInfo>,
+    /// The API group of the request: kinds that two groups serve differ in their rules.
+    pub group: String,
     /// The namespace of the request; empty for cluster-scoped resources.
     pub namespace: String,
     /// The subresource written; empty for the object itself.
@@ -235,23 +237,14 @@ impl Strategy for StatusStrategy {
     }
 }
 
-/// Puts everything back but status, annotations, finalizers and managedFields (labels and owners belong to the object's own endpoint).
+/// Puts everything back but status and metadata.
 pub(crate) fn keep_all_but_status(object: &mut Value, old: &Value) {
-    let status = object.remove("status");
-    let sent = object.get("metadata").cloned().unwrap_or_default();
+    let (status, metadata) = (object.remove("status"), object.remove("metadata"));
     let mut kept = old.clone();
     match status {
         Some(status) => kept.insert("status", status),
         None => kept.remove("status"),
     };
-    let mut meta = kept.meta_mut();
-    for member in ["annotations", "finalizers", "managedFields", "resourceVersion", "name", "namespace", "uid"] {
-        match sent.get(member) {
-            Some(value) => meta.set(member, value.clone()),
-            None => {
-                meta.remove(member);
-            }
-        }
-    }
+    kept.insert("metadata", metadata.unwrap_or_else(Value::object));
     *object = kept;
 }

@@ -15,6 +15,7 @@ use super::strategy::{OperationContext, Strategy, finish_all};
 use super::{conversion, managed};
 use crate::admission::{Attributes, Operation};
 use crate::http::RequestContext;
+use crate::kinds;
 
 /// Names are made up so often before the server gives up (upstream's `maxNameGenerationCreateAttempts`).
 const NAME_ATTEMPTS: usize = 8;
@@ -84,6 +85,7 @@ impl Write<'_> {
     pub(crate) fn operation(&self, dry_run: bool) -> OperationContext {
         OperationContext {
             user: self.context.user.clone(),
+            group: self.endpoint.row.gvr.group.clone(),
             namespace: self.namespace.to_owned(),
             subresource: self.subresource.to_owned(),
             dry_run,
@@ -118,12 +120,14 @@ impl Write<'_> {
     }
 
     fn group_kind(&self) -> GroupKind {
-        self.endpoint.row.kind.group_kind()
+        // Upstream's errors name the kind as it is kept, whatever version or group was spoken.
+        self.stored.kind.group_kind()
     }
 
     /// Stores a new object, given in any served version.
     pub(crate) async fn create(&self, object: Value, options: &WriteOptions) -> Result<Written, Status> {
-        let object = conversion::convert(object, &self.stored.kind);
+        let mut object = conversion::convert(object, &self.stored.kind);
+        meta::wipe_system_fields(&mut object);
         let object = managed::created(self, object, options);
         self.create_managed(object, options).await
     }
@@ -182,8 +186,8 @@ impl Write<'_> {
         strategy.prepare_for_create(operation, object);
         let path = field::Path::new("metadata");
         let mut errors = validation::validate_object_meta(object, self.stored.namespaced, strategy.name_rule(), &path);
+        errors.extend(self.finalizer_errors(object, &path));
         errors.extend(strategy.validate(operation, object));
-        dedup(&mut errors);
         if !errors.is_empty() {
             return Err(Status::invalid(&self.group_kind(), object.meta().name(), &errors));
         }
@@ -192,6 +196,22 @@ impl Write<'_> {
         }
         strategy.canonicalize(object);
         Ok(())
+    }
+
+    /// Names of finalizers have a domain, unless they are the system's own (upstream's `validateKubeFinalizerName`).
+    fn finalizer_errors(&self, object: &Value, path: &field::Path) -> field::ErrorList {
+        let group = self.stored.kind.group.as_str();
+        if matches!(group, "admissionregistration.k8s.io" | "apiregistration.k8s.io" | "apiextensions.k8s.io") {
+            return Vec::new();
+        }
+        let path = path.child("finalizers");
+        let names = object.meta().finalizers().enumerate();
+        let bare = names.filter(|(_, name)| {
+            let known = matches!(*name, "kubernetes" | "orphan" | "foregroundDeletion");
+            !name.contains('/') && !known
+        });
+        let why = "name is neither a standard finalizer name nor is it fully qualified";
+        bare.map(|(at, name)| field::Error::invalid(&path.index(at), name, why)).collect()
     }
 
     async fn store_new(&self, name: &str, object: Value, options: &WriteOptions) -> Result<Written, Status> {
@@ -351,10 +371,19 @@ impl Write<'_> {
         strategy.prepare_for_update(operation, object, old);
         meta::keep_system_fields(object, old);
         let path = field::Path::new("metadata");
-        let mut errors = validation::validate_object_meta(object, self.stored.namespaced, strategy.name_rule(), &path);
+        let any_name = validation::name_is_path_segment;
+        let mut errors = validation::validate_object_meta(object, self.stored.namespaced, any_name, &path);
         errors.extend(validation::validate_object_meta_update(object, old, &path));
+        // Most kinds check it once more, and causes are listed as often.
+        let more = kinds::meta_checks(&self.stored.resource, self.subresource);
+        for _ in 0..more.change {
+            errors.extend(validation::validate_object_meta_update(object, old, &path));
+        }
+        for _ in 0..more.whole {
+            errors.extend(validation::validate_object_meta(object, self.stored.namespaced, strategy.name_rule(), &path));
+            errors.extend(self.finalizer_errors(object, &path));
+        }
         errors.extend(strategy.validate_update(operation, object, old));
-        dedup(&mut errors);
         if !errors.is_empty() {
             return Err(Status::invalid(&self.group_kind(), object.meta().name(), &errors));
         }
@@ -405,18 +434,6 @@ impl Write<'_> {
             && old.meta().deletion_timestamp().is_some()
             && old.meta().deletion_grace_period_seconds().unwrap_or(0) == 0
     }
-}
-
-/// The same error may come from the metadata's and from the kind's rules.
-fn dedup(errors: &mut field::ErrorList) {
-    let mut seen: field::ErrorList = Vec::with_capacity(errors.len());
-    errors.retain(|error| {
-        let new = !seen.contains(error);
-        if new {
-            seen.push(error.clone());
-        }
-        new
-    });
 }
 
 /// The key as a failed transaction found it.

@@ -19,7 +19,7 @@ pub fn conform(object: &mut Value, info: &'static TypeInfo) -> Result<Vec<String
 }
 
 enum Step {
-    Field(&'static str),
+    Field(&'static FieldInfo),
     Key(Key),
     Index(usize),
 }
@@ -170,7 +170,7 @@ impl Walk {
                 self.unknown(&key);
                 continue;
             };
-            self.steps.push(Step::Field(field.name));
+            self.steps.push(Step::Field(field));
             let member = self.shape(member, field.shape)?;
             self.steps.pop();
             push(&mut out, field, zero::emitted(field, member));
@@ -197,7 +197,7 @@ impl Walk {
         let mut path = String::new();
         for step in &self.steps {
             let name = match step {
-                Step::Field(name) => name,
+                Step::Field(field) => field.name,
                 Step::Key(key) => key.as_str(),
                 Step::Index(i) => {
                     write!(path, "[{i}]").expect("a String takes any text");
@@ -225,8 +225,10 @@ impl Walk {
     }
 
     fn mismatch_text(&self, found: &str, go_type: &str) -> DecodeError {
+        // Go's decoder names the embedded structs on the way too.
+        let fields = self.steps.iter().filter_map(|step| if let Step::Field(field) = step { Some(*field) } else { None });
         let fields: Vec<&str> =
-            self.steps.iter().filter_map(|s| if let Step::Field(name) = s { Some(*name) } else { None }).collect();
+            fields.flat_map(|f| [f.embedded_names[0], f.embedded_names[1], f.name]).filter(|name| !name.is_empty()).collect();
         DecodeError::Type(match self.owner {
             Some(owner) if !fields.is_empty() => {
                 format!(

@@ -40,6 +40,10 @@ pub(super) fn emitted(field: &FieldInfo, value: Value) -> Option<Value> {
     if value.is_null() {
         return of_field(field);
     }
+    // Upstream's storage is protobuf, which does not tell an empty list from none.
+    if matches!(field.shape, Shape::List(_) | Shape::Map(_)) && value.is_empty() {
+        return of_field(field);
+    }
     let is_struct = matches!(field.shape, Shape::Type(_));
     if field.pointer() || (is_struct && !field.omit_zero()) {
         return Some(value);

@@ -24,7 +24,12 @@ fn deployment(deployment: &mut Value) {
     absent(spec, "progressDeadlineSeconds", 600);
 }
 
+/// Where apps/v1 keeps a field that it has no more.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
 fn daemon_set(set: &mut Value) {
+    // Conversion writes it always.
+    zero(set.path_mut(&["metadata", "annotations"]), TEMPLATE_GENERATION, "0");
     let spec = set.path_mut(&["spec"]);
     let strategy = spec.path_mut(&["updateStrategy"]);
     zero(strategy, "type", "RollingUpdate");
@@ -37,6 +42,11 @@ fn daemon_set(set: &mut Value) {
 }
 
 fn stateful_set(set: &mut Value) {
+    // Claims say what they are, as conversion has it.
+    for claim in set.get_path_mut(&["spec", "volumeClaimTemplates"]).and_then(Value::as_array_mut).into_iter().flatten() {
+        claim.insert("apiVersion", "v1");
+        claim.insert("kind", "PersistentVolumeClaim");
+    }
     let spec = set.path_mut(&["spec"]);
     zero(spec, "podManagementPolicy", "OrderedReady");
     let strategy = spec.path_mut(&["updateStrategy"]);

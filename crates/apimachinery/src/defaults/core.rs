@@ -18,6 +18,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("core.v1.EndpointPort", |port| zero(port, "protocol", "TCP")),
     ("core.v1.Namespace", namespace),
     ("core.v1.NamespaceStatus", |status| zero(status, "phase", "Active")),
+    ("core.v1.NodeSpec", |spec| one_and_all(spec, "podCIDR", "podCIDRs")),
     ("core.v1.NodeStatus", node_status),
     ("core.v1.LimitRangeItem", limit_range_item),
     ("discovery.v1.EndpointPort", |port| {
@@ -145,6 +146,17 @@ fn namespace(namespace: &mut Value) {
     let name = namespace.meta().name().to_owned();
     if !name.is_empty() {
         namespace.meta_mut().set_label("kubernetes.io/metadata.name", &name);
+    }
+}
+
+/// Two fields of one list, the first element and all of it, which conversion keeps the same; the first decides.
+fn one_and_all(object: &mut Value, one: &'static str, all: &'static str) {
+    let (first, list) = (object[one].clone(), object[all].clone());
+    match (first.is_empty(), list.is_empty()) {
+        (true, false) => drop(object.insert(one, list[0].clone())),
+        (false, true) => drop(object.insert(all, vec![first])),
+        (false, false) if list[0] != first => drop(object.insert(all, vec![first])),
+        _ => {}
     }
 }
 

@@ -209,10 +209,7 @@ impl FieldManager<'_> {
         }
         if let Err(why) = validate(config, updater.node, false) {
             let meta = config.meta();
-            let named = match meta.namespace() {
-                "" => meta.name().to_owned(),
-                namespace => format!("{namespace}/{}", meta.name()),
-            };
+            let named = format!("{}/{}", meta.namespace(), meta.name());
             let (version, kind) = (config.api_version(), config.kind());
             let version = if version.contains('/') { version.to_owned() } else { format!("/{version}") };
             return Err(ApplyError::NotTyped(format!("({named}; {version}, Kind={kind}): {why}")));

@@ -12,4 +12,4 @@ mod strategic;
 
 pub use json::{JsonPatch, JsonPatchError};
 pub use merge::merge_patch;
-pub use strategic::{FieldRule, ListRule, PatchSchema, StrategicError, strategic_merge_patch};
+pub use strategic::{FieldRule, ListRule, PatchSchema, StrategicError, go_text, strategic_merge_patch};

@@ -88,6 +88,21 @@ pub fn strategic_merge_patch(document: &Value, patch: &Value, schema: Option<&dy
     Ok(merged.into())
 }
 
+/// A tree as Go's `%v` prints it.
+pub fn go_text(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.to_string(),
+        Value::Array(items) => format!("[{}]", items.iter().map(go_text).collect::<Vec<_>>().join(" ")),
+        Value::Object(members) => {
+            let members: Vec<String> =
+                members.iter().map(|(key, member)| format!("{}:{}", key.as_str(), go_text(member))).collect();
+            format!("map[{}]", members.join(" "))
+        }
+        other => other.to_json(),
+    }
+}
+
 fn rule<'a>(schema: Option<&'a dyn PatchSchema>, name: &str) -> FieldRule<'a> {
     let unknown = FieldRule { list: ListRule::Replace, replace: false, inner: None };
     schema.and_then(|schema| schema.field(name)).unwrap_or(unknown)
@@ -150,7 +165,7 @@ fn apply_object_directive(directive: &Value, patch: &Map) -> Result<Map, Strateg
 }
 
 fn unknown_directive(directive: &Value, element: &Map) -> StrategicError {
-    StrategicError::UnknownDirective { directive: directive.to_string(), element: Value::from(element.clone()).to_string() }
+    StrategicError::UnknownDirective { directive: go_text(directive), element: go_text(&Value::from(element.clone())) }
 }
 
 /// `$retainKeys`: what is not named goes; everything in the patch must be named.
@@ -209,7 +224,7 @@ fn check_order(patch: &[Value], order: &[Value], identity: Identity<'_>) -> Resu
     let mut rest = order.iter();
     for element in patch.iter().filter(|element| element.get(PATCH).is_none()) {
         if !rest.any(|candidate| identity.same(candidate, element)) {
-            let text = |list: &[Value]| Value::from(list.to_vec()).to_string();
+            let text = |list: &[Value]| go_text(&Value::from(list.to_vec()));
             return Err(StrategicError::OrderMismatch { patch: text(patch), order: text(order) });
         }
     }
@@ -219,7 +234,7 @@ fn check_order(patch: &[Value], order: &[Value], identity: Identity<'_>) -> Resu
 fn require_keys(elements: &[Value], key: Option<&str>) -> Result<(), StrategicError> {
     let Some(key) = key else { return Ok(()) };
     match elements.iter().find(|element| element.get(key).is_none()) {
-        Some(element) => Err(StrategicError::NoMergeKey { element: element.to_string(), key: key.to_owned() }),
+        Some(element) => Err(StrategicError::NoMergeKey { element: go_text(element), key: key.to_owned() }),
         None => Ok(()),
     }
 }
@@ -408,8 +423,8 @@ mod tests {
             assert_eq!(error.to_string(), expected);
         };
         let document = r#"{"containers":[{"name":"a"}],"a":{}}"#;
-        fails(document, r#"{"containers":[{"image":"x"}]}"#, r#"map: {"image":"x"} does not contain declared merge key: name"#);
-        fails(document, r#"{"a":{"$patch":"jump"}}"#, r#"unknown patch type: "jump" in map: {"$patch":"jump"}"#);
+        fails(document, r#"{"containers":[{"image":"x"}]}"#, "map: map[image:x] does not contain declared merge key: name");
+        fails(document, r#"{"a":{"$patch":"jump"}}"#, "unknown patch type: jump in map: map[$patch:jump]");
         fails(
             document,
             r#"{"containers":[{"name":"a","$patch":"merge"}]}"#,

@@ -118,7 +118,7 @@ impl Loader {
         let lines: Vec<Vec<Line>> = self.types.iter_mut().map(|(_, lines)| std::mem::take(lines)).collect();
         for at in 0..lines.len() {
             let mut fields = Vec::new();
-            self.collect(at, [0, 0], &lines, &mut fields);
+            self.collect(at, Embedding::default(), &lines, &mut fields);
             for (position, field) in fields.iter_mut().enumerate() {
                 field.position = u8::try_from(position).expect("a type has less than 256 fields");
             }
@@ -129,31 +129,36 @@ impl Loader {
         self.types.drain(..).map(|(info, _)| info).collect()
     }
 
-    fn collect(&mut self, at: usize, embedded_in: [u16; 2], lines: &[Vec<Line>], fields: &mut Vec<FieldInfo>) {
+    fn collect(&mut self, at: usize, embedding: Embedding, lines: &[Vec<Line>], fields: &mut Vec<FieldInfo>) {
         for line in &lines[at] {
             match line {
                 Line::Field(line) => {
-                    let field = self.field(line, embedded_in);
+                    let field = self.field(line, embedding);
                     fields.push(field);
                 }
                 Line::Embedded("TypeMeta", _) => {
-                    fields.push(self.field("kind s - o", [0, 0]));
-                    fields.push(self.field("apiVersion s - o", [0, 0]));
+                    fields.push(self.field("kind s - o", Embedding::default()));
+                    fields.push(self.field("apiVersion s - o", Embedding::default()));
                 }
                 Line::Embedded(name, number) => {
                     let inner = self.names[name];
-                    let path = match embedded_in {
+                    let numbers = match embedding.numbers {
                         [0, _] => [*number, 0],
                         [outer, 0] => [outer, *number],
                         _ => unreachable!("the facts embed no deeper than two levels"),
                     };
-                    self.collect(usize::from(inner.0), path, lines, fields);
+                    let short = name.rsplit('.').next().unwrap_or(name);
+                    let names = match embedding.names {
+                        ["", _] => [short, ""],
+                        [outer, _] => [outer, short],
+                    };
+                    self.collect(usize::from(inner.0), Embedding { numbers, names }, lines, fields);
                 }
             }
         }
     }
 
-    fn field(&mut self, line: &'static str, embedded_in: [u16; 2]) -> FieldInfo {
+    fn field(&mut self, line: &'static str, embedding: Embedding) -> FieldInfo {
         let mut parts = line.splitn(4, ' ');
         let mut part = || parts.next().unwrap_or_default();
         let (name, shape, number, attributes) = (part(), part(), part(), part());
@@ -170,8 +175,9 @@ impl Loader {
             name,
             shape: self.shape(shape.trim_start_matches('*')),
             number: number.parse().unwrap_or(0),
-            embedded_in,
             position: 0,
+            embedded_in: embedding.numbers,
+            embedded_names: embedding.names,
             flags,
             attributes,
         }
@@ -200,6 +206,13 @@ impl Loader {
         self.shapes.insert(text, shape);
         shape
     }
+}
+
+/// Where the fields of an embedded struct are: protobuf numbers and Go names, the outermost first.
+#[derive(Clone, Copy, Default)]
+struct Embedding {
+    numbers: [u16; 2],
+    names: [&'static str; 2],
 }
 
 fn special_kind(name: &str) -> TypeKind {

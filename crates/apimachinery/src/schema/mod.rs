@@ -121,6 +121,8 @@ pub struct FieldInfo {
     pub embedded_in: [u16; 2],
     /// Its place among the fields as Go declares them.
     position: u8,
+    /// The names of the Go structs that are embedded on the way to it, the outermost first; empty where there is none.
+    pub(crate) embedded_names: [&'static str; 2],
     flags: u8,
     attributes: &'static str,
 }

@@ -67,17 +67,27 @@ pub fn validate_owner_references(references: &[Value], path: &Path) -> ErrorList
             let this = format!("{}/{}", text("kind"), text("name"));
             match &controller {
                 None => controller = Some(this),
-                Some(first) => errors.push(field::Error::invalid(
-                    path,
-                    references,
-                    format!(
+                Some(first) => {
+                    let why = format!(
                         "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"
-                    ),
-                )),
+                    );
+                    let shown: Vec<String> = references.iter().map(reference_text).collect();
+                    let mut error = field::Error::invalid(path, Value::Null, format!("[{}]: {why}", shown.join(",")));
+                    // The list is part of the detail: its members have an order that a tree does not keep.
+                    error.bad_value = None;
+                    errors.push(error);
+                }
             }
         }
     }
     errors
+}
+
+/// A reference as JSON, in the order of upstream's struct.
+fn reference_text(reference: &Value) -> String {
+    let members = ["apiVersion", "kind", "name", "uid", "controller", "blockOwnerDeletion"];
+    let present = members.iter().filter_map(|member| Some(format!("\"{member}\":{}", reference.get(member)?.to_json())));
+    format!("{{{}}}", present.collect::<Vec<_>>().join(","))
 }
 
 fn validate_finalizers(finalizers: &[&str], path: &Path) -> ErrorList {

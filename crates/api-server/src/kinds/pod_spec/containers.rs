@@ -14,9 +14,8 @@ const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 const NOT_RESTARTABLE: &str = "may not be set for init containers without restartPolicy=Always";
 const NOT_EPHEMERAL: &str = "cannot be set for an Ephemeral Container";
 
-/// All containers of a pod.
-pub(super) fn all(spec: &At, e: &mut ErrorList) {
-    let volumes = spec.value.array_at(&["volumes"]);
+/// All containers of a pod; `volumes` are the valid ones, and mounts know no others.
+pub(super) fn all(spec: &At, volumes: &[Value], e: &mut ErrorList) {
     let (regular, init, ephemeral) = (spec.get("containers"), spec.get("initContainers"), spec.get("ephemeralContainers"));
     if regular.len() == 0 {
         regular.require(e, "");

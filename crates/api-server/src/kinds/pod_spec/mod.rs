@@ -15,7 +15,7 @@ use apimachinery::{Quantity, Value, validation};
 use super::at::{At, subdomain};
 use super::resources::{self, Of};
 
-pub(super) use scheduling::{EFFECTS, node_selector};
+pub(super) use scheduling::{EFFECTS, node_selector, tolerations};
 pub(super) use update::{ephemeral_containers_update, resize, status_update, update};
 pub(super) use volumes::{HOST_PATH_TYPES, all_required, csi_driver_name, flex};
 
@@ -61,7 +61,7 @@ pub(super) fn create(object: &Value, e: &mut ErrorList) {
 /// A core.v1.PodTemplateSpec.
 pub(super) fn template(at: &At, e: &mut ErrorList) {
     let (meta, spec) = (at.get("metadata"), at.get("spec"));
-    meta_of_template(at, &meta, e);
+    template_meta(at, e);
     validate(&spec, "", e);
     let noted = at.get("annotations");
     security::seccomp_annotations(&noted.with(meta.get("annotations").value), &spec, e);
@@ -71,7 +71,8 @@ pub(super) fn template(at: &At, e: &mut ErrorList) {
 }
 
 /// Upstream's paths leave `metadata` out here.
-fn meta_of_template(at: &At, meta: &At, e: &mut ErrorList) {
+pub(super) fn template_meta(at: &At, e: &mut ErrorList) {
+    let meta = at.get("metadata");
     at.get("labels").with(meta.get("labels").value).labels(e);
     let noted = at.get("annotations");
     let noted = noted.with(meta.get("annotations").value);
@@ -120,7 +121,7 @@ fn validate(spec: &At, pod: &str, e: &mut ErrorList) {
     }
     spec.get("hostname").check_set(e, validation::is_dns1123_label);
     spec.get("subdomain").check_set(e, validation::is_dns1123_label);
-    scheduling::tolerations(&spec.get("tolerations"), e);
+    tolerations(&spec.get("tolerations"), e);
     for alias in spec.get("hostAliases").items() {
         alias.get("ip").ip(e);
         alias.get("hostnames").items().for_each(|name| name.check(e, validation::is_dns1123_subdomain));
@@ -141,9 +142,9 @@ fn spec_and_containers(spec: &At, pod: &str, e: &mut ErrorList) {
     if !spec.get("terminationGracePeriodSeconds").is_set() {
         spec.get("terminationGracePeriodSeconds").require(e, "");
     }
-    volumes::volumes(&spec.get("volumes"), pod, e);
+    let volumes = volumes::volumes(&spec.get("volumes"), pod, e);
     resource_claims(&spec.get("resourceClaims"), e);
-    containers::all(spec, e);
+    containers::all(spec, &volumes, e);
     let pod_resources = spec.get("resources");
     if !pod_resources.is_set() {
         return;

@@ -124,7 +124,7 @@ fn label_keys(at: &At, members: &[&'static str], e: &mut ErrorList) {
     }
 }
 
-pub(super) fn tolerations(at: &At, e: &mut ErrorList) {
+pub(in crate::kinds) fn tolerations(at: &At, e: &mut ErrorList) {
     for toleration in at.items() {
         let (key, operator, value) = (toleration.get("key"), toleration.get("operator"), toleration.get("value"));
         let effect = toleration.get("effect");
@@ -161,10 +161,17 @@ pub(super) fn tolerations(at: &At, e: &mut ErrorList) {
 /// Effects of taints, in upstream's order.
 pub(in crate::kinds) const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
+/// In upstream's words for these.
+fn above_zero(at: &At, e: &mut ErrorList) {
+    if at.int() <= 0 {
+        at.invalid_int(e, "must be greater than zero");
+    }
+}
+
 pub(super) fn topology_spread(at: &At, e: &mut ErrorList) {
     let list = at.value.as_array().unwrap_or_default();
     for (i, constraint) in at.items().enumerate() {
-        constraint.get("maxSkew").positive(e);
+        above_zero(&constraint.get("maxSkew"), e);
         if constraint.get("topologyKey").text().is_empty() {
             constraint.get("topologyKey").require(e, "can not be empty");
         }
@@ -177,7 +184,7 @@ pub(super) fn topology_spread(at: &At, e: &mut ErrorList) {
             e.push(Error::duplicate(&constraint.get("{topologyKey, whenUnsatisfiable}").path(), text));
         }
         if let Some(domains) = constraint.set("minDomains") {
-            domains.positive(e);
+            above_zero(&domains, e);
             if action.text() != "DoNotSchedule" {
                 let why = format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {}", action.text());
                 domains.invalid(e, why);

@@ -183,7 +183,8 @@ pub(super) fn os(spec: &At, e: &mut ErrorList) {
     match name.text() {
         "linux" => on_linux(spec, e),
         "windows" => on_windows(spec, e),
-        _ => name.required_one_of(e, &["linux", "windows"]),
+        "" => name.require(e, ""),
+        _ => os.with(name.value).one_of(e, &["linux", "windows"]),
     }
 }
 

@@ -62,7 +62,7 @@ fn refused() {
                 &["spec", "topologySpreadConstraints"],
                 value!([{"maxSkew": 0, "topologyKey": "z", "whenUnsatisfiable": "ScheduleAnyway"}]),
             ),
-            "spec.topologySpreadConstraints[0].maxSkew: Invalid value: 0: must be greater than 0",
+            "spec.topologySpreadConstraints[0].maxSkew: Invalid value: 0: must be greater than zero",
         ),
         (
             with(&["spec", "securityContext"], value!({"runAsUser": -1})),

@@ -82,9 +82,10 @@ const SOURCES: &[(&str, Rule)] = &[
     }),
 ];
 
-/// `pod` is the pod's name; empty in templates.
-pub(super) fn volumes(at: &At, pod: &str, e: &mut ErrorList) {
+/// `pod` is the pod's name; empty in templates. Returns the volumes that nothing is wrong with.
+pub(super) fn volumes(at: &At, pod: &str, e: &mut ErrorList) -> Vec<Value> {
     let mut names: Vec<&str> = Vec::new();
+    let mut valid = Vec::new();
     let claims: Vec<String> = match pod {
         "" => Vec::new(),
         pod => {
@@ -106,6 +107,7 @@ pub(super) fn volumes(at: &At, pod: &str, e: &mut ErrorList) {
         }
         if e.len() == before {
             names.push(name.text());
+            valid.push(volume.value.clone());
         }
         if let Some(claim) = volume.set("persistentVolumeClaim").map(|claim| claim.get("claimName").text())
             && claims.iter().any(|other| other == claim)
@@ -114,6 +116,7 @@ pub(super) fn volumes(at: &At, pod: &str, e: &mut ErrorList) {
             e.push(Error::invalid(&path, claim, "must not reference a PVC that gets created for an ephemeral volume"));
         }
     }
+    valid
 }
 
 fn source(volume: &At, pod: &str, e: &mut ErrorList) {

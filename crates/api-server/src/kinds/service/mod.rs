@@ -12,7 +12,7 @@ use std::sync::Arc;
 use apimachinery::{GroupKind, Status, Value, field, validation};
 use async_trait::async_trait;
 
-use super::Rules;
+use super::{Rules, warnings};
 use crate::registry::{BeginHook, Companions, Finish, OperationContext, StatusStrategy, Strategy, keep_status, store_status};
 
 pub(crate) use addresses::AddressHook;
@@ -59,20 +59,26 @@ impl Strategy for ServiceStrategy {
     }
 
     fn validate(&self, _context: &OperationContext, object: &Value) -> field::ErrorList {
-        validate::service(object)
+        validate::service(object, None)
     }
 
     fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
         keep_status(object, old);
-        normalize_cluster_ips(object, Some(old));
         keep_allocated(object, old);
+        normalize_cluster_ips(object, Some(old));
         drop_type_dependent(object, old);
     }
 
     fn validate_update(&self, _context: &OperationContext, object: &Value, old: &Value) -> field::ErrorList {
-        let mut errors = validate::update(object, old);
-        errors.extend(validate::service(object));
-        errors
+        validate::service(object, Some(old))
+    }
+
+    fn warnings_on_create(&self, _context: &OperationContext, object: &Value) -> Vec<String> {
+        warnings::service(object)
+    }
+
+    fn warnings_on_update(&self, _context: &OperationContext, object: &Value, _old: &Value) -> Vec<String> {
+        warnings::service(object)
     }
 
     fn allow_create_on_update(&self) -> bool {
@@ -136,7 +142,7 @@ fn keep_allocated(service: &mut Value, old: &Value) {
     let empty = |service: &Value, member: &str| service.get_path(&["spec", member]).is_none_or(Value::is_empty);
     if needs_cluster_ip(old) && needs_cluster_ip(service) {
         for member in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            let same_ip = member == "clusterIP" || service["spec"]["clusterIP"] == old["spec"]["clusterIP"];
+            let same_ip = member.starts_with("clusterIP") || service["spec"]["clusterIP"] == old["spec"]["clusterIP"];
             if let (true, true, Some(value)) = (empty(service, member), same_ip, old.get_path(&["spec", member])) {
                 service.set_path(&["spec", member], value.clone());
             }

@@ -1,207 +1,443 @@
-//! Which Services are valid (upstream's `ValidateService`), as far as the schema does not say.
+//! Which Services are valid (upstream's `validateService` and `ValidateServiceUpdate`).
+//!
+//! What the allocator fills in after validation (a health check's node port) is not required here.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
 
 use apimachinery::field::{Error, ErrorList, Path};
-use apimachinery::{Value, validation};
+use apimachinery::{Value, go_quote, validation};
 
-use super::{is_headless, type_of};
+use super::super::at::{self, At};
+use super::super::go_text::Shown;
+use super::super::networking::endpoint_ip;
+use super::{is_headless, needs_health_check_port, type_of};
 
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
+const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
+const FAMILY_POLICIES: [&str; 3] = ["PreferDualStack", "RequireDualStack", "SingleStack"];
+const DISTRIBUTIONS: [&str; 3] = ["PreferClose", "PreferSameZone", "PreferSameNode"];
 /// Upstream's `MaxServiceAffinity...`: a day.
 const AFFINITY_SECONDS_MAX: i64 = 86400;
+const BALANCERS_ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
+const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+const TOPOLOGY: &str = "service.kubernetes.io/topology-mode";
+const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
-pub(super) fn service(object: &Value) -> ErrorList {
+/// Everything that is wrong with a Service. Its addresses come first and alone, as upstream looks at them before anything else.
+pub(super) fn service(object: &Value, old: Option<&Value>) -> ErrorList {
     let mut errors = ErrorList::new();
-    let spec = &object["spec"];
-    let path = Path::new("spec");
-    let kind = type_of(object);
-    let headless = is_headless(object);
-    let ports = spec.array_at(&["ports"]);
-    if ports.is_empty() && !headless && kind != "ExternalName" {
-        errors.push(Error::required(&path.child("ports"), ""));
-    }
-    if kind == "LoadBalancer" && headless {
-        let ips = spec["clusterIPs"].clone();
-        errors.push(Error::invalid(
-            &path.child("clusterIPs").index(0),
-            ips,
-            "may not be set to 'None' for LoadBalancer services",
-        ));
-    }
-    if kind == "NodePort" && headless {
-        let ips = spec["clusterIPs"].clone();
-        errors.push(Error::invalid(&path.child("clusterIPs").index(0), ips, "may not be set to 'None' for NodePort services"));
-    }
-    if kind == "ExternalName" {
-        errors.extend(external_name(spec, &path));
-    } else {
-        errors.extend(cluster_ips(spec, &path));
-    }
-    if !TYPES.contains(&kind) {
-        errors.push(Error::not_supported(&path.child("type"), kind, &TYPES));
-    }
-    errors.extend(all_ports(ports, kind, &path.child("ports")));
-    for (key, value) in spec["selector"].as_object().into_iter().flatten() {
-        let at = path.child("selector");
-        errors.extend(validation::is_qualified_name(key).into_iter().map(|why| Error::invalid(&at, key.as_str(), why)));
-        let value = value.as_str().unwrap_or_default();
-        errors.extend(validation::is_label_value(value).into_iter().map(|why| Error::invalid(&at, value, why)));
-    }
-    errors.extend(affinity(spec, &path));
-    for (i, ip) in spec.array_at(&["externalIPs"]).iter().enumerate() {
-        errors.extend(ip_error(ip, &path.child("externalIPs").index(i)));
-    }
-    errors
-}
-
-fn ip_error(ip: &Value, path: &Path) -> Option<Error> {
-    let text = ip.as_str().unwrap_or_default();
-    text.parse::<IpAddr>()
-        .is_err()
-        .then(|| Error::invalid(path, text, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"))
-}
-
-fn external_name(spec: &Value, path: &Path) -> ErrorList {
-    let mut errors = ErrorList::new();
-    for member in ["clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-        if spec.get(member).is_some_and(|value| !value.is_empty()) {
-            let at = if member == "clusterIPs" { path.child(member).index(0) } else { path.child(member) };
-            errors.push(Error::forbidden(&at, "may not be set when `type` is 'ExternalName'"));
-        }
-    }
-    let name = spec["externalName"].as_str().unwrap_or_default();
-    if name.is_empty() {
-        errors.push(Error::required(&path.child("externalName"), ""));
-    } else {
-        let bare = name.strip_suffix('.').unwrap_or(name);
-        let why = validation::is_dns1123_subdomain(bare);
-        errors.extend(why.into_iter().map(|why| Error::invalid(&path.child("externalName"), bare, why)));
-    }
-    errors
-}
-
-fn cluster_ips(spec: &Value, path: &Path) -> ErrorList {
-    let mut errors = ErrorList::new();
-    let ips = spec.array_at(&["clusterIPs"]);
-    let at = path.child("clusterIPs");
-    let one = spec["clusterIP"].as_str().unwrap_or_default();
-    if let Some(first) = ips.first().and_then(Value::as_str)
-        && first != one
-    {
-        errors.push(Error::invalid(&at, ips.to_vec(), "first value must match `clusterIP`"));
-    }
-    if ips.len() > 1 && ips.iter().any(|ip| *ip == "None") {
-        errors.push(Error::invalid(&at.index(0), "None", "must be set only if there is one cluster IP"));
-    }
-    for (i, ip) in ips.iter().enumerate().filter(|(_, ip)| **ip != "None") {
-        errors.extend(ip_error(ip, &at.index(i)));
-    }
-    if ips.len() > 2 {
-        errors.push(Error::invalid(&at, ips.to_vec(), "may only hold up to 2 values"));
-    }
-    for (i, family) in spec.array_at(&["ipFamilies"]).iter().enumerate() {
-        if !(*family == "IPv4" || *family == "IPv6") {
-            errors.push(Error::not_supported(&path.child("ipFamilies").index(i), family.clone(), &["IPv4", "IPv6"]));
-        }
-    }
-    errors
-}
-
-fn all_ports(ports: &[Value], kind: &str, path: &Path) -> ErrorList {
-    let mut errors = ErrorList::new();
-    let (mut names, mut keys, mut node_ports) = (HashSet::new(), HashSet::new(), HashSet::new());
-    for (i, port) in ports.iter().enumerate() {
-        let at = path.index(i);
-        let name = port["name"].as_str().unwrap_or_default();
-        if name.is_empty() {
-            if ports.len() > 1 {
-                errors.push(Error::required(&at.child("name"), ""));
-            }
-        } else {
-            errors.extend(validation::is_dns1123_label(name).into_iter().map(|why| Error::invalid(&at.child("name"), name, why)));
-            if !names.insert(name) {
-                errors.push(Error::duplicate(&at.child("name"), name));
-            }
-        }
-        let number = port["port"].as_i64().unwrap_or_default();
-        errors.extend(validation::is_port_number(number).into_iter().map(|why| Error::invalid(&at.child("port"), number, why)));
-        let protocol = port["protocol"].as_str().unwrap_or("TCP");
-        if !PROTOCOLS.contains(&protocol) {
-            errors.push(Error::not_supported(&at.child("protocol"), protocol, &PROTOCOLS));
-        }
-        match &port["targetPort"] {
-            Value::Int(target) => {
-                let why = validation::is_port_number(*target);
-                errors.extend(why.into_iter().map(|why| Error::invalid(&at.child("targetPort"), *target, why)));
-            }
-            Value::String(target) => {
-                let why = validation::is_port_name(target);
-                errors.extend(why.into_iter().map(|why| Error::invalid(&at.child("targetPort"), target.clone(), why)));
-            }
-            _ => {}
-        }
-        let node_port = port["nodePort"].as_i64().unwrap_or_default();
-        if node_port != 0 && matches!(kind, "ClusterIP" | "ExternalName") {
-            errors.push(Error::forbidden(&at.child("nodePort"), format!("may not be used when `type` is '{kind}'")));
-        }
-        if node_port != 0 && !node_ports.insert((protocol, node_port)) {
-            errors.push(Error::duplicate(&at.child("nodePort"), node_port));
-        }
-        if !keys.insert((protocol, number)) {
-            let key = apimachinery::value!({"port": number, "protocol": protocol});
-            errors.push(Error::duplicate(&at, key));
-        }
-    }
-    errors
-}
-
-fn affinity(spec: &Value, path: &Path) -> ErrorList {
-    let mut errors = ErrorList::new();
-    match spec["sessionAffinity"].as_str().unwrap_or_default() {
-        "None" => {
-            if spec.get("sessionAffinityConfig").is_some_and(|config| !config.is_null()) {
-                let at = path.child("sessionAffinityConfig");
-                errors.push(Error::forbidden(&at, "must not be set when session affinity is None"));
-            }
-        }
-        "ClientIP" => {
-            let at = path.child("sessionAffinityConfig").child("clientIP").child("timeoutSeconds");
-            if let Some(seconds) = spec.i64_at(&["sessionAffinityConfig", "clientIP", "timeoutSeconds"])
-                && !(1..=AFFINITY_SECONDS_MAX).contains(&seconds)
-            {
-                let why = format!("must be greater than 0 and less than {AFFINITY_SECONDS_MAX}");
-                errors.push(Error::invalid(&at, seconds, why));
-            }
-        }
-        "" => errors.push(Error::required(&path.child("sessionAffinity"), "")),
-        other => errors.push(Error::not_supported(&path.child("sessionAffinity"), other, &["ClientIP", "None"])),
-    }
-    errors
-}
-
-/// A cluster IP stays, but for Services that come from or go to ExternalName.
-pub(super) fn update(object: &Value, old: &Value) -> ErrorList {
-    let mut errors = ErrorList::new();
-    if type_of(object) == "ExternalName" || type_of(old) == "ExternalName" || (is_headless(object) && is_headless(old)) {
+    cluster_ips(object, old, &mut errors);
+    if !errors.is_empty() {
         return errors;
     }
-    let path = Path::new("spec").child("clusterIPs");
-    let (ips, before) = (object.array_at(&["spec", "clusterIPs"]), old.array_at(&["spec", "clusterIPs"]));
-    if ips.is_empty() && !before.is_empty() {
-        errors.push(Error::invalid(&path.index(0), ips.to_vec(), "primary clusterIP can not be unset"));
+    if let Some(old) = old {
+        update(object, old, &mut errors);
     }
-    for (i, (ip, before)) in ips.iter().zip(before).enumerate() {
-        if ip != before {
-            errors.push(Error::invalid(&path.index(i), ips.to_vec(), "may not change once set"));
+    whole(object, old, &mut errors);
+    errors
+}
+
+fn whole(object: &Value, old: Option<&Value>, e: &mut ErrorList) {
+    let root = At::root(object);
+    let (meta, spec) = (root.get("metadata"), root.get("spec"));
+    let annotations = meta.get("annotations");
+    let (hints, mode) = (annotations.key(HINTS), annotations.key(TOPOLOGY));
+    if !hints.value.is_null() && !mode.value.is_null() && hints.value != mode.value {
+        mode.invalid(e, format!("must match annotations[{HINTS}] when both are specified"));
+    }
+    let (kind, headless, ports) = (type_of(object), is_headless(object), spec.get("ports"));
+    if ports.len() == 0 && !headless && kind != "ExternalName" {
+        ports.require(e, "");
+    }
+    if headless && matches!(kind, "LoadBalancer" | "NodePort") {
+        let ips = spec.get("clusterIPs");
+        ips.items().take(1).for_each(|ip| ip.invalid(e, format!("may not be set to 'None' for {kind} services")));
+    }
+    if kind == "ExternalName" {
+        external_name(&spec, e);
+    }
+    let mut names = HashSet::new();
+    ports.items().for_each(|port| one_port(&port, ports.len() > 1, &mut names, e));
+    spec.get("selector").labels(e);
+    affinity(&spec, e);
+    let before = old.map(|old| old.array_at(&["spec", "externalIPs"])).unwrap_or_default();
+    for ip in spec.get("externalIPs").items() {
+        match at::legacy_ip(ip.text()) {
+            None if before.contains(ip.value) => endpoint_ip(&ip, e),
+            None => ip.ip(e),
+            Some(_) => endpoint_ip(&ip, e),
         }
     }
-    if before.len() == 2 && ips.len() == 1 && object["spec"]["ipFamilyPolicy"] != "SingleStack" {
-        let why = "must be set to 'SingleStack' when releasing the secondary clusterIP";
-        let at = Path::new("spec").child("ipFamilyPolicy");
-        errors.push(Error::invalid(&at, object["spec"]["ipFamilyPolicy"].clone(), why));
+    spec.get("type").required_one_of(e, &TYPES);
+    unique_ports(&ports, kind, e);
+    source_ranges(&meta, &spec, kind, old, e);
+    if spec.get("allocateLoadBalancerNodePorts").is_set() && kind != "LoadBalancer" {
+        spec.get("allocateLoadBalancerNodePorts").forbid(e, BALANCERS_ONLY);
     }
-    errors
+    balancer_class(&spec, kind, e);
+    traffic(object, &spec, kind, e);
+}
+
+fn external_name(spec: &At, e: &mut ErrorList) {
+    for member in ["clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+        if !spec.get(member).value.is_empty() {
+            spec.get(member).forbid(e, "may not be set for ExternalName services");
+        }
+    }
+    let name = spec.get("externalName");
+    let bare = name.text().strip_suffix('.').unwrap_or(name.text());
+    if bare.is_empty() {
+        name.require(e, "");
+    }
+    let why = validation::is_dns1123_subdomain(bare).into_iter().filter(|_| !bare.is_empty());
+    e.extend(why.map(|why| Error::invalid(&name.path(), bare, why)));
+}
+
+fn one_port<'v>(port: &At<'_, 'v>, named: bool, names: &mut HashSet<&'v str>, e: &mut ErrorList) {
+    let name = port.get("name");
+    if name.text().is_empty() {
+        if named {
+            name.require(e, "");
+        }
+    } else {
+        name.check(e, validation::is_dns1123_label);
+        if !names.insert(name.text()) {
+            name.duplicate(e);
+        }
+    }
+    port.get("port").check_int(e, validation::is_port_number);
+    port.get("protocol").required_one_of(e, &PROTOCOLS);
+    port.get("targetPort").port(e);
+    if let Some(protocol) = port.set("appProtocol") {
+        protocol.check(e, validation::is_qualified_name);
+    }
+}
+
+fn unique_ports(ports: &At, kind: &str, e: &mut ErrorList) {
+    let (mut node_ports, mut keys) = (HashSet::new(), HashSet::new());
+    if kind == "ClusterIP" {
+        let used = ports.items().filter(|port| port.get("nodePort").int() != 0);
+        used.for_each(|port| port.get("nodePort").forbid(e, "may not be used when `type` is 'ClusterIP'"));
+    }
+    for port in ports.items() {
+        let number = port.get("nodePort");
+        if number.int() != 0 && !node_ports.insert((port.get("protocol").text(), number.int())) {
+            number.duplicate(e);
+        }
+    }
+    for port in ports.items() {
+        let (protocol, number) = (port.get("protocol").text(), port.get("port").int());
+        if !keys.insert((protocol, number)) {
+            let protocol = go_quote(protocol);
+            let key =
+                format!(r#"{{"Name":"","Protocol":{protocol},"AppProtocol":null,"Port":{number},"TargetPort":0,"NodePort":0}}"#);
+            e.push(Error::duplicate(&port.path(), Value::Null).shown_as(key));
+        }
+    }
+}
+
+fn affinity(spec: &At, e: &mut ErrorList) {
+    let (kind, config) = (spec.get("sessionAffinity"), spec.get("sessionAffinityConfig"));
+    kind.required_one_of(e, &["ClientIP", "None"]);
+    if kind.text() == "None" && config.is_set() {
+        config.forbid(e, "must not be set when session affinity is None");
+    }
+    if kind.text() != "ClientIP" {
+        return;
+    }
+    let client = config.get("clientIP");
+    let seconds = client.get("timeoutSeconds");
+    for part in [&config, &client, &seconds] {
+        if !part.is_set() {
+            part.require(e, "when session affinity type is ClientIP");
+            return;
+        }
+    }
+    if !(1..=AFFINITY_SECONDS_MAX).contains(&seconds.int()) {
+        seconds.invalid(e, format!("must be greater than 0 and less than {AFFINITY_SECONDS_MAX}"));
+    }
+}
+
+/// Upstream's `ValidateServiceClusterIPsRelatedFields`.
+fn cluster_ips(object: &Value, old: Option<&Value>, e: &mut ErrorList) {
+    if type_of(object) == "ExternalName" {
+        return;
+    }
+    let root = At::root(object);
+    let spec = root.get("spec");
+    let (one, ips, families, policy) =
+        (spec.get("clusterIP"), spec.get("clusterIPs"), spec.get("ipFamilies"), spec.get("ipFamilyPolicy"));
+    let list = ips.value.as_array().unwrap_or_default();
+    match (one.text(), list.first()) {
+        ("", Some(_)) => ips.invalid(e, "must be empty when `clusterIP` is not specified"),
+        ("", None) => {}
+        (_, None) => ips.require(e, ""),
+        (one, Some(first)) if *first != *one => ips.invalid(e, "first value must match `clusterIP`"),
+        _ => {}
+    }
+    let mut seen = HashSet::new();
+    for family in families.items() {
+        if !FAMILIES.contains(&family.text()) {
+            e.push(Error::not_supported(&family.path(), family.text(), &FAMILIES));
+        }
+        if !seen.insert(family.text()) {
+            family.duplicate(e);
+        }
+    }
+    if policy.is_set() && !FAMILY_POLICIES.contains(&policy.text()) {
+        e.push(Error::not_supported(&policy.path(), policy.text(), &FAMILY_POLICIES));
+    }
+    let before = old.map(|old| old.array_at(&["spec", "clusterIPs"])).unwrap_or_default();
+    let mut broken = false;
+    for (index, ip) in ips.items().enumerate() {
+        if index == 0 && ip.text() == "None" {
+            if list.len() > 1 {
+                broken = true;
+                ips.invalid(e, "'None' must be the first and only value");
+            }
+        } else if !before.contains(ip.value) && at::legacy_ip(ip.text()).is_none() {
+            broken = true;
+            ip.ip(e);
+        }
+    }
+    if list.len() > 2 {
+        ips.invalid(e, "may only hold up to 2 values");
+    }
+    if broken {
+        return;
+    }
+    let ipv6: Vec<bool> = ips.items().map(|ip| ip.text().contains(':')).collect();
+    if list.len() > 1 && (ipv6.iter().all(|six| *six) || ipv6.iter().all(|six| !*six)) {
+        ips.invalid(e, "may specify no more than one IP for each IP family");
+    }
+    if is_headless(object) {
+        return;
+    }
+    for (index, (ip, family)) in ips.items().zip(families.items()).enumerate() {
+        let six = ip.text().contains(':');
+        if (family.text() == "IPv4" && six) || (family.text() == "IPv6" && !six) {
+            ip.invalid(e, format!("expected an {} value as indicated by `ipFamilies[{index}]`", family.text()));
+        }
+    }
+}
+
+fn source_ranges(meta: &At, spec: &At, kind: &str, old: Option<&Value>, e: &mut ErrorList) {
+    let (ranges, annotations) = (spec.get("loadBalancerSourceRanges"), meta.get("annotations"));
+    let annotation = annotations.key(SOURCE_RANGES);
+    let check = |path: &Path, text: &str, e: &mut ErrorList| {
+        if !at::is_cidr(text) {
+            e.push(Error::invalid(path, text, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"));
+        }
+    };
+    if ranges.len() > 0 {
+        // The path's capital letter is upstream's.
+        let path = spec.path().child("LoadBalancerSourceRanges");
+        if kind != "LoadBalancer" {
+            e.push(Error::forbidden(&path, BALANCERS_ONLY));
+        }
+        let before = old.map(|old| old.array_at(&["spec", "loadBalancerSourceRanges"])).unwrap_or_default();
+        for (index, range) in ranges.items().enumerate().filter(|(_, range)| !before.contains(range.value)) {
+            check(&path.index(index), range.text().trim(), e);
+        }
+    } else if !annotation.value.is_null() {
+        if kind != "LoadBalancer" {
+            annotation.forbid(e, BALANCERS_ONLY);
+        }
+        let same = old.is_some_and(|old| old["metadata"]["annotations"][SOURCE_RANGES] == *annotation.value);
+        let text = annotation.text().trim();
+        if !same && !text.is_empty() {
+            text.split(',').for_each(|range| check(&annotation.path(), range.trim(), e));
+        }
+    }
+}
+
+fn balancer_class(spec: &At, kind: &str, e: &mut ErrorList) {
+    let Some(class) = spec.set("loadBalancerClass") else { return };
+    match kind {
+        "LoadBalancer" => class.check(e, validation::is_qualified_name),
+        _ => class.forbid(e, BALANCERS_ONLY),
+    }
+}
+
+fn traffic(object: &Value, spec: &At, kind: &str, e: &mut ErrorList) {
+    let (external, health) = (spec.get("externalTrafficPolicy"), spec.get("healthCheckNodePort"));
+    let outside = matches!(kind, "LoadBalancer" | "NodePort") || (kind == "ClusterIP" && spec.get("externalIPs").len() > 0);
+    if outside {
+        external.required_one_of(e, &["Cluster", "Local"]);
+    } else if !external.text().is_empty() {
+        external.invalid(e, "may only be set for externally-accessible services");
+    }
+    if health.int() != 0 {
+        match needs_health_check_port(object) {
+            true => health.check_int(e, validation::is_port_number),
+            false => health.invalid(e, "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"),
+        }
+    }
+    let internal = spec.get("internalTrafficPolicy");
+    if internal.is_set() {
+        if !["Cluster", "Local"].contains(&internal.text()) {
+            e.push(Error::not_supported(&internal.path(), internal.text(), &["Cluster", "Local"]));
+        }
+    } else if matches!(kind, "NodePort" | "LoadBalancer" | "ClusterIP") {
+        internal.require(e, "");
+    }
+    if let Some(distribution) = spec.set("trafficDistribution")
+        && !DISTRIBUTIONS.contains(&distribution.text())
+    {
+        e.push(Error::not_supported(&distribution.path(), distribution.text(), &DISTRIBUTIONS));
+    }
+}
+
+/// What is fixed: addresses and families (but for Services that come from or go to ExternalName), a balancer's class, a health check's port.
+fn update(object: &Value, old: &Value, e: &mut ErrorList) {
+    let root = At::root(object);
+    let spec = root.get("spec");
+    let external = type_of(object) == "ExternalName" || type_of(old) == "ExternalName";
+    let headless = (is_headless(object), is_headless(old));
+    if !external && headless != (true, true) {
+        primary(&spec, "clusterIPs", "clusterIP", old, e);
+    }
+    if !external && headless == (false, false) {
+        primary(&spec, "ipFamilies", "ipFamily", old, e);
+    }
+    let (class, balancers) = (spec.get("loadBalancerClass"), type_of(object) == "LoadBalancer" && type_of(old) == "LoadBalancer");
+    if balancers && *class.value != old["spec"]["loadBalancerClass"] {
+        class.invalid(e, "may not change once set");
+    }
+    // Upstream looks at the class once more with everything else.
+    balancer_class(&spec, type_of(object), e);
+    let health = spec.get("healthCheckNodePort");
+    if needs_health_check_port(old)
+        && needs_health_check_port(object)
+        && health.int() != At::root(old).get("spec").get("healthCheckNodePort").int()
+    {
+        health.forbid(e, "field is immutable");
+    }
+}
+
+/// The first entry of a list stays; the second may come, and go when the policy says so.
+fn primary(spec: &At, list: &str, one: &str, old: &Value, e: &mut ErrorList) {
+    let before = old.array_at(&["spec", list]);
+    let now = spec.value.array_at(&[list]);
+    let path = spec.path().child(list);
+    let fixed = |index: usize| Error::invalid(&path.index(index), now.to_vec(), "may not change once set");
+    if before.len() == now.len() {
+        let changed = (0..now.len()).filter(|index| before[*index] != now[*index]);
+        e.extend(changed.map(|index| fixed(if list == "clusterIPs" { index } else { 0 })));
+        return;
+    }
+    if now.is_empty() {
+        e.push(Error::invalid(&path.index(0), now.to_vec(), format!("primary {one} can not be unset")));
+    } else if before.first().is_some_and(|first| *first != now[0]) {
+        e.push(fixed(0));
+    }
+    let policy = &spec.value["ipFamilyPolicy"];
+    if before.len() > now.len() && now.len() == 1 && *policy != "SingleStack" {
+        let why = format!("must be set to 'SingleStack' when releasing the secondary {one}");
+        e.push(Error::invalid(&spec.path().child("ipFamilyPolicy"), policy.clone(), why));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use apimachinery::value;
+
+    use super::*;
+
+    fn valid() -> Value {
+        value!({"metadata": {"name": "a"}, "spec": {
+            "type": "ClusterIP", "sessionAffinity": "None", "internalTrafficPolicy": "Cluster",
+            "ports": [{"name": "a", "port": 80, "protocol": "TCP", "targetPort": 80}],
+        }})
+    }
+
+    fn texts(errors: &ErrorList) -> Vec<String> {
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn new_services() {
+        assert_eq!(texts(&service(&valid(), None)), Vec::<String>::new());
+        let cases: &[(&str, Value, &str)] = &[
+            ("ports", value!([]), "spec.ports: Required value"),
+            (
+                "type",
+                value!("X"),
+                r#"spec.type: Unsupported value: "X": supported values: "ClusterIP", "ExternalName", "LoadBalancer", "NodePort""#,
+            ),
+            (
+                "externalTrafficPolicy",
+                value!("Local"),
+                r#"spec.externalTrafficPolicy: Invalid value: "Local": may only be set for externally-accessible services"#,
+            ),
+            (
+                "loadBalancerClass",
+                value!("a/b"),
+                "spec.loadBalancerClass: Forbidden: may only be used when `type` is 'LoadBalancer'",
+            ),
+            (
+                "allocateLoadBalancerNodePorts",
+                value!(true),
+                "spec.allocateLoadBalancerNodePorts: Forbidden: may only be used when `type` is 'LoadBalancer'",
+            ),
+            (
+                "healthCheckNodePort",
+                value!(1),
+                "spec.healthCheckNodePort: Invalid value: 1: may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
+            ),
+            (
+                "trafficDistribution",
+                value!("X"),
+                r#"spec.trafficDistribution: Unsupported value: "X": supported values: "PreferClose", "PreferSameZone", "PreferSameNode""#,
+            ),
+            (
+                "sessionAffinity",
+                value!("ClientIP"),
+                "spec.sessionAffinityConfig: Required value: when session affinity type is ClientIP",
+            ),
+            (
+                "loadBalancerSourceRanges",
+                value!(["10.0.0.0/8"]),
+                "spec.LoadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
+            ),
+            ("clusterIP", value!("10.0.0.1"), "spec.clusterIPs: Required value"),
+            (
+                "ipFamilyPolicy",
+                value!("X"),
+                r#"spec.ipFamilyPolicy: Unsupported value: "X": supported values: "PreferDualStack", "RequireDualStack", "SingleStack""#,
+            ),
+        ];
+        for (member, value, expected) in cases {
+            let mut object = valid();
+            object.set_path(&["spec", member], value.clone());
+            assert_eq!(texts(&service(&object, None)), [*expected], "{member}");
+        }
+    }
+
+    #[test]
+    fn ports_are_unique() {
+        let mut object = valid();
+        let port = |name: &str| value!({"name": name, "port": 80, "protocol": "TCP", "targetPort": 80});
+        object.set_path(&["spec", "ports"], vec![port("a"), port("a")]);
+        let key = r#"{"Name":"","Protocol":"TCP","AppProtocol":null,"Port":80,"TargetPort":0,"NodePort":0}"#;
+        let expected =
+            [r#"spec.ports[1].name: Duplicate value: "a""#.to_owned(), format!("spec.ports[1]: Duplicate value: {key}")];
+        assert_eq!(texts(&service(&object, None)), expected);
+    }
+
+    #[test]
+    fn addresses_stay() {
+        let with = |ip: &str| {
+            let mut object = valid();
+            object.set_path(&["spec", "clusterIP"], ip);
+            object.set_path(&["spec", "clusterIPs"], vec![ip]);
+            object
+        };
+        assert_eq!(texts(&service(&with("10.0.0.1"), Some(&with("10.0.0.1")))), Vec::<String>::new());
+        let changed = r#"spec.clusterIPs[0]: Invalid value: ["10.0.0.2"]: may not change once set"#;
+        assert_eq!(texts(&service(&with("10.0.0.2"), Some(&with("10.0.0.1")))), [changed]);
+        let broken = r#"spec.clusterIPs[0]: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"#;
+        assert_eq!(texts(&service(&with("x"), Some(&with("10.0.0.1")))), [broken]);
+    }
 }

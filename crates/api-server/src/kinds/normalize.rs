@@ -1,0 +1,240 @@
+//! What upstream's strategies make of an object before it is checked, for the kinds whose rules are facts: what they fill in, and the members
+//! behind feature gates that are off by default in v1.35, which they drop.
+
+use apimachinery::{GroupResource, Value, value};
+
+use crate::registry::now;
+
+/// Kinds whose creation keeps the status that came with it.
+pub(super) fn keeps_status_on_create(resource: &GroupResource) -> bool {
+    matches!((resource.group.as_str(), resource.resource.as_str()), ("", "nodes") | ("networking.k8s.io", "servicecidrs"))
+}
+
+/// A new object.
+pub(super) fn on_create(resource: &GroupResource, object: &mut Value) {
+    match (resource.group.as_str(), resource.resource.as_str()) {
+        ("", "persistentvolumes") => object.insert("status", value!({"phase": "Pending", "lastPhaseTransitionTime": now()})),
+        ("", "persistentvolumeclaims") => return claim_sources(object, &Value::Null),
+        ("", "serviceaccounts") => return plain_secrets(object),
+        // Upstream names them so.
+        ("", "nodes") => {
+            object.remove_path(&["spec", "configSource"]);
+            return drop(object.remove_path(&["status", "config"]));
+        }
+        ("", "limitranges") if object.meta().name().is_empty() => {
+            return object.meta_mut().set_name(&uuid::Uuid::new_v4().to_string());
+        }
+        ("discovery.k8s.io", "endpointslices") => return drop_topology(object),
+        ("resource.k8s.io", kind) => return devices(kind, object, &Value::Null),
+        _ => None,
+    };
+}
+
+/// A new state of an object.
+pub(super) fn on_update(resource: &GroupResource, object: &mut Value, old: &Value) {
+    match (resource.group.as_str(), resource.resource.as_str()) {
+        ("", "persistentvolumeclaims") => claim_sources(object, old),
+        ("", "serviceaccounts") => plain_secrets(object),
+        ("discovery.k8s.io", "endpointslices") => {
+            if object["endpoints"] != old["endpoints"] {
+                drop_topology(object);
+            }
+            // Labels count here too.
+            if object["metadata"]["labels"] != old["metadata"]["labels"] {
+                object.meta_mut().set_generation(old.meta().generation() + 1);
+            }
+        }
+        ("resource.k8s.io", kind) => devices(kind, object, old),
+        _ => {}
+    }
+}
+
+/// A new status.
+pub(super) fn on_status(resource: &GroupResource, object: &mut Value, old: &Value) {
+    if resource.group.is_empty() && resource.resource == "persistentvolumes" {
+        let time = ["status", "lastPhaseTransitionTime"];
+        let same_phase = object["status"]["phase"] == old["status"]["phase"];
+        let (new_time, old_time) = (object.get_path(&time).cloned(), old.get_path(&time).cloned());
+        match old_time {
+            Some(old_time) if same_phase && new_time.is_none() => object.set_path(&time, old_time),
+            old_time if !same_phase && (new_time.is_none() || new_time == old_time) => object.set_path(&time, now()),
+            _ => {}
+        }
+    }
+}
+
+/// Of secrets only the name is kept.
+fn plain_secrets(account: &mut Value) {
+    for secret in account.get_mut("secrets").and_then(Value::as_array_mut).into_iter().flatten() {
+        let name = secret["name"].clone();
+        *secret = Value::object();
+        if !name.is_null() {
+            secret.insert("name", name);
+        }
+    }
+}
+
+fn drop_topology(slice: &mut Value) {
+    for endpoint in slice.get_mut("endpoints").and_then(Value::as_array_mut).into_iter().flatten() {
+        endpoint.remove("deprecatedTopology");
+    }
+}
+
+/// `dataSource` and `dataSourceRef` say the same, and unknown kinds of the former are dropped.
+fn claim_sources(claim: &mut Value, old: &Value) {
+    let used = !old["spec"]["dataSource"].is_null() || !old["spec"]["dataSourceRef"].is_null();
+    let (source, reference) = (claim["spec"]["dataSource"].clone(), claim["spec"]["dataSourceRef"].clone());
+    let group = source["apiGroup"].as_str().unwrap_or_default();
+    let known = matches!(
+        (source["kind"].as_str().unwrap_or_default(), group),
+        ("PersistentVolumeClaim", "") | ("VolumeSnapshot", "snapshot.storage.k8s.io")
+    );
+    match (source.is_null(), reference.is_null()) {
+        (false, true) if !used && !known => drop(claim.remove_path(&["spec", "dataSource"])),
+        (false, true) => claim.set_path(&["spec", "dataSourceRef"], source),
+        (true, false) if reference["namespace"].is_empty() => {
+            let mut source = reference;
+            source.remove("namespace");
+            claim.set_path(&["spec", "dataSource"], source);
+        }
+        _ => {}
+    }
+}
+
+/// Whether any element has one of these members.
+fn uses(list: &[Value], members: &[&str]) -> bool {
+    list.iter().any(|item| members.iter().any(|member| !item[*member].is_empty()))
+}
+
+fn remove(object: &mut Value, path: &[&str], members: &[&str]) {
+    for item in object.get_path_mut(path).and_then(Value::as_array_mut).into_iter().flatten() {
+        members.iter().for_each(|member| drop(item.remove(member)));
+    }
+}
+
+fn devices(kind: &str, object: &mut Value, old: &Value) {
+    match kind {
+        "deviceclasses" if old["spec"]["extendedResourceName"].is_null() => {
+            object.remove_path(&["spec", "extendedResourceName"]);
+        }
+        "resourceclaims" => requests(object, old, &["spec", "devices"]),
+        "resourceclaimtemplates" => requests(object, old, &["spec", "spec", "devices"]),
+        "resourceslices" => slice_devices(object, old),
+        _ => {}
+    }
+}
+
+/// Tolerations, capacity and distinct attributes of requests.
+fn requests(object: &mut Value, old: &Value, path: &[&str]) {
+    let before = old.get_path(path).cloned().unwrap_or_default();
+    let of = |member: &'static str| {
+        let requests = before.array_at(&["requests"]);
+        let exactly = requests.iter().any(|request| !request["exactly"][member].is_null());
+        exactly || requests.iter().any(|request| uses(request.array_at(&["firstAvailable"]), &[member]))
+    };
+    let gone: Vec<&str> = ["tolerations", "capacity"].into_iter().filter(|member| !of(member)).collect();
+    let Some(devices) = object.get_path_mut(path) else { return };
+    for request in devices.get_mut("requests").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(exactly) = request.get_mut("exactly") {
+            gone.iter().for_each(|member| drop(exactly.remove(member)));
+        }
+        remove(request, &["firstAvailable"], &gone);
+    }
+    if !uses(before.array_at(&["constraints"]), &["distinctAttribute"]) {
+        remove(devices, &["constraints"], &["distinctAttribute"]);
+    }
+}
+
+fn slice_devices(object: &mut Value, old: &Value) {
+    let (spec, before) = (&old["spec"], old.array_at(&["spec", "devices"]).to_vec());
+    let devices = ["spec", "devices"];
+    if !uses(&before, &["taints"]) {
+        remove(object, &devices, &["taints"]);
+    }
+    let partitions = ["consumesCounters", "nodeName", "nodeSelector", "allNodes"];
+    let partitioned = !spec["sharedCounters"].is_null() || !spec["perDeviceNodeSelection"].is_null();
+    if !partitioned && !uses(&before, &partitions) {
+        object.remove_path(&["spec", "sharedCounters"]);
+        object.remove_path(&["spec", "perDeviceNodeSelection"]);
+        remove(object, &devices, &partitions);
+    }
+    let binding = ["bindingConditions", "bindingFailureConditions", "bindsToNode"];
+    if !uses(&before, &binding) {
+        remove(object, &devices, &binding);
+    }
+    let policies = |device: &Value| {
+        device["capacity"].as_object().is_some_and(|all| all.iter().any(|(_, capacity)| !capacity["requestPolicy"].is_null()))
+    };
+    if !uses(&before, &["allowMultipleAllocations"]) && !before.iter().any(policies) {
+        remove(object, &devices, &["allowMultipleAllocations"]);
+        for device in object.get_path_mut(&devices).and_then(Value::as_array_mut).into_iter().flatten() {
+            let names: Vec<String> =
+                device["capacity"].as_object().into_iter().flatten().map(|(name, _)| name.as_str().to_owned()).collect();
+            for name in names {
+                device.remove_path(&["capacity", &name, "requestPolicy"]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_objects() {
+        let cases = [
+            (
+                ("", "persistentvolumeclaims"),
+                value!({"spec": {"dataSource": {"kind": "PersistentVolumeClaim", "name": "a"}}}),
+                value!({"spec": {"dataSource": {"kind": "PersistentVolumeClaim", "name": "a"}, "dataSourceRef": {"kind": "PersistentVolumeClaim", "name": "a"}}}),
+            ),
+            (
+                ("", "persistentvolumeclaims"),
+                value!({"spec": {"dataSource": {"kind": "Nope", "name": "a"}}}),
+                value!({"spec": {}}),
+            ),
+            (("", "serviceaccounts"), value!({"secrets": [{"name": "a", "uid": "b"}]}), value!({"secrets": [{"name": "a"}]})),
+            (
+                ("discovery.k8s.io", "endpointslices"),
+                value!({"endpoints": [{"deprecatedTopology": {"a": "b"}}]}),
+                value!({"endpoints": [{}]}),
+            ),
+            (
+                ("resource.k8s.io", "resourceclaims"),
+                value!({"spec": {"devices": {"requests": [{"exactly": {"tolerations": [{}], "count": 1}}]}}}),
+                value!({"spec": {"devices": {"requests": [{"exactly": {"count": 1}}]}}}),
+            ),
+            (
+                ("resource.k8s.io", "resourceslices"),
+                value!({"spec": {"devices": [{"name": "a", "taints": [{}], "capacity": {"c": {"value": "1", "requestPolicy": {}}}}]}}),
+                value!({"spec": {"devices": [{"name": "a", "capacity": {"c": {"value": "1"}}}]}}),
+            ),
+        ];
+        for ((group, resource), mut object, expected) in cases {
+            on_create(&GroupResource::new(group, resource), &mut object);
+            assert_eq!(object, expected);
+        }
+    }
+
+    #[test]
+    fn what_was_in_use_stays() {
+        let class = value!({"spec": {"extendedResourceName": "a.b/c"}});
+        for (old, kept) in [(value!({"spec": {}}), false), (class.clone(), true)] {
+            let mut object = class.clone();
+            on_update(&GroupResource::new("resource.k8s.io", "deviceclasses"), &mut object, &old);
+            assert_eq!(!object["spec"]["extendedResourceName"].is_null(), kept);
+        }
+    }
+
+    #[test]
+    fn phases_of_volumes() {
+        let resource = GroupResource::new("", "persistentvolumes");
+        let old = value!({"status": {"phase": "Pending", "lastPhaseTransitionTime": "2020-01-02T03:04:05Z"}});
+        for (phase, same) in [("Pending", true), ("Bound", false)] {
+            let mut object = value!({"status": {"phase": phase}});
+            on_status(&resource, &mut object, &old);
+            assert_eq!(object["status"]["lastPhaseTransitionTime"] == old["status"]["lastPhaseTransitionTime"], same, "{phase}");
+        }
+    }
+}
