@@ -102,6 +102,8 @@ fn median(values: &[f64]) -> Option<f64> {
 
 fn number(value: f64) -> String {
     match value.abs() {
+        // Divided by a time that was too short to be counted.
+        infinite if !infinite.is_finite() => "-".to_owned(),
         large if large >= 100.0 => format!("{value:.0}"),
         large if large >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
@@ -127,6 +129,7 @@ mod tests {
     fn spreads_are_short() {
         assert_eq!(spread(&[]), "-");
         assert_eq!(spread(&[1.234]), "1.23");
+        assert_eq!(spread(&[f64::INFINITY]), "-");
         assert_eq!(spread(&[250.4, 1.0, 3.0, 5.0]), "1.00 / 4.00 / 250");
     }
 
