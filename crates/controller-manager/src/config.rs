@@ -111,6 +111,13 @@ impl Default for PodAutoscaler {
     }
 }
 
+/// `--feature-gates`: those that a controller here knows both sides of, with v1.35's defaults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FeatureGates {
+    /// MaxUnavailableStatefulSet (KEP-961), beta and off: `maxUnavailable` of a StatefulSet's rolling update counts.
+    pub max_unavailable_stateful_set: bool,
+}
+
 /// Settings of all controllers.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -127,6 +134,8 @@ pub struct Config {
     pub cluster_signing: ClusterSigning,
     /// `--leader-elect`: take the Lease before working. `None` where only one controller manager can exist.
     pub leader_election: Option<LeaderElection>,
+    /// `--feature-gates`.
+    pub feature_gates: FeatureGates,
     /// `--concurrent-deployment-syncs`.
     pub concurrent_deployment_syncs: usize,
     /// `--concurrent-replicaset-syncs`.
@@ -137,6 +146,10 @@ pub struct Config {
     pub concurrent_cron_job_syncs: usize,
     /// `--concurrent-ttl-after-finished-syncs`.
     pub concurrent_ttl_after_finished_syncs: usize,
+    /// `--concurrent-statefulset-syncs`.
+    pub concurrent_statefulset_syncs: usize,
+    /// `--concurrent-daemonset-syncs`.
+    pub concurrent_daemonset_syncs: usize,
     /// `--concurrent-service-endpoint-syncs` and `--concurrent-endpoint-syncs`.
     pub concurrent_endpoint_syncs: usize,
     /// `--mirroring-concurrent-service-endpoint-syncs`.
@@ -183,11 +196,14 @@ impl Default for Config {
             concurrent_serviceaccount_token_syncs: 5,
             cluster_signing: ClusterSigning::with(None),
             leader_election: None,
+            feature_gates: FeatureGates::default(),
             concurrent_deployment_syncs: 5,
             concurrent_replicaset_syncs: 5,
             concurrent_job_syncs: 5,
             concurrent_cron_job_syncs: 5,
             concurrent_ttl_after_finished_syncs: 5,
+            concurrent_statefulset_syncs: 5,
+            concurrent_daemonset_syncs: 2,
             concurrent_endpoint_syncs: 5,
             mirroring_concurrent_service_endpoint_syncs: 5,
             mirroring_max_endpoints_per_subset: 1000,

@@ -25,15 +25,17 @@ pub(crate) struct Expectations {
 
 impl Expectations {
     pub(crate) fn expect_creations(&self, key: &NamespacedName, count: usize) {
-        self.set(key, count, HashSet::new());
+        self.expect(key, count, []);
     }
 
     /// `uids` are those of the objects about to be deleted.
     pub(crate) fn expect_deletions(&self, key: &NamespacedName, uids: impl IntoIterator<Item = String>) {
-        self.set(key, 0, uids.into_iter().collect());
+        self.expect(key, 0, uids);
     }
 
-    fn set(&self, key: &NamespacedName, creations: usize, deletions: HashSet<String>) {
+    /// Creations and deletions at once.
+    pub(crate) fn expect(&self, key: &NamespacedName, creations: usize, deletions: impl IntoIterator<Item = String>) {
+        let deletions = deletions.into_iter().collect();
         let pending = Pending { creations, deletions, since: Instant::now() };
         self.pending.lock().insert(key.clone(), pending);
     }
@@ -88,7 +90,9 @@ mod tests {
         assert!(!expectations.satisfied(&key), "u2 is still to come");
         expectations.deletion_observed(&key, "u2");
         assert!(expectations.satisfied(&key));
-        expectations.expect_creations(&key, 1);
+        expectations.expect(&key, 1, ["u3".to_owned()]);
+        expectations.creations_observed(&key, 1);
+        assert!(!expectations.satisfied(&key), "u3 is still to come");
         expectations.forget(&key);
         assert!(expectations.satisfied(&key));
     }

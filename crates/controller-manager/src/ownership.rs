@@ -6,7 +6,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use client::ReconcileError;
+use client::{ReconcileError, Store};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Patch, PatchParams};
@@ -24,6 +24,16 @@ pub(crate) fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
 /// Whether an object is controlled by the object with this UID.
 pub(crate) fn is_controlled_by(meta: &ObjectMeta, uid: &str) -> bool {
     controller_of(meta).is_some_and(|reference| reference.uid == uid)
+}
+
+/// The controller of an object, if it is one of these; the object is named by its reference and must have its UID.
+pub(crate) fn resolve_controller<K>(controllers: &Store<K>, meta: &ObjectMeta) -> Option<Arc<K>>
+where
+    K: Resource<DynamicType = ()>,
+{
+    let reference = controller_of(meta).filter(|reference| reference.kind == K::kind(&()))?;
+    let controller = controllers.get(meta.namespace.as_deref().unwrap_or(""), &reference.name)?;
+    (controller.meta().uid.as_ref() == Some(&reference.uid)).then_some(controller)
 }
 
 /// A controller reference to `owner`, which blocks the owner's foreground deletion.

@@ -1,5 +1,6 @@
 //! What a pod's status means to controllers. Pure.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -52,6 +53,13 @@ pub(crate) fn available_in(pod: &Pod, min_ready_seconds: i32, now: Timestamp) ->
     let ready_for = now.duration_since(ready).as_millis();
     let left_ms = i128::from(min_ready_seconds) * 1000 - ready_for;
     Some(Duration::from_millis(u64::try_from(left_ms).unwrap_or(0)))
+}
+
+/// When to look again because a ready pod becomes available just by time; `min_ready_seconds` if none of these pods will.
+pub(crate) fn next_availability(pods: &[Arc<Pod>], min_ready_seconds: i32, now: Timestamp) -> Duration {
+    let fallback = Duration::from_secs(u64::try_from(min_ready_seconds).unwrap_or(0));
+    let left = pods.iter().filter_map(|pod| available_in(pod, min_ready_seconds, now)).filter(|left| !left.is_zero());
+    left.min().unwrap_or(fallback)
 }
 
 pub(crate) fn node_name(pod: &Pod) -> &str {

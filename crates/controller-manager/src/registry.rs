@@ -22,6 +22,8 @@ pub(crate) const REGISTRY: &[Entry] = &[
     Entry { name: "replicationcontroller-controller", start: |c| Box::pin(crate::replicaset::run_replication_controllers(c)) },
     Entry { name: "job-controller", start: |c| Box::pin(crate::job::run(c)) },
     Entry { name: "cronjob-controller", start: |c| Box::pin(crate::cronjob::run(c)) },
+    Entry { name: "statefulset-controller", start: |c| Box::pin(crate::statefulset::run(c)) },
+    Entry { name: "daemonset-controller", start: |c| Box::pin(crate::daemonset::run(c)) },
     Entry { name: "endpointslice-controller", start: |c| Box::pin(crate::endpointslice::run(c)) },
     Entry { name: "endpointslice-mirroring-controller", start: |c| Box::pin(crate::endpointslice_mirroring::run(c)) },
     Entry { name: "endpoints-controller", start: |c| Box::pin(crate::endpoints::run(c)) },

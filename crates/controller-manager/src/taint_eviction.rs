@@ -20,6 +20,7 @@ use crate::api_errors::ignore_not_found;
 use crate::context::{Context, now, wait_synced};
 use crate::node_lifecycle::{index_by_node, pods_on_node};
 use crate::pod_state::{condition, node_name};
+use crate::toleration::tolerates;
 
 pub(crate) async fn run(context: Context) {
     let nodes = context.informers.get::<Node>();
@@ -71,18 +72,6 @@ fn evicting(node: &Node) -> Vec<&Taint> {
 fn tolerations(pod: &Pod) -> &[Toleration] {
     let spec = pod.spec.as_ref();
     spec.and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default()
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let unset_or = |value: &Option<String>, wanted: &str| value.as_deref().is_none_or(|v| v.is_empty() || v == wanted);
-    if !unset_or(&toleration.effect, &taint.effect) || !unset_or(&toleration.key, &taint.key) {
-        return false;
-    }
-    match toleration.operator.as_deref() {
-        None | Some("" | "Equal") => toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or(""),
-        Some("Exists") => true,
-        Some(_) => false,
-    }
 }
 
 #[derive(Debug, PartialEq)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{ArgAction, Args};
 use client::{Informers, LeaderElection};
-use controller_manager::{Clients, ClusterSigning, Config, NodeIpam, RunError, ServiceAccountKey, SigningCa};
+use controller_manager::{Clients, ClusterSigning, Config, FeatureGates, NodeIpam, RunError, ServiceAccountKey, SigningCa};
 
 use crate::component;
 use crate::exit::{self, Exit};
@@ -74,6 +74,9 @@ pub(crate) struct Options {
     /// The namespace of the Lease.
     #[arg(long, value_name = "NAMESPACE", default_value = "kube-system")]
     leader_elect_resource_namespace: String,
+    /// Feature gates, as `NAME=true|false`; only those with an effect here may differ from their default.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    feature_gates: Vec<String>,
     /// Deployments that are worked on at the same time.
     #[arg(long, value_name = "N")]
     concurrent_deployment_syncs: Option<usize>,
@@ -89,6 +92,12 @@ pub(crate) struct Options {
     /// Finished Jobs whose time to live is looked at at the same time.
     #[arg(long, value_name = "N")]
     concurrent_ttl_after_finished_syncs: Option<usize>,
+    /// StatefulSets that are worked on at the same time.
+    #[arg(long, value_name = "N")]
+    concurrent_statefulset_syncs: Option<usize>,
+    /// DaemonSets that are worked on at the same time.
+    #[arg(long, value_name = "N")]
+    concurrent_daemonset_syncs: Option<usize>,
     /// Services whose EndpointSlices are worked on at the same time.
     #[arg(long, value_name = "N")]
     concurrent_service_endpoint_syncs: Option<usize>,
@@ -168,6 +177,7 @@ fn configuration(options: &Options) -> anyhow::Result<Config> {
         root_ca,
         cluster_signing: ClusterSigning::with(signing_ca),
         leader_election: options.leader_elect.then_some(election),
+        feature_gates: feature_gates(&options.feature_gates).map_err(|error| anyhow::anyhow!("--feature-gates: {error}"))?,
         ..Config::default()
     };
     if let Some(path) = &options.service_account_private_key_file {
@@ -187,6 +197,8 @@ fn configuration(options: &Options) -> anyhow::Result<Config> {
     set(&mut config.concurrent_job_syncs, options.concurrent_job_syncs);
     set(&mut config.concurrent_cron_job_syncs, options.concurrent_cron_job_syncs);
     set(&mut config.concurrent_ttl_after_finished_syncs, options.concurrent_ttl_after_finished_syncs);
+    set(&mut config.concurrent_statefulset_syncs, options.concurrent_statefulset_syncs);
+    set(&mut config.concurrent_daemonset_syncs, options.concurrent_daemonset_syncs);
     set(&mut config.concurrent_endpoint_syncs, options.concurrent_service_endpoint_syncs);
     set(&mut config.mirroring_concurrent_service_endpoint_syncs, options.mirroring_concurrent_service_endpoint_syncs);
     set(&mut config.mirroring_max_endpoints_per_subset, options.mirroring_max_endpoints_per_subset);
@@ -211,6 +223,23 @@ fn node_ipam(options: &Options) -> NodeIpam {
     set(&mut config.mask_size_ipv4, options.node_cidr_mask_size.or(options.node_cidr_mask_size_ipv4));
     set(&mut config.mask_size_ipv6, options.node_cidr_mask_size.or(options.node_cidr_mask_size_ipv6));
     config
+}
+
+/// The gates of controllers; others must have the value that they have anyway.
+fn feature_gates(items: &[String]) -> Result<FeatureGates, String> {
+    let mut gates = FeatureGates::default();
+    let mut others = Vec::new();
+    for item in items {
+        match item.trim().strip_prefix("MaxUnavailableStatefulSet=") {
+            Some(value) => {
+                gates.max_unavailable_stateful_set =
+                    value.trim().to_ascii_lowercase().parse().map_err(|_| format!("invalid value of {item}"))?;
+            }
+            None => others.push(item.clone()),
+        }
+    }
+    crate::api_server::check_feature_gates(&others)?;
+    Ok(gates)
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
@@ -244,4 +273,20 @@ async fn serve(config: Config, kubeconfig: &Path, with_accounts: bool) -> anyhow
         }
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gates_that_are_known() {
+        let gates = |items: &[&str]| feature_gates(&items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>());
+        assert_eq!(gates(&[]), Ok(FeatureGates::default()));
+        assert!(
+            gates(&["WatchList=true", "MaxUnavailableStatefulSet=true"]).is_ok_and(|gates| gates.max_unavailable_stateful_set)
+        );
+        assert!(gates(&["MaxUnavailableStatefulSet=often"]).is_err());
+        assert!(gates(&["AllAlpha=true"]).is_err());
+    }
 }

@@ -2,6 +2,7 @@
 
 mod plan;
 mod replica_sets;
+mod rollback;
 mod scaling;
 mod status;
 
@@ -20,10 +21,11 @@ use serde_json::json;
 
 use self::plan::{Plan, plan};
 use self::replica_sets::{HASH_LABEL, REVISION, Set};
+use self::rollback::Rollback;
 use crate::api_errors::{self, ignore_not_found, is_already_exists, is_namespace_terminating};
 use crate::context::{Context, enqueue_all, now, wait_synced};
 use crate::label_match::Matcher;
-use crate::ownership::{claim_all, controller_of, is_controlled_by};
+use crate::ownership::{claim_all, controller_of, is_controlled_by, resolve_controller};
 use crate::pod_state::is_terminal;
 use crate::pod_template::same_template;
 
@@ -60,10 +62,7 @@ pub(crate) async fn run(context: Context) {
 }
 
 fn owner_of(set: &ReplicaSet, deployments: &Store<Deployment>) -> Option<NamespacedName> {
-    let reference = controller_of(&set.metadata).filter(|reference| reference.kind == "Deployment")?;
-    let key = NamespacedName::new(set.namespace().unwrap_or_default(), &reference.name);
-    let deployment = deployments.get_key(&key)?;
-    (deployment.metadata.uid.as_ref() == Some(&reference.uid)).then_some(key)
+    resolve_controller(deployments, &set.metadata).map(|deployment| NamespacedName::of(&*deployment))
 }
 
 fn watch_sets(sets: &Informer<ReplicaSet>, deployments: &Store<Deployment>, queue: &WorkQueue<NamespacedName>) {
@@ -167,6 +166,9 @@ impl Deployments {
                 self.events.record(deployment, EventKind::Normal, "ScalingReplicaSet", event);
             }
         }
+        if let Some(rollback) = plan.rollback {
+            return self.roll_back(rollback).await;
+        }
         for set in &plan.delete {
             let params = DeleteParams {
                 preconditions: Some(Preconditions { uid: set.uid(), resource_version: set.resource_version() }),
@@ -180,6 +182,23 @@ impl Deployments {
             self.write_status(deployment, status, plan.revision).await?;
         }
         Ok(plan.check_after.map_or(Outcome::Done, Outcome::RequeueAfter))
+    }
+
+    /// Going back is a change of the template, from which the next plan follows.
+    async fn roll_back(&self, rollback: Rollback) -> Result<Outcome, ReconcileError> {
+        let deployment = &rollback.deployment;
+        let tell = || self.events.record(deployment, rollback.kind, rollback.reason, &rollback.message);
+        if rollback.kind == EventKind::Warning {
+            tell();
+        }
+        let api: Api<Deployment> = self.context.api(&deployment.namespace().unwrap_or_default());
+        api.replace(&deployment.name_any(), &PostParams::default(), deployment)
+            .await
+            .map_err(ReconcileError::api("roll the deployment back"))?;
+        if rollback.kind == EventKind::Normal {
+            tell();
+        }
+        Ok(Outcome::Done)
     }
 
     /// The revision annotation goes with the status: through the main resource it would raise the generation.

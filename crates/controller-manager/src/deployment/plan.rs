@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::ResourceExt;
 
 use super::replica_sets::{DESIRED_REPLICAS, REVISION, Set, find_new, make_new};
+use super::rollback::{self, Rollback};
 use super::scaling::{self, desired, max_surge, max_unavailable};
 use super::status::{self, PROGRESSING, TIMED_OUT, condition, is_complete, new_condition, progress_deadline, set_condition};
 
@@ -29,6 +30,8 @@ pub(super) struct Plan {
     pub(super) check_after: Option<Duration>,
     /// The selector is empty: warn, and do nothing else.
     pub(super) selects_everything: bool,
+    /// The deployment as the rollback that was asked for makes it; then nothing but the sets is written besides.
+    pub(super) rollback: Option<Rollback>,
 }
 
 /// `old_pods_exist` tells, for strategy Recreate, whether pods exist that do not belong to the set with this UID.
@@ -56,10 +59,17 @@ pub(super) fn plan(
     }
     let paused = spec.paused == Some(true);
     work.note_pause(paused);
+    let rollback_to = rollback::wanted(deployment);
+    if let Some(revision) = rollback_to.filter(|_| !paused) {
+        work.sync_new(true);
+        let rollback = rollback::plan(deployment, &work.sets, revision);
+        let sets = work.sets.into_iter().filter(Set::is_changed).collect();
+        return Plan { sets, rollback: Some(rollback), ..Default::default() };
+    }
     work.sync_new(false);
     if paused || work.is_scaled() {
         work.scale_all();
-        if paused {
+        if paused && rollback_to.is_none() {
             work.clean_up();
         }
         return work.finish(deployment, status::calculate);
@@ -105,7 +115,7 @@ impl Work {
             status: (status != last).then_some(status),
             revision,
             check_after,
-            selects_everything: false,
+            ..Default::default()
         }
     }
 

@@ -19,14 +19,11 @@ pub(super) const MAX_REPLICAS: &str = "deployment.kubernetes.io/max-replicas";
 pub(super) const HASH_LABEL: &str = "pod-template-hash";
 /// Upstream's maxRevHistoryLengthInChars.
 const REVISION_HISTORY_LEN_MAX: usize = 2000;
-const NOT_COPIED: [&str; 6] = [
-    "kubectl.kubernetes.io/last-applied-configuration",
-    REVISION,
-    REVISION_HISTORY,
-    DESIRED_REPLICAS,
-    MAX_REPLICAS,
-    "deprecated.deployment.rollback.to",
-];
+/// Where the deprecated `rollbackTo` of extensions/v1beta1 survives: the revision to go back to, 0 for the last.
+pub(super) const ROLLBACK_TO: &str = "deprecated.deployment.rollback.to";
+/// What a deployment and its sets do not take from each other.
+pub(super) const NOT_COPIED: [&str; 6] =
+    ["kubectl.kubernetes.io/last-applied-configuration", REVISION, REVISION_HISTORY, DESIRED_REPLICAS, MAX_REPLICAS, ROLLBACK_TO];
 
 /// A ReplicaSet as the plan wants it, next to what it is.
 #[derive(Clone, Debug)]
@@ -70,8 +67,12 @@ impl Set {
     }
 
     pub(super) fn revision(&self) -> i64 {
-        let revision = self.wanted.annotations().get(REVISION);
-        revision.and_then(|revision| revision.parse().ok()).unwrap_or(0)
+        self.known_revision().unwrap_or(0)
+    }
+
+    /// 0 if there is none; `None` if it is no number.
+    pub(super) fn known_revision(&self) -> Option<i64> {
+        self.wanted.annotations().get(REVISION).map_or(Some(0), |revision| revision.parse().ok())
     }
 
     /// By age, oldest first; by name when made in the same second.
@@ -124,17 +125,17 @@ impl Set {
     }
 }
 
-/// Appends a revision to the comma-separated history; drops the oldest so that it stays within its limit. `None` if it
-/// cannot.
+/// Appends a revision to the comma-separated history; drops the oldest so that it stays within its limit. `None` if the
+/// revision alone is too long.
 fn extend_history(history: &str, revision: &str) -> Option<String> {
-    if history.is_empty() {
-        return Some(revision.to_owned());
-    }
     let mut kept = history;
-    while kept.len() + revision.len() + 1 > REVISION_HISTORY_LEN_MAX {
-        kept = kept.split_once(',')?.1;
+    while !kept.is_empty() && kept.len() + revision.len() + 1 > REVISION_HISTORY_LEN_MAX {
+        kept = kept.split_once(',').map_or("", |(_, younger)| younger);
     }
-    Some(format!("{kept},{revision}"))
+    match kept {
+        "" => (revision.len() <= REVISION_HISTORY_LEN_MAX).then(|| revision.to_owned()),
+        kept => Some(format!("{kept},{revision}")),
+    }
 }
 
 /// The oldest set with the deployment's template, as its index.
@@ -208,7 +209,8 @@ mod tests {
         let long = vec!["12345"; 333].join(",");
         let extended = extend_history(&long, "678").expect("fits");
         assert!(extended.len() <= REVISION_HISTORY_LEN_MAX && extended.ends_with(",678"), "{}", extended.len());
-        assert_eq!(extend_history(&"1".repeat(1999), "2"), None);
+        assert_eq!(extend_history(&"1".repeat(1999), "2").as_deref(), Some("2"));
+        assert_eq!(extend_history("1", &"2".repeat(2001)), None);
     }
 
     #[test]

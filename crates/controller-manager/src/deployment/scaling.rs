@@ -1,9 +1,9 @@
 //! How large each ReplicaSet of a deployment should be. Pure arithmetic, upstream's rules.
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::replica_sets::{MAX_REPLICAS, Set};
+use crate::int_or_percent::scaled;
 
 pub(super) fn desired(deployment: &Deployment) -> i32 {
     deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
@@ -16,20 +16,6 @@ pub(super) fn is_rolling(deployment: &Deployment) -> bool {
 pub(super) fn strategy(deployment: &Deployment) -> &str {
     let strategy = deployment.spec.as_ref().and_then(|spec| spec.strategy.as_ref());
     strategy.and_then(|strategy| strategy.type_.as_deref()).unwrap_or("RollingUpdate")
-}
-
-/// A number, or a percentage of `total`; 0 if malformed (the API server lets none in).
-fn scaled(value: Option<&IntOrString>, total: i32, round_up: bool) -> i32 {
-    match value {
-        None => 0,
-        Some(IntOrString::Int(number)) => *number,
-        Some(IntOrString::String(text)) => {
-            let percent = text.strip_suffix('%').and_then(|text| text.parse::<i64>().ok());
-            let hundredfold = percent.unwrap_or(0) * i64::from(total);
-            let rounded = if round_up { (hundredfold + 99).div_euclid(100) } else { hundredfold.div_euclid(100) };
-            i32::try_from(rounded).unwrap_or(i32::MAX)
-        }
-    }
 }
 
 /// maxSurge rounded up and maxUnavailable rounded down; at least one of them is not 0.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
@@ -158,7 +158,7 @@ fn has_timed_out(deployment: &Deployment, status: &DeploymentStatus, now: Timest
         _ => condition
             .last_update_time
             .as_ref()
-            .is_none_or(|updated| now.duration_since(updated.0).as_secs() > i64::from(deadline)),
+            .is_none_or(|updated| now.duration_since(updated.0) > SignedDuration::from_secs(i64::from(deadline))),
     }
 }
 
@@ -242,4 +242,36 @@ pub(super) fn next_progress_check(deployment: &Deployment, status: &DeploymentSt
     let left = i64::from(deadline) - now.duration_since(updated).as_secs();
     // One second more, so that the deadline has surely passed by then.
     Some(Duration::from_secs(u64::try_from(left).unwrap_or(0) + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn when_a_rollout_has_timed_out() {
+        // (deadline, reason, last update, now, expected)
+        for (deadline, reason, updated, now, expected) in [
+            (Some(10), "ReplicaSetUpdated", "2024-01-01T00:00:00Z", "2024-01-01T00:00:10Z", false),
+            (Some(10), "ReplicaSetUpdated", "2024-01-01T00:00:00Z", "2024-01-01T00:00:10.1Z", true),
+            (Some(10), NEW_SET_AVAILABLE, "2024-01-01T00:00:00Z", "2024-01-01T01:00:00Z", false),
+            (Some(10), TIMED_OUT, "2024-01-01T00:00:00Z", "2024-01-01T00:00:01Z", true),
+            (Some(i32::MAX), "ReplicaSetUpdated", "2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z", false),
+            (None, "ReplicaSetUpdated", "2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z", false),
+        ] {
+            let deployment: Deployment = serde_json::from_value(json!({
+                "spec": {"progressDeadlineSeconds": deadline, "selector": {}, "template": {}},
+                "status": {"conditions": [{"type": "Progressing", "status": "True", "reason": reason, "lastUpdateTime": updated}]},
+            }))
+            .expect("is a deployment");
+            let status = deployment.status.clone().expect("has a status");
+            let got = has_timed_out(&deployment, &status, now.parse().expect("is a time"));
+            assert_eq!(got, expected, "{deadline:?} {reason} {now}");
+        }
+        let without: Deployment =
+            serde_json::from_value(json!({"spec": {"progressDeadlineSeconds": 10, "selector": {}, "template": {}}}))
+                .expect("is a deployment");
+        assert!(!has_timed_out(&without, &DeploymentStatus::default(), Timestamp::UNIX_EPOCH), "nothing to go by");
+    }
 }

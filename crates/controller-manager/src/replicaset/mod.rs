@@ -11,20 +11,21 @@ mod wakeups;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use client::{Controller, EventKind, EventRecorder, NamespacedName, Outcome, ReconcileError, Store, WorkQueue, run_workers};
+use client::{Controller, EventRecorder, NamespacedName, Outcome, ReconcileError, Store, WorkQueue, run_workers};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::api::PostParams;
 use kube::{Api, ResourceExt};
 
 use self::owner::{ReplicaOwner, Status};
 use self::plan::Plan;
 use self::status::{Observed, next_availability_check, status};
-use crate::api_errors::{self, is_namespace_terminating, is_not_found};
+use crate::api_errors;
 use crate::context::{Context, now, wait_synced};
 use crate::expectations::Expectations;
 use crate::label_match::Matcher;
 use crate::ownership::{claim_all, controller_of, controller_reference, is_controlled_by};
+use crate::pod_control::PodControl;
 use crate::pod_state::{is_active, is_terminating};
 use crate::pod_template::pod_from_template;
 
@@ -127,72 +128,20 @@ impl<K: ReplicaOwner> Replicas<K> {
         pods
     }
 
-    /// Creates in batches of 1, 2, 4, ... and stops at the first batch with a failure, so that a quota that is used
-    /// up costs one request and not hundreds.
     async fn create_pods(&self, key: &NamespacedName, owner: &Arc<K>, count: usize) -> Result<(), ReconcileError> {
         self.expectations.expect_creations(key, count);
         let pod = pod_from_template(owner.template(), &owner.name_any(), controller_reference(&**owner));
-        let api: Api<Pod> = self.context.api(&key.namespace);
-        let params = PostParams::default();
-        let mut left = count;
-        let mut batch = 1;
-        while left > 0 {
-            batch = batch.min(left);
-            let requests = (0..batch).map(|_| api.create(&params, &pod));
-            let mut failed = None;
-            for result in futures::future::join_all(requests).await {
-                left -= 1;
-                match result {
-                    Ok(created) => {
-                        let message = format!("Created pod: {}", created.name_any());
-                        self.events.record(&**owner, EventKind::Normal, "SuccessfulCreate", message);
-                    }
-                    Err(error) => {
-                        self.expectations.creations_observed(key, 1);
-                        if !is_namespace_terminating(&error) {
-                            failed = Some(error);
-                        }
-                    }
-                }
-            }
-            if let Some(error) = failed {
-                self.expectations.creations_observed(key, left);
-                let message = format!("Error creating: {}", api_errors::message(&error));
-                self.events.record(&**owner, EventKind::Warning, "FailedCreate", message);
-                return Err(ReconcileError::api("create pod")(error));
-            }
-            batch *= 2;
-        }
-        Ok(())
+        self.pod_control(key, owner).create(vec![pod; count]).await
     }
 
     async fn delete_pods(&self, key: &NamespacedName, owner: &Arc<K>, pods: Vec<Arc<Pod>>) -> Result<(), ReconcileError> {
         let uids = pods.iter().map(|pod| pod.uid().unwrap_or_default());
         self.expectations.expect_deletions(key, uids);
-        let api: Api<Pod> = self.context.api(&key.namespace);
-        let api = &api;
-        let deletions = pods.iter().map(|pod| async move {
-            let params = DeleteParams {
-                preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
-                ..Default::default()
-            };
-            (pod, api.delete(&pod.name_any(), &params).await)
-        });
-        let mut failed = None;
-        for (pod, result) in futures::future::join_all(deletions).await {
-            let Err(error) = result else {
-                let message = format!("Deleted pod: {}", pod.name_any());
-                self.events.record(&**owner, EventKind::Normal, "SuccessfulDelete", message);
-                continue;
-            };
-            self.expectations.deletion_observed(key, &pod.uid().unwrap_or_default());
-            if !is_not_found(&error) {
-                let message = format!("Error deleting: {}", api_errors::message(&error));
-                self.events.record(&**owner, EventKind::Warning, "FailedDelete", message);
-                failed = Some(error);
-            }
-        }
-        failed.map_or(Ok(()), |error| Err(ReconcileError::api("delete pod")(error)))
+        self.pod_control(key, owner).delete(&pods).await
+    }
+
+    fn pod_control<'a>(&'a self, key: &'a NamespacedName, owner: &'a K) -> PodControl<'a, K> {
+        PodControl { api: self.context.api(&key.namespace), events: &self.events, expectations: &self.expectations, key, owner }
     }
 
     async fn update_status(
@@ -231,6 +180,7 @@ impl<K: ReplicaOwner> Replicas<K> {
 fn failure_message(error: &ReconcileError) -> String {
     match error {
         ReconcileError::Api { source, .. } => api_errors::message(source),
+        ReconcileError::Several { first, .. } => failure_message(first),
         other => other.to_string(),
     }
 }

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::owner::Status;
 use crate::label_match::contains_labels;
-use crate::pod_state::{available_in, is_available, is_ready};
+use crate::pod_state::{is_available, is_ready, next_availability};
 
 const REPLICA_FAILURE: &str = "ReplicaFailure";
 
@@ -72,14 +72,7 @@ pub(super) fn next_availability_check(observed: &Observed<'_>, status: &Status) 
     if observed.min_ready_seconds <= 0 || status.ready == status.available {
         return None;
     }
-    let fallback = Duration::from_secs(u64::try_from(observed.min_ready_seconds).unwrap_or(0));
-    let earliest = observed
-        .active
-        .iter()
-        .filter_map(|pod| available_in(pod, observed.min_ready_seconds, observed.now))
-        .filter(|left| !left.is_zero())
-        .min();
-    Some(earliest.unwrap_or(fallback))
+    Some(next_availability(observed.active, observed.min_ready_seconds, observed.now))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use kube::ResourceExt;
 
 use super::owner::ReplicaOwner;
 use crate::expectations::Expectations;
-use crate::ownership::controller_of;
+use crate::ownership::{controller_of, resolve_controller};
 use crate::pod_state::is_ready;
 
 pub(super) fn watch_owners<K: ReplicaOwner>(
@@ -51,12 +51,7 @@ struct Wakeups<K> {
 
 impl<K: ReplicaOwner> Wakeups<K> {
     fn owner_of(&self, pod: &Pod) -> Option<Arc<K>> {
-        let reference = controller_of(&pod.metadata)?;
-        if reference.kind != K::kind(&()) {
-            return None;
-        }
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
-        self.owners.get(namespace, &reference.name).filter(|owner| owner.meta().uid.as_ref() == Some(&reference.uid))
+        resolve_controller(&self.owners, &pod.metadata)
     }
 
     fn added(&self, pod: &Pod) {

@@ -1,6 +1,7 @@
 //! The controllers against the real API server on the memory store, in process; a small task plays the kubelet.
 
 mod accounts;
+mod apps;
 mod autoscaling;
 mod batch;
 mod cluster;

@@ -235,7 +235,7 @@ enum Stage {
 }
 
 /// Checks `NAME=true|false` and `COMPONENT:NAME=true|false` items (`--feature-gates`). The error names the gate.
-pub(super) fn check(items: &[String]) -> Result<(), String> {
+pub(crate) fn check(items: &[String]) -> Result<(), String> {
     for item in items.iter().map(|item| item.trim()).filter(|item| !item.is_empty()) {
         let (name, value) = item.split_once('=').ok_or_else(|| format!("missing bool value for {item}"))?;
         let name = name.strip_prefix("kube:").unwrap_or(name).trim();
