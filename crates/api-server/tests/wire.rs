@@ -145,12 +145,16 @@ async fn what_cannot_be_written_or_read_is_refused_by_name() {
     let api = Api::new().await;
     let message = |body: serde_json::Value| body["message"].as_str().unwrap_or_default().to_owned();
     let list = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
-    let refused = message(api.get_as("/api/v1/pods", "application/cbor").await.expect(406));
-    assert_eq!(refused, format!("only the following media types are accepted: {list}"));
-    let refused = message(api.get_as("/api/v1/pods?watch=1", "application/cbor").await.expect(406));
     let streams = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+    let known = |media_types: String| format!("406: Not Acceptable\n\nAvailable representations: {media_types}");
+    let refused = message(api.get_as("/api/v1/namespaces/default", "application/cbor").await.expect(406));
+    assert_eq!(refused, known(list.to_owned()));
+    for path in ["/api/v1/pods", "/api/v1/pods?watch=1"] {
+        let refused = message(api.get_as(path, "application/cbor").await.expect(406));
+        assert_eq!(refused, known(format!("{list}, {streams}")), "{path}");
+    }
+    let refused = message(api.get_as("/api/v1/pods?watch=1", "application/yaml").await.expect(406));
     assert_eq!(refused, format!("only the following media types are accepted: {streams}"));
-    api.get_as("/api/v1/pods?watch=1", "application/yaml").await.expect(406);
     let sent = api.send(Method::POST, "/api/v1/namespaces", &[("content-type", "application/cbor")], Some(&json!({}))).await;
     let refused = message(sent.expect(415));
     assert_eq!(refused, format!("the body of the request was in an unknown format - accepted media types include: {list}"));

@@ -271,10 +271,18 @@ impl Status {
         Status::new(Reason::UnsupportedMediaType, message)
     }
 
-    /// The server cannot write any media type that the client accepts; `supported` are those that it can.
+    /// No media type that the client accepts is known; `supported` are those that are, in the words of the web framework that upstream
+    /// uses: it is the first to look.
     pub fn not_acceptable(supported: &[&str]) -> Status {
-        // In the words of the web framework that upstream uses: it is the first to look.
-        let why = format!("406: Not Acceptable\n\nAvailable representations: {}", supported.join(", "));
+        Status::refused_accept(format!("406: Not Acceptable\n\nAvailable representations: {}", supported.join(", ")))
+    }
+
+    /// What the client accepts is known, and cannot be written here; `supported` are the media types that can.
+    pub fn only_accepted(supported: &[&str]) -> Status {
+        Status::refused_accept(format!("only the following media types are accepted: {}", supported.join(", ")))
+    }
+
+    fn refused_accept(why: String) -> Status {
         let mut status = Status::new(Reason::NotAcceptable, why);
         status.details = Some(StatusDetails::default());
         status

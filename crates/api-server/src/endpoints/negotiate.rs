@@ -44,8 +44,14 @@ pub(crate) enum Answer {
     Fixed,
 }
 
-/// What the server can write, for errors.
-const SUPPORTED: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+/// What the server can write, for errors; where lists are, watches are too.
+const SUPPORTED_LISTS: [&str; 5] = [
+    "application/json",
+    "application/yaml",
+    "application/vnd.kubernetes.protobuf",
+    "application/json;stream=watch",
+    "application/vnd.kubernetes.protobuf;stream=watch",
+];
 
 impl Accepted {
     /// Whether the cache's JSON can be sent as it is.
@@ -53,9 +59,6 @@ impl Accepted {
         self.format == Format::Json && self.shape == Shape::Object && !self.pretty
     }
 }
-
-/// What the server can write as a stream of watch events, for errors.
-const SUPPORTED_STREAMS: &[&str] = &["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
 
 /// Chooses from the `Accept` header.
 pub(crate) fn negotiate(headers: &HeaderMap, query: &Query, answer: Answer) -> Result<Accepted, Status> {
@@ -67,14 +70,23 @@ pub(crate) fn negotiate(headers: &HeaderMap, query: &Query, answer: Answer) -> R
         let pretty = pretty || clause.parameter("pretty") == Some("1");
         Some(Accepted { format: clause.format()?, shape: clause.shape(answer)?, pretty })
     };
-    clauses(text).iter().find_map(choose).ok_or_else(|| Status::not_acceptable(SUPPORTED))
+    clauses(text).iter().find_map(choose).ok_or_else(|| Status::not_acceptable(supported(answer)))
+}
+
+fn supported(answer: Answer) -> &'static [&'static str] {
+    match answer {
+        Answer::List => &SUPPORTED_LISTS,
+        Answer::Object | Answer::Fixed => &SUPPORTED_LISTS[..3],
+    }
 }
 
 /// Chooses for a watch: YAML cannot be streamed.
 pub(crate) fn negotiate_stream(headers: &HeaderMap, query: &Query) -> Result<Accepted, Status> {
-    let refused = || Status::not_acceptable(SUPPORTED_STREAMS);
-    let accepted = negotiate(headers, query, Answer::Object).map_err(|_| refused())?;
-    if accepted.format == Format::Yaml { Err(refused()) } else { Ok(accepted) }
+    let accepted = negotiate(headers, query, Answer::Object).map_err(|_| Status::not_acceptable(supported(Answer::List)))?;
+    match accepted.format {
+        Format::Yaml => Err(Status::only_accepted(&SUPPORTED_LISTS[3..])),
+        _ => Ok(accepted),
+    }
 }
 
 /// The encoding that a client wants discovery in one document in; `None` when it does not ask for that. Like upstream, any clause that

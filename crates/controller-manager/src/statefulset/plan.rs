@@ -269,7 +269,8 @@ impl<'a> Work<'a> {
         let mut status = on_failure.clone();
         if replaced > 0 {
             let replaced = i32::try_from(replaced).unwrap_or(i32::MAX);
-            status.current_replicas = Some(status.current_replicas.unwrap_or(0) - replaced);
+            // Pods of a third revision were not counted as current.
+            status.current_replicas = Some((status.current_replicas.unwrap_or(0) - replaced).max(0));
         }
         let steps = steps.into_iter().filter(|step| match step {
             Step::InOrder(actions) => !actions.is_empty(),
