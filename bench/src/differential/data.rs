@@ -114,7 +114,8 @@ mod tests {
     fn every_object_decodes_strictly() {
         for base in load(None).expect("readable") {
             let bytes = base.object(7).to_vec();
-            let decoded = decode::decode(&bytes, Format::Json, base.info).expect(&base.title());
+            let decoded =
+                decode::decode(&bytes, Format::Json, base.info).unwrap_or_else(|error| panic!("{}: {error}", base.title()));
             assert_eq!(decoded.strict, Vec::<String>::new(), "{}", base.title());
         }
     }

@@ -45,7 +45,7 @@ enum Command {
     ApiServer(api_server::Options),
     /// Run the controllers alone, against any API server; the executable called `kube-controller-manager` is this command.
     #[command(visible_alias = controller_manager_command::UPSTREAM_NAME)]
-    ControllerManager(controller_manager_command::Options),
+    ControllerManager(Box<controller_manager_command::Options>),
     /// Run the scheduler alone, against any API server; the executable called `kube-scheduler` is this command.
     #[command(visible_alias = scheduler_command::UPSTREAM_NAME)]
     Scheduler(scheduler_command::Options),

@@ -13,21 +13,23 @@ pub(super) fn keeps_status_on_create(resource: &GroupResource) -> bool {
 /// A new object.
 pub(super) fn on_create(resource: &GroupResource, object: &mut Value) {
     match (resource.group.as_str(), resource.resource.as_str()) {
-        ("", "persistentvolumes") => object.insert("status", value!({"phase": "Pending", "lastPhaseTransitionTime": now()})),
-        ("", "persistentvolumeclaims") => return claim_sources(object, &Value::Null),
-        ("", "serviceaccounts") => return plain_secrets(object),
-        // Upstream names them so.
+        ("", "persistentvolumes") => {
+            object.insert("status", value!({"phase": "Pending", "lastPhaseTransitionTime": now()}));
+        }
+        ("", "persistentvolumeclaims") => claim_sources(object, &Value::Null),
+        ("", "serviceaccounts") => plain_secrets(object),
         ("", "nodes") => {
             object.remove_path(&["spec", "configSource"]);
-            return drop(object.remove_path(&["status", "config"]));
+            object.remove_path(&["status", "config"]);
         }
+        // Upstream names them so.
         ("", "limitranges") if object.meta().name().is_empty() => {
-            return object.meta_mut().set_name(&uuid::Uuid::new_v4().to_string());
+            object.meta_mut().set_name(&uuid::Uuid::new_v4().to_string());
         }
-        ("discovery.k8s.io", "endpointslices") => return drop_topology(object),
-        ("resource.k8s.io", kind) => return devices(kind, object, &Value::Null),
-        _ => None,
-    };
+        ("discovery.k8s.io", "endpointslices") => drop_topology(object),
+        ("resource.k8s.io", kind) => devices(kind, object, &Value::Null),
+        _ => {}
+    }
 }
 
 /// A new state of an object.

@@ -105,7 +105,7 @@ fn is_up_to_date(claim: &PersistentVolumeClaim, set: &StatefulSet, pod: &Pod) ->
     if has_other_controller(claim, set, pod) {
         return !is_owned_by(claim, set) && !is_owned_by(claim, pod);
     }
-    let ours = |reference: &&OwnerReference| is_uid_of(*reference, set) || is_uid_of(*reference, pod);
+    let ours = |reference: &&OwnerReference| is_uid_of(reference, set) || is_uid_of(reference, pod);
     if claim.owner_references().iter().filter(ours).any(|reference| reference.controller != Some(true)) {
         return false;
     }

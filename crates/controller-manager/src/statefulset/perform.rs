@@ -71,7 +71,7 @@ impl Performer<'_> {
         }
         self.update_claims(pod, claims).await?;
         let created = created.map(drop).map_err(ReconcileError::api("create pod"));
-        self.tell("create", pod, created.as_ref().map(|()| ()));
+        self.tell("create", pod, &created);
         created
     }
 
@@ -119,7 +119,7 @@ impl Performer<'_> {
 
     async fn repair(&self, pod: Arc<Pod>, claims: ClaimWork, volumes: bool) -> Result<(), ReconcileError> {
         let repaired = self.try_repair(&pod, claims, volumes).await;
-        self.tell("update", &pod, repaired.as_ref().map(|()| ()));
+        self.tell("update", &pod, &repaired);
         repaired
     }
 
@@ -157,12 +157,12 @@ impl Performer<'_> {
             return Ok(());
         }
         let deleted = deleted.map(drop).map_err(ReconcileError::api("delete pod"));
-        self.tell("delete", pod, deleted.as_ref().map(|()| ()));
+        self.tell("delete", pod, &deleted);
         deleted
     }
 
     /// The event of a write to a pod.
-    fn tell(&self, verb: &str, pod: &Pod, outcome: Result<(), &ReconcileError>) {
+    fn tell(&self, verb: &str, pod: &Pod, outcome: &Result<(), ReconcileError>) {
         let (verb, pod, set) = (title(verb), pod.name_any(), self.set.name_any());
         match outcome {
             Ok(()) => {

@@ -63,7 +63,7 @@ async fn a_stateful_set_comes_up_rolls_back_and_goes_in_order() {
     let first = set.status.and_then(|status| status.current_revision).expect("has a revision");
     assert_eq!(names(&pods).await, ["web-0", "web-1", "web-2"]);
     assert_eq!(names(&claims).await, ["data-web-0", "data-web-1", "data-web-2"]);
-    assert_eq!(names(&revisions).await, [first.clone()]);
+    assert_eq!(names(&revisions).await, std::slice::from_ref(&first));
     let pod = pods.get("web-1").await.expect("is there");
     for (label, value) in [
         ("statefulset.kubernetes.io/pod-name", "web-1"),
