@@ -61,7 +61,7 @@ impl Performer<'_> {
 
     async fn create(&self, pod: &Pod, claims: ClaimWork) -> Result<(), ReconcileError> {
         if let Err(error) = self.make_claims(pod, &claims).await {
-            self.tell("create", pod, Err(&error));
+            self.tell("create", pod, Some(&error));
             return Err(error);
         }
         let created = self.pods.create(&PostParams::default(), pod).await;
@@ -71,7 +71,7 @@ impl Performer<'_> {
         }
         self.update_claims(pod, claims).await?;
         let created = created.map(drop).map_err(ReconcileError::api("create pod"));
-        self.tell("create", pod, &created);
+        self.tell("create", pod, created.as_ref().err());
         created
     }
 
@@ -94,7 +94,7 @@ impl Performer<'_> {
     async fn update_claims(&self, pod: &Pod, work: ClaimWork) -> Result<(), ReconcileError> {
         let updated = self.write_owners(work).await;
         if let Err(error) = &updated {
-            self.tell("update", pod, Err(error));
+            self.tell("update", pod, Some(error));
         }
         updated
     }
@@ -119,7 +119,7 @@ impl Performer<'_> {
 
     async fn repair(&self, pod: Arc<Pod>, claims: ClaimWork, volumes: bool) -> Result<(), ReconcileError> {
         let repaired = self.try_repair(&pod, claims, volumes).await;
-        self.tell("update", &pod, &repaired);
+        self.tell("update", &pod, repaired.as_ref().err());
         repaired
     }
 
@@ -157,19 +157,19 @@ impl Performer<'_> {
             return Ok(());
         }
         let deleted = deleted.map(drop).map_err(ReconcileError::api("delete pod"));
-        self.tell("delete", pod, &deleted);
+        self.tell("delete", pod, deleted.as_ref().err());
         deleted
     }
 
     /// The event of a write to a pod.
-    fn tell(&self, verb: &str, pod: &Pod, outcome: &Result<(), ReconcileError>) {
+    fn tell(&self, verb: &str, pod: &Pod, failure: Option<&ReconcileError>) {
         let (verb, pod, set) = (title(verb), pod.name_any(), self.set.name_any());
-        match outcome {
-            Ok(()) => {
+        match failure {
+            None => {
                 let message = format!("{verb} Pod {pod} in StatefulSet {set} successful");
                 self.events.record(self.set, EventKind::Normal, &format!("Successful{verb}"), message);
             }
-            Err(error) => {
+            Some(error) => {
                 let message = format!("{verb} Pod {pod} in StatefulSet {set} failed error: {}", message(error));
                 self.events.record(self.set, EventKind::Warning, &format!("Failed{verb}"), message);
             }
