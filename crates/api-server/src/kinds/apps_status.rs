@@ -32,7 +32,29 @@ impl Strategy for AppsStatus {
 fn validate(app: App, object: &Value, old: &Value, e: &mut ErrorList) {
     let root = At::root(object);
     let status = root.get("status");
-    let (counts, parts): (&[&'static str], &[&'static str]) = match app {
+    let (counts, parts) = numbers(app);
+    non_negative(&status, counts, e);
+    let all = status.get("replicas").int();
+    for part in parts.iter().map(|part| status.get(part)).filter(|part| part.int() > all) {
+        part.invalid_int(e, "cannot be greater than status.replicas");
+    }
+    let available = status.get("availableReplicas");
+    if !parts.is_empty() && available.int() > status.get("readyReplicas").int() {
+        let ready = if app == App::StatefulSet { "status.readyReplicas" } else { "readyReplicas" };
+        available.invalid_int(e, format!("cannot be greater than {ready}"));
+    }
+    if matches!(app, App::Deployment | App::DaemonSet | App::StatefulSet) {
+        let (new, old) = (status.get("collisionCount"), &old["status"]["collisionCount"]);
+        let decremented = !old.is_null() && (!new.is_set() || new.int() < old.as_i64().unwrap_or(0));
+        if decremented {
+            e.push(Error::invalid(&new.path(), new.int(), "cannot be decremented"));
+        }
+    }
+}
+
+/// The numbers of a status, and those of them that are parts of `replicas`.
+fn numbers(app: App) -> (&'static [&'static str], &'static [&'static str]) {
+    match app {
         App::Deployment => (
             &[
                 "observedGeneration",
@@ -87,23 +109,6 @@ fn validate(app: App, object: &Value, old: &Value, e: &mut ErrorList) {
             ],
             &["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"],
         ),
-    };
-    non_negative(&status, counts, e);
-    let all = status.get("replicas").int();
-    for part in parts.iter().map(|part| status.get(part)).filter(|part| part.int() > all) {
-        part.invalid_int(e, "cannot be greater than status.replicas");
-    }
-    let available = status.get("availableReplicas");
-    if !parts.is_empty() && available.int() > status.get("readyReplicas").int() {
-        let ready = if app == App::StatefulSet { "status.readyReplicas" } else { "readyReplicas" };
-        available.invalid_int(e, format!("cannot be greater than {ready}"));
-    }
-    if matches!(app, App::Deployment | App::DaemonSet | App::StatefulSet) {
-        let (new, old) = (status.get("collisionCount"), &old["status"]["collisionCount"]);
-        let decremented = !old.is_null() && (!new.is_set() || new.int() < old.as_i64().unwrap_or(0));
-        if decremented {
-            e.push(Error::invalid(&new.path(), new.int(), "cannot be decremented"));
-        }
     }
 }
 

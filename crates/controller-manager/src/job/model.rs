@@ -475,8 +475,9 @@ async fn explore(name: &str, spec: Value, failures: usize, suspends: bool) {
         // The seed is what makes a failure a test.
         let history = std::panic::AssertUnwindSafe(run);
         if let Err(panic) = futures::FutureExt::catch_unwind(history).await {
-            eprintln!("{name} breaks with seed {seed}");
-            std::panic::resume_unwind(panic);
+            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let why = panic.downcast_ref::<String>().cloned().or(text).unwrap_or_default();
+            panic!("{name} breaks with seed {seed}: {why}");
         }
     }
 }

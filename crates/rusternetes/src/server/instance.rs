@@ -221,7 +221,11 @@ fn try_claim(claims: &Path, slot: u8, data_dir: &Path) -> anyhow::Result<bool> {
         if is_claimed_by(&holder, slot) {
             return Ok(false);
         }
-        fs::remove_file(&link).with_context(|| format!("cannot replace {}", link.display()))?;
+        match fs::remove_file(&link) {
+            // Another server that starts at the same time was faster.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            removed => removed.with_context(|| format!("cannot replace {}", link.display()))?,
+        }
     }
     Ok(false)
 }
