@@ -209,8 +209,8 @@ fn the_answer_is_the_clients_error() {
             (head.status, piece.ok().and_then(Result::ok).map(|all| all.to_bytes()).unwrap_or_default())
         });
         let text = String::from_utf8_lossy(&body);
-        // Upstream has no other code for this one.
-        let unreadable_version = code == 500 && text.contains("resourceVersion: Invalid value");
+        // The one answer of upstream's that blames the server (tests/wire.rs holds its words).
+        let unreadable_version = case.method == "GET" && code == 500 && text.contains("resourceVersion: Invalid value");
         prop_assert!(code.as_u16() < 500 || code == 501 || unreadable_version, "{:?}: {} {}", case, code, text);
     });
 }

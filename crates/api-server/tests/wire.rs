@@ -159,3 +159,13 @@ async fn what_cannot_be_written_or_read_is_refused_by_name() {
     let refused = message(sent.expect(415));
     assert_eq!(refused, format!("the body of the request was in an unknown format - accepted media types include: {list}"));
 }
+
+/// Upstream's cache hands the error on without a Status: the code is 500, and there is no reason.
+#[tokio::test]
+async fn an_unreadable_resource_version_of_one_object() {
+    let api = Api::new().await;
+    let answer = api.get("/api/v1/namespaces/default?resourceVersion=x").await.expect(500);
+    let why = "resourceVersion: Invalid value: \"x\": strconv.ParseUint: parsing \"x\": invalid syntax";
+    assert_eq!((answer["message"].as_str(), &answer["reason"]), (Some(why), &serde_json::Value::Null));
+    api.get("/api/v1/namespaces/default?resourceVersion=0").await.expect(200);
+}

@@ -1,4 +1,4 @@
-//! Deployments, ReplicaSets, DaemonSets, StatefulSets, ReplicationControllers and PodTemplates: a pod template, and a selector that it fits
+//! Deployments, ReplicaSets, DaemonSets, StatefulSets and ReplicationControllers: a pod template, and a selector that it fits
 //! (upstream's `pkg/apis/apps/validation` and the strategies in `pkg/registry/apps`).
 
 use std::sync::Arc;
@@ -465,46 +465,6 @@ fn replication_controller(spec: &At, e: &mut ErrorList) {
     }
     pod_spec::template(&at, e);
     always(App::ReplicationController, &at, e);
-}
-
-/// PodTemplates: nothing but the template.
-pub(super) fn pod_template_rules() -> Rules {
-    Rules { strategy: Arc::new(PodTemplateStrategy), subresources: Vec::new() }
-}
-
-struct PodTemplateStrategy;
-
-impl Strategy for PodTemplateStrategy {
-    fn prepare_for_create(&self, _context: &OperationContext, object: &mut Value) {
-        object.meta_mut().set_generation(1);
-    }
-
-    fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
-        bump_generation(object, old);
-    }
-
-    fn validate(&self, _context: &OperationContext, object: &Value) -> ErrorList {
-        collect(|e| pod_spec::template(&At::root(object).get("template"), e))
-    }
-
-    fn validate_update(&self, context: &OperationContext, object: &Value, _old: &Value) -> ErrorList {
-        self.validate(context, object)
-    }
-
-    fn warnings_on_create(&self, _context: &OperationContext, object: &Value) -> Vec<String> {
-        warnings::pod(&At::root(object).get("template"), true)
-    }
-
-    fn warnings_on_update(&self, context: &OperationContext, object: &Value, old: &Value) -> Vec<String> {
-        match object.meta().generation() == old.meta().generation() {
-            true => Vec::new(),
-            false => self.warnings_on_create(context, object),
-        }
-    }
-
-    fn reset_fields(&self) -> &'static [&'static [&'static str]] {
-        &[]
-    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ mod node;
 mod normalize;
 mod pod;
 mod pod_spec;
+mod pod_template;
 mod quota;
 mod resources;
 mod runtime_class;
@@ -61,7 +62,7 @@ pub(crate) fn rules(resource: &GroupResource, row: &Resource, services: &Arc<Ser
         ("", "secrets") => config::rules(&["data"]),
         ("apiregistration.k8s.io", "apiservices") => api_service::rules(),
         ("", "events") | ("events.k8s.io", "events") => events::rules(),
-        ("", "podtemplates") => apps::pod_template_rules(),
+        ("", "podtemplates") => pod_template::rules(),
         ("", "replicationcontrollers") => apps::rules(App::ReplicationController),
         ("apps", "deployments") => apps::rules(App::Deployment),
         ("apps", "replicasets") => apps::rules(App::ReplicaSet),
