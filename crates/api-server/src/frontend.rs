@@ -32,11 +32,16 @@ pub(crate) struct Frontend {
 }
 
 impl Frontend {
-    pub(crate) fn new(config: &ServerConfig, credentials: Option<Credentials>, server: Weak<ApiServer>) -> Self {
+    pub(crate) fn new(
+        config: &ServerConfig,
+        metrics: Arc<Metrics>,
+        credentials: Option<Credentials>,
+        server: Weak<ApiServer>,
+    ) -> Self {
         let loopback = Loopback::new(server);
         Self {
             access: Access::new(credentials, loopback.clone()),
-            metrics: Arc::new(Metrics::new()),
+            metrics,
             in_flight: InFlightLimits::new(config.in_flight_max),
             lifecycle: Lifecycle::default(),
             openapi: OnceLock::new(),
@@ -128,7 +133,8 @@ pub(crate) async fn respond(server: &Arc<ApiServer>, context: &RequestContext, m
     let tokens = server.access().tokens();
     match context.info.path.as_str() {
         "/metrics" => {
-            let text = server.metrics().render(server.object_counts());
+            let store_bytes = server.store().size_bytes().await.ok();
+            let text = server.metrics().render(server.object_counts(), store_bytes);
             Some(document("text/plain; version=0.0.4; charset=utf-8", "no-cache, private", text))
         }
         "/openid/v1/jwks" => {

@@ -15,6 +15,7 @@ mod connect;
 mod endpoints;
 mod filters;
 mod frontend;
+mod gates;
 mod health;
 mod http;
 mod kinds;
@@ -43,9 +44,10 @@ pub use auth::{
 pub use bootstrap::BootstrapConfig;
 pub use connect::{Connector, KubeletAccess, KubeletAccessError};
 pub use filters::{InFlightLimits, InFlightMax};
+pub use gates::FeatureGates;
 pub use health::Lifecycle;
 pub use loopback::{Loopback, LoopbackError};
-pub use metrics::Metrics;
+pub use metrics::{AllowedLabels, Metrics};
 pub use objects::{ListScope, Objects, ReadError};
 pub use pki::{KeyCert, Pki, PkiConfig, PkiError};
 pub use registry::{

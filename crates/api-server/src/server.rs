@@ -11,8 +11,10 @@ use crate::admission::{AdmissionChain, AdmissionPlugin};
 use crate::connect::{Backends, Connector, Connectors, KubeletAccess, Proxy, ProxyKind};
 use crate::filters::InFlightMax;
 use crate::frontend::Frontend;
+use crate::gates::FeatureGates;
 use crate::http::Body;
 use crate::loopback::Loopback;
+use crate::metrics::{AllowedLabels, Metrics};
 use crate::registry::{ApiEnablement, Engine};
 use crate::resource_metrics::{self, ResourceMetrics};
 
@@ -36,6 +38,12 @@ pub struct ServerConfig {
     pub event_ttl: std::time::Duration,
     /// Which APIs are served. Upstream's flag is `--runtime-config`.
     pub apis: ApiEnablement,
+    /// Parts of the control plane on this machine that ComponentStatuses tell of, by name and the address of their `/healthz`.
+    pub components: Vec<(String, std::net::SocketAddr)>,
+    /// Which features are on.
+    pub gates: FeatureGates,
+    /// Which values the labels of metrics may have. Upstream's flag is `--allow-metric-labels`.
+    pub allowed_labels: AllowedLabels,
 }
 
 impl Default for ServerConfig {
@@ -49,6 +57,9 @@ impl Default for ServerConfig {
             in_flight_max: InFlightMax::default(),
             event_ttl: std::time::Duration::from_secs(3600),
             apis: ApiEnablement::default(),
+            components: Vec::new(),
+            gates: FeatureGates::default(),
+            allowed_labels: AllowedLabels::default(),
         }
     }
 }
@@ -129,11 +140,13 @@ impl ApiServerBuilder {
             plugins.retain(|plugin| disabled.iter().all(|name| name != plugin.name()));
             plugins
         };
+        let metrics = Arc::new(Metrics::new(self.config.allowed_labels.clone()));
         Arc::new_cyclic(|server| ApiServer {
-            frontend: Frontend::new(&self.config, self.credentials, server.clone()),
+            frontend: Frontend::new(&self.config, metrics.clone(), self.credentials, server.clone()),
             engine: Engine::new(
                 self.store.clone(),
                 &self.config,
+                metrics,
                 AdmissionChain::new(self.admission.unwrap_or_else(|| builtin(server.clone()))),
                 self.stopped.clone(),
             ),

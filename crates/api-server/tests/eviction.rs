@@ -70,3 +70,20 @@ async fn an_unhealthy_pod_goes_when_enough_are_healthy() {
     set_budget(&api, &json!({"observedGeneration": 1, "disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1})).await;
     evict(&api, "ill").await.expect(201);
 }
+
+#[tokio::test]
+async fn the_older_version_is_taken_and_no_other() {
+    let api = Api::new().await;
+    running_pod(&api, "p", "True").await;
+    let path = format!("{PODS}/p/eviction");
+    for version in ["policy/v1beta1", "policy/v1"] {
+        let eviction =
+            json!({"apiVersion": version, "kind": "Eviction", "metadata": {"name": "p"}, "deleteOptions": {"dryRun": ["All"]}});
+        let answer = api.post(&path, &eviction).await.expect(201);
+        assert_eq!((answer["apiVersion"].as_str(), answer["kind"].as_str()), (Some("v1"), Some("Status")));
+    }
+    let unknown = json!({"apiVersion": "policy/v2", "kind": "Eviction", "metadata": {"name": "p"}});
+    let refused = api.post(&path, &unknown).await.expect(400);
+    assert!(refused["message"].as_str().is_some_and(|message| message.contains("policy/v2")), "{refused}");
+    api.get(&path).await.expect(405);
+}

@@ -188,6 +188,26 @@ async fn what_is_too_old_has_expired() {
 }
 
 #[tokio::test]
+async fn a_watch_goes_on_where_the_cache_does_not_remember() {
+    let api = Api::new().await;
+    let first = api.post(MAPS, &config_map("a", "1")).await.expect(201);
+    api.put(&format!("{MAPS}/a"), &config_map("a", "2")).await.expect(200);
+    api.post(MAPS, &config_map("b", "1")).await.expect(201);
+    api.delete(&format!("{MAPS}/b")).await.expect(200);
+    // A server that starts now remembers nothing, but its store does.
+    let server = api_server::ApiServer::builder(ServerConfig::default(), api.store.clone()).build();
+    let restarted = Api { server, ..api.clone() };
+    let query = format!("watch=1&fieldSelector=metadata.namespace=default&resourceVersion={}", revision(&first));
+    let mut watch = Watch::start(&restarted, &format!("{MAPS}?{query}")).await;
+    restarted.post(MAPS, &config_map("c", "1")).await.expect(201);
+    for expected in [("MODIFIED", "a"), ("ADDED", "b"), ("DELETED", "b"), ("ADDED", "c")] {
+        let event = watch.next().await.expect("an event");
+        let name = event["object"]["metadata"]["name"].as_str().unwrap_or_default();
+        assert_eq!((event["type"].as_str().unwrap_or_default(), name), expected);
+    }
+}
+
+#[tokio::test]
 async fn a_page_after_compaction_goes_on_inconsistently() {
     let interval = Duration::from_millis(20);
     let api = Api::with(ServerConfig { compaction_interval: interval, ..ServerConfig::default() }).await;

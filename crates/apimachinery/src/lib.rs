@@ -4,6 +4,7 @@
 //! Invariants: nothing here reads files, the network or the clock (but for explicit `now()` constructors); output is
 //! deterministic (object keys are kept sorted); hostile input gives an error, never a panic or a stack overflow.
 
+pub mod cbor;
 pub mod cron;
 pub mod decode;
 pub mod defaults;

@@ -238,7 +238,7 @@ fn feature_gates(items: &[String]) -> Result<FeatureGates, String> {
             None => others.push(item.clone()),
         }
     }
-    crate::api_server::check_feature_gates(&others)?;
+    crate::api_server::parse_feature_gates(&others)?;
     Ok(gates)
 }
 

@@ -13,7 +13,7 @@ mod index;
 mod tests;
 mod watcher;
 
-pub(crate) use cacher::{Cacher, CacherConfig, Snapshot, WatchStart, next_key, prefix_end};
+pub(crate) use cacher::{Cacher, CacherConfig, Snapshot, TooOld, WatchStart, next_key, prefix_end};
 pub(crate) use entry::{CacheEvent, Delivery, Entry, Indexer};
 pub(crate) use feed::Feed;
 pub(crate) use index::Term;

@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use crate::http::{Body, RequestContext};
 use crate::server::ApiServer;
 
-pub(crate) use backend::Backends;
+pub(crate) use backend::{Backends, trusting_tls};
 pub use kubelet::{KubeletAccess, KubeletAccessError};
 pub(crate) use proxy::{Kind as ProxyKind, Proxy};
 

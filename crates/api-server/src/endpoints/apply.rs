@@ -16,16 +16,17 @@ pub(crate) struct Applied<'a> {
     complaints: Vec<String>,
     write: Write<'a>,
     options: &'a WriteOptions,
+    creation_refused: Option<Status>,
 }
 
 /// Options that only apply, or only other patches, may have.
 pub(crate) fn check_options(kind: PatchType, query: &Query) -> Result<(), Status> {
     let path = |name: &str| field::Path::new(name);
     let error = match kind {
-        PatchType::Apply if query.get("fieldManager").unwrap_or_default().is_empty() => {
+        PatchType::Apply(_) if query.get("fieldManager").unwrap_or_default().is_empty() => {
             field::Error::required(&path("fieldManager"), "is required for apply patch")
         }
-        PatchType::Apply => return Ok(()),
+        PatchType::Apply(_) => return Ok(()),
         _ if query.get("force").is_some() => field::Error::forbidden(&path("force"), "may not be specified for non-apply patch"),
         _ => return Ok(()),
     };
@@ -33,13 +34,19 @@ pub(crate) fn check_options(kind: PatchType, query: &Query) -> Result<(), Status
 }
 
 impl<'a> Applied<'a> {
-    pub(crate) fn new(bytes: &[u8], write: Write<'a>, options: &'a WriteOptions) -> Result<Applied<'a>, Status> {
-        let (config, complaints) = codecs::parse(bytes, Encoding::Yaml, &write.endpoint.row.kind)
+    pub(crate) fn new(
+        bytes: &[u8],
+        encoding: Encoding,
+        write: Write<'a>,
+        options: &'a WriteOptions,
+        creation_refused: Option<Status>,
+    ) -> Result<Applied<'a>, Status> {
+        let (config, complaints) = codecs::parse(bytes, encoding, &write.endpoint.row.kind)
             .map_err(|status| Status::bad_request(format!("error decoding YAML: {}", status.message)))?;
         if config.as_object().is_none() {
             return Err(Status::bad_request("error decoding YAML: the configuration is not an object"));
         }
-        Ok(Applied { config, complaints, write, options })
+        Ok(Applied { config, complaints, write, options, creation_refused })
     }
 
     fn check_name(&self, object: &Value) -> Result<(), Status> {
@@ -85,7 +92,15 @@ impl Change for Applied<'_> {
         self.write.subresource.is_empty()
     }
 
+    fn creation_refused(&self) -> Option<Status> {
+        self.creation_refused.clone()
+    }
+
     fn manages_fields(&self) -> bool {
+        true
+    }
+
+    fn is_apply(&self) -> bool {
         true
     }
 

@@ -17,7 +17,7 @@ pub(crate) async fn create(
     context: &RequestContext,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate(request.headers(), &context.query, Answer::Fixed)?;
+    let accepted = negotiate(request.headers(), context, Answer::Fixed)?;
     let options = WriteOptions::parse(&context.query, "CreateOptions")?;
     let binding = super::read_object(server, &GroupVersionKind::new("", "v1", "Binding"), context, request).await?;
     let name = match context.info.name.as_str() {

@@ -1,11 +1,12 @@
 //! Reading request bodies.
 
-use apimachinery::{GroupVersionKind, Status, Value, decode, go_quote, schema};
+use apimachinery::{GroupVersionKind, Status, Value, cbor, decode, go_quote, schema};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, Limited};
 
 use super::codecs;
+use super::negotiate::supported;
 use crate::http::{Body, RequestContext};
 use crate::registry::FieldValidation;
 
@@ -26,18 +27,18 @@ pub(crate) enum Encoding {
     Json,
     Yaml,
     Protobuf,
+    Cbor,
 }
 
 /// The encoding that the client says; JSON if it says nothing.
-pub(crate) fn encoding(headers: &http::HeaderMap) -> Result<Encoding, Status> {
+pub(crate) fn encoding(headers: &http::HeaderMap, context: &RequestContext) -> Result<Encoding, Status> {
     let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match media_type.split(';').next().unwrap_or_default().trim() {
         "" | "application/json" | "*/*" => Ok(Encoding::Json),
         "application/yaml" => Ok(Encoding::Yaml),
         "application/vnd.kubernetes.protobuf" => Ok(Encoding::Protobuf),
-        _ => {
-            Err(Status::unsupported_media_type(&["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"]))
-        }
+        cbor::MEDIA_TYPE if context.gates.cbor => Ok(Encoding::Cbor),
+        _ => Err(Status::unsupported_media_type(supported(context))),
     }
 }
 
@@ -49,6 +50,18 @@ pub(crate) fn decode(
     mode: FieldValidation,
     context: &RequestContext,
 ) -> Result<Value, Status> {
+    decode_like(bytes, encoding, kind, &[], mode, context)
+}
+
+/// As [`decode`]; objects of these versions, which have the same members, are taken for ones of the kind.
+pub(crate) fn decode_like(
+    bytes: &[u8],
+    encoding: Encoding,
+    kind: &GroupVersionKind,
+    older: &[&str],
+    mode: FieldValidation,
+    context: &RequestContext,
+) -> Result<Value, Status> {
     let (mut object, mut complaints) = codecs::parse(bytes, encoding, kind).map_err(|status| match encoding {
         Encoding::Json => unrecognized(bytes, kind, &format!("{NO_KIND}{}", status.message)),
         _ => unrecognized(bytes, kind, &status.message),
@@ -56,9 +69,11 @@ pub(crate) fn decode(
     if object.is_null() {
         object = Value::object();
     }
-    check_kind(&object, bytes, kind)?;
+    if !older.contains(&object.api_version()) {
+        check_kind(&object, bytes, kind)?;
+    }
     object.set_gvk(kind);
-    complaints.extend(codecs::conform(&mut object, kind).map_err(|error| codecs::unfit(kind, error))?);
+    complaints.extend(codecs::conform_sent(&mut object, kind).map_err(|error| codecs::unfit(kind, error))?);
     if encoding == Encoding::Json {
         decode::in_document_order(bytes, &mut complaints);
     }

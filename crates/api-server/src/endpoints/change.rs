@@ -4,11 +4,13 @@ use apimachinery::{GroupVersionKind, Status, Value};
 use http::{HeaderMap, Request, Response, StatusCode};
 
 use super::apply::{Applied, check_options};
-use super::body::{self, Encoding};
+use super::body;
 use super::negotiate::{Accepted, Answer, negotiate};
 use super::patch::{PatchType, Patched};
 use super::read;
 use super::respond::{json_response, object_response, value_response};
+use crate::auth::{Attributes, Authorizers, Decision};
+use crate::filters::forbidden;
 use crate::http::{Body, RequestContext};
 use crate::registry::{
     Change, DeleteOptions, Endpoint, Engine, ListOptions, NAMESPACE_MISMATCH, Stored, Write, WriteOptions, Written, convert,
@@ -18,6 +20,7 @@ use crate::registry::{
 pub(crate) struct Target<'a> {
     pub(crate) write: Write<'a>,
     pub(crate) body_bytes_max: usize,
+    pub(crate) authorizers: &'a Authorizers,
 }
 
 impl Target<'_> {
@@ -40,6 +43,16 @@ impl Target<'_> {
     fn name(&self) -> &str {
         &self.context().info.name
     }
+
+    /// The answer to a client that may not create the object, which its request would do if it is not there.
+    async fn creation_refused(&self) -> Result<Option<Status>, Status> {
+        let context = self.context();
+        let attributes = Attributes { verb: "create", ..Attributes::of_request(&context.user, &context.info) };
+        match self.authorizers.authorize(&attributes).await.map_err(Status::internal_error)? {
+            Decision::Allow(_) => Ok(None),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => Ok(Some(forbidden(&attributes, &reason))),
+        }
+    }
 }
 
 /// Answers with what was written.
@@ -55,9 +68,9 @@ pub(crate) fn written_response(written: Written, endpoint: &Endpoint, accepted: 
 /// POST to a collection.
 pub(crate) async fn create(target: &Target<'_>, request: Request<Body>) -> Result<Response<Body>, Status> {
     let context = target.context();
-    let accepted = negotiate(request.headers(), &context.query, Answer::Object)?;
+    let accepted = negotiate(request.headers(), context, Answer::Object)?;
     let options = WriteOptions::parse(&context.query, "CreateOptions")?;
-    let encoding = body::encoding(request.headers())?;
+    let encoding = body::encoding(request.headers(), context)?;
     let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
     let object = body::decode(&bytes, encoding, &target.endpoint().row.kind, options.field_validation, context)?;
     let written = target.write.create(object, &options).await?;
@@ -69,6 +82,7 @@ struct Replacement {
     object: Value,
     uid: String,
     stored_kind: apimachinery::GroupVersionKind,
+    creation_refused: Option<Status>,
 }
 
 impl Change for Replacement {
@@ -79,14 +93,18 @@ impl Change for Replacement {
     fn uid(&self) -> Option<&str> {
         Some(self.uid.as_str()).filter(|uid| !uid.is_empty())
     }
+
+    fn creation_refused(&self) -> Option<Status> {
+        self.creation_refused.clone()
+    }
 }
 
 /// PUT of an object or of a part of it.
 pub(crate) async fn update(target: &Target<'_>, request: Request<Body>) -> Result<Response<Body>, Status> {
     let context = target.context();
-    let accepted = negotiate(request.headers(), &context.query, Answer::Object)?;
+    let accepted = negotiate(request.headers(), context, Answer::Object)?;
     let options = WriteOptions::parse(&context.query, "UpdateOptions")?;
-    let encoding = body::encoding(request.headers())?;
+    let encoding = body::encoding(request.headers(), context)?;
     let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
     let object = body::decode(&bytes, encoding, &target.endpoint().row.kind, options.field_validation, context)?;
     let given = object.meta().namespace();
@@ -94,7 +112,10 @@ pub(crate) async fn update(target: &Target<'_>, request: Request<Body>) -> Resul
         return Err(Status::bad_request(NAMESPACE_MISMATCH));
     }
     check_name(&object, target.name())?;
-    let change = Replacement { uid: object.meta().uid().to_owned(), object, stored_kind: target.stored().kind.clone() };
+    let creates = target.write.subresource.is_empty() && target.write.strategy().allow_create_on_update();
+    let creation_refused = if creates { target.creation_refused().await? } else { None };
+    let uid = object.meta().uid().to_owned();
+    let change = Replacement { uid, object, stored_kind: target.stored().kind.clone(), creation_refused };
     let written = target.write.update(target.name(), &change, &options).await?;
     Ok(written_response(written, target.endpoint(), accepted))
 }
@@ -115,14 +136,15 @@ fn check_name(object: &Value, name: &str) -> Result<(), Status> {
 /// PATCH of an object or of a part of it.
 pub(crate) async fn patch(target: &Target<'_>, request: Request<Body>) -> Result<Response<Body>, Status> {
     let context = target.context();
-    let accepted = negotiate(request.headers(), &context.query, Answer::Object)?;
-    let kind = PatchType::of(request.headers())?;
+    let accepted = negotiate(request.headers(), context, Answer::Object)?;
+    let kind = PatchType::of(request.headers(), context)?;
     check_options(kind, &context.query)?;
     let options = WriteOptions::parse(&context.query, "PatchOptions")?;
     let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
     let written = match kind {
-        PatchType::Apply => {
-            let change = Applied::new(&bytes, target.write, &options)?;
+        PatchType::Apply(encoding) => {
+            let refused = target.creation_refused().await?;
+            let change = Applied::new(&bytes, encoding, target.write, &options, refused)?;
             target.write.update(target.name(), &change, &options).await?
         }
         _ => {
@@ -135,14 +157,14 @@ pub(crate) async fn patch(target: &Target<'_>, request: Request<Body>) -> Result
 
 /// The options of a deletion, from its body or its query.
 async fn delete_options(request: Request<Body>, target: &Target<'_>) -> Result<DeleteOptions, Status> {
-    let encoding = body::encoding(request.headers()).unwrap_or(Encoding::Json);
+    let encoding = body::encoding(request.headers(), target.context());
     let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
     let context = target.context();
     match bytes.is_empty() {
         true => DeleteOptions::parse(&context.query, None),
         false => {
             let kind = GroupVersionKind::new("", "v1", "DeleteOptions");
-            let (mut parsed, _) = super::codecs::parse(&bytes, encoding, &kind).map_err(|status| {
+            let (mut parsed, _) = super::codecs::parse(&bytes, encoding?, &kind).map_err(|status| {
                 Status::bad_request(format!("couldn't get version/kind; json parse error: {}", status.message))
             })?;
             let unknown = parsed.kind() != kind.kind && !parsed.kind().is_empty();
@@ -164,7 +186,7 @@ async fn delete_options(request: Request<Body>, target: &Target<'_>) -> Result<D
 
 /// DELETE of one object.
 pub(crate) async fn delete(target: &Target<'_>, request: Request<Body>) -> Result<Response<Body>, Status> {
-    let accepted = negotiate(request.headers(), &target.context().query, Answer::Object)?;
+    let accepted = negotiate(request.headers(), target.context(), Answer::Object)?;
     let options = delete_options(request, target).await?;
     let deleted = target.write.delete(target.name(), &options).await?;
     if deleted.gone && !target.stored().returns_deleted {
@@ -182,7 +204,7 @@ pub(crate) async fn delete(target: &Target<'_>, request: Request<Body>) -> Resul
 pub(crate) async fn delete_collection(target: &Target<'_>, request: Request<Body>) -> Result<Response<Body>, Status> {
     let headers: HeaderMap = request.headers().clone();
     let context = target.context();
-    let accepted = negotiate(&headers, &context.query, Answer::List)?;
+    let accepted = negotiate(&headers, context, Answer::List)?;
     let list = ListOptions::parse(context, target.stored(), false)?;
     let options = delete_options(request, target).await?;
     let page = read::gather(target.engine(), target.stored(), context, &list).await?;

@@ -4,7 +4,7 @@
 //! duplicate fields are ignored, make warnings, or refuse the request. They are never stored.
 
 use apimachinery::decode::{self, DecodeError, Format};
-use apimachinery::{GroupKind, GroupVersionKind, Status, Value, defaults, field, protobuf, schema};
+use apimachinery::{GroupKind, GroupVersionKind, Status, Value, cbor, defaults, field, protobuf, schema};
 
 use super::body::Encoding;
 use crate::http::RequestContext;
@@ -22,6 +22,10 @@ pub(crate) fn parse(bytes: &[u8], encoding: Encoding, kind: &GroupVersionKind) -
             let decoded = protobuf::decode(bytes, kind).map_err(|error| Status::bad_request(error.to_string()));
             return decoded.map(|object| (object, Vec::new()));
         }
+        Encoding::Cbor => {
+            let decoded = cbor::decode(bytes).map_err(|error| Status::bad_request(error.to_string()));
+            return decoded.map(|object| (object, Vec::new()));
+        }
     };
     decode::parse(bytes, format).map_err(|error| Status::bad_request(error.to_string()))
 }
@@ -32,6 +36,17 @@ pub(crate) fn conform(object: &mut Value, kind: &GroupVersionKind) -> Result<Com
     let complaints = decode::conform(object, info)?;
     defaults::apply(object, info);
     object.set_gvk(kind);
+    Ok(complaints)
+}
+
+/// As [`conform`], for what a client sends: that it wants to forget all owners outlives the decoding, which drops empty lists.
+pub(crate) fn conform_sent(object: &mut Value, kind: &GroupVersionKind) -> Result<Complaints, DecodeError> {
+    let owners = object.get_path(&["metadata", "managedFields"]);
+    let forgets = owners.and_then(Value::as_array).is_some_and(<[Value]>::is_empty);
+    let complaints = conform(object, kind)?;
+    if forgets {
+        object.meta_mut().set("managedFields", vec![Value::object()]);
+    }
     Ok(complaints)
 }
 
@@ -68,7 +83,7 @@ pub(crate) fn patched(
         let error = field::Error::invalid(&field::Path::new("patch"), shown, why);
         Status::invalid(&GroupKind::default(), "", &[error])
     };
-    complaints.extend(conform(&mut object, kind).map_err(|error| refused(error.to_string()))?);
+    complaints.extend(conform_sent(&mut object, kind).map_err(|error| refused(error.to_string()))?);
     judge(complaints, mode, context).map_err(refused)?;
     Ok(object)
 }

@@ -52,7 +52,7 @@ pub(crate) fn respond(
         ["apis", group, version] => resource_list(catalog, group, version).ok_or_else(Status::path_not_found)?,
         _ => return Err(Status::path_not_found()),
     };
-    let accepted = negotiate(request.headers(), &context.query, Answer::Fixed)?;
+    let accepted = negotiate(request.headers(), context, Answer::Fixed)?;
     Ok(value_response(StatusCode::OK, &document, accepted))
 }
 

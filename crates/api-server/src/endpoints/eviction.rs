@@ -7,6 +7,7 @@ use ::http::{Request, Response, StatusCode};
 use apimachinery::selector::LabelSelector;
 use apimachinery::{GroupResource, GroupVersionKind, Reason, Status, StatusCause, StatusDetails, Value};
 
+use super::body;
 use super::negotiate::{Answer, negotiate};
 use super::respond::value_response;
 use crate::http::{Body, RequestContext};
@@ -24,9 +25,12 @@ pub(crate) async fn create(
     context: &RequestContext,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate(request.headers(), &context.query, Answer::Fixed)?;
+    let accepted = negotiate(request.headers(), context, Answer::Fixed)?;
     let options = WriteOptions::parse(&context.query, "CreateOptions")?;
-    let eviction = super::read_object(server, &GroupVersionKind::new("policy", "v1", "Eviction"), context, request).await?;
+    let encoding = body::encoding(request.headers(), context)?;
+    let bytes = body::read(request.into_body(), server.config().body_bytes_max).await?;
+    let kind = GroupVersionKind::new("policy", "v1", "Eviction");
+    let eviction = body::decode_like(&bytes, encoding, &kind, &["policy/v1beta1"], options.field_validation, context)?;
     let name = &context.info.name;
     if !eviction.meta().name().is_empty() && eviction.meta().name() != name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));

@@ -8,9 +8,11 @@ mod binding;
 mod body;
 mod change;
 mod codecs;
+mod component_status;
 mod compress;
 mod discovery;
 mod eviction;
+mod history;
 mod list;
 mod negotiate;
 mod patch;
@@ -42,7 +44,7 @@ pub(crate) async fn dispatch(server: &Arc<ApiServer>, context: RequestContext, m
         return response;
     }
     let head = request.method() == Method::HEAD;
-    let accepted = negotiate::negotiate(request.headers(), &context.query, negotiate::Answer::Fixed).ok();
+    let accepted = negotiate::negotiate(request.headers(), &context, negotiate::Answer::Fixed).ok();
     let compressed = compress::is_wanted(request.headers(), &context.info);
     let upgrade = websocket::Upgrade::of(&context, &mut request);
     let result = match context.info.is_resource {
@@ -72,11 +74,9 @@ async fn resource(server: &Arc<ApiServer>, context: &RequestContext, request: Re
         server.engine().catalog.get(&info.api_group, &info.api_version, &info.resource).ok_or_else(Status::path_not_found)?;
     if let Some(warning) = &endpoint.deprecation {
         context.warnings.add(warning.clone());
+        server.metrics().deprecated(info, endpoint.removed_release);
     }
     check_scope(endpoint, context)?;
-    if let Some(warning) = deprecated(&endpoint.row.gvr) {
-        context.warnings.add(warning);
-    }
     if !info.subresource.is_empty() {
         return subresource(server, endpoint, context, request).await;
     }
@@ -102,15 +102,6 @@ async fn resource(server: &Arc<ApiServer>, context: &RequestContext, request: Re
     }
 }
 
-/// What upstream says about a kind that is on its way out, to everyone who asks for it.
-fn deprecated(gvr: &apimachinery::GroupVersionResource) -> Option<&'static str> {
-    match (gvr.group.as_str(), gvr.version.as_str(), gvr.resource.as_str()) {
-        ("", "v1", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
-        ("", "v1", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
-        _ => None,
-    }
-}
-
 fn target<'a>(
     server: &'a Arc<ApiServer>,
     endpoint: &'a Endpoint,
@@ -119,7 +110,8 @@ fn target<'a>(
 ) -> change::Target<'a> {
     let namespace = if stored.namespaced { context.info.namespace.as_str() } else { "" };
     let write = Write { engine: server.engine(), endpoint, stored, context, namespace, subresource: &context.info.subresource };
-    change::Target { write, body_bytes_max: server.config().body_bytes_max }
+    let authorizers = &server.access().authorizers;
+    change::Target { write, body_bytes_max: server.config().body_bytes_max, authorizers }
 }
 
 /// Namespaced objects are reached through their namespace, others are not.
@@ -162,6 +154,9 @@ async fn computed(
     if gvr.resource == "bindings" && gvr.group.is_empty() {
         return binding::create(server, context, request).await;
     }
+    if gvr.resource == "componentstatuses" && gvr.group.is_empty() {
+        return component_status::respond(server, endpoint, context, request.headers()).await;
+    }
     match review::answers(gvr, "") {
         true => review(server, &endpoint.row.kind, context, request).await,
         false => Err(not_implemented(&gvr.resource)),
@@ -175,7 +170,7 @@ async fn review(
     context: &RequestContext,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::negotiate(request.headers(), &context.query, negotiate::Answer::Fixed)?;
+    let accepted = negotiate::negotiate(request.headers(), context, negotiate::Answer::Fixed)?;
     let object = read_object(server, kind, context, request).await?;
     let answer = review::respond(server, context, &object).await.ok_or_else(Status::method_not_allowed)??;
     Ok(respond::value_response(StatusCode::CREATED, &answer, accepted))
@@ -189,7 +184,7 @@ async fn read_object(
     request: Request<Body>,
 ) -> Result<Value, Status> {
     let options = WriteOptions::parse(&context.query, "CreateOptions")?;
-    let encoding = body::encoding(request.headers())?;
+    let encoding = body::encoding(request.headers(), context)?;
     let bytes = body::read(request.into_body(), server.config().body_bytes_max).await?;
     body::decode(&bytes, encoding, kind, options.field_validation, context)
 }

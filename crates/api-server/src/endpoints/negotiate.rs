@@ -1,10 +1,10 @@
 //! Which form a client wants the answer in (<https://kubernetes.io/docs/reference/using-api/api-concepts/#alternate-representations-of-resources>).
 
-use apimachinery::Status;
+use apimachinery::{Status, cbor};
 use http::HeaderMap;
 use http::header::ACCEPT;
 
-use crate::http::Query;
+use crate::http::{Query, RequestContext};
 
 /// The encodings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +12,7 @@ pub(crate) enum Format {
     Json,
     Yaml,
     Protobuf,
+    Cbor,
 }
 
 /// The shape of the answer.
@@ -44,14 +45,14 @@ pub(crate) enum Answer {
     Fixed,
 }
 
-/// What the server can write, for errors; where lists are, watches are too.
-const SUPPORTED_LISTS: [&str; 5] = [
-    "application/json",
-    "application/yaml",
-    "application/vnd.kubernetes.protobuf",
-    "application/json;stream=watch",
-    "application/vnd.kubernetes.protobuf;stream=watch",
-];
+/// What the server can read and write, for errors. CBOR is behind its gate.
+pub(super) fn supported(context: &RequestContext) -> &'static [&'static str] {
+    const ALL: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf", cbor::MEDIA_TYPE];
+    if context.gates.cbor { ALL } else { &ALL[..3] }
+}
+
+/// What it can write as a stream.
+const STREAMS: [&str; 2] = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
 
 impl Accepted {
     /// Whether the cache's JSON can be sent as it is.
@@ -61,32 +62,39 @@ impl Accepted {
 }
 
 /// Chooses from the `Accept` header.
-pub(crate) fn negotiate(headers: &HeaderMap, query: &Query, answer: Answer) -> Result<Accepted, Status> {
-    let pretty = is_pretty(headers, query);
-    let Some(text) = accept_header(headers) else {
-        return Ok(Accepted { format: Format::Json, shape: Shape::Object, pretty });
+pub(crate) fn negotiate(headers: &HeaderMap, context: &RequestContext, answer: Answer) -> Result<Accepted, Status> {
+    let refused = || match answer {
+        Answer::List => refuse_list(context),
+        Answer::Object | Answer::Fixed => Status::not_acceptable(supported(context)),
     };
-    let choose = |clause: &Clause| {
-        let pretty = pretty || clause.parameter("pretty") == Some("1");
-        Some(Accepted { format: clause.format()?, shape: clause.shape(answer)?, pretty })
-    };
-    clauses(text).iter().find_map(choose).ok_or_else(|| Status::not_acceptable(supported(answer)))
-}
-
-fn supported(answer: Answer) -> &'static [&'static str] {
-    match answer {
-        Answer::List => &SUPPORTED_LISTS,
-        Answer::Object | Answer::Fixed => &SUPPORTED_LISTS[..3],
-    }
+    choose(headers, context, answer).ok_or_else(refused)
 }
 
 /// Chooses for a watch: YAML cannot be streamed.
-pub(crate) fn negotiate_stream(headers: &HeaderMap, query: &Query) -> Result<Accepted, Status> {
-    let accepted = negotiate(headers, query, Answer::Object).map_err(|_| Status::not_acceptable(supported(Answer::List)))?;
+pub(crate) fn negotiate_stream(headers: &HeaderMap, context: &RequestContext) -> Result<Accepted, Status> {
+    let accepted = choose(headers, context, Answer::Object).ok_or_else(|| refuse_list(context))?;
     match accepted.format {
-        Format::Yaml => Err(Status::only_accepted(&SUPPORTED_LISTS[3..])),
+        Format::Yaml => Err(Status::only_accepted(&STREAMS)),
         _ => Ok(accepted),
     }
+}
+
+fn choose(headers: &HeaderMap, context: &RequestContext, answer: Answer) -> Option<Accepted> {
+    let pretty = is_pretty(headers, &context.query);
+    let Some(text) = accept_header(headers) else {
+        return Some(Accepted { format: Format::Json, shape: Shape::Object, pretty });
+    };
+    let choose = |clause: &Clause| {
+        let pretty = pretty || clause.parameter("pretty") == Some("1");
+        let format = clause.format().filter(|format| *format != Format::Cbor || context.gates.cbor)?;
+        Some(Accepted { format, shape: clause.shape(answer)?, pretty })
+    };
+    clauses(text).iter().find_map(choose)
+}
+
+/// Where lists are, watches are too.
+fn refuse_list(context: &RequestContext) -> Status {
+    Status::not_acceptable(&[supported(context), &STREAMS].concat())
 }
 
 /// The encoding that a client wants discovery in one document in; `None` when it does not ask for that. Like upstream, any clause that
@@ -168,6 +176,7 @@ impl<'a> Clause<'a> {
             "application/json" | "application/*" | "*/*" | "*/json" => Some(Format::Json),
             "application/yaml" | "*/yaml" => Some(Format::Yaml),
             "application/vnd.kubernetes.protobuf" | "*/vnd.kubernetes.protobuf" => Some(Format::Protobuf),
+            cbor::MEDIA_TYPE | "*/cbor" => Some(Format::Cbor),
             _ => None,
         }
     }
@@ -210,12 +219,21 @@ impl<'a> Clause<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::UserInfo;
+    use crate::http::RequestInfo;
 
     fn check(accept: &str, answer: Answer, expected: Option<(Format, Shape)>) {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, accept.parse().expect("a header"));
-        let got = negotiate(&headers, &Query::default(), answer).ok().map(|accepted| (accepted.format, accepted.shape));
-        assert_eq!(got, expected, "{accept}");
+        let info = RequestInfo::new(&http::Method::GET, "/api", &Query::default()).expect("a path");
+        let mut context = RequestContext::internal(UserInfo::anonymous(), info);
+        let got = |context: &RequestContext| {
+            negotiate(&headers, context, answer).ok().map(|accepted| (accepted.format, accepted.shape))
+        };
+        assert_eq!(got(&context), expected, "{accept}");
+        context.gates.cbor = true;
+        let cbor = accept.contains("cbor").then_some((Format::Cbor, Shape::Object));
+        assert_eq!(got(&context), cbor.or(expected), "{accept}");
     }
 
     #[test]
@@ -254,7 +272,10 @@ mod tests {
                 (http::header::USER_AGENT, http::HeaderValue::from_static(agent)),
                 (ACCEPT, http::HeaderValue::from_static(accept)),
             ]);
-            negotiate(&headers, &Query::parse(query), Answer::Object).expect("JSON").pretty
+            let info = RequestInfo::new(&http::Method::GET, "/api", &Query::default()).expect("a path");
+            let mut context = RequestContext::internal(UserInfo::anonymous(), info);
+            context.query = std::sync::Arc::new(Query::parse(query));
+            negotiate(&headers, &context, Answer::Object).expect("JSON").pretty
         };
         for (agent, query, accept, expected) in [
             ("kubectl/v1.35", "", "application/json", false),

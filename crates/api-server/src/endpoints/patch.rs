@@ -20,25 +20,31 @@ pub(crate) enum PatchType {
     /// Kubernetes' own, by the fields' merge strategies.
     Strategic,
     /// Server-side apply.
-    Apply,
+    Apply(Encoding),
 }
 
-const SUPPORTED: &[&str] = &[
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-    "application/apply-patch+yaml",
-];
+/// The content types, for errors.
+fn supported(context: &RequestContext) -> &'static [&'static str] {
+    const ALL: &[&str] = &[
+        "application/json-patch+json",
+        "application/merge-patch+json",
+        "application/strategic-merge-patch+json",
+        "application/apply-patch+yaml",
+        "application/apply-patch+cbor",
+    ];
+    if context.gates.cbor { ALL } else { &ALL[..4] }
+}
 
 impl PatchType {
-    pub(crate) fn of(headers: &HeaderMap) -> Result<PatchType, Status> {
+    pub(crate) fn of(headers: &HeaderMap, context: &RequestContext) -> Result<PatchType, Status> {
         let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         match value.split(';').next().unwrap_or_default().trim() {
             "application/json-patch+json" => Ok(PatchType::Json),
             "application/merge-patch+json" => Ok(PatchType::Merge),
             "application/strategic-merge-patch+json" => Ok(PatchType::Strategic),
-            "application/apply-patch+yaml" => Ok(PatchType::Apply),
-            _ => Err(Status::unsupported_media_type(SUPPORTED)),
+            "application/apply-patch+yaml" => Ok(PatchType::Apply(Encoding::Yaml)),
+            "application/apply-patch+cbor" if context.gates.cbor => Ok(PatchType::Apply(Encoding::Cbor)),
+            _ => Err(Status::unsupported_media_type(supported(context))),
         }
     }
 }
@@ -49,10 +55,8 @@ pub(crate) struct Patched<'a> {
     patch: Value,
     /// What strict decoding finds wrong with the patch itself.
     complaints: Vec<String>,
-    served_kind: &'a GroupVersionKind,
-    stored_kind: &'a GroupVersionKind,
+    write: Write<'a>,
     mode: FieldValidation,
-    context: &'a RequestContext,
 }
 
 impl<'a> Patched<'a> {
@@ -81,17 +85,19 @@ impl<'a> Patched<'a> {
             kind,
             patch: if patch.is_null() { nothing } else { patch },
             complaints,
-            served_kind: &write.endpoint.row.kind,
-            stored_kind: &write.stored.kind,
+            write,
             mode: options.field_validation,
-            context: write.context,
         })
+    }
+
+    fn served_kind(&self) -> &'a GroupVersionKind {
+        &self.write.endpoint.row.kind
     }
 
     /// A patch cannot make the object one of another kind.
     fn check_kind(&self, patched: &Value, shown: &str) -> Result<(), Status> {
         let (version, kind) = (patched.api_version(), patched.kind());
-        let (same_version, same_kind) = (version == self.served_kind.api_version(), kind == self.served_kind.kind);
+        let (same_version, same_kind) = (version == self.served_kind().api_version(), kind == self.served_kind().kind);
         if self.kind == PatchType::Strategic || (same_version && same_kind) || version.is_empty() || kind.is_empty() {
             return Ok(());
         }
@@ -132,7 +138,7 @@ pub(crate) fn apply_patch(kind: PatchType, current: &Value, patch: &Value, gvk: 
             merge_patch(&mut patched, patch);
             Ok(patched)
         }
-        PatchType::Apply => Err(Status::unsupported_media_type(SUPPORTED)),
+        PatchType::Apply(_) => Err(Status::internal_error("a configuration is applied, not merged")),
     }
 }
 
@@ -161,9 +167,11 @@ fn json_patch_status(error: JsonPatchError) -> Status {
 
 impl Change for Patched<'_> {
     fn apply(&self, current: Option<&Value>) -> Result<Value, Status> {
-        let current = current.cloned().unwrap_or_else(Value::object);
-        let current = convert(current, self.served_kind);
-        let mut patched = apply_patch(self.kind, &current, &self.patch, self.served_kind)?;
+        // Only a configuration that is applied makes what is not there.
+        let current = current.ok_or_else(|| self.write.not_found(&self.write.context.info.name))?;
+        let served_kind = self.served_kind();
+        let current = convert(current.clone(), served_kind);
+        let mut patched = apply_patch(self.kind, &current, &self.patch, served_kind)?;
         if patched.as_object().is_none() {
             return Err(Status::bad_request("the patch did not leave an object"));
         }
@@ -173,12 +181,11 @@ impl Change for Patched<'_> {
             _ => patched.to_json(),
         };
         self.check_kind(&patched, &shown)?;
-        patched.set_gvk(self.served_kind);
+        patched.set_gvk(served_kind);
         let complaints = self.complaints.clone();
-        let decoded = codecs::patched(patched, self.served_kind, self.mode, self.context, complaints, &shown)?;
-        self.check_name(&decoded, &current)?;
-        let patched = decoded;
-        Ok(convert(patched, self.stored_kind))
+        let patched = codecs::patched(patched, served_kind, self.mode, self.write.context, complaints, &shown)?;
+        self.check_name(&patched, &current)?;
+        Ok(convert(patched, &self.write.stored.kind))
     }
 
     fn options_kind(&self) -> &'static str {

@@ -24,7 +24,7 @@ pub(crate) async fn get(
     context: &RequestContext,
     headers: &HeaderMap,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate(headers, &context.query, Answer::Object)?;
+    let accepted = negotiate(headers, context, Answer::Object)?;
     if let Some(version) = context.query.non_empty("resourceVersion")
         && version.parse::<u64>().is_err()
     {
@@ -94,7 +94,7 @@ pub(crate) async fn list(
     context: &RequestContext,
     headers: &HeaderMap,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate(headers, &context.query, Answer::List)?;
+    let accepted = negotiate(headers, context, Answer::List)?;
     let options = ListOptions::parse(context, stored, false)?;
     let page = gather(engine, stored, context, &options).await?;
     page_response(endpoint, context, accepted, page).await
@@ -258,7 +258,7 @@ async fn at_revision(engine: &Engine, stored: &Stored, options: &ListOptions, re
     let prefix = stored.prefix.as_bytes();
     let range = KeyRange { start: Bytes::copy_from_slice(prefix), end: prefix_end(prefix) };
     let request = RangeRequest { range, limit: 0, revision: Some(Revision(revision)), keys_only: false };
-    let found = match engine.store.range(request).await {
+    let found = match engine.timed("list", stored, engine.store.range(request)).await {
         Ok(found) => found,
         Err(StoreError::Compacted { .. }) => return Err(expired(options)),
         Err(error) => return Err(store_status(error)),

@@ -1,6 +1,6 @@
 //! Making responses.
 
-use apimachinery::{GroupVersionKind, Status, Value, protobuf, schema};
+use apimachinery::{GroupVersionKind, Status, Value, cbor, protobuf, schema};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
@@ -16,6 +16,8 @@ pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json"
 const YAML: HeaderValue = HeaderValue::from_static("application/yaml");
 /// The media type of protobuf.
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/vnd.kubernetes.protobuf");
+/// The media type of CBOR.
+const CBOR: HeaderValue = HeaderValue::from_static(cbor::MEDIA_TYPE);
 const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache, private");
 
 /// A failure as its `Status` object, in JSON.
@@ -67,6 +69,9 @@ pub(crate) fn value_response(code: StatusCode, value: &Value, accepted: Accepted
 fn encode(value: &Value, accepted: Accepted) -> (HeaderValue, Bytes) {
     if accepted.format == Format::Yaml {
         return (YAML, apimachinery::yaml::to_yaml(value).into());
+    }
+    if accepted.format == Format::Cbor {
+        return (CBOR, cbor::encode(value).into());
     }
     if accepted.format == Format::Protobuf
         && let Some(sealed) = sealed(value)

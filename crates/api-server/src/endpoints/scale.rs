@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use ::http::{Request, Response, StatusCode};
 use apimachinery::selector::LabelSelector;
-use apimachinery::{GroupKind, GroupVersionKind, Status, Value, field, value};
+use apimachinery::{GroupKind, GroupResource, GroupVersionKind, Status, Value, field, value};
 
-use super::body;
+use super::apply::check_options;
+use super::body::{self, Encoding};
+use super::change::Target;
+use super::codecs;
 use super::negotiate::{Answer, negotiate};
 use super::patch::{PatchType, apply_patch};
 use super::read;
 use super::respond::value_response;
 use crate::http::{Body, RequestContext, Verb};
-use crate::registry::{Change, Endpoint, Stored, WriteOptions};
+use crate::registry::{Change, Endpoint, ScaleWrite, Stored, Write, WriteOptions, scale_managed};
 use crate::server::ApiServer;
 
 /// Answers get, update and patch.
@@ -23,29 +26,18 @@ pub(crate) async fn respond(
     context: &RequestContext,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate(request.headers(), &context.query, Answer::Fixed)?;
+    let accepted = negotiate(request.headers(), context, Answer::Fixed)?;
     if context.info.verb == Verb::Get {
         let entry = read::find(server.engine(), endpoint, stored, context).await?;
         let object = entry.served.object().map_err(Status::internal_error)?;
         return Ok(value_response(StatusCode::OK, &scale_of(&object), accepted));
     }
     let target = super::target(server, endpoint, stored, context);
-    let name = &context.info.name;
-    let change = match context.info.verb {
-        Verb::Patch => {
-            let kind = PatchType::of(request.headers())?;
-            let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
-            let patch =
-                Value::from_slice(&bytes).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
-            ScaleChange::Patch(kind, patch)
-        }
-        _ => ScaleChange::Replace(super::read_object(server, &scale_kind(), context, request).await?),
-    };
-    let options_kind = change.options_kind();
-    let options = WriteOptions::parse(&context.query, options_kind)?;
+    let (sent, options) = Sent::read(&target, request).await?;
     // The object itself is written, by its own rules: generation and the rest follow.
-    let write = crate::registry::Write { subresource: "", ..target.write };
-    let written = write.update(name, &change, &options).await?;
+    let write = Write { subresource: "", ..target.write };
+    let change = ScaleChange { sent, write, options: &options };
+    let written = write.update(&context.info.name, &change, &options).await?;
     Ok(value_response(StatusCode::OK, &scale_of(&written.object), accepted))
 }
 
@@ -83,39 +75,102 @@ fn scale_of(object: &Value) -> Value {
     scale
 }
 
-enum ScaleChange {
-    Replace(Value),
+/// What a client sent.
+enum Sent {
+    Replacement(Value),
     Patch(PatchType, Value),
+    Configuration(Value),
 }
 
-impl Change for ScaleChange {
-    fn apply(&self, current: Option<&Value>) -> Result<Value, Status> {
-        let current = current.cloned().unwrap_or_else(Value::object);
-        let scale = match self {
-            ScaleChange::Replace(scale) => scale.clone(),
-            ScaleChange::Patch(kind, patch) => apply_patch(*kind, &scale_of(&current), patch, &scale_kind())?,
+impl Sent {
+    async fn read(target: &Target<'_>, request: Request<Body>) -> Result<(Sent, WriteOptions), Status> {
+        let context = target.write.context;
+        if context.info.verb != Verb::Patch {
+            let options = WriteOptions::parse(&context.query, "UpdateOptions")?;
+            let encoding = body::encoding(request.headers(), context)?;
+            let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
+            let scale = body::decode(&bytes, encoding, &scale_kind(), options.field_validation, context)?;
+            return Ok((Sent::Replacement(scale), options));
+        }
+        let kind = PatchType::of(request.headers(), context)?;
+        check_options(kind, &context.query)?;
+        let options = WriteOptions::parse(&context.query, "PatchOptions")?;
+        let encoding = match kind {
+            PatchType::Apply(encoding) => encoding,
+            _ => Encoding::Json,
         };
+        let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
+        let (patch, complaints) = codecs::parse(&bytes, encoding, &scale_kind())
+            .map_err(|status| Status::bad_request(format!("error decoding patch: {}", status.message)))?;
+        codecs::judge(complaints, options.field_validation, context).map_err(Status::bad_request)?;
+        let sent = match kind {
+            PatchType::Apply(_) => Sent::Configuration(patch),
+            _ => Sent::Patch(kind, patch),
+        };
+        Ok((sent, options))
+    }
+}
+
+/// A write of the Scale as one of its object.
+struct ScaleChange<'a> {
+    sent: Sent,
+    write: Write<'a>,
+    options: &'a WriteOptions,
+}
+
+impl ScaleChange<'_> {
+    /// The Scale as the client wants it.
+    fn wanted(&self, current: &Value) -> Result<Value, Status> {
+        match &self.sent {
+            Sent::Patch(kind, patch) => {
+                let patched = apply_patch(*kind, current, patch, &scale_kind())?;
+                let shown = patched.to_json();
+                let mode = self.options.field_validation;
+                codecs::patched(patched, &scale_kind(), mode, self.write.context, Vec::new(), &shown)
+            }
+            Sent::Replacement(scale) | Sent::Configuration(scale) => Ok(scale.clone()),
+        }
+    }
+}
+
+impl Change for ScaleChange<'_> {
+    fn apply(&self, current: Option<&Value>) -> Result<Value, Status> {
+        let mut object = current.cloned().unwrap_or_else(Value::object);
+        let wanted = |current: &Value| self.wanted(current);
+        let change = match &self.sent {
+            Sent::Configuration(config) => ScaleWrite::Apply(config),
+            _ => ScaleWrite::Update(&wanted),
+        };
+        let (scale, managed_fields) = scale_managed(&self.write, &object, scale_of(&object), &change, self.options)?;
+        let name = object.meta().name();
         let replicas = scale.i64_at(&["spec", "replicas"]).unwrap_or(0);
         if replicas < 0 {
             let path = field::Path::new("spec").child("replicas");
             let error = field::Error::invalid(&path, replicas, "must be greater than or equal to 0");
-            return Err(Status::invalid(&GroupKind::new("autoscaling", "Scale"), current.meta().name(), &[error]));
+            return Err(Status::invalid(&GroupKind::new("autoscaling", "Scale"), name, &[error]));
         }
-        let mut object = current;
+        let (given, uid) = (scale.meta().uid(), object.meta().uid());
+        if !given.is_empty() && given != uid {
+            let resource = self.write.endpoint.row.group_resource();
+            let resource = GroupResource::new(resource.group, format!("{}/scale", resource.resource));
+            let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {uid}");
+            return Err(Status::conflict(&resource, name, why));
+        }
         object.set_path(&["spec", "replicas"], replicas);
-        let version = scale.meta().resource_version();
-        object.meta_mut().set_resource_version(version);
+        let mut meta = object.meta_mut();
+        meta.set_resource_version(scale.meta().resource_version());
+        meta.set_managed_fields(managed_fields);
         Ok(object)
     }
 
-    fn managed_subresource(&self) -> Option<&'static str> {
-        Some("scale")
+    fn manages_fields(&self) -> bool {
+        true
     }
 
     fn options_kind(&self) -> &'static str {
-        match self {
-            ScaleChange::Replace(_) => "UpdateOptions",
-            ScaleChange::Patch(..) => "PatchOptions",
+        match self.sent {
+            Sent::Replacement(_) => "UpdateOptions",
+            Sent::Patch(..) | Sent::Configuration(_) => "PatchOptions",
         }
     }
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apimachinery::{Status, Value, protobuf, value};
+use apimachinery::{Status, Value, cbor, protobuf, value};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -13,6 +13,7 @@ use rand::Rng;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use super::history;
 use super::negotiate::{Accepted, Format, Shape, negotiate_stream};
 use super::read::scope_range;
 use super::respond::{in_version, json_response, partial_metadata, sealed};
@@ -37,14 +38,13 @@ pub(crate) async fn watch(
     context: &RequestContext,
     headers: &HeaderMap,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate_stream(headers, &context.query)?;
+    let accepted = negotiate_stream(headers, context)?;
     let engine = server.engine();
     let options = ListOptions::parse(context, stored, true)?;
     let initial = options.send_initial_events.unwrap_or(matches!(options.resource_version, None | Some(0)));
     match options.resource_version {
         None => engine.fresh(stored).await?,
-        Some(0) if options.send_initial_events.is_none() => engine.ready(stored).await?,
-        Some(0) => engine.fresh(stored).await?,
+        Some(0) => engine.ready(stored).await?,
         Some(revision) => {
             engine.ready(stored).await?;
             engine.wait_for(revision).await?;
@@ -57,7 +57,11 @@ pub(crate) async fn watch(
     };
     let scope = scope(stored, context, &options);
     let announced = engine.feed.revision();
-    let (snapshot, watcher) = match stored.cacher.watch(start, scope, announced) {
+    let started = match start {
+        WatchStart::Now => stored.cacher.watch(start, scope.clone(), announced),
+        WatchStart::After(revision) => history::resume(engine, stored, revision, &scope).await?,
+    };
+    let (snapshot, watcher) = match started {
         Ok(started) => started,
         Err(too_old) => {
             let asked = options.resource_version.unwrap_or_default();
@@ -100,6 +104,7 @@ fn scope(stored: &Stored, context: &RequestContext, options: &ListOptions) -> Wa
 fn stream_response(format: Format, body: Body) -> Response<Body> {
     let media_type = match format {
         Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        Format::Cbor => cbor::SEQUENCE_MEDIA_TYPE,
         _ => "application/json",
     };
     let mut response = json_response(StatusCode::OK, Bytes::new());
@@ -122,6 +127,7 @@ fn put_frame(out: &mut BytesMut, format: Format, kind: &str, object: &Value) {
             Some(sealed) => out.put_slice(&protobuf::watch_frame(kind, &sealed)),
             None => tracing::error!(kind = object.kind(), "no protobuf schema for an object of a watch"),
         },
+        Format::Cbor => out.put_slice(&cbor::encode(&value!({"type": kind, "object": object}))),
         _ => put_json(out, kind, object.to_json().as_bytes()),
     }
 }
@@ -430,7 +436,7 @@ impl Frames {
                     return out.put_slice(&protobuf::watch_frame(kind, &sealed));
                 }
             }
-            (Format::Protobuf, Some(_)) => {}
+            (Format::Protobuf, Some(_)) | (Format::Cbor, _) => {}
             (_, None) => return put_json(out, kind, entry.served.json()),
             (_, Some(revision)) => return put_json(out, kind, &entry.served.at_revision(revision)),
         }

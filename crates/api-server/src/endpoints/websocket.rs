@@ -3,6 +3,7 @@
 
 use ::http::header::{self, HeaderMap, HeaderValue};
 use ::http::{Request, Response, StatusCode};
+use apimachinery::cbor;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Buf, Bytes, BytesMut};
@@ -32,6 +33,8 @@ enum Framing {
     Lines,
     /// A message for each frame that has its length before it: protobuf events.
     Frames,
+    /// A message for each item: CBOR events.
+    Items,
 }
 
 /// A client's wish to get the answer as messages.
@@ -106,7 +109,11 @@ fn log_protocol(offered: Option<&str>) -> Option<(Option<String>, Option<Framing
 
 fn framing_of_watch(headers: &HeaderMap) -> Framing {
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if media_type.contains("protobuf") { Framing::Frames } else { Framing::Lines }
+    match media_type {
+        cbor::SEQUENCE_MEDIA_TYPE => Framing::Items,
+        protobuf if protobuf.contains("protobuf") => Framing::Frames,
+        _ => Framing::Lines,
+    }
 }
 
 /// Sends a body until it ends or the client is gone.
@@ -119,7 +126,7 @@ async fn send(upgraded: hyper::upgrade::Upgraded, mut body: Body, framing: Frami
         match framing {
             Framing::Chunks => sink.send(Message::Binary(Bytes::new())).await?,
             Framing::Base64 => sink.send(Message::Text(Utf8Bytes::default())).await?,
-            Framing::Lines | Framing::Frames => {}
+            Framing::Lines | Framing::Frames | Framing::Items => {}
         }
         let mut pending = BytesMut::new();
         while let Some(Ok(frame)) = body.frame().await {
@@ -165,6 +172,10 @@ fn take(pending: &mut BytesMut, framing: Framing) -> Option<Message> {
             pending.advance(4);
             Some(Message::Binary(pending.split_to(length).freeze()))
         }
+        Framing::Items => {
+            let (_, end) = cbor::decode_first(pending).ok()?;
+            Some(Message::Binary(pending.split_to(end).freeze()))
+        }
     }
 }
 
@@ -186,6 +197,7 @@ mod tests {
         check(Framing::Lines, b"{1}\n{2}\n{3", &[b"{1}\n", b"{2}\n"], 2);
         check(Framing::Frames, b"\0\0\0\x02ab\0\0\0\x01c\0\0\0\x09d", &[b"ab", b"c"], 5);
         check(Framing::Frames, b"\0\0", &[], 2);
+        check(Framing::Items, b"\x61a\x82\x01\x02\x61", &[b"\x61a", b"\x82\x01\x02"], 1);
         check(Framing::Chunks, b"a\nb", &[b"a\nb"], 0);
         check(Framing::Base64, b"hi", &[b"aGk="], 0);
     }

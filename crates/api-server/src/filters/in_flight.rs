@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn places() {
         let limits = InFlightLimits::new(InFlightMax { read_only: 1, mutating: 1 });
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Arc::new(Metrics::default());
         let bob = UserInfo::component("bob");
         let (list, create) = ("/api/v1/pods", "/api/v1/namespaces/a/pods");
         let first = limits.enter(&context(bob.clone(), "GET", list), &metrics);

@@ -52,6 +52,7 @@ pub(crate) async fn run(server: &Arc<ApiServer>, mut request: Request<Body>) -> 
         user_agent: agent.into(),
         deadline: None,
         warnings: Warnings::default(),
+        gates: server.config().gates,
     };
     let warnings = context.warnings.clone();
     let running = long_running.then(|| server.metrics().long_running(&labels));

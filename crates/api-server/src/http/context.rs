@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use super::query::Query;
 use super::request_info::RequestInfo;
 use crate::auth::UserInfo;
+use crate::gates::FeatureGates;
 
 /// Warnings for the client, sent as `Warning` headers
 /// (<https://kubernetes.io/blog/2020/09/03/warnings/>). Clones share one list; a text is kept once.
@@ -47,6 +48,8 @@ pub struct RequestContext {
     pub deadline: Option<Instant>,
     /// Warnings to send with the answer.
     pub warnings: Warnings,
+    /// Which features are on.
+    pub gates: FeatureGates,
 }
 
 impl RequestContext {
@@ -60,6 +63,7 @@ impl RequestContext {
             user_agent: "kube-apiserver".into(),
             deadline: None,
             warnings: Warnings::default(),
+            gates: FeatureGates::default(),
         }
     }
 

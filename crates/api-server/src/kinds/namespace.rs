@@ -8,7 +8,7 @@ use apimachinery::{Value, validation};
 
 use super::at::At;
 use super::{Rules, collect};
-use crate::registry::{OperationContext, StatusStrategy, Strategy};
+use crate::registry::{OperationContext, StatusStrategy, Strategy, keep_status};
 
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 const FINALIZER: &str = "kubernetes";
@@ -65,21 +65,12 @@ impl Strategy for NamespaceStrategy {
     }
 }
 
-/// Only `spec.finalizers` changes; the last one gone ends the namespace.
+/// The one way to change `spec.finalizers`; the last one gone ends the namespace.
 struct FinalizeStrategy;
 
 impl Strategy for FinalizeStrategy {
     fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
-        let finalizers = object.remove_path(&["spec", "finalizers"]);
-        let version = object.meta().resource_version().to_owned();
-        *object = old.clone();
-        object.meta_mut().set_resource_version(&version);
-        match finalizers {
-            Some(finalizers) => object.set_path(&["spec", "finalizers"], finalizers),
-            None => {
-                object.remove_path(&["spec", "finalizers"]);
-            }
-        }
+        keep_status(object, old);
     }
 
     fn validate_update(&self, _context: &OperationContext, object: &Value, _old: &Value) -> ErrorList {

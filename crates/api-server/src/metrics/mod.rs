@@ -3,13 +3,17 @@
 //! Labels are bounded: a request for something that the server does not serve is counted without group, version and resource, because
 //! anybody can make such names up.
 
+mod allowed;
 mod process;
 
 use std::time::Duration;
 
 use ::http::{Method, StatusCode};
+use apimachinery::GroupResource;
 use prometheus::core::Collector;
 use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+pub use allowed::AllowedLabels;
 
 use crate::http::{Query, RequestInfo, Verb};
 
@@ -26,6 +30,10 @@ pub struct Metrics {
     durations: HistogramVec,
     long_running: IntGaugeVec,
     in_flight: IntGaugeVec,
+    deprecated: IntGaugeVec,
+    store: HistogramVec,
+    storage_size: IntGaugeVec,
+    allowed: AllowedLabels,
     storage_objects: IntGaugeVec,
 }
 
@@ -64,8 +72,8 @@ fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: Result<
 }
 
 impl Metrics {
-    /// All at zero.
-    pub fn new() -> Self {
+    /// All at zero; labels are shown with the values that are allowed.
+    pub fn new(allowed: AllowedLabels) -> Self {
         let registry = Registry::new();
         let request = ["verb", "dry_run", "group", "version", "resource", "subresource", "scope", "component"];
         let counted = ["verb", "dry_run", "group", "version", "resource", "subresource", "scope", "component", "code"];
@@ -75,6 +83,9 @@ impl Metrics {
         let requests =
             Opts::new("apiserver_request_total", "Counter of apiserver requests by what they asked for and HTTP response code.");
         let durations = HistogramOpts::new("apiserver_request_duration_seconds", "Response latency distribution in seconds.");
+        // Upstream's name: what reads it need not know which store there is.
+        let store =
+            HistogramOpts::new("etcd_request_duration_seconds", "Store request latency in seconds, by operation and resource.");
         Self {
             requests: register(&registry, IntCounterVec::new(requests, &counted)),
             durations: register(&registry, HistogramVec::new(durations.buckets(DURATION_BUCKETS.to_vec()), &request)),
@@ -84,6 +95,21 @@ impl Metrics {
                 &running,
             ),
             in_flight: gauge("apiserver_current_inflight_requests", "Requests at work, by request kind.", &["request_kind"]),
+            deprecated: gauge(
+                "apiserver_requested_deprecated_apis",
+                "Deprecated APIs that have been requested, by the release without them.",
+                &["group", "version", "resource", "subresource", "removed_release"],
+            ),
+            store: register(
+                &registry,
+                HistogramVec::new(store.buckets(DURATION_BUCKETS.to_vec()), &["operation", "group", "resource"]),
+            ),
+            storage_size: gauge(
+                "apiserver_storage_size_bytes",
+                "Size of the storage database file physically allocated in bytes.",
+                &["storage_cluster_id"],
+            ),
+            allowed,
             storage_objects: gauge("apiserver_storage_objects", "Number of stored objects, by resource.", &["resource"]),
             registry,
         }
@@ -112,18 +138,37 @@ impl Metrics {
         GaugeGuard::new(self.in_flight.with_label_values(&[if mutating { "mutating" } else { "readOnly" }]))
     }
 
+    /// Notes that something was asked for that will not be there for ever.
+    pub(crate) fn deprecated(&self, info: &RequestInfo, removed_release: &str) {
+        let labels = [&info.api_group, &info.api_version, &info.resource, &info.subresource].map(String::as_str);
+        let [group, version, resource, subresource] = labels;
+        self.deprecated.with_label_values(&[group, version, resource, subresource, removed_release]).set(1);
+    }
+
+    /// Notes how long the store took.
+    pub(crate) fn stored(&self, operation: &str, resource: &GroupResource, took: Duration) {
+        self.store
+            .with_label_values(&[operation, resource.group.as_str(), resource.resource.as_str()])
+            .observe(took.as_secs_f64());
+    }
+
     /// Where other parts of the server register theirs.
     pub fn registry(&self) -> &Registry {
         &self.registry
     }
 
-    /// Everything in the text format, with the number of stored objects by resource (`pods`, `deployments.apps`) as it is now.
-    pub(crate) fn render(&self, objects: impl IntoIterator<Item = (String, i64)>) -> Vec<u8> {
+    /// Everything in the text format, with the number of stored objects by resource (`pods`, `deployments.apps`) and the bytes that
+    /// the store uses, as they are now.
+    pub(crate) fn render(&self, objects: impl IntoIterator<Item = (String, i64)>, store_bytes: Option<u64>) -> Vec<u8> {
+        if let Some(bytes) = store_bytes {
+            self.storage_size.with_label_values(&["store-0"]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
         for (resource, count) in objects {
             self.storage_objects.with_label_values(&[resource.as_str()]).set(count);
         }
         let mut families = self.registry.gather();
         families.extend(process::gather());
+        self.allowed.enforce(&mut families);
         let mut text = Vec::with_capacity(64 * 1024);
         if let Err(error) = TextEncoder::new().encode(&families, &mut text) {
             tracing::warn!(error = %error, "a metric cannot be encoded");
@@ -134,7 +179,7 @@ impl Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self::new()
+        Self::new(AllowedLabels::default())
     }
 }
 
@@ -149,12 +194,13 @@ impl RequestLabels {
     pub(crate) fn new(info: &RequestInfo, query: &Query, method: &Method, apply: bool, known: bool) -> Self {
         let known = known && info.is_resource;
         let text = |text: &str| if known { text.to_owned() } else { String::new() };
-        let collection = info.name.is_empty() || matches!(info.verb, Verb::List | Verb::Watch);
-        let scope = match (known, collection, info.namespace.is_empty()) {
+        // A creation is of one object; so are a list and a watch that a field selector limits to a name.
+        let one = !info.name.is_empty() || info.verb == Verb::Create;
+        let scope = match (known, one, info.namespace.is_empty()) {
             (false, ..) => "",
-            (true, false, _) => "resource",
-            (true, true, false) => "namespace",
-            (true, true, true) => "cluster",
+            (true, true, _) => "resource",
+            (true, false, false) => "namespace",
+            (true, false, true) => "cluster",
         };
         Self {
             verb: verb(info, method, apply),
@@ -204,7 +250,8 @@ mod tests {
             ("GET", "/api/v1/pods", "LIST", "cluster"),
             ("GET", "/api/v1/namespaces/a/pods?watch=1", "WATCH", "namespace"),
             ("GET", "/api/v1/namespaces/a/pods/x", "GET", "resource"),
-            ("POST", "/api/v1/namespaces/a/pods", "POST", "namespace"),
+            ("POST", "/api/v1/namespaces/a/pods", "POST", "resource"),
+            ("POST", "/api/v1/namespaces", "POST", "resource"),
             ("GET", "/api/v1/namespaces/a/pods/x/log", "CONNECT", "resource"),
             ("DELETE", "/api/v1/namespaces/a/pods", "DELETECOLLECTION", "namespace"),
             ("GET", "/healthz", "GET", ""),
@@ -222,15 +269,16 @@ mod tests {
 
     #[test]
     fn exposition() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         metrics.answered(&labels("GET", "/api/v1/pods", true), StatusCode::OK, Duration::from_millis(3), false);
         let _running = metrics.long_running(&labels("GET", "/api/v1/pods?watch=1", true));
-        let text = String::from_utf8(metrics.render([("deployments.apps".to_owned(), 2)])).expect("text");
+        let text = String::from_utf8(metrics.render([("deployments.apps".to_owned(), 2)], Some(7))).expect("text");
         for wanted in [
             r#"apiserver_request_total{code="200",component="apiserver",dry_run="",group="",resource="pods",scope="cluster",subresource="",verb="LIST",version="v1"} 1"#,
             r#"apiserver_request_duration_seconds_bucket{component="apiserver",dry_run="",group="",resource="pods",scope="cluster",subresource="",verb="LIST",version="v1",le="0.005"} 1"#,
             r#"apiserver_longrunning_requests{component="apiserver",group="",resource="pods",scope="cluster",subresource="",verb="WATCH",version="v1"} 1"#,
             r#"apiserver_storage_objects{resource="deployments.apps"} 2"#,
+            r#"apiserver_storage_size_bytes{storage_cluster_id="store-0"} 7"#,
             "process_resident_memory_bytes ",
             "process_cpu_seconds_total ",
         ] {

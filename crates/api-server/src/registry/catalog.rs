@@ -6,11 +6,11 @@ use std::sync::Arc;
 use apimachinery::{GroupResource, GroupVersionKind, Value, Wanted, schema};
 
 use super::codec::Header;
-use super::enablement::ApiEnablement;
 use super::resource::{self, Resource};
 use super::strategy::Strategy;
 use crate::cache::{Cacher, CacherConfig, Feed, Indexer};
 use crate::kinds;
+use crate::server::ServerConfig;
 
 /// Where the objects of a resource live. Versions and groups that share objects (`events`) share this too.
 pub(crate) struct Stored {
@@ -62,6 +62,8 @@ pub(crate) struct Endpoint {
     pub(crate) stored: Option<Arc<Stored>>,
     /// What its clients are warned of.
     pub(crate) deprecation: Option<String>,
+    /// The release that no longer serves it (`1.38`); empty when none is named.
+    pub(crate) removed_release: &'static str,
 }
 
 impl Endpoint {
@@ -80,28 +82,24 @@ pub(crate) struct Catalog {
 
 impl Catalog {
     /// Binds the built-in table to a store's caches.
-    pub(crate) fn builtin(
-        storage_prefix: &str,
-        apis: &ApiEnablement,
-        feed: &Feed,
-        services: &Arc<kinds::ServiceAllocator>,
-    ) -> Catalog {
+    pub(crate) fn builtin(config: &ServerConfig, feed: &Feed, services: &Arc<kinds::ServiceAllocator>) -> Catalog {
         let rows = resource::builtin();
         let mut catalog = Catalog { endpoints: Vec::new(), by_name: HashMap::new(), stored: HashMap::new() };
-        for row in rows.iter().filter(|row| apis.serves(row)) {
-            let stored = row.serves("update").then(|| catalog.bind(storage_prefix, feed, &rows, row, services));
+        for row in rows.iter().filter(|row| config.apis.serves(row)) {
+            let stored = row.serves("update").then(|| catalog.bind(config, feed, &rows, row, services));
             let name = (row.gvr.group.clone(), row.gvr.version.clone(), row.gvr.resource.clone());
             catalog.by_name.insert(name, catalog.endpoints.len());
             let facts = schema::resource(&row.gvr.group, &row.gvr.version, &row.gvr.resource);
             let deprecation = facts.and_then(schema::ResourceInfo::deprecation_warning);
-            catalog.endpoints.push(Arc::new(Endpoint { row: row.clone(), stored, deprecation }));
+            let removed_release = facts.map(schema::ResourceInfo::removed_release).unwrap_or_default();
+            catalog.endpoints.push(Arc::new(Endpoint { row: row.clone(), stored, deprecation, removed_release }));
         }
         catalog
     }
 
     fn bind(
         &mut self,
-        storage_prefix: &str,
+        config: &ServerConfig,
         feed: &Feed,
         rows: &[Resource],
         row: &Resource,
@@ -114,7 +112,7 @@ impl Catalog {
         let versions: Vec<&str> =
             rows.iter().filter(|other| other.group_resource() == gr).map(|other| other.gvr.version.as_str()).collect();
         let kind = GroupVersionKind::new(&gr.group, resource::storage_version(&gr.group, &versions), &row.kind.kind);
-        let prefix = format!("{storage_prefix}/{}/", resource::storage_path(&gr));
+        let prefix = format!("{}/{}/", config.storage_prefix, resource::storage_path(&gr));
         let header = Header::new(&kind);
         let fields = resource::selectable_fields(&gr);
         let rules = kinds::rules(&gr, row, services);

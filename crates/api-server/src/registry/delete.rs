@@ -177,7 +177,8 @@ impl Write<'_> {
         if removes {
             self.add_companions(&mut txn, None, Some(&current.object));
         }
-        let response = self.engine.store.txn(txn).await.map_err(store_status)?;
+        let operation = if removes { "delete" } else { "update" };
+        let response = self.engine.timed(operation, self.stored, self.engine.store.txn(txn)).await.map_err(store_status)?;
         match response.succeeded {
             true => Ok(Ok(response.revision.0)),
             false => match current_of(&response.responses as &[OpResponse]) {

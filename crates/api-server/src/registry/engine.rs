@@ -12,6 +12,7 @@ use super::catalog::{Catalog, Stored};
 use crate::admission::AdmissionChain;
 use crate::cache::{Feed, Snapshot};
 use crate::kinds::ServiceAllocator;
+use crate::metrics::Metrics;
 use crate::server::ServerConfig;
 
 /// How long a read waits for the caches (upstream's `blockTimeout`).
@@ -25,6 +26,7 @@ pub(crate) struct Engine {
     pub(crate) feed: Arc<Feed>,
     pub(crate) catalog: Catalog,
     pub(crate) admission: AdmissionChain,
+    metrics: Arc<Metrics>,
     event_ttl: Duration,
     event_lease: Mutex<Option<(Instant, LeaseId)>>,
 }
@@ -33,14 +35,28 @@ impl Engine {
     pub(crate) fn new(
         store: Arc<dyn Store>,
         config: &ServerConfig,
+        metrics: Arc<Metrics>,
         admission: AdmissionChain,
         shutdown: CancellationToken,
     ) -> Engine {
         let prefix = config.storage_prefix.as_str();
         let feed = Feed::new(store.clone(), prefix, shutdown);
         let services = Arc::new(ServiceAllocator::new(store.clone(), prefix));
-        let catalog = Catalog::builtin(prefix, &config.apis, &feed, &services);
-        Engine { store, feed, catalog, admission, event_ttl: config.event_ttl, event_lease: Mutex::default() }
+        let catalog = Catalog::builtin(config, &feed, &services);
+        Engine { store, feed, catalog, admission, metrics, event_ttl: config.event_ttl, event_lease: Mutex::default() }
+    }
+
+    /// Waits for the store and notes how long it took.
+    pub(crate) async fn timed<T>(
+        &self,
+        operation: &'static str,
+        stored: &Stored,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let begun = Instant::now();
+        let result = work.await;
+        self.metrics.stored(operation, &stored.resource, begun.elapsed());
+        result
     }
 
     /// Makes a resource's cache ready, and waits until it holds every write acknowledged before the call.

@@ -2,8 +2,10 @@
 //!
 //! The place where the registry calls the field manager; ownership itself is `apimachinery::managed_fields`.
 
-use apimachinery::managed_fields::{Apply, ApplyError, FieldManager, Node, Set, Versions};
-use apimachinery::{GroupVersionKind, Value, decode, schema};
+use apimachinery::managed_fields::{
+    Apply, ApplyError, BuiltIn, FieldManager, Node, PathElement, ReplicasPaths, ScaleOwners, Set, Versions,
+};
+use apimachinery::{GroupVersionKind, Status, Value, decode, schema};
 
 use super::conversion::convert;
 use super::meta::now;
@@ -87,10 +89,10 @@ pub(crate) fn created(write: &Write<'_>, object: Value, options: &WriteOptions) 
     tracking.manager(write.subresource).update(None, object, manager_name(write, options))
 }
 
-/// Records an update; `subresource` is the one that the client wrote.
-pub(crate) fn updated(write: &Write<'_>, object: Value, old: &Value, options: &WriteOptions, subresource: &str) -> Value {
+/// Records an update.
+pub(crate) fn updated(write: &Write<'_>, object: Value, old: &Value, options: &WriteOptions) -> Value {
     let tracking = Tracking::new(write);
-    tracking.manager(subresource).update(Some(old), object, manager_name(write, options))
+    tracking.manager(write.subresource).update(Some(old), object, manager_name(write, options))
 }
 
 /// Applies a configuration to the object as it is, or to none; both in the request's version.
@@ -103,4 +105,57 @@ pub(crate) fn applied(
     let tracking = Tracking::new(write);
     let apply = Apply { manager: &options.field_manager, force: options.force };
     tracking.manager(write.subresource).apply(current, config, apply)
+}
+
+/// What is done to a Scale.
+pub(crate) enum ScaleWrite<'a> {
+    /// It becomes this.
+    Update(&'a dyn Fn(&Value) -> Result<Value, Status>),
+    /// This is applied to it.
+    Apply(&'a Value),
+}
+
+/// Writes the Scale of an object (in the request's version), which has the object's replicas and their owners. Returns the Scale as it
+/// is then, and the `managedFields` that the object has then.
+pub(crate) fn scaled(
+    write: &Write<'_>,
+    object: &Value,
+    mut scale: Value,
+    change: &ScaleWrite<'_>,
+    options: &WriteOptions,
+) -> Result<(Value, Vec<Value>), Status> {
+    let paths = replicas_paths(write);
+    let malformed = |error| Status::from(ApplyError::Managers(error));
+    let owners = ScaleOwners::of(object.meta().managed_fields(), &paths).map_err(malformed)?;
+    scale.meta_mut().set_managed_fields(owners.of_scale());
+    let kind = GroupVersionKind::new("autoscaling", "v1", "Scale");
+    let api_version = kind.api_version();
+    let versions = BuiltIn { kind, convert: |scale: Value, _: &GroupVersionKind| scale };
+    let manager = FieldManager {
+        versions: &versions,
+        api_version: &api_version,
+        kind: "Scale",
+        subresource: "scale",
+        reset_fields: &Set::new(),
+        now: &now(),
+    };
+    let scale = match change {
+        ScaleWrite::Update(update) => manager.update(Some(&scale), update(&scale)?, manager_name(write, options)),
+        ScaleWrite::Apply(config) => {
+            manager.apply(Some(&scale), config, Apply { manager: &options.field_manager, force: options.force })?
+        }
+    };
+    let version = write.endpoint.row.group_version().to_string();
+    let managed_fields = owners.after(scale.meta().managed_fields(), &version).map_err(malformed)?;
+    Ok((scale, managed_fields))
+}
+
+/// Where the replicas are, in all versions that a kind ever had.
+fn replicas_paths(write: &Write<'_>) -> ReplicasPaths {
+    let versions: &[&str] = match write.endpoint.row.gvr.group.as_str() {
+        "apps" => &["apps/v1", "apps/v1beta1", "apps/v1beta2"],
+        _ => &["v1"],
+    };
+    let path = vec![PathElement::field("spec"), PathElement::field("replicas")];
+    versions.iter().map(|version| ((*version).to_owned(), Some(path.clone()))).collect()
 }

@@ -15,6 +15,7 @@ mod managed;
 mod meta;
 mod options;
 mod resource;
+mod size;
 mod strategy;
 mod write;
 
@@ -23,7 +24,7 @@ pub use companions::{Companion, Companions};
 pub(crate) use conversion::convert;
 pub use enablement::ApiEnablement;
 pub(crate) use engine::{Engine, store_status};
-pub(crate) use managed::applied as apply_managed;
+pub(crate) use managed::{ScaleWrite, applied as apply_managed, scaled as scale_managed};
 pub(crate) use meta::{NAMESPACE_MISMATCH, now};
 pub(crate) use options::{ContinueToken, DeleteOptions, FieldValidation, ListOptions, ListRevision, WriteOptions};
 pub use resource::{Resource, Subresource};

@@ -157,10 +157,18 @@ impl ListOptions {
         let limit = number("limit")?.unwrap_or(0);
         let token = query.non_empty("continue");
         let send_initial_events = query.flag("sendInitialEvents");
-        check(mode, text, token, send_initial_events, watch)?;
+        let given = Given { mode, version: text, token, send_initial_events };
+        match watch {
+            true => given.check_watch(context.gates.watch_list)?,
+            false => given.check_list()?,
+        }
         // Upstream refuses options that do not go together before fields that it does not know.
         let selection = Selection::parse(query, &context.info.api_group, stored)?;
         let resource_version = text.map(parse_revision).transpose()?;
+        // The watches of old clients, which say nothing about it, begin with what is there too.
+        let from_the_start = mode.is_none() && matches!(resource_version, None | Some(0));
+        let unasked = watch && context.gates.watch_list && from_the_start;
+        let send_initial_events = send_initial_events.or(unasked.then_some(true));
         let revision = match (resource_version, mode) {
             (None, _) => ListRevision::MostRecent,
             (Some(revision), Some("Exact")) => ListRevision::Exact(revision),
@@ -206,49 +214,71 @@ fn parse_revision(text: &str) -> Result<i64, Status> {
     }
 }
 
-/// Upstream's `ValidateListOptions`.
-fn check(
-    mode: Option<&str>,
-    version: Option<&str>,
-    token: Option<&str>,
-    initial: Option<bool>,
-    watch: bool,
-) -> Result<(), Status> {
-    let mut errors = field::ErrorList::new();
-    let path = field::Path::new("resourceVersionMatch");
-    if let Some(initial) = initial {
-        let path = field::Path::new("sendInitialEvents");
-        if !watch {
-            errors.push(field::Error::forbidden(&path, "sendInitialEvents is forbidden for list"));
-        } else if mode.is_none() && initial {
-            let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
-            errors.push(field::Error::forbidden(&field::Path::new("resourceVersionMatch"), why));
-        } else if mode.is_some_and(|mode| mode != "NotOlderThan") {
-            errors.push(field::Error::not_supported(&path, mode.unwrap_or_default(), &["NotOlderThan"]));
+/// What a client gave, for upstream's `ValidateListOptions`.
+struct Given<'a> {
+    mode: Option<&'a str>,
+    version: Option<&'a str>,
+    token: Option<&'a str>,
+    send_initial_events: Option<bool>,
+}
+
+const MATCH: &str = "resourceVersionMatch";
+const SEND: &str = "sendInitialEvents";
+
+impl Given<'_> {
+    fn check_list(&self) -> Result<(), Status> {
+        let mut errors = field::ErrorList::new();
+        let mut forbid = |name: &str, why: &str| errors.push(field::Error::forbidden(&field::Path::new(name), why));
+        if let Some(mode) = self.mode {
+            if self.version.is_none() {
+                forbid(MATCH, "resourceVersionMatch is forbidden unless resourceVersion is provided");
+            }
+            if self.token.is_some() {
+                forbid(MATCH, "resourceVersionMatch is forbidden when continue is provided");
+            }
+            if mode == "Exact" && self.version == Some("0") {
+                forbid(MATCH, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+            }
         }
-    } else if let Some(mode) = mode {
-        if watch {
-            errors.push(field::Error::forbidden(
-                &path,
-                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            ));
-        } else if version.is_none() {
-            errors.push(field::Error::forbidden(&path, "resourceVersionMatch is forbidden unless resourceVersion is provided"));
+        if self.send_initial_events.is_some() {
+            forbid(SEND, "sendInitialEvents is forbidden for list");
         }
-        if token.is_some() {
-            errors.push(field::Error::forbidden(&path, "resourceVersionMatch is forbidden when continue is provided"));
+        if let Some(mode) = self.mode.filter(|mode| !matches!(*mode, "Exact" | "NotOlderThan")) {
+            errors.push(field::Error::not_supported(&field::Path::new(MATCH), mode, &["Exact", "NotOlderThan", ""]));
         }
-        if !matches!(mode, "Exact" | "NotOlderThan") {
-            errors.push(field::Error::not_supported(&path, mode, &["Exact", "NotOlderThan", ""]));
-        }
-        if mode == "Exact" && version == Some("0") {
-            let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
-            errors.push(field::Error::forbidden(&path, why));
-        }
+        refuse(&errors)
     }
+
+    fn check_watch(&self, watch_list: bool) -> Result<(), Status> {
+        let mut errors = field::ErrorList::new();
+        let mut forbid = |name: &str, why: &str| errors.push(field::Error::forbidden(&field::Path::new(name), why));
+        if self.send_initial_events.is_some() {
+            if self.mode != Some("NotOlderThan") {
+                forbid(MATCH, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+            }
+            if !watch_list {
+                forbid(SEND, "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled");
+            }
+        }
+        if self.mode.is_some() {
+            if self.send_initial_events.is_none() {
+                forbid(MATCH, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+            }
+            if self.token.is_some() {
+                forbid(MATCH, "resourceVersionMatch is forbidden when continue is provided");
+            }
+        }
+        if let Some(mode) = self.mode.filter(|mode| *mode != "NotOlderThan") {
+            errors.push(field::Error::not_supported(&field::Path::new(MATCH), mode, &["NotOlderThan"]));
+        }
+        refuse(&errors)
+    }
+}
+
+fn refuse(errors: &field::ErrorList) -> Result<(), Status> {
     match errors.is_empty() {
         true => Ok(()),
-        false => Err(Status::invalid(&GroupKind::new("meta.k8s.io", "ListOptions"), "", &errors)),
+        false => Err(Status::invalid(&GroupKind::new("meta.k8s.io", "ListOptions"), "", errors)),
     }
 }
 

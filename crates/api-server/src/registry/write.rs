@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use apimachinery::managed_fields::keep_times;
 use apimachinery::{GroupKind, GroupVersionResource, Reason, Status, Value, field, validation};
 use bytes::Bytes;
 use storage::{Compare, KeyValue, Op, OpResponse, Revision, Txn};
@@ -12,7 +13,7 @@ use super::engine::{Engine, durability, store_status};
 use super::meta::{self, generated_name};
 use super::options::WriteOptions;
 use super::strategy::{OperationContext, Strategy, finish_all};
-use super::{conversion, managed};
+use super::{conversion, managed, size};
 use crate::admission::{Attributes, Operation};
 use crate::http::RequestContext;
 use crate::kinds;
@@ -65,14 +66,19 @@ pub(crate) trait Change: Send + Sync {
         false
     }
 
-    /// Whether the change keeps `managedFields` itself (server-side apply).
+    /// The answer to who may change objects but not create them, where the change would create one.
+    fn creation_refused(&self) -> Option<Status> {
+        None
+    }
+
+    /// Whether the change keeps `managedFields` itself (server-side apply, scale).
     fn manages_fields(&self) -> bool {
         false
     }
 
-    /// The subresource that `managedFields` names, where the write goes to the object itself (`scale`).
-    fn managed_subresource(&self) -> Option<&'static str> {
-        None
+    /// Whether the client applies, and so must not lose track of what it owns.
+    fn is_apply(&self) -> bool {
+        false
     }
 
     /// The options' kind for admission.
@@ -129,11 +135,11 @@ impl Write<'_> {
         let mut object = conversion::convert(object, &self.stored.kind);
         meta::wipe_system_fields(&mut object);
         let object = managed::created(self, object, options);
-        self.create_managed(object, options).await
+        self.create_managed(object, options, true).await
     }
 
-    /// Stores a new object that has its `managedFields`.
-    async fn create_managed(&self, object: Value, options: &WriteOptions) -> Result<Written, Status> {
+    /// Stores a new object that has its `managedFields`, which may be `droppable` if there is no room for them.
+    async fn create_managed(&self, object: Value, options: &WriteOptions, droppable: bool) -> Result<Written, Status> {
         let generated = object.meta().name().is_empty() && !object.meta().generate_name().is_empty();
         let mut attributes =
             self.attributes(Operation::Create, object.meta().name(), options.to_value("CreateOptions"), options.dry_run);
@@ -147,7 +153,7 @@ impl Write<'_> {
                 object.meta_mut().set_name(&name);
             }
             let name = object.meta().name().to_owned();
-            match self.create_named(object, &mut attributes, options).await {
+            match self.create_named(object, &mut attributes, options, droppable).await {
                 Err(status) if generated && status.reason == Reason::AlreadyExists => {
                     if attempt == NAME_ATTEMPTS {
                         return Err(Status::generate_name_conflict(&self.endpoint.row.group_resource(), &name, 1));
@@ -164,6 +170,7 @@ impl Write<'_> {
         mut object: Value,
         attributes: &mut Attributes,
         options: &WriteOptions,
+        droppable: bool,
     ) -> Result<Written, Status> {
         let operation = self.operation(options.dry_run);
         meta::fill_system_fields(&mut object);
@@ -174,7 +181,7 @@ impl Write<'_> {
         self.engine.admission.validate(attributes).await?;
         let hooks = self.strategy().begin_create(&operation, &mut object).await?;
         let hooks: Vec<_> = hooks.into_iter().collect();
-        let result = self.store_new(&name, object, options).await;
+        let result = self.store_new(&name, object, options, droppable).await;
         finish_all(hooks, result.is_ok() && !options.dry_run).await;
         result
     }
@@ -214,15 +221,15 @@ impl Write<'_> {
         bare.map(|(at, name)| field::Error::invalid(&path.index(at), name, why)).collect()
     }
 
-    async fn store_new(&self, name: &str, object: Value, options: &WriteOptions) -> Result<Written, Status> {
+    async fn store_new(&self, name: &str, mut object: Value, options: &WriteOptions, droppable: bool) -> Result<Written, Status> {
         let key = Bytes::from(self.stored.key(self.namespace, name));
         if options.dry_run {
-            return match self.engine.store.get(&key).await.map_err(store_status)? {
+            return match self.engine.timed("get", self.stored, self.engine.store.get(&key)).await.map_err(store_status)? {
                 Some(existing) => Err(self.already_exists(name, Some(&existing))),
                 None => Ok(Written { object, served: None, created: true }),
             };
         }
-        let value = self.stored.header.encode(&object);
+        let value = size::encode(&self.stored.header, &mut object, droppable)?;
         let mut txn = Txn {
             compares: vec![Compare::ModRevision(key.clone(), Revision(0))],
             success: vec![Op::Put { key: key.clone(), value: value.clone(), lease: self.engine.lease_for(self.stored).await? }],
@@ -230,7 +237,7 @@ impl Write<'_> {
             durability: durability(self.stored),
         };
         self.add_companions(&mut txn, Some(&object), None);
-        let response = self.engine.store.txn(txn).await.map_err(store_status)?;
+        let response = self.engine.timed("create", self.stored, self.engine.store.txn(txn)).await.map_err(store_status)?;
         if !response.succeeded {
             return Err(match current_of(&response.responses) {
                 Some(existing) => self.already_exists(name, Some(&existing)),
@@ -283,12 +290,15 @@ impl Write<'_> {
             let result = match &current {
                 None if change.may_create() || (self.strategy().allow_create_on_update() && self.subresource.is_empty()) => {
                     let mut object = change.apply(None)?;
+                    if let Some(refusal) = change.creation_refused() {
+                        return Err(refusal);
+                    }
                     if object.meta().name().is_empty() {
                         object.meta_mut().set_name(name);
                     }
                     object.meta_mut().set_resource_version("");
                     let created = match change.manages_fields() {
-                        true => self.create_managed(object, options).await,
+                        true => self.create_managed(object, options, false).await,
                         false => self.create(object, options).await,
                     };
                     match created {
@@ -324,10 +334,7 @@ impl Write<'_> {
         let object = change.apply(Some(old))?;
         let object = match change.manages_fields() {
             true => object,
-            false => {
-                let subresource = change.managed_subresource().unwrap_or(self.subresource);
-                managed::updated(self, object, old, options, subresource)
-            }
+            false => managed::updated(self, object, old, options),
         };
         let mut attributes = self.attributes(Operation::Update, name, options.to_value(change.options_kind()), options.dry_run);
         attributes.object = Some(object);
@@ -336,13 +343,14 @@ impl Write<'_> {
         let mut object = attributes.object.take().unwrap_or_default();
         self.check_revision(name, &mut object, current)?;
         self.before_update(&operation, &mut object, old)?;
+        keep_times(old, &mut object);
         attributes.object = Some(object.clone());
         self.engine.admission.validate(&attributes).await?;
         if object == *old || options.dry_run {
             return Ok(Ok(Written { object, served: None, created: false }));
         }
         let hooks: Vec<_> = self.strategy().begin_update(&operation, &mut object, old).await?.into_iter().collect();
-        let result = self.store_changed(name, object, current).await;
+        let result = self.store_changed(name, object, current, !change.is_apply()).await;
         finish_all(hooks, matches!(result, Ok(Ok(_)))).await;
         result
     }
@@ -397,12 +405,13 @@ impl Write<'_> {
     async fn store_changed(
         &self,
         name: &str,
-        object: Value,
+        mut object: Value,
         current: &Current,
+        droppable: bool,
     ) -> Result<Result<Written, Option<Current>>, Status> {
         let key = Bytes::from(self.stored.key(self.namespace, name));
         let deletes = self.deletes_now(&object, &current.object);
-        let value = self.stored.header.encode(&object);
+        let value = size::encode(&self.stored.header, &mut object, droppable)?;
         let op = match deletes {
             true => Op::Delete { key: key.clone() },
             false => Op::Put { key: key.clone(), value: value.clone(), lease: self.engine.lease_for(self.stored).await? },
@@ -414,7 +423,8 @@ impl Write<'_> {
             durability: durability(self.stored),
         };
         self.add_companions(&mut txn, (!deletes).then_some(&object), Some(&current.object));
-        let response = self.engine.store.txn(txn).await.map_err(store_status)?;
+        let operation = if deletes { "delete" } else { "update" };
+        let response = self.engine.timed(operation, self.stored, self.engine.store.txn(txn)).await.map_err(store_status)?;
         if !response.succeeded {
             return match current_of(&response.responses) {
                 Some(kv) if kv.mod_revision.0 == current.revision => Err(self.companion_conflict(name)),

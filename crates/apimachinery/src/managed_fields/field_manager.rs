@@ -293,8 +293,9 @@ fn cap_updaters(managers: &mut Managers) {
     }
 }
 
-/// Only the times would be new: then nothing is.
-fn keep_times(live: &Value, new: &mut Value) {
+/// Where only the times would be new, nothing is: the object keeps the times that it has (upstream's
+/// `IgnoreManagedFieldsTimestampsTransformer`).
+pub fn keep_times(live: &Value, new: &mut Value) {
     let without_times = |object: &Value| -> Option<Managers> {
         let mut managers = parse_managers(object.meta().managed_fields()).ok()?;
         managers.values_mut().for_each(|owned| owned.time = None);

@@ -10,6 +10,7 @@ mod field_manager;
 mod managers;
 mod merge;
 mod path;
+mod scale;
 mod schema;
 mod set;
 #[cfg(test)]
@@ -19,10 +20,11 @@ mod updater;
 
 pub use conflict::{Conflict, Conflicts};
 pub use facts::BuiltIn;
-pub use field_manager::{Apply, ApplyError, FieldManager};
+pub use field_manager::{Apply, ApplyError, FieldManager, keep_times};
 pub use managers::{ManagerId, Managers, ManagersError, Owned, managers_to_values, parse_managers};
 pub use merge::extract;
 pub use path::{PathElement, PathError};
+pub use scale::{ReplicasPaths, ScaleOwners};
 pub use schema::{Node, Scalar, Tree};
 pub use set::{Set, SetError};
 pub use typed::Comparison;

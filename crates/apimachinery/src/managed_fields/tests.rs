@@ -289,3 +289,23 @@ proptest! {
         prop_assert_eq!(owned(&left, "b"), Value::Null);
     }
 }
+
+#[test]
+fn what_changes_nothing_keeps_its_times() {
+    let server = deployments();
+    let config = deployment(value!({"replicas": 2, "selector": {"matchLabels": {"app": "x"}}}));
+    let live = server.apply(None, &config, "m", false).expect("applied");
+    // Members that say nothing make the merge see a change.
+    let mut again = config.clone();
+    again.meta_mut().set_annotation("a", "");
+    again.set_path(&["metadata", "creationTimestamp"], Value::Null);
+    again.remove_path(&["metadata", "annotations"]);
+    let later = server.at("2026-01-01T00:00:09Z", "");
+    let mut object = later.apply(Some(&live), &again, Apply { manager: "m", force: false }).expect("applied");
+    object.remove_path(&["metadata", "creationTimestamp"]);
+    super::keep_times(&live, &mut object);
+    assert_eq!(object.meta().managed_fields(), live.meta().managed_fields());
+    object.set_path(&["spec", "replicas"], 3);
+    let changed = later.update(Some(&live), object, "m");
+    assert_ne!(changed.meta().managed_fields(), live.meta().managed_fields());
+}

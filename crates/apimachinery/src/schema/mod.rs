@@ -360,6 +360,11 @@ impl ResourceInfo {
         Some(text)
     }
 
+    /// The release that no longer serves it (`1.38`); empty when none is named.
+    pub fn removed_release(&self) -> &'static str {
+        self.deprecated.and_then(|facts| facts.split(',').nth(1)).unwrap_or_default()
+    }
+
     /// The kind of its lists.
     pub fn list_kind(&self) -> String {
         format!("{}List", self.kind)

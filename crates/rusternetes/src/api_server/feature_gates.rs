@@ -1,7 +1,9 @@
 //! Feature gates of Kubernetes v1.35, as data: what a gate is by default, and which values of it this server can honour.
 //!
-//! A gate may be set to its default. Another value is refused by name: this server has no code paths that a gate turns on or off,
-//! and a gate that is accepted and does nothing would be a lie.
+//! A gate may be set to its default. Another value is taken where this server has code for both, and refused by name elsewhere: a gate
+//! that is accepted and does nothing would be a lie.
+
+use std::collections::BTreeMap;
 
 /// Name, stage and default of every gate that kube-apiserver knows.
 #[rustfmt::skip]
@@ -234,23 +236,64 @@ enum Stage {
     Deprecated,
 }
 
-/// Checks `NAME=true|false` and `COMPONENT:NAME=true|false` items (`--feature-gates`). The error names the gate.
-pub(crate) fn check(items: &[String]) -> Result<(), String> {
+/// Gates that may have either value: those that this server has code for, and those that upstream's kube-apiserver has no code for
+/// either, because they are another component's.
+#[rustfmt::skip]
+const HONOURED: &[&str] = &[
+    CBOR, WATCH_LIST,
+    // The scheduler's.
+    "DRASchedulerFilterTimeout", "GangScheduling", "NominatedNodeNameForExpectation", "OpportunisticBatching",
+    "SchedulerAsyncAPICalls", "SchedulerAsyncPreemption", "SchedulerPopFromBackoffQ", "StorageCapacityScoring", "VolumeLimitScaling",
+    // The controllers'.
+    "CloudControllerManagerWatchBasedRoutesReconciliation", "CloudControllerManagerWebhook", "InOrderInformers",
+    "InOrderInformersBatchProcess", "StatefulSetSemanticRevisionComparison",
+    // The kubelet's.
+    "ContainerCheckpoint", "EventedPLEG", "GracefulNodeShutdown", "GracefulNodeShutdownBasedOnPodPriority",
+    "KubeletCrashLoopBackOffMax", "KubeletEnsureSecretPulledImages", "KubeletInUserNamespace", "KubeletPSI", "KubeletSeparateDiskGC",
+    "MemoryQoS", "NodeLogQuery", "PodAndContainerStatsFromCRI", "PodReadyToStartContainersCondition", "PreventStaticPodAPIReferences",
+    "QOSReserved", "ReduceDefaultCrashLoopBackOffDecay", "RotateKubeletServerCertificate",
+    // Clients'.
+    "ClientsAllowCBOR", "ClientsPreferCBOR", "WatchListClient",
+];
+const CBOR: &str = "CBORServingAndStorage";
+const WATCH_LIST: &str = "WatchList";
+
+/// The gates that are not as they are by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FeatureGates(BTreeMap<&'static str, bool>);
+
+impl FeatureGates {
+    /// Those that the API server asks for.
+    pub(super) fn of_server(&self) -> api_server::FeatureGates {
+        api_server::FeatureGates { cbor: self.is_enabled(CBOR), watch_list: self.is_enabled(WATCH_LIST) }
+    }
+
+    fn is_enabled(&self, name: &str) -> bool {
+        let default = || GATES.iter().any(|(have, _, default)| *have == name && *default);
+        self.0.get(name).copied().unwrap_or_else(default)
+    }
+}
+
+/// Reads `NAME=true|false` and `COMPONENT:NAME=true|false` items (`--feature-gates`). The error names the gate.
+pub(crate) fn parse(items: &[String]) -> Result<FeatureGates, String> {
+    let mut gates = FeatureGates::default();
     for item in items.iter().map(|item| item.trim()).filter(|item| !item.is_empty()) {
         let (name, value) = item.split_once('=').ok_or_else(|| format!("missing bool value for {item}"))?;
         let name = name.strip_prefix("kube:").unwrap_or(name).trim();
         let wanted: bool = value.trim().to_ascii_lowercase().parse().map_err(|_| format!("invalid value of {name}={value}"))?;
-        let Some((_, stage, default)) = GATES.iter().find(|(have, ..)| *have == name) else {
+        let Some((known, stage, default)) = GATES.iter().find(|(have, ..)| *have == name) else {
             return Err(format!("unrecognized feature gate: {name}"));
         };
-        if wanted != *default {
+        if HONOURED.contains(&name) {
+            gates.0.insert(known, wanted);
+        } else if wanted != *default {
             return Err(match stage {
                 Ga => format!("cannot set feature gate {name} to {wanted}, feature is locked to {default}"),
                 Alpha | Beta | Deprecated => format!("feature gate {name}={wanted}: not implemented"),
             });
         }
     }
-    Ok(())
+    Ok(gates)
 }
 
 #[cfg(test)]
@@ -259,8 +302,10 @@ mod tests {
 
     #[test]
     fn gates_may_be_what_they_are() {
-        let check = |items: &[&str]| check(&items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>());
-        check(&["WatchList=true", "kube:AllAlpha=false", ""]).unwrap();
+        let check = |items: &[&str]| parse(&items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>());
+        let gates = check(&["WatchList=true", "kube:AllAlpha=false", ""]).unwrap();
+        assert!(gates.is_enabled("WatchList") && !gates.is_enabled(CBOR));
+        assert!(check(&["CBORServingAndStorage=true"]).unwrap().is_enabled(CBOR));
         assert!(check(&["AllAlpha=true"]).unwrap_err().contains("AllAlpha=true: not implemented"));
         assert!(check(&["NoSuchGate=true"]).unwrap_err().contains("unrecognized feature gate: NoSuchGate"));
         assert!(check(&["WatchList"]).unwrap_err().contains("missing bool value"));

@@ -1,12 +1,12 @@
 //! What the flags mean: upstream's values turned into the configuration of our API server. Reads the files that they name.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use api_server::{
-    ApiEnablement, AuthorizationMode, FrontProxyConfig, InFlightMax, KeyCert, ServerConfig, TlsOptions, TokenConfig, TokenFile,
-    TokenLifetime, admission_plugin_names,
+    AllowedLabels, ApiEnablement, AuthorizationMode, FrontProxyConfig, InFlightMax, KeyCert, ServerConfig, TlsOptions,
+    TokenConfig, TokenFile, TokenLifetime, admission_plugin_names,
 };
 
 use super::feature_gates;
@@ -15,6 +15,9 @@ use super::plugins;
 
 /// Upstream's range for ClusterIPs when none is given.
 const SERVICE_RANGE: &str = "10.0.0.0/24";
+
+/// Where upstream's kube-apiserver looks for the other components.
+const COMPONENTS: [(&str, u16); 2] = [("controller-manager", 10257), ("scheduler", 10259)];
 
 /// Everything that the command line says, checked.
 pub(super) struct Settings {
@@ -44,6 +47,8 @@ pub(super) struct Settings {
 impl Settings {
     /// Reads the flags; errors name the flag.
     pub(super) fn new(values: &Values) -> anyhow::Result<Self> {
+        let gates =
+            feature_gates::parse(&values.list("feature-gates")).map_err(|error| anyhow::anyhow!("--feature-gates: {error}"))?;
         refuse_others(values)?;
         let mut warnings = values.warnings.clone();
         let authorization = authorization(values)?;
@@ -62,7 +67,7 @@ impl Settings {
             advertise: address(values, "advertise-address")?,
             tls: tls(values, &mut warnings)?,
             serving: key_pair(values, "tls-cert-file", "tls-private-key-file")?,
-            server: server(values)?,
+            server: ServerConfig { gates: gates.of_server(), ..server(values)? },
             shutdown_delay: values.duration("shutdown-delay-duration"),
             client_ca_pem: file(values, "client-ca-file")?.unwrap_or_default(),
             front_proxy: front_proxy(values)?,
@@ -91,7 +96,6 @@ impl Settings {
 
 /// Values that upstream knows and this server does not.
 fn refuse_others(values: &Values) -> anyhow::Result<()> {
-    feature_gates::check(&values.list("feature-gates")).map_err(|error| anyhow::anyhow!("--feature-gates: {error}"))?;
     for version in values.list("emulated-version") {
         if !matches!(version.as_str(), "1.35" | "kube=1.35") {
             bail!("--emulated-version={version}: not implemented, only 1.35 is served");
@@ -119,6 +123,9 @@ fn server(values: &Values) -> anyhow::Result<ServerConfig> {
         event_ttl: values.duration("event-ttl"),
         apis: ApiEnablement::parse(&values.list("runtime-config"))
             .map_err(|error| anyhow::anyhow!("--runtime-config: {error}"))?,
+        components: COMPONENTS.iter().map(|(name, port)| ((*name).to_owned(), (Ipv4Addr::LOCALHOST, *port).into())).collect(),
+        allowed_labels: AllowedLabels::parse(&values.list("allow-metric-labels"))
+            .map_err(|error| anyhow::anyhow!("--allow-metric-labels: {error}"))?,
         ..ServerConfig::default()
     })
 }

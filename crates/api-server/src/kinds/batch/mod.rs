@@ -139,8 +139,4 @@ impl Strategy for CronJobStrategy {
         }
         warnings
     }
-
-    fn orphans_by_default(&self) -> bool {
-        true
-    }
 }

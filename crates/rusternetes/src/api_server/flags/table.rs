@@ -165,7 +165,7 @@ pub(super) const FLAGS: &[(&str, &[Flag])] = &[
         flag("enable-admission-plugins", List, "", Works),
     ]),
     ("Metrics flags", &[
-        flag("allow-metric-labels", List, "", Ignored("labels of metrics are bounded")),
+        flag("allow-metric-labels", List, "", Works),
         flag("allow-metric-labels-manifest", Text, "", Ignored("labels of metrics are bounded")),
         flag("disabled-metrics", List, "", DefaultOnly),
         flag("show-hidden-metrics-for-version", Text, "", Ignored("no metric is hidden")),
