@@ -1,5 +1,9 @@
 //! Whether this node can run a pod at all; upstream's lifecycle admission handlers. A pod that is refused fails for good.
 
+mod node_rules;
+
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 use crate::context::Core;
@@ -29,12 +33,17 @@ const SAFE_SYSCTLS: [&str; 12] = [
 pub(crate) fn check(core: &Core, pod: &Pod) -> Result<(), (String, String)> {
     sysctls(core, pod)?;
     let node = core.node.lock().clone();
-    if let Some(node) = node {
-        node_selector(&node, pod)?;
-        pressure(&node, pod)?;
+    if let Some(node) = &node {
+        node_selector(node, pod)?;
+        pressure(node, pod)?;
     }
     // A restarted kubelet does not refuse what it has started before.
-    if already_running(pod) { Ok(()) } else { fits(core, pod) }
+    if !already_running(pod) {
+        fits(core, pod)?;
+        node_rules::ports(pod, others(core, pod).iter().map(|other| &**other))?;
+    }
+    let taints = node.and_then(|node| node.spec?.taints).unwrap_or_default();
+    node_rules::taints(pod, &taints)
 }
 
 fn sysctls(core: &Core, pod: &Pod) -> Result<(), (String, String)> {
@@ -63,10 +72,7 @@ fn node_selector(node: &Node, pod: &Pod) -> Result<(), (String, String)> {
     let selector = pod.pod_spec().node_selector.iter().flatten();
     for (key, value) in selector {
         if labels.and_then(|l| l.get(key)) != Some(value) {
-            return Err((
-                "NodeAffinity".to_owned(),
-                "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".to_owned(),
-            ));
+            return Err(node_rules::refusal("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
         }
     }
     Ok(())
@@ -128,16 +134,16 @@ fn needs(core: &Core, pod: &Pod) -> [Need; 3] {
     ]
 }
 
+/// The other pods that run here, with what they were granted.
+fn others(core: &Core, pod: &Pod) -> Vec<Arc<Pod>> {
+    let entries = core.pods.all().into_iter().filter(|entry| !entry.is_removed());
+    let running = |other: &Arc<Pod>| !other.phase_is_terminal() && other.uid() != pod.uid() && already_running(other);
+    entries.map(|entry| allocation::granted(&entry)).filter(running).collect()
+}
+
 /// Whether processors, memory and the number of pods suffice beside the pods that are here.
 fn fits(core: &Core, pod: &Pod) -> Result<(), (String, String)> {
-    let active: Vec<_> = core
-        .pods
-        .all()
-        .into_iter()
-        .filter(|entry| !entry.is_removed())
-        .map(|entry| allocation::granted(&entry))
-        .filter(|p| !p.phase_is_terminal() && p.uid() != pod.uid() && already_running(p))
-        .collect();
+    let active = others(core, pod);
     for Need { name, requested, capacity } in needs(core, pod) {
         let used: i64 = match name {
             "pods" => i64::try_from(active.len()).unwrap_or(i64::MAX),
