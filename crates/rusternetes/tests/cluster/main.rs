@@ -3,6 +3,7 @@
 // What these tests wait for (processes, answers of a command line) has no event: they poll, each with a deadline.
 #![allow(clippy::disallowed_methods)]
 
+mod autoscaling;
 mod bad_input;
 mod harness;
 mod images;
