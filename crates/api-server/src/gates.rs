@@ -7,11 +7,13 @@ pub struct FeatureGates {
     pub cbor: bool,
     /// `WatchList`: a watch can begin with what is there.
     pub watch_list: bool,
+    /// `MaxUnavailableStatefulSet`: a StatefulSet may say how many of its pods may be missing during an update.
+    pub max_unavailable_stateful_set: bool,
 }
 
 impl Default for FeatureGates {
     /// As in upstream's v1.35.
     fn default() -> FeatureGates {
-        FeatureGates { cbor: false, watch_list: true }
+        FeatureGates { cbor: false, watch_list: true, max_unavailable_stateful_set: false }
     }
 }

@@ -17,7 +17,7 @@ use crate::auth::UserInfo;
 use crate::cache::{Entry, prefix_end};
 use crate::endpoints;
 use crate::http::{Body, Query, RequestContext, RequestInfo};
-use crate::objects::{ListScope, Objects, ReadError};
+use crate::objects::{ListScope, Objects, ReadError, WriteError};
 use crate::registry::Stored;
 use crate::server::ApiServer;
 
@@ -185,6 +185,17 @@ impl Objects for Loopback {
             path.push_str(scope.node_name);
         }
         self.bytes(Method::GET, &path, None).await.map_err(failed)
+    }
+
+    async fn merge_json(&self, group: &str, resource: &str, namespace: &str, name: &str, patch: Bytes) -> Result<(), WriteError> {
+        let path = format!("{}/{name}", collection(group, version(group), resource, namespace));
+        let written = self.bytes(Method::PATCH, &path, Some(("application/merge-patch+json", patch))).await;
+        written.map(drop).map_err(|error| WriteError {
+            resource: resource.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            source: Box::new(error),
+        })
     }
 }
 

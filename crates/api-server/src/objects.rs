@@ -1,4 +1,4 @@
-//! Typed reads of the cluster's state for authentication, authorization and admission.
+//! Typed reads of the cluster's state for authentication, authorization and admission, and the one write that authentication makes.
 //!
 //! They see the registry through this narrow seam, so that their rules can be tested on a handful of objects.
 
@@ -34,6 +34,21 @@ pub enum ReadError {
     },
 }
 
+/// An object could not be changed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot change {resource} {namespace}/{name}")]
+pub struct WriteError {
+    /// The plural resource.
+    pub resource: String,
+    /// The namespace, or empty.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+    /// Why.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
 /// Which objects a list is about.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ListScope<'a> {
@@ -51,6 +66,9 @@ pub trait Objects: Send + Sync + 'static {
 
     /// All objects in a scope, as a list document (`{"items": [...]}`). May lag behind the newest write by a moment.
     async fn list_json(&self, group: &str, resource: &str, scope: ListScope<'_>) -> Result<Bytes, ReadError>;
+
+    /// Changes an object by a JSON merge patch. The only write through this seam: what is noted about the use of a credential.
+    async fn merge_json(&self, group: &str, resource: &str, namespace: &str, name: &str, patch: Bytes) -> Result<(), WriteError>;
 }
 
 /// One object as its type.
@@ -96,6 +114,14 @@ pub(crate) mod memory {
         objects: parking_lot::Mutex<BTreeMap<(String, String, String), serde_json::Value>>,
     }
 
+    /// RFC 7386, but for members that are removed.
+    fn merge(target: &mut serde_json::Value, patch: &serde_json::Value) {
+        match patch.as_object() {
+            Some(members) => members.iter().for_each(|(name, value)| merge(&mut target[name], value)),
+            None => *target = patch.clone(),
+        }
+    }
+
     impl MemoryObjects {
         /// Adds (or replaces) an object, `resource` being its plural.
         pub(crate) fn put(&self, resource: &str, object: serde_json::Value) {
@@ -125,6 +151,24 @@ pub(crate) mod memory {
             });
             let items: Vec<_> = matching.map(|(_, object)| object.clone()).collect();
             Ok(Bytes::from(serde_json::json!({ "items": items }).to_string()))
+        }
+
+        async fn merge_json(
+            &self,
+            _group: &str,
+            resource: &str,
+            namespace: &str,
+            name: &str,
+            patch: Bytes,
+        ) -> Result<(), WriteError> {
+            let key = (resource.to_owned(), namespace.to_owned(), name.to_owned());
+            let failed = |source| WriteError { resource: key.0.clone(), namespace: key.1.clone(), name: key.2.clone(), source };
+            let patch: serde_json::Value = serde_json::from_slice(&patch).map_err(|error| failed(error.into()))?;
+            match self.objects.lock().get_mut(&key) {
+                Some(object) => merge(object, &patch),
+                None => return Err(failed("it does not exist".into())),
+            }
+            Ok(())
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What can be set on the controller manager. Names follow kube-controller-manager's flags.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use client::LeaderElection;
@@ -111,6 +112,15 @@ impl Default for PodAutoscaler {
     }
 }
 
+/// Where local-path-provisioner-controller makes volumes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalVolumes {
+    /// The node whose directory it is.
+    pub node_name: String,
+    /// The directory: one for each volume is made in it.
+    pub directory: PathBuf,
+}
+
 /// `--feature-gates`: those that a controller here knows both sides of, with v1.35's defaults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FeatureGates {
@@ -130,6 +140,8 @@ pub struct Config {
     pub service_account_key: Option<ServiceAccountKey>,
     /// `--concurrent-serviceaccount-token-syncs`.
     pub concurrent_serviceaccount_token_syncs: usize,
+    /// `--legacy-service-account-token-clean-up-period`: after so long without use, tokens that older releases made are marked, then deleted.
+    pub legacy_service_account_token_clean_up_period: Duration,
     /// The CAs of the certificates API.
     pub cluster_signing: ClusterSigning,
     /// `--leader-elect`: take the Lease before working. `None` where only one controller manager can exist.
@@ -165,6 +177,8 @@ pub struct Config {
     pub concurrent_resource_quota_syncs: usize,
     /// `--resource-quota-sync-period`: how often usage is counted anew without a reason.
     pub resource_quota_sync_period: Duration,
+    /// The directory of local-path-provisioner-controller. `None` where nodes are elsewhere; the controller does not run then.
+    pub local_volumes: Option<LocalVolumes>,
     /// `--concurrent-ephemeralvolume-syncs`.
     pub concurrent_ephemeralvolume_syncs: usize,
     /// `--concurrent-horizontal-pod-autoscaler-syncs`.
@@ -194,6 +208,8 @@ impl Default for Config {
             root_ca: None,
             service_account_key: None,
             concurrent_serviceaccount_token_syncs: 5,
+            // A year.
+            legacy_service_account_token_clean_up_period: Duration::from_secs(365 * 24 * 3600),
             cluster_signing: ClusterSigning::with(None),
             leader_election: None,
             feature_gates: FeatureGates::default(),
@@ -211,6 +227,7 @@ impl Default for Config {
             namespace_deletion_grace_period: Duration::from_secs(5),
             concurrent_resource_quota_syncs: 5,
             resource_quota_sync_period: Duration::from_secs(5 * 60),
+            local_volumes: None,
             concurrent_ephemeralvolume_syncs: 5,
             concurrent_horizontal_pod_autoscaler_syncs: 5,
             pod_autoscaler: PodAutoscaler::default(),

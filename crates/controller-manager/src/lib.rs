@@ -33,6 +33,8 @@ mod identity;
 mod int_or_percent;
 mod job;
 mod label_match;
+mod legacy_token_cleaner;
+mod local_provisioner;
 #[cfg(test)]
 mod model;
 mod namespace;
@@ -65,7 +67,8 @@ mod toleration;
 mod ttl;
 mod ttl_after_finished;
 
-pub use config::{ClusterSigning, Config, FeatureGates, NodeIpam, PodAutoscaler, ServiceAccountKey, SigningCa};
+pub use config::{ClusterSigning, Config, FeatureGates, LocalVolumes, NodeIpam, PodAutoscaler, ServiceAccountKey, SigningCa};
 pub use identity::{Clients, service_account};
+pub use local_provisioner::ensure_local_storage;
 pub use registry::controller_names;
 pub use run::{RunError, run};

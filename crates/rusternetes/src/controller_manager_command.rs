@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{ArgAction, Args};
 use client::{Informers, LeaderElection};
-use controller_manager::{Clients, ClusterSigning, Config, FeatureGates, NodeIpam, RunError, ServiceAccountKey, SigningCa};
+use controller_manager::{Clients, ClusterSigning, Config, NodeIpam, RunError, ServiceAccountKey, SigningCa};
 
 use crate::component;
 use crate::exit::{self, Exit};
@@ -38,6 +38,9 @@ pub(crate) struct Options {
     /// Secrets that get their token at the same time.
     #[arg(long, value_name = "N")]
     concurrent_serviceaccount_token_syncs: Option<usize>,
+    /// After so long without use, tokens in Secrets that older releases made by themselves are marked as invalid, and then deleted.
+    #[arg(long, value_name = "SECONDS", value_parser = positive)]
+    legacy_service_account_token_clean_up_period: Option<Duration>,
     /// How often autoscalers look at their metrics.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     horizontal_pod_autoscaler_sync_period: Option<Duration>,
@@ -177,13 +180,16 @@ fn configuration(options: &Options) -> anyhow::Result<Config> {
         root_ca,
         cluster_signing: ClusterSigning::with(signing_ca),
         leader_election: options.leader_elect.then_some(election),
-        feature_gates: feature_gates(&options.feature_gates).map_err(|error| anyhow::anyhow!("--feature-gates: {error}"))?,
+        feature_gates: crate::api_server::parse_feature_gates(&options.feature_gates)
+            .map_err(|error| anyhow::anyhow!("--feature-gates: {error}"))?
+            .of_controllers(),
         ..Config::default()
     };
     if let Some(path) = &options.service_account_private_key_file {
         config.service_account_key = Some(ServiceAccountKey { pem: read(path)? });
     }
     set(&mut config.concurrent_serviceaccount_token_syncs, options.concurrent_serviceaccount_token_syncs);
+    set(&mut config.legacy_service_account_token_clean_up_period, options.legacy_service_account_token_clean_up_period);
     set(&mut config.concurrent_horizontal_pod_autoscaler_syncs, options.concurrent_horizontal_pod_autoscaler_syncs);
     let autoscaler = &mut config.pod_autoscaler;
     set(&mut autoscaler.sync_period, options.horizontal_pod_autoscaler_sync_period);
@@ -225,23 +231,6 @@ fn node_ipam(options: &Options) -> NodeIpam {
     config
 }
 
-/// The gates of controllers; others must have the value that they have anyway.
-fn feature_gates(items: &[String]) -> Result<FeatureGates, String> {
-    let mut gates = FeatureGates::default();
-    let mut others = Vec::new();
-    for item in items {
-        match item.trim().strip_prefix("MaxUnavailableStatefulSet=") {
-            Some(value) => {
-                gates.max_unavailable_stateful_set =
-                    value.trim().to_ascii_lowercase().parse().map_err(|_| format!("invalid value of {item}"))?;
-            }
-            None => others.push(item.clone()),
-        }
-    }
-    crate::api_server::parse_feature_gates(&others)?;
-    Ok(gates)
-}
-
 fn read(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
@@ -256,6 +245,11 @@ fn set<T>(setting: &mut T, flag: Option<T>) {
 fn seconds(text: &str) -> Result<Duration, String> {
     let span: jiff::SignedDuration = text.parse().map_err(|error| format!("not a duration such as 40s: {error}"))?;
     Duration::try_from(span).map_err(|_| "may not be negative".to_owned())
+}
+
+/// A duration that is not zero.
+fn positive(text: &str) -> Result<Duration, String> {
+    seconds(text).and_then(|duration| if duration.is_zero() { Err("must be longer than zero".to_owned()) } else { Ok(duration) })
 }
 
 async fn serve(config: Config, kubeconfig: &Path, with_accounts: bool) -> anyhow::Result<()> {
@@ -273,20 +267,4 @@ async fn serve(config: Config, kubeconfig: &Path, with_accounts: bool) -> anyhow
         }
     })
     .await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn gates_that_are_known() {
-        let gates = |items: &[&str]| feature_gates(&items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>());
-        assert_eq!(gates(&[]), Ok(FeatureGates::default()));
-        assert!(
-            gates(&["WatchList=true", "MaxUnavailableStatefulSet=true"]).is_ok_and(|gates| gates.max_unavailable_stateful_set)
-        );
-        assert!(gates(&["MaxUnavailableStatefulSet=often"]).is_err());
-        assert!(gates(&["AllAlpha=true"]).is_err());
-    }
 }

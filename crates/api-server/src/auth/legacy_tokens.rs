@@ -1,8 +1,12 @@
 //! Tokens in Secrets of the type `kubernetes.io/service-account-token`: they do not expire, and are valid as long as their Secret holds
 //! them (<https://kubernetes.io/docs/concepts/security/service-accounts/#get-a-token>).
 //!
-//! Deliberately absent: the label by which upstream tracks when such a token was last used, and with it the clean-up of old ones.
+//! On which day a token was last used is noted as a label of its Secret: the controller manager deletes those that nobody uses (KEP-2799).
+//!
+//! Deliberately absent: the warning about tokens that older releases made, and the metrics of uses.
 
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use serde::Deserialize;
 
@@ -12,6 +16,7 @@ use crate::objects::{self, Objects};
 
 /// The `iss` of these tokens, whatever the server's own is.
 pub(super) const ISSUER: &str = "kubernetes/serviceaccount";
+const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
 const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -33,7 +38,12 @@ fn invalid<T>(text: impl Into<String>) -> Result<T, TokenError> {
 }
 
 /// Checks what a signed token claims against the cluster's state.
-pub(super) async fn accept(token: &str, claims: &LegacyClaims, objects: &dyn Objects) -> Result<UserInfo, TokenError> {
+pub(super) async fn accept(
+    token: &str,
+    claims: &LegacyClaims,
+    objects: &dyn Objects,
+    now: Timestamp,
+) -> Result<UserInfo, TokenError> {
     let LegacyClaims { sub, namespace, account, uid, secret } = claims;
     for (claim, text) in [
         ("sub", sub),
@@ -67,7 +77,8 @@ pub(super) async fn accept(token: &str, claims: &LegacyClaims, objects: &dyn Obj
     if found_uid != *uid {
         return invalid(format!("ServiceAccount UID ({found_uid}) does not match claim ({uid})"));
     }
-    if stored.metadata.labels.is_some_and(|labels| labels.get(INVALID_SINCE).is_some_and(|since| !since.is_empty())) {
+    note_use(&stored, objects, now).await;
+    if !label(&stored, INVALID_SINCE).is_empty() {
         return invalid(format!(
             "the token in secret {namespace}/{secret} for service account {namespace}/{account} has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the '{INVALID_SINCE}' label from the secret to temporarily allow use of this token"
         ));
@@ -75,6 +86,29 @@ pub(super) async fn accept(token: &str, claims: &LegacyClaims, objects: &dyn Obj
     let mut user = UserInfo::authenticated(user, service_account_groups(namespace));
     user.uid.clone_from(uid);
     Ok(user)
+}
+
+fn label<'a>(secret: &'a Secret, name: &str) -> &'a str {
+    secret.metadata.labels.as_ref().and_then(|labels| labels.get(name)).map(String::as_str).unwrap_or_default()
+}
+
+/// Notes today as the day of the token's last use, also of one that is refused since it was marked. Another server's clock may have
+/// tomorrow already.
+async fn note_use(secret: &Secret, objects: &dyn Objects, now: Timestamp) {
+    let today = now.to_zoned(TimeZone::UTC).date();
+    let days = [Ok(today), today.checked_add(1.day())];
+    let known = label(secret, LAST_USED);
+    if days.iter().flatten().any(|day| day.to_string() == known) {
+        return;
+    }
+    let (namespace, name) = (secret.metadata.namespace.as_deref(), secret.metadata.name.as_deref());
+    let (namespace, name) = (namespace.unwrap_or_default(), name.unwrap_or_default());
+    let labels = serde_json::json!({LAST_USED: today.to_string()});
+    let patch = serde_json::json!({"metadata": {"uid": secret.metadata.uid, "labels": labels}});
+    if let Err(error) = objects.merge_json("", "secrets", namespace, name, patch.to_string().into()).await {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(namespace, name, error, "the use of a ServiceAccount token cannot be noted in its Secret");
+    }
 }
 
 /// An accepted token is for this server's own audiences.
@@ -114,7 +148,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_accepted() {
-        let accepted = accept("t.o.k", &claims(), &cluster("u1", json!({}))).await.expect("is valid");
+        let now = Timestamp::UNIX_EPOCH;
+        let accepted = accept("t.o.k", &claims(), &cluster("u1", json!({})), now).await.expect("is valid");
         assert_eq!((accepted.name.as_str(), accepted.uid.as_str()), ("system:serviceaccount:ns:bot", "u1"));
         let no_secret = cluster("u1", json!({}));
         no_secret.remove("secrets", "ns", "bot-token");
@@ -132,9 +167,36 @@ mod tests {
             ("t.o.k", claims(), cluster("u2", json!({})), "ServiceAccount UID (u2) does not match claim (u1)"),
             ("t.o.k", claims(), cluster("u1", marked), "has been marked invalid"),
         ] {
-            let error = accept(token, &claims, &objects).await.expect_err("is refused").to_string();
+            let error = accept(token, &claims, &objects, now).await.expect_err("is refused").to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_day_of_the_last_use_is_noted() {
+        let now: Timestamp = "2026-11-30T23:59:00Z".parse().expect("is a time");
+        for (known, marked, expected) in [
+            (None, false, "2026-11-30"),
+            (Some("2026-11-29"), false, "2026-11-30"),
+            (Some("2026-11-29"), true, "2026-11-30"),
+            (Some("2026-12-01"), false, "2026-12-01"),
+            (Some("2026-12-02"), false, "2026-11-30"),
+        ] {
+            let mut labels = json!({"other": "kept"});
+            known.iter().for_each(|day| labels[LAST_USED] = json!(day));
+            if marked {
+                labels[INVALID_SINCE] = json!("2026-01-01");
+            }
+            let objects = cluster("u1", labels);
+            assert_eq!(accept("t.o.k", &claims(), &objects, now).await.is_err(), marked);
+            let secret = objects::get::<Secret>(&objects, "ns", "bot-token").await.expect("is read").expect("is there");
+            assert_eq!((label(&secret, LAST_USED), label(&secret, "other")), (expected, "kept"), "{known:?}");
+        }
+        // Who shows a wrong token does not use the right one.
+        let objects = cluster("u1", json!({}));
+        accept("o.t.her", &claims(), &objects, now).await.expect_err("is refused");
+        let secret = objects::get::<Secret>(&objects, "ns", "bot-token").await.expect("is read").expect("is there");
+        assert_eq!(label(&secret, LAST_USED), "");
     }
 
     #[test]

@@ -259,7 +259,7 @@ impl TokenIssuer {
     ) -> Result<AcceptedToken, TokenError> {
         match claimed_issuer(token) {
             Some(issuer) if issuer == legacy_tokens::ISSUER => {
-                let user = legacy_tokens::accept(token, &self.verified_claims(token)?, objects).await?;
+                let user = legacy_tokens::accept(token, &self.verified_claims(token)?, objects, now).await?;
                 return legacy_tokens::audiences(audiences, &self.api_audiences, user);
             }
             Some(issuer) if self.issuers.contains(&issuer) => {}

@@ -63,7 +63,27 @@ pub(crate) async fn run(loopback: &Loopback, config: &BootstrapConfig, lifecycle
     lifecycle.done(Step::KubernetesService);
     extension_authentication(loopback, config).await?;
     lifecycle.done(Step::ClusterAuthentication);
-    Ok(())
+    legacy_token_tracking(loopback).await
+}
+
+/// The config map that says since when uses of ServiceAccount tokens in Secrets are noted.
+async fn legacy_token_tracking(loopback: &Loopback) -> Result<(), LoopbackError> {
+    const NAME: &str = "kube-apiserver-legacy-service-account-token-tracking";
+    let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date().to_string();
+    let data = json!({"since": today});
+    let metadata = json!({"name": NAME, "namespace": "kube-system"});
+    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data});
+    let Some(mut stored) = ensure(loopback, "", "configmaps", "kube-system", NAME, &object).await? else { return Ok(()) };
+    let since = stored["data"]["since"].as_str().unwrap_or_default();
+    if jiff::civil::Date::strptime("%Y-%m-%d", since).is_ok() {
+        return Ok(());
+    }
+    stored["data"]["since"] = json!(today);
+    match loopback.update(&format!("{}/{NAME}", collection("", "v1", "configmaps", "kube-system")), &stored).await {
+        // Somebody else repairs it.
+        Err(error) if matches!(error.code(), Some(404 | 409)) => Ok(()),
+        result => result.map(|_| ()),
+    }
 }
 
 /// Creates an object unless it is there. Returns what was there already.

@@ -13,6 +13,7 @@ mod config;
 mod devices;
 mod events;
 mod flowcontrol;
+mod gated;
 mod go_text;
 mod meta_checks;
 mod namespace;
@@ -38,6 +39,7 @@ use std::sync::Arc;
 use apimachinery::field::ErrorList;
 use apimachinery::{GroupResource, Value, validation};
 
+use crate::gates::FeatureGates;
 use crate::registry::{BeginHook, DefaultStrategy, Resource, Strategy};
 
 use apps::App;
@@ -54,7 +56,7 @@ pub(crate) struct Rules {
 }
 
 /// The rules of a resource; those of a kind without rules where it has no module.
-pub(crate) fn rules(resource: &GroupResource, row: &Resource, services: &Arc<ServiceAllocator>) -> Rules {
+pub(crate) fn rules(resource: &GroupResource, row: &Resource, services: &Arc<ServiceAllocator>, gates: FeatureGates) -> Rules {
     match (resource.group.as_str(), resource.resource.as_str()) {
         ("", "namespaces") => namespace::rules(),
         ("", "pods") => pod::rules(),
@@ -63,11 +65,11 @@ pub(crate) fn rules(resource: &GroupResource, row: &Resource, services: &Arc<Ser
         ("apiregistration.k8s.io", "apiservices") => api_service::rules(),
         ("", "events") | ("events.k8s.io", "events") => events::rules(),
         ("", "podtemplates") => pod_template::rules(),
-        ("", "replicationcontrollers") => apps::rules(App::ReplicationController),
-        ("apps", "deployments") => apps::rules(App::Deployment),
-        ("apps", "replicasets") => apps::rules(App::ReplicaSet),
-        ("apps", "daemonsets") => apps::rules(App::DaemonSet),
-        ("apps", "statefulsets") => apps::rules(App::StatefulSet),
+        ("", "replicationcontrollers") => apps::rules(App::ReplicationController, gates),
+        ("apps", "deployments") => apps::rules(App::Deployment, gates),
+        ("apps", "replicasets") => apps::rules(App::ReplicaSet, gates),
+        ("apps", "daemonsets") => apps::rules(App::DaemonSet, gates),
+        ("apps", "statefulsets") => apps::rules(App::StatefulSet, gates),
         ("batch", "jobs") => batch::jobs(),
         ("batch", "cronjobs") => batch::cron_jobs(),
         ("", "services") => service::rules(services.clone()),

@@ -16,26 +16,26 @@ pub(super) const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 /// The controller made the binding, not a user.
 pub(super) const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 /// The provisioner of a volume.
-pub(super) const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+pub(crate) const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 /// Another driver took over from the one built in.
 pub(super) const MIGRATED_TO: &str = "pv.kubernetes.io/migrated-to";
 /// The scheduler's choice for a claim that waits for its first pod.
-pub(super) const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+pub(crate) const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// Where classes were named before they had a field.
 const OLD_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 const DEFAULT_CLASS: [&str; 2] =
     ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
 
-pub(super) fn annotation<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+pub(crate) fn annotation<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
     meta.annotations.as_ref()?.get(name).map(String::as_str)
 }
 
 /// A volume's phase.
-pub(super) fn phase(volume: &PersistentVolume) -> &str {
+pub(crate) fn phase(volume: &PersistentVolume) -> &str {
     volume.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
 }
 
-pub(super) fn claim_class(claim: &PersistentVolumeClaim) -> &str {
+pub(crate) fn claim_class(claim: &PersistentVolumeClaim) -> &str {
     let field = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref());
     annotation(&claim.metadata, OLD_CLASS).or(field).unwrap_or_default()
 }
@@ -52,7 +52,7 @@ pub(super) fn volume_class(volume: &PersistentVolume) -> &str {
 }
 
 /// The name of the volume that a claim asks for or has.
-pub(super) fn volume_name(claim: &PersistentVolumeClaim) -> &str {
+pub(crate) fn volume_name(claim: &PersistentVolumeClaim) -> &str {
     claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).unwrap_or_default()
 }
 

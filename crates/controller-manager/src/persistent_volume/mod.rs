@@ -9,7 +9,7 @@
 
 mod binding;
 mod claims;
-mod matching;
+pub(crate) mod matching;
 #[cfg(test)]
 mod tests;
 mod volumes;

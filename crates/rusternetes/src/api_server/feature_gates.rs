@@ -240,7 +240,7 @@ enum Stage {
 /// either, because they are another component's.
 #[rustfmt::skip]
 const HONOURED: &[&str] = &[
-    CBOR, WATCH_LIST,
+    CBOR, MAX_UNAVAILABLE, WATCH_LIST,
     // The scheduler's.
     "DRASchedulerFilterTimeout", "GangScheduling", "NominatedNodeNameForExpectation", "OpportunisticBatching",
     "SchedulerAsyncAPICalls", "SchedulerAsyncPreemption", "SchedulerPopFromBackoffQ", "StorageCapacityScoring", "VolumeLimitScaling",
@@ -256,6 +256,7 @@ const HONOURED: &[&str] = &[
     "ClientsAllowCBOR", "ClientsPreferCBOR", "WatchListClient",
 ];
 const CBOR: &str = "CBORServingAndStorage";
+const MAX_UNAVAILABLE: &str = "MaxUnavailableStatefulSet";
 const WATCH_LIST: &str = "WatchList";
 
 /// The gates that are not as they are by default.
@@ -265,7 +266,16 @@ pub(crate) struct FeatureGates(BTreeMap<&'static str, bool>);
 impl FeatureGates {
     /// Those that the API server asks for.
     pub(super) fn of_server(&self) -> api_server::FeatureGates {
-        api_server::FeatureGates { cbor: self.is_enabled(CBOR), watch_list: self.is_enabled(WATCH_LIST) }
+        api_server::FeatureGates {
+            cbor: self.is_enabled(CBOR),
+            watch_list: self.is_enabled(WATCH_LIST),
+            max_unavailable_stateful_set: self.is_enabled(MAX_UNAVAILABLE),
+        }
+    }
+
+    /// Those that a controller asks for.
+    pub(crate) fn of_controllers(&self) -> controller_manager::FeatureGates {
+        controller_manager::FeatureGates { max_unavailable_stateful_set: self.is_enabled(MAX_UNAVAILABLE) }
     }
 
     fn is_enabled(&self, name: &str) -> bool {
@@ -306,8 +316,11 @@ mod tests {
         let gates = check(&["WatchList=true", "kube:AllAlpha=false", ""]).unwrap();
         assert!(gates.is_enabled("WatchList") && !gates.is_enabled(CBOR));
         assert!(check(&["CBORServingAndStorage=true"]).unwrap().is_enabled(CBOR));
+        let gates = check(&["MaxUnavailableStatefulSet=true"]).unwrap();
+        assert!(gates.of_server().max_unavailable_stateful_set && gates.of_controllers().max_unavailable_stateful_set);
         assert!(check(&["AllAlpha=true"]).unwrap_err().contains("AllAlpha=true: not implemented"));
         assert!(check(&["NoSuchGate=true"]).unwrap_err().contains("unrecognized feature gate: NoSuchGate"));
         assert!(check(&["WatchList"]).unwrap_err().contains("missing bool value"));
+        assert!(check(&["MaxUnavailableStatefulSet=often"]).unwrap_err().contains("invalid value"));
     }
 }

@@ -73,6 +73,10 @@ pub(super) async fn start(
         // Upstream's five seconds are for other API servers of the cluster to hear of it. Here is one; a second is ample for requests
         // that were admitted just before.
         namespace_deletion_grace_period: std::time::Duration::from_secs(1),
+        local_volumes: (!site.options.disable_local_storage).then(|| controller_manager::LocalVolumes {
+            node_name: site.node_name.clone(),
+            directory: site.instance.data_dir().join("local-volumes"),
+        }),
         ..controller_manager::Config::default()
     };
     let informers = Informers::new(manager.clone(), stop.clone());
@@ -84,6 +88,11 @@ pub(super) async fn start(
     tasks.spawn(async move {
         controller_manager::run(config, clients, informers, token).await.context("the controller manager failed")
     });
+
+    if !site.options.disable_local_storage {
+        let client = client_for(UserInfo::new("system:local-storage-publisher", &["system:masters"]));
+        tasks.spawn(publish_local_storage(client, stop.clone()));
+    }
 
     let client = client_for(UserInfo::new("system:kube-scheduler", &[]));
     let token = stop.clone();
@@ -149,21 +158,31 @@ async fn start_network_services(
 
 /// Puts the kube-dns Service in place; the namespace it belongs to is made while the server starts.
 async fn publish_dns(client: kube::Client, service: dns::ServiceConfig, stop: CancellationToken) -> anyhow::Result<()> {
+    put_in_place("the Service kube-dns", &stop, || async {
+        if !dns::ensure_service(&client, &service).await? {
+            tracing::info!("the Service kube-dns belongs to another DNS server and is left alone");
+        }
+        Ok(())
+    })
+    .await;
+    Ok(())
+}
+
+/// Puts the StorageClass of local volumes in place.
+async fn publish_local_storage(client: kube::Client, stop: CancellationToken) -> anyhow::Result<()> {
+    put_in_place("the StorageClass local-path", &stop, || controller_manager::ensure_local_storage(&client)).await;
+    Ok(())
+}
+
+/// Tries until it succeeds, or until everything stops.
+async fn put_in_place<F: Future<Output = kube::Result<()>>>(what: &str, stop: &CancellationToken, attempt: impl Fn() -> F) {
     let mut pause = Duration::from_millis(20);
-    loop {
-        match dns::ensure_service(&client, &service).await {
-            Ok(true) => return Ok(()),
-            Ok(false) => {
-                tracing::info!("the Service kube-dns belongs to another DNS server and is left alone");
-                return Ok(());
-            }
-            Err(error) if pause > Duration::from_secs(1) => {
-                tracing::warn!(%error, "cannot put the Service kube-dns in place yet")
-            }
-            Err(_) => {}
+    while let Err(error) = attempt().await {
+        if pause > Duration::from_secs(1) {
+            tracing::warn!(what, %error, "an object of the cluster cannot be put in place yet");
         }
         tokio::select! {
-            () = stop.cancelled() => return Ok(()),
+            () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
         }
         pause = (pause * 2).min(Duration::from_secs(10));

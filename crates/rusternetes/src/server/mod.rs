@@ -67,6 +67,9 @@ pub(crate) struct Options {
     /// A directory of manifests of static pods.
     #[arg(long, value_name = "DIRECTORY")]
     pod_manifest_path: Option<PathBuf>,
+    /// No StorageClass `local-path`, and no volumes in the data directory.
+    #[arg(long)]
+    disable_local_storage: bool,
     /// Where the service proxy serves /healthz; `none` for nowhere.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:10256")]
     proxy_healthz_bind_address: String,

@@ -75,6 +75,46 @@ spec:
     assert_eq!(kubectl.ok("logs second"), "kept\n");
 }
 
+/// A claim that names no class gets a directory of the node when a pod wants it; the directory goes with the claim.
+#[test]
+fn a_claim_without_a_class_gets_a_directory() {
+    let mut cluster = Cluster::start();
+    import_busybox(&cluster);
+    let kubectl = cluster.kubectl();
+    cluster.wait_for("the class", |_| kubectl.output(["get", "storageclass", "local-path"]).status.success());
+    kubectl.apply(
+        "apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data}
+spec:
+  accessModes: [ReadWriteOnce]
+  resources: {requests: {storage: 100Mi}}
+",
+    );
+    kubectl.apply(&format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: writer}}
+spec:
+  terminationGracePeriodSeconds: 1
+  securityContext: {{runAsUser: 1000}}
+  containers:
+  - {{name: main, image: {BUSYBOX}, command: [sh, -c, 'echo kept > /data/file; sleep 3600'], volumeMounts: [{{name: data, mountPath: /data}}]}}
+  volumes: [{{name: data, persistentVolumeClaim: {{claimName: data}}}}]
+"
+    ));
+    kubectl.ok("wait --for=condition=Ready pod/writer --timeout=120s");
+    let claim = kubectl.json("get pvc data");
+    let volume = text(&claim["spec"]["volumeName"]);
+    let directory = cluster.data_dir().join("local-volumes").join(format!("{volume}_default_data"));
+    cluster.wait_for("the file", |_| std::fs::read_to_string(directory.join("file")).is_ok_and(|text| text == "kept\n"));
+
+    kubectl.ok("delete pod writer");
+    kubectl.ok("delete pvc data");
+    cluster.wait_for("the volume to go", |_| kubectl.json("get pv")["items"].as_array().is_some_and(Vec::is_empty));
+    assert!(!directory.exists());
+}
+
 /// What is over a quota is refused with upstream's words, and the room of what is deleted comes back.
 #[test]
 fn a_quota_refuses() {
