@@ -9,11 +9,21 @@ pub struct FeatureGates {
     pub watch_list: bool,
     /// `MaxUnavailableStatefulSet`: a StatefulSet may say how many of its pods may be missing during an update.
     pub max_unavailable_stateful_set: bool,
+    /// `ClearingNominatedNodeNameAfterBinding`: a pod that is bound is nominated no longer.
+    pub clearing_nominated_node_name: bool,
+    /// `DeploymentReplicaSetTerminatingReplicas`: `status.terminatingReplicas` of deployments and replica sets.
+    pub terminating_replicas: bool,
 }
 
 impl Default for FeatureGates {
     /// As in upstream's v1.35.
     fn default() -> FeatureGates {
-        FeatureGates { cbor: false, watch_list: true, max_unavailable_stateful_set: false }
+        FeatureGates {
+            cbor: false,
+            watch_list: true,
+            max_unavailable_stateful_set: false,
+            clearing_nominated_node_name: true,
+            terminating_replicas: true,
+        }
     }
 }

@@ -193,12 +193,18 @@ async fn finalizers_and_graceful_deletion() {
     api.get(&format!("{pods}/free")).await.expect(404);
 
     api.post(pods, &pod("bound")).await.expect(201);
+    let nominate = |node: &str| json!({"status": {"nominatedNodeName": node}});
+    let status = format!("{pods}/bound/status");
+    let merge = "application/merge-patch+json";
+    api.patch(&status, merge, &nominate("n1")).await.expect(200);
     let binding =
         json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "bound"}, "target": {"kind": "Node", "name": "n1"}});
     api.post(&format!("{pods}/bound/binding"), &binding).await.expect(201);
     api.post(&format!("{pods}/bound/binding"), &binding).await.expect(409);
     let bound = api.get(&format!("{pods}/bound")).await.expect(200);
     assert_eq!(bound["spec"]["nodeName"], "n1");
+    assert!(bound["status"]["nominatedNodeName"].is_null(), "who is bound is nominated no longer");
+    api.patch(&status, merge, &nominate("n2")).await.expect(422);
     assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled");
     let deleting = api.delete(&format!("{pods}/bound")).await.expect(200);
     assert_eq!(deleting["metadata"]["deletionGracePeriodSeconds"], 30);

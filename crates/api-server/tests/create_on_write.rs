@@ -44,7 +44,7 @@ async fn api() -> Api {
 async fn allow(api: &Api, verb: &str) {
     let path = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
     let role = json!({"metadata": {"name": verb}, "rules": [
-        {"apiGroups": ["", "coordination.k8s.io"], "resources": ["configmaps", "leases"], "verbs": [verb]}]});
+        {"apiGroups": ["", "coordination.k8s.io"], "resources": ["configmaps", "leases", "services/status"], "verbs": [verb]}]});
     api.post(&format!("{path}/roles"), &role).await.expect(201);
     let binding = json!({"metadata": {"name": verb}, "subjects": [{"kind": "User", "name": "panda", "apiGroup": "rbac.authorization.k8s.io"}],
         "roleRef": {"kind": "Role", "name": verb, "apiGroup": "rbac.authorization.k8s.io"}});
@@ -83,6 +83,12 @@ async fn creating_needs_its_own_permission() {
                     in the namespace \"default\"";
     assert_eq!(refused["message"], expected);
     panda.put(lease_path, &lease).await.expect(403);
+    panda.put(&format!("{lease_path}?dryRun=All"), &lease).await.expect(403);
+    // As upstream: whether the object is one at all is found out first.
+    let unfit: Value = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"": "v"}});
+    panda.patch(path, APPLY, &unfit).await.expect(422);
+    // A part of what is not there is not found, whoever asks.
+    panda.put("/api/v1/namespaces/default/services/s/status", &json!({"metadata": {"name": "s"}})).await.expect(404);
     allow(&api, "create").await;
     panda.patch(path, APPLY, &map).await.expect(201);
     panda.put(lease_path, &lease).await.expect(201);

@@ -1,5 +1,7 @@
 //! What is asked of an authorizer, and what it answers.
 
+use apimachinery::{GroupResource, Status};
+
 use super::user::UserInfo;
 use crate::http::RequestInfo;
 
@@ -85,6 +87,14 @@ impl<'a> Attributes<'a> {
         self.field_selector.split(',').any(|requirement| {
             requirement.split_once('=').is_some_and(|(f, v)| f == field && v.strip_prefix('=').unwrap_or(v) == value)
         })
+    }
+
+    /// Upstream's answer to a request that is not allowed.
+    pub(crate) fn forbidden(&self, reason: &str) -> Status {
+        let resource = GroupResource { group: self.group.to_owned(), resource: self.resource.to_owned() };
+        let sentence = self.forbidden_message();
+        let message = if reason.is_empty() { sentence } else { format!("{sentence}: {reason}") };
+        Status::forbidden(&resource, self.name, message)
     }
 
     /// Upstream's sentence for a denied request, without the object part and the reason.

@@ -16,7 +16,6 @@ pub(crate) struct Applied<'a> {
     complaints: Vec<String>,
     write: Write<'a>,
     options: &'a WriteOptions,
-    creation_refused: Option<Status>,
 }
 
 /// Options that only apply, or only other patches, may have.
@@ -39,14 +38,13 @@ impl<'a> Applied<'a> {
         encoding: Encoding,
         write: Write<'a>,
         options: &'a WriteOptions,
-        creation_refused: Option<Status>,
     ) -> Result<Applied<'a>, Status> {
         let (config, complaints) = codecs::parse(bytes, encoding, &write.endpoint.row.kind)
             .map_err(|status| Status::bad_request(format!("error decoding YAML: {}", status.message)))?;
         if config.as_object().is_none() {
             return Err(Status::bad_request("error decoding YAML: the configuration is not an object"));
         }
-        Ok(Applied { config, complaints, write, options, creation_refused })
+        Ok(Applied { config, complaints, write, options })
     }
 
     fn check_name(&self, object: &Value) -> Result<(), Status> {
@@ -90,10 +88,6 @@ impl Change for Applied<'_> {
 
     fn may_create(&self) -> bool {
         self.write.subresource.is_empty()
-    }
-
-    fn creation_refused(&self) -> Option<Status> {
-        self.creation_refused.clone()
     }
 
     fn manages_fields(&self) -> bool {

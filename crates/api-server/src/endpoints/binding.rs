@@ -30,14 +30,16 @@ pub(crate) async fn create(
     let catalog = &server.engine().catalog;
     let endpoint = catalog.get("", "v1", "pods").ok_or_else(Status::path_not_found)?;
     let stored = endpoint.stored.as_ref().ok_or_else(Status::path_not_found)?;
-    let write =
-        Write { engine: server.engine(), endpoint, stored, context, namespace: &context.info.namespace, subresource: "binding" };
-    write.update(&name, &Bind { binding }, &options).await?;
+    let (namespace, authorizers) = (context.info.namespace.as_str(), &server.access().authorizers);
+    let write = Write { engine: server.engine(), authorizers, endpoint, stored, context, namespace, subresource: "binding" };
+    let bind = Bind { binding, ends_nomination: context.gates.clearing_nominated_node_name };
+    write.update(&name, &bind, &options).await?;
     Ok(value_response(StatusCode::CREATED, &Status::success(&StatusDetails::default()), accepted))
 }
 
 struct Bind {
     binding: Value,
+    ends_nomination: bool,
 }
 
 impl Change for Bind {
@@ -66,6 +68,9 @@ impl Change for Bind {
             return conflict(format!("pod {name} has non-empty .spec.schedulingGates"));
         }
         pod.set_path(&["spec", "nodeName"], node);
+        if self.ends_nomination {
+            pod.remove_path(&["status", "nominatedNodeName"]);
+        }
         for (key, value) in self.binding.meta().annotations() {
             pod.meta_mut().set_annotation(key, value);
         }

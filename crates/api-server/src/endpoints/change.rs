@@ -9,8 +9,6 @@ use super::negotiate::{Accepted, Answer, negotiate};
 use super::patch::{PatchType, Patched};
 use super::read;
 use super::respond::{json_response, object_response, value_response};
-use crate::auth::{Attributes, Authorizers, Decision};
-use crate::filters::forbidden;
 use crate::http::{Body, RequestContext};
 use crate::registry::{
     Change, DeleteOptions, Endpoint, Engine, ListOptions, NAMESPACE_MISMATCH, Stored, Write, WriteOptions, Written, convert,
@@ -20,7 +18,6 @@ use crate::registry::{
 pub(crate) struct Target<'a> {
     pub(crate) write: Write<'a>,
     pub(crate) body_bytes_max: usize,
-    pub(crate) authorizers: &'a Authorizers,
 }
 
 impl Target<'_> {
@@ -43,16 +40,6 @@ impl Target<'_> {
     fn name(&self) -> &str {
         &self.context().info.name
     }
-
-    /// The answer to a client that may not create the object, which its request would do if it is not there.
-    async fn creation_refused(&self) -> Result<Option<Status>, Status> {
-        let context = self.context();
-        let attributes = Attributes { verb: "create", ..Attributes::of_request(&context.user, &context.info) };
-        match self.authorizers.authorize(&attributes).await.map_err(Status::internal_error)? {
-            Decision::Allow(_) => Ok(None),
-            Decision::Deny(reason) | Decision::NoOpinion(reason) => Ok(Some(forbidden(&attributes, &reason))),
-        }
-    }
 }
 
 /// Answers with what was written.
@@ -69,8 +56,8 @@ pub(crate) fn written_response(written: Written, endpoint: &Endpoint, accepted: 
 pub(crate) async fn create(target: &Target<'_>, request: Request<Body>) -> Result<Response<Body>, Status> {
     let context = target.context();
     let accepted = negotiate(request.headers(), context, Answer::Object)?;
-    let options = WriteOptions::parse(&context.query, "CreateOptions")?;
     let encoding = body::encoding(request.headers(), context)?;
+    let options = WriteOptions::parse(&context.query, "CreateOptions")?;
     let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
     let object = body::decode(&bytes, encoding, &target.endpoint().row.kind, options.field_validation, context)?;
     let written = target.write.create(object, &options).await?;
@@ -82,7 +69,6 @@ struct Replacement {
     object: Value,
     uid: String,
     stored_kind: apimachinery::GroupVersionKind,
-    creation_refused: Option<Status>,
 }
 
 impl Change for Replacement {
@@ -92,10 +78,6 @@ impl Change for Replacement {
 
     fn uid(&self) -> Option<&str> {
         Some(self.uid.as_str()).filter(|uid| !uid.is_empty())
-    }
-
-    fn creation_refused(&self) -> Option<Status> {
-        self.creation_refused.clone()
     }
 }
 
@@ -112,10 +94,8 @@ pub(crate) async fn update(target: &Target<'_>, request: Request<Body>) -> Resul
         return Err(Status::bad_request(NAMESPACE_MISMATCH));
     }
     check_name(&object, target.name())?;
-    let creates = target.write.subresource.is_empty() && target.write.strategy().allow_create_on_update();
-    let creation_refused = if creates { target.creation_refused().await? } else { None };
     let uid = object.meta().uid().to_owned();
-    let change = Replacement { uid, object, stored_kind: target.stored().kind.clone(), creation_refused };
+    let change = Replacement { uid, object, stored_kind: target.stored().kind.clone() };
     let written = target.write.update(target.name(), &change, &options).await?;
     Ok(written_response(written, target.endpoint(), accepted))
 }
@@ -143,8 +123,7 @@ pub(crate) async fn patch(target: &Target<'_>, request: Request<Body>) -> Result
     let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
     let written = match kind {
         PatchType::Apply(encoding) => {
-            let refused = target.creation_refused().await?;
-            let change = Applied::new(&bytes, encoding, target.write, &options, refused)?;
+            let change = Applied::new(&bytes, encoding, target.write, &options)?;
             target.write.update(target.name(), &change, &options).await?
         }
         _ => {

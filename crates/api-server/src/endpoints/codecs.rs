@@ -32,8 +32,15 @@ pub(crate) fn parse(bytes: &[u8], encoding: Encoding, kind: &GroupVersionKind) -
 
 /// Makes an object what its kind's schema says, and fills in defaults. Kinds without a schema stay as they are.
 pub(crate) fn conform(object: &mut Value, kind: &GroupVersionKind) -> Result<Complaints, DecodeError> {
+    conform_by(decode::conform, object, kind)
+}
+
+/// How a tree becomes one of its type.
+type Decode = fn(&mut Value, &'static schema::TypeInfo) -> Result<Complaints, DecodeError>;
+
+fn conform_by(decode: Decode, object: &mut Value, kind: &GroupVersionKind) -> Result<Complaints, DecodeError> {
     let Some(info) = schema::lookup(kind) else { return Ok(Vec::new()) };
-    let complaints = decode::conform(object, info)?;
+    let complaints = decode(object, info)?;
     defaults::apply(object, info);
     object.set_gvk(kind);
     Ok(complaints)
@@ -41,9 +48,13 @@ pub(crate) fn conform(object: &mut Value, kind: &GroupVersionKind) -> Result<Com
 
 /// As [`conform`], for what a client sends: that it wants to forget all owners outlives the decoding, which drops empty lists.
 pub(crate) fn conform_sent(object: &mut Value, kind: &GroupVersionKind) -> Result<Complaints, DecodeError> {
+    conform_sent_by(decode::conform, object, kind)
+}
+
+fn conform_sent_by(decode: Decode, object: &mut Value, kind: &GroupVersionKind) -> Result<Complaints, DecodeError> {
     let owners = object.get_path(&["metadata", "managedFields"]);
     let forgets = owners.and_then(Value::as_array).is_some_and(<[Value]>::is_empty);
-    let complaints = conform(object, kind)?;
+    let complaints = conform_by(decode, object, kind)?;
     if forgets {
         object.meta_mut().set("managedFields", vec![Value::object()]);
     }
@@ -71,6 +82,7 @@ pub(crate) fn unfit(kind: &GroupVersionKind, why: impl std::fmt::Display) -> Sta
 }
 
 /// The result of a patch as an object of its kind. `complaints` are those about the patch itself; `shown` is what errors show.
+/// `merged`: by a strategic merge, whose result is not decoded.
 pub(crate) fn patched(
     mut object: Value,
     kind: &GroupVersionKind,
@@ -78,12 +90,14 @@ pub(crate) fn patched(
     context: &RequestContext,
     mut complaints: Complaints,
     shown: &str,
+    merged: bool,
 ) -> Result<Value, Status> {
     let refused = |why: String| {
         let error = field::Error::invalid(&field::Path::new("patch"), shown, why);
         Status::invalid(&GroupKind::default(), "", &[error])
     };
-    complaints.extend(conform_sent(&mut object, kind).map_err(|error| refused(error.to_string()))?);
+    let decode = if merged { decode::restore } else { decode::conform };
+    complaints.extend(conform_sent_by(decode, &mut object, kind).map_err(|error| refused(error.to_string()))?);
     judge(complaints, mode, context).map_err(refused)?;
     Ok(object)
 }

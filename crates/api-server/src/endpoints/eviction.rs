@@ -127,7 +127,8 @@ impl Change for Condemn {
 fn write<'a>(server: &'a Arc<ApiServer>, context: &'a RequestContext, group: &str, resource: &str) -> Result<Write<'a>, Status> {
     let endpoint = server.engine().catalog.get(group, "v1", resource).ok_or_else(Status::path_not_found)?;
     let stored = endpoint.stored.as_ref().ok_or_else(Status::path_not_found)?;
-    Ok(Write { engine: server.engine(), endpoint, stored, context, namespace: &context.info.namespace, subresource: "" })
+    let (namespace, authorizers) = (context.info.namespace.as_str(), &server.access().authorizers);
+    Ok(Write { engine: server.engine(), authorizers, endpoint, stored, context, namespace, subresource: "" })
 }
 
 /// Pods that serve nobody any more, or not yet.

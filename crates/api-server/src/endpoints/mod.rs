@@ -109,9 +109,10 @@ fn target<'a>(
     context: &'a RequestContext,
 ) -> change::Target<'a> {
     let namespace = if stored.namespaced { context.info.namespace.as_str() } else { "" };
-    let write = Write { engine: server.engine(), endpoint, stored, context, namespace, subresource: &context.info.subresource };
     let authorizers = &server.access().authorizers;
-    change::Target { write, body_bytes_max: server.config().body_bytes_max, authorizers }
+    let subresource = context.info.subresource.as_str();
+    let write = Write { engine: server.engine(), authorizers, endpoint, stored, context, namespace, subresource };
+    change::Target { write, body_bytes_max: server.config().body_bytes_max }
 }
 
 /// Namespaced objects are reached through their namespace, others are not.

@@ -183,7 +183,15 @@ impl Change for Patched<'_> {
         self.check_kind(&patched, &shown)?;
         patched.set_gvk(served_kind);
         let complaints = self.complaints.clone();
-        let patched = codecs::patched(patched, served_kind, self.mode, self.write.context, complaints, &shown)?;
+        let patched = codecs::patched(
+            patched,
+            served_kind,
+            self.mode,
+            self.write.context,
+            complaints,
+            &shown,
+            self.kind == PatchType::Strategic,
+        )?;
         self.check_name(&patched, &current)?;
         Ok(convert(patched, &self.write.stored.kind))
     }

@@ -126,7 +126,15 @@ impl ScaleChange<'_> {
                 let patched = apply_patch(*kind, current, patch, &scale_kind())?;
                 let shown = patched.to_json();
                 let mode = self.options.field_validation;
-                codecs::patched(patched, &scale_kind(), mode, self.write.context, Vec::new(), &shown)
+                codecs::patched(
+                    patched,
+                    &scale_kind(),
+                    mode,
+                    self.write.context,
+                    Vec::new(),
+                    &shown,
+                    *kind == PatchType::Strategic,
+                )
             }
             Sent::Replacement(scale) | Sent::Configuration(scale) => Ok(scale.clone()),
         }

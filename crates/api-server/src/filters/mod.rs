@@ -148,7 +148,7 @@ async fn authorized(server: &Arc<ApiServer>, context: RequestContext, request: &
     let attributes = Attributes::of_request(&context.user, &context.info);
     let refusal = match server.access().authorizers.authorize(&attributes).await {
         Ok(Decision::Allow(_)) => None,
-        Ok(Decision::Deny(reason) | Decision::NoOpinion(reason)) => Some(forbidden(&attributes, &reason)),
+        Ok(Decision::Deny(reason) | Decision::NoOpinion(reason)) => Some(attributes.forbidden(&reason)),
         Err(error) => Some(Status::internal_error(error)),
     };
     if let Some(status) = refusal {
@@ -157,12 +157,4 @@ async fn authorized(server: &Arc<ApiServer>, context: RequestContext, request: &
         return response;
     }
     endpoints::dispatch(server, context, std::mem::take(request)).await
-}
-
-/// Upstream's answer to a request that is not allowed.
-pub(crate) fn forbidden(attributes: &Attributes<'_>, reason: &str) -> Status {
-    let resource = GroupResource { group: attributes.group.to_owned(), resource: attributes.resource.to_owned() };
-    let sentence = attributes.forbidden_message();
-    let message = if reason.is_empty() { sentence } else { format!("{sentence}: {reason}") };
-    Status::forbidden(&resource, attributes.name, message)
 }

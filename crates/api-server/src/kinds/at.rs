@@ -6,6 +6,8 @@
 use apimachinery::field::{Error, ErrorList, Path};
 use apimachinery::{Quantity, Value, validation};
 
+use super::go_text::Shown;
+
 pub(super) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 pub(super) const POSITIVE: &str = "must be greater than 0";
 pub(super) const IMMUTABLE: &str = "field is immutable";
@@ -222,6 +224,13 @@ impl<'v> At<'_, 'v> {
     pub(super) fn immutable(&self, e: &mut ErrorList, old: &Value) {
         if self.value != old {
             self.invalid(e, IMMUTABLE);
+        }
+    }
+
+    /// As [`At::immutable`], where the value is shown in another way than as JSON.
+    pub(super) fn immutable_as(&self, e: &mut ErrorList, old: &Value, shown: impl Fn(&Value) -> String) {
+        if self.value != old {
+            e.push(Error::invalid(&self.path(), self.value.clone(), IMMUTABLE).shown_as(shown(self.value)));
         }
     }
 

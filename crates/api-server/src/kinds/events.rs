@@ -51,6 +51,10 @@ impl Strategy for EventStrategy {
         true
     }
 
+    fn supports_collection(&self) -> bool {
+        false
+    }
+
     fn reset_fields(&self) -> &'static [&'static [&'static str]] {
         &[]
     }

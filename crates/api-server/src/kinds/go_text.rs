@@ -17,6 +17,17 @@ pub(super) fn internal(value: &Value, type_name: &str) -> String {
     out
 }
 
+/// The value as a type of apimachinery, which has JSON tags: the members that are there, in the order of declaration.
+pub(super) fn tagged(value: &Value, type_name: &str) -> String {
+    let mut out = String::new();
+    match schema::type_named(type_name) {
+        Some(info) if value.is_null() || info.kind != TypeKind::Struct => out.push_str(&value.to_json()),
+        Some(info) => write_tagged(&mut out, value, info),
+        None => out.push_str(&value.to_json()),
+    }
+    out
+}
+
 /// An error that shows its value as a text of our own making.
 pub(super) trait Shown {
     /// Shows this instead of the value's JSON.
@@ -74,9 +85,23 @@ fn write_struct(out: &mut String, value: &Value, info: &'static TypeInfo) {
     out.push('}');
 }
 
+fn write_tagged(out: &mut String, value: &Value, info: &'static TypeInfo) {
+    let mut fields: Vec<_> = info.fields.iter().filter(|field| !value[field.name].is_null()).collect();
+    fields.sort_by_key(|field| field.number);
+    out.push('{');
+    for (index, field) in fields.into_iter().enumerate() {
+        let _ = write!(out, "{}\"{}\":", if index == 0 { "" } else { "," }, field.name);
+        write_shape(out, &value[field.name], field.shape);
+    }
+    out.push('}');
+}
+
 fn write_shape(out: &mut String, value: &Value, shape: &'static Shape) {
     match shape {
-        Shape::Type(id) if matches!(id.info().kind, TypeKind::Struct) && !id.info().name.starts_with("meta.") => {
+        Shape::Type(id) if id.info().kind == TypeKind::Struct && !value.is_null() && id.info().name.starts_with("meta.") => {
+            write_tagged(out, value, id.info());
+        }
+        Shape::Type(id) if id.info().kind == TypeKind::Struct && !id.info().name.starts_with("meta.") => {
             write_struct(out, value, id.info());
         }
         Shape::List(of) => match value.as_array() {
@@ -109,5 +134,25 @@ fn write_shape(out: &mut String, value: &Value, shape: &'static Shape) {
         Shape::Int32(_) | Shape::Int64(_) | Shape::Float => out.push('0'),
         Shape::Type(id) if id.info().kind == TypeKind::Quantity => out.push_str("\"0\""),
         _ => out.push_str("null"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use apimachinery::value;
+
+    #[test]
+    fn members_in_the_order_of_declaration() {
+        let selector = value!({"matchExpressions": [{"operator": "In", "key": "k", "values": ["v"]}], "matchLabels": {"a": "b"}});
+        assert_eq!(
+            tagged(&selector, "meta.v1.LabelSelector"),
+            r#"{"matchLabels":{"a":"b"},"matchExpressions":[{"key":"k","operator":"In","values":["v"]}]}"#
+        );
+        let parent = value!({"name": "web", "resource": "services"});
+        assert_eq!(
+            internal(&parent, "networking.v1.ParentReference"),
+            r#"{"Group":"","Resource":"services","Namespace":"","Name":"web"}"#
+        );
     }
 }

@@ -11,6 +11,7 @@ mod batch;
 mod certificates;
 mod config;
 mod devices;
+mod disabled;
 mod events;
 mod flowcontrol;
 mod gated;
@@ -43,6 +44,7 @@ use crate::gates::FeatureGates;
 use crate::registry::{BeginHook, DefaultStrategy, Resource, Strategy};
 
 use apps::App;
+pub(crate) use disabled::drop_disabled;
 pub(crate) use meta_checks::meta_checks;
 pub(crate) use service::{ServiceAllocator, repair_addresses};
 use status_meta::{StatusMeta, keep_for_status};
@@ -238,7 +240,11 @@ impl Strategy for PlainStrategy {
     }
 
     fn reset_fields(&self) -> &'static [&'static [&'static str]] {
-        self.rules.reset_fields()
+        match (self.resource.group.as_str(), self.resource.resource.as_str()) {
+            // Upstream names a group that there is not, so that nothing is reset.
+            ("networking.k8s.io", "servicecidrs") => &[],
+            _ => self.rules.reset_fields(),
+        }
     }
 }
 
@@ -260,6 +266,9 @@ impl Strategy for CheckedStatus {
     }
 
     fn reset_fields(&self) -> &'static [&'static [&'static str]] {
-        self.meta.reset_fields()
+        match (self.resource.group.as_str(), self.resource.resource.as_str()) {
+            ("networking.k8s.io", "servicecidrs") => &[],
+            _ => self.meta.reset_fields(),
+        }
     }
 }

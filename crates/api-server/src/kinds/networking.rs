@@ -6,6 +6,7 @@ use apimachinery::field::{Error, ErrorList};
 use apimachinery::{Value, validation};
 
 use super::at::{At, IMMUTABLE, is_cidr, subdomain};
+use super::go_text;
 use super::table::{Checks, any};
 
 const NETWORKING: &str = "networking.k8s.io";
@@ -39,7 +40,10 @@ fn ip_address(object: &Value, e: &mut ErrorList) {
 }
 
 fn ip_address_update(object: &Value, old: &Value, e: &mut ErrorList) {
-    At::root(object).get("spec").get("parentRef").immutable(e, &old["spec"]["parentRef"]);
+    let root = At::root(object);
+    let spec = root.get("spec");
+    let shown = |value: &Value| go_text::internal(value, "networking.v1.ParentReference");
+    spec.get("parentRef").immutable_as(e, &old["spec"]["parentRef"], shown);
 }
 
 fn service_cidr(object: &Value, e: &mut ErrorList) {
@@ -253,7 +257,11 @@ fn class(object: &Value, e: &mut ErrorList) {
 
 fn class_update(object: &Value, old: &Value, e: &mut ErrorList) {
     let root = At::root(object);
-    root.get("spec").get("controller").immutable(e, &old["spec"]["controller"]);
+    let spec = root.get("spec");
+    let controller = spec.get("controller");
+    if controller.text() != old["spec"]["controller"].as_str().unwrap_or_default() {
+        controller.invalid_text(e, IMMUTABLE);
+    }
     class(object, e);
 }
 

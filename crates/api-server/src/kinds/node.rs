@@ -8,7 +8,7 @@ use super::go_text::Shown;
 use super::table::Checks;
 use super::{pod_spec, resources};
 
-pub(super) const CHECKS: &[Checks] = &[Checks { group: "", resource: "nodes", create, update, status: update }];
+pub(super) const CHECKS: &[Checks] = &[Checks { group: "", resource: "nodes", create, update, status }];
 
 fn create(object: &Value, e: &mut ErrorList) {
     let root = At::root(object);
@@ -17,6 +17,13 @@ fn create(object: &Value, e: &mut ErrorList) {
     let spec = root.get("spec");
     let ranges = spec.get("podCIDRs");
     ranges.items().for_each(|range| range.cidr(e));
+    let odd = ranges.items().enumerate().find(|(_, range)| !super::at::is_cidr(range.text()));
+    if let (Some((index, range)), true) = (odd, ranges.len() > 1) {
+        let why = format!("invalid CIDR[{index}]: <nil> (invalid CIDR address: {})", range.text());
+        let why = format!("invalid PodCIDRs. failed to check with dual stack with error:{why}");
+        e.push(Error::internal(&ranges.path(), why));
+        return ranges.invalid(e, "may specify no more than one CIDR for each IP family");
+    }
     let ipv6: Vec<bool> = ranges.items().map(|range| range.text().contains(':')).collect();
     if ipv6.len() > 2 || (ipv6.len() == 2 && ipv6[0] == ipv6[1]) {
         ranges.invalid(e, "may specify no more than one CIDR for each IP family");
@@ -24,6 +31,12 @@ fn create(object: &Value, e: &mut ErrorList) {
 }
 
 fn update(object: &Value, old: &Value, e: &mut ErrorList) {
+    create(object, e);
+    status(object, old, e);
+}
+
+/// Upstream's `ValidateNodeUpdate`, which is all that is asked of a new status.
+fn status(object: &Value, old: &Value, e: &mut ErrorList) {
     let root = At::root(object);
     amounts(&root, e);
     let (spec, status, before) = (root.get("spec"), root.get("status"), &old["spec"]);
@@ -39,6 +52,10 @@ fn update(object: &Value, old: &Value, e: &mut ErrorList) {
         spec.get("providerID").forbid(e, "node updates may not change providerID except from \"\" to valid");
     }
     taints(&root, e);
+    let external = spec.get("externalID");
+    if external.text() != before["externalID"].as_str().unwrap_or_default() {
+        external.forbid(e, "may not be updated");
+    }
 }
 
 fn amounts(root: &At, e: &mut ErrorList) {

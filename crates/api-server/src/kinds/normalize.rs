@@ -38,12 +38,13 @@ pub(super) fn on_update(resource: &GroupResource, object: &mut Value, old: &Valu
         ("", "persistentvolumeclaims") => claim_sources(object, old),
         ("", "serviceaccounts") => plain_secrets(object),
         ("discovery.k8s.io", "endpointslices") => {
+            // What will be dropped counts, and labels do too.
+            let differs = ["addressType", "endpoints", "ports"].into_iter().any(|member| object[member] != old[member]);
+            if differs || object["metadata"]["labels"] != old["metadata"]["labels"] {
+                object.meta_mut().set_generation(old.meta().generation() + 1);
+            }
             if object["endpoints"] != old["endpoints"] {
                 drop_topology(object);
-            }
-            // Labels count here too.
-            if object["metadata"]["labels"] != old["metadata"]["labels"] {
-                object.meta_mut().set_generation(old.meta().generation() + 1);
             }
         }
         ("resource.k8s.io", kind) => devices(kind, object, old),

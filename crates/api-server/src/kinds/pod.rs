@@ -135,8 +135,9 @@ impl Strategy for PodStatusStrategy {
         }
     }
 
-    fn validate_update(&self, _context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
-        collect(|e| pod_spec::status_update(object, old, e))
+    fn validate_update(&self, context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
+        let ends_nomination = context.gates.clearing_nominated_node_name;
+        collect(|e| pod_spec::status_update(object, old, ends_nomination, e))
     }
 
     fn reset_fields(&self) -> &'static [&'static [&'static str]] {

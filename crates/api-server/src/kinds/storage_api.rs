@@ -4,7 +4,7 @@ use apimachinery::field::{Error, ErrorList, Path};
 use apimachinery::{Value, validation};
 
 use super::at::{At, IMMUTABLE, subdomain};
-use super::go_text::Shown;
+use super::go_text::{self, Shown};
 use super::pod_spec::csi_driver_name;
 use super::storage;
 use super::table::{Checks, any};
@@ -314,7 +314,8 @@ fn capacity(object: &Value, e: &mut ErrorList) {
 fn capacity_update(object: &Value, old: &Value, e: &mut ErrorList) {
     capacity(object, e);
     let root = At::root(object);
-    root.get("nodeTopology").immutable(e, &old["nodeTopology"]);
+    let topology = root.get("nodeTopology");
+    topology.immutable_as(e, &old["nodeTopology"], |value| go_text::tagged(value, "meta.v1.LabelSelector"));
     let class = root.get("storageClassName");
     if object["storageClassName"] != old["storageClassName"] {
         class.invalid_text(e, IMMUTABLE);

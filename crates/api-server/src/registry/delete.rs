@@ -100,7 +100,9 @@ impl Write<'_> {
                 seconds
             }
         };
-        set_collection_finalizers(&mut object, options, strategy.orphans_by_default());
+        if strategy.supports_collection() {
+            set_collection_finalizers(&mut object, options, strategy.orphans_by_default());
+        }
         let waits = strategy.waits_for_finalizers(&object);
         match graceful {
             Some(seconds) if waits || seconds > 0 => Step::Mark(object),

@@ -23,11 +23,7 @@ pub(crate) struct Selection {
 
 impl Selection {
     /// `group` is the API group of the request: cohabiting resources name their fields differently in each.
-    fn parse(query: &Query, group: &str, stored: &Stored) -> Result<Selection, Status> {
-        let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or_default())
-            .map_err(|error| Status::bad_request(error.to_string()))?;
-        let fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default())
-            .map_err(|error| Status::bad_request(error.to_string()))?;
+    fn of((labels, fields): (LabelSelector, FieldSelector), group: &str, stored: &Stored) -> Result<Selection, Status> {
         let fields = fields.requirements().iter().map(|requirement| {
             let field = match requirement.field.as_str() {
                 always @ ("metadata.name" | "metadata.namespace") => Some(always),
@@ -154,16 +150,19 @@ impl ListOptions {
         let text = query.non_empty("resourceVersion");
         let mode = query.non_empty("resourceVersionMatch");
         let number = |key: &str| -> Result<Option<i64>, Status> { query.non_empty(key).map(parse_int).transpose() };
+        // In this order upstream reads them: numbers, then selectors.
+        let timeout_seconds = number("timeoutSeconds")?;
         let limit = number("limit")?.unwrap_or(0);
         let token = query.non_empty("continue");
         let send_initial_events = query.flag("sendInitialEvents");
+        let selectors = parse_selectors(query)?;
         let given = Given { mode, version: text, token, send_initial_events };
         match watch {
             true => given.check_watch(context.gates.watch_list)?,
             false => given.check_list()?,
         }
         // Upstream refuses options that do not go together before fields that it does not know.
-        let selection = Selection::parse(query, &context.info.api_group, stored)?;
+        let selection = Selection::of(selectors, &context.info.api_group, stored)?;
         let resource_version = text.map(parse_revision).transpose()?;
         // The watches of old clients, which say nothing about it, begin with what is there too.
         let from_the_start = mode.is_none() && matches!(resource_version, None | Some(0));
@@ -185,12 +184,19 @@ impl ListOptions {
             resource_version,
             bookmarks: query.flag("allowWatchBookmarks").unwrap_or(false),
             send_initial_events,
-            timeout: number("timeoutSeconds")?
+            timeout: timeout_seconds
                 .and_then(|seconds| u64::try_from(seconds).ok())
                 .filter(|seconds| *seconds > 0)
                 .map(std::time::Duration::from_secs),
         })
     }
+}
+
+fn parse_selectors(query: &Query) -> Result<(LabelSelector, FieldSelector), Status> {
+    let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or_default());
+    let labels = labels.map_err(|error| Status::bad_request(error.to_string()))?;
+    let fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default());
+    Ok((labels, fields.map_err(|error| Status::bad_request(error.to_string()))?))
 }
 
 /// A number in a query, with Go's words for what is none.

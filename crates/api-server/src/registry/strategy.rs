@@ -11,6 +11,7 @@ use async_trait::async_trait;
 
 use super::companions::Companions;
 use crate::auth::UserInfo;
+use crate::gates::FeatureGates;
 use crate::http::Warnings;
 
 /// The circumstances of one write.
@@ -26,6 +27,8 @@ pub struct OperationContext {
     pub subresource: String,
     /// Nothing will be stored.
     pub dry_run: bool,
+    /// Which features are on.
+    pub gates: FeatureGates,
     /// Warnings for the client.
     pub warnings: Warnings,
 }
@@ -126,6 +129,11 @@ pub trait Strategy: Send + Sync + 'static {
     /// Whether a plain delete (no propagationPolicy) orphans dependents: `true` only for kinds with legacy semantics.
     fn orphans_by_default(&self) -> bool {
         false
+    }
+
+    /// Whether a deletion may ask the garbage collector to orphan dependents, or to delete them first.
+    fn supports_collection(&self) -> bool {
+        true
     }
 
     /// Whether a deletion has to wait for finalizers.

@@ -15,6 +15,7 @@ use super::options::WriteOptions;
 use super::strategy::{OperationContext, Strategy, finish_all};
 use super::{conversion, managed, size};
 use crate::admission::{Attributes, Operation};
+use crate::auth::{self, Authorizers};
 use crate::http::RequestContext;
 use crate::kinds;
 
@@ -27,12 +28,22 @@ const UPDATE_ATTEMPTS: usize = 32;
 #[derive(Clone, Copy)]
 pub(crate) struct Write<'a> {
     pub(crate) engine: &'a Engine,
+    /// Asked where a change turns out to be a creation.
+    pub(crate) authorizers: &'a Authorizers,
     pub(crate) endpoint: &'a Endpoint,
     pub(crate) stored: &'a Arc<Stored>,
     pub(crate) context: &'a RequestContext,
     /// The namespace of the object; empty for cluster-scoped ones.
     pub(crate) namespace: &'a str,
     pub(crate) subresource: &'a str,
+}
+
+/// How an object comes to be.
+struct Creation {
+    /// `managedFields` may go if there is no room for them.
+    droppable: bool,
+    /// The request is one to create; otherwise the permission for that is still to be asked for.
+    authorized: bool,
 }
 
 /// What a write left behind.
@@ -66,11 +77,6 @@ pub(crate) trait Change: Send + Sync {
         false
     }
 
-    /// The answer to who may change objects but not create them, where the change would create one.
-    fn creation_refused(&self) -> Option<Status> {
-        None
-    }
-
     /// Whether the change keeps `managedFields` itself (server-side apply, scale).
     fn manages_fields(&self) -> bool {
         false
@@ -95,6 +101,7 @@ impl Write<'_> {
             namespace: self.namespace.to_owned(),
             subresource: self.subresource.to_owned(),
             dry_run,
+            gates: self.context.gates,
             warnings: self.context.warnings.clone(),
         }
     }
@@ -132,14 +139,12 @@ impl Write<'_> {
 
     /// Stores a new object, given in any served version.
     pub(crate) async fn create(&self, object: Value, options: &WriteOptions) -> Result<Written, Status> {
-        let mut object = conversion::convert(object, &self.stored.kind);
-        meta::wipe_system_fields(&mut object);
-        let object = managed::created(self, object, options);
-        self.create_managed(object, options, true).await
+        let object = self.with_managers(conversion::convert(object, &self.stored.kind), options);
+        self.create_managed(object, options, &Creation { droppable: true, authorized: true }).await
     }
 
-    /// Stores a new object that has its `managedFields`, which may be `droppable` if there is no room for them.
-    async fn create_managed(&self, object: Value, options: &WriteOptions, droppable: bool) -> Result<Written, Status> {
+    /// Stores a new object that has its `managedFields`.
+    async fn create_managed(&self, object: Value, options: &WriteOptions, creation: &Creation) -> Result<Written, Status> {
         let generated = object.meta().name().is_empty() && !object.meta().generate_name().is_empty();
         let mut attributes =
             self.attributes(Operation::Create, object.meta().name(), options.to_value("CreateOptions"), options.dry_run);
@@ -153,7 +158,7 @@ impl Write<'_> {
                 object.meta_mut().set_name(&name);
             }
             let name = object.meta().name().to_owned();
-            match self.create_named(object, &mut attributes, options, droppable).await {
+            match self.create_named(object, &mut attributes, options, creation).await {
                 Err(status) if generated && status.reason == Reason::AlreadyExists => {
                     if attempt == NAME_ATTEMPTS {
                         return Err(Status::generate_name_conflict(&self.endpoint.row.group_resource(), &name, 1));
@@ -170,26 +175,45 @@ impl Write<'_> {
         mut object: Value,
         attributes: &mut Attributes,
         options: &WriteOptions,
-        droppable: bool,
+        creation: &Creation,
     ) -> Result<Written, Status> {
         let operation = self.operation(options.dry_run);
         meta::fill_system_fields(&mut object);
         self.before_create(&operation, &mut object)?;
         let name = object.meta().name().to_owned();
         attributes.name.clone_from(&name);
+        if !creation.authorized {
+            self.authorize_creation(&name).await?;
+        }
         attributes.object = Some(object.clone());
         self.engine.admission.validate(attributes).await?;
         let hooks = self.strategy().begin_create(&operation, &mut object).await?;
         let hooks: Vec<_> = hooks.into_iter().collect();
-        let result = self.store_new(&name, object, options, droppable).await;
+        let result = self.store_new(&name, object, options, creation.droppable).await;
         finish_all(hooks, result.is_ok() && !options.dry_run).await;
         result
+    }
+
+    fn with_managers(&self, mut object: Value, options: &WriteOptions) -> Value {
+        meta::wipe_system_fields(&mut object);
+        managed::created(self, object, options)
+    }
+
+    /// Who may change objects may not create them by that (upstream's `withAuthorization`).
+    async fn authorize_creation(&self, name: &str) -> Result<(), Status> {
+        let (user, info) = (&self.context.user, &self.context.info);
+        let asked = auth::Attributes { verb: "create", name, field_selector: "", ..auth::Attributes::of_request(user, info) };
+        match self.authorizers.authorize(&asked).await.map_err(Status::internal_error)? {
+            auth::Decision::Allow(_) => Ok(()),
+            auth::Decision::Deny(reason) | auth::Decision::NoOpinion(reason) => Err(asked.forbidden(&reason)),
+        }
     }
 
     /// Upstream's `rest.BeforeCreate`.
     fn before_create(&self, operation: &OperationContext, object: &mut Value) -> Result<(), Status> {
         meta::check_namespace(object, self.stored.namespaced, self.namespace)?;
         let strategy = self.strategy();
+        kinds::drop_disabled(operation, &self.stored.resource, object, None);
         strategy.prepare_for_create(operation, object);
         let path = field::Path::new("metadata");
         let mut errors = validation::validate_object_meta(object, self.stored.namespaced, strategy.name_rule(), &path);
@@ -290,18 +314,15 @@ impl Write<'_> {
             let result = match &current {
                 None if change.may_create() || (self.strategy().allow_create_on_update() && self.subresource.is_empty()) => {
                     let mut object = change.apply(None)?;
-                    if let Some(refusal) = change.creation_refused() {
-                        return Err(refusal);
-                    }
                     if object.meta().name().is_empty() {
                         object.meta_mut().set_name(name);
                     }
                     object.meta_mut().set_resource_version("");
-                    let created = match change.manages_fields() {
-                        true => self.create_managed(object, options, false).await,
-                        false => self.create(object, options).await,
-                    };
-                    match created {
+                    let managed = change.manages_fields();
+                    if !managed {
+                        object = self.with_managers(object, options);
+                    }
+                    match self.create_managed(object, options, &Creation { droppable: !managed, authorized: false }).await {
                         Err(status) if status.reason == Reason::AlreadyExists => Err(self.current(name).await?),
                         result => Ok(result?),
                     }
@@ -376,6 +397,7 @@ impl Write<'_> {
         meta::check_namespace(object, self.stored.namespaced, self.namespace)?;
         object.meta_mut().set_generation(old.meta().generation());
         let strategy = self.strategy();
+        kinds::drop_disabled(operation, &self.stored.resource, object, Some(old));
         strategy.prepare_for_update(operation, object, old);
         meta::keep_system_fields(object, old);
         let path = field::Path::new("metadata");

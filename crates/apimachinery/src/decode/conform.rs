@@ -18,6 +18,14 @@ pub fn conform(object: &mut Value, info: &'static TypeInfo) -> Result<Vec<String
     Ok(walk.strict)
 }
 
+/// As [`conform`], for a tree that a strategic merge made: upstream restores its object by a conversion that complains in other words than
+/// a decoder does, and cuts numbers off that are too large.
+pub fn restore(object: &mut Value, info: &'static TypeInfo) -> Result<Vec<String>, DecodeError> {
+    let mut walk = Walk { restores: true, ..Walk::default() };
+    *object = walk.typed(object.take(), info)?;
+    Ok(walk.strict)
+}
+
 enum Step {
     Field(&'static FieldInfo),
     Key(Key),
@@ -31,6 +39,8 @@ struct Walk {
     /// The type whose field is being decoded, for messages.
     owner: Option<&'static TypeInfo>,
     strict: Vec<String>,
+    /// The tree is restored, not decoded.
+    restores: bool,
 }
 
 impl Walk {
@@ -49,6 +59,8 @@ impl Walk {
             },
             Shape::Int32(name) => match value {
                 Value::Int(i) if i32::try_from(i).is_ok() => Ok(value),
+                // The lower half, as Go's conversion.
+                Value::Int(i) if self.restores => Ok(Value::from(i64::from(i as i32))),
                 other => Err(self.number_mismatch(&other, name.go_name_or("int32"))),
             },
             Shape::Int64(name) => match value {
@@ -84,7 +96,7 @@ impl Walk {
     }
 
     fn list(&mut self, value: Value, shape: &'static Shape, inner: &'static Shape) -> Result<Value, DecodeError> {
-        let Value::Array(items) = value else { return Err(self.mismatch(&value, &go_type(shape))) };
+        let Value::Array(items) = value else { return Err(self.no_container(&value, "slice from", &go_type(shape))) };
         let mut out = Vec::with_capacity(items.len());
         for (i, item) in Arc::unwrap_or_clone(items).into_iter().enumerate() {
             self.steps.push(Step::Index(i));
@@ -96,7 +108,7 @@ impl Walk {
     }
 
     fn map(&mut self, value: Value, shape: &'static Shape, inner: &'static Shape) -> Result<Value, DecodeError> {
-        let Value::Object(members) = value else { return Err(self.mismatch(&value, &go_type(shape))) };
+        let Value::Object(members) = value else { return Err(self.no_container(&value, "map from", &go_type(shape))) };
         // The common case, strings, needs no copy.
         if matches!(inner, Shape::String(_)) && members.values().all(|v| matches!(v, Value::String(_))) {
             return Ok(Value::Object(members));
@@ -158,7 +170,7 @@ impl Walk {
 
     /// A struct: members and fields are both sorted by name, so that one pass over both suffices.
     fn object(&mut self, value: Value, info: &'static TypeInfo) -> Result<Value, DecodeError> {
-        let Value::Object(members) = value else { return Err(self.mismatch(&value, info.go_name())) };
+        let Value::Object(members) = value else { return Err(self.no_container(&value, "struct from:", info.go_name())) };
         let owner = self.owner.replace(info);
         let mut fields = info.fields.iter().peekable();
         let mut out = Vec::with_capacity(members.len() + 4);
@@ -212,14 +224,27 @@ impl Walk {
         path
     }
 
+    /// Something else where a list, a map or a struct should be.
+    fn no_container(&self, value: &Value, wanted: &str, go_type: &str) -> DecodeError {
+        match self.restores {
+            true => DecodeError::Type(format!("cannot restore {wanted} {}", go_kind(value))),
+            false => self.mismatch_text(value.type_name(), go_type),
+        }
+    }
+
     fn mismatch(&self, value: &Value, go_type: &str) -> DecodeError {
+        if self.restores {
+            return unrestorable(value, go_type);
+        }
         self.mismatch_text(value.type_name(), go_type)
     }
 
     /// As [`mismatch`](Self::mismatch), but a number that does not fit is shown.
     fn number_mismatch(&self, value: &Value, go_type: &str) -> DecodeError {
         match value {
-            Value::Int(_) | Value::Float(_) => self.mismatch_text(&format!("number {}", value.to_json()), go_type),
+            Value::Int(_) | Value::Float(_) if !self.restores => {
+                self.mismatch_text(&format!("number {}", value.to_json()), go_type)
+            }
             other => self.mismatch(other, go_type),
         }
     }
@@ -239,6 +264,29 @@ impl Walk {
             }
             _ => format!("json: cannot unmarshal {found} into Go value of type {go_type}"),
         })
+    }
+}
+
+/// A scalar of another kind, in the words of upstream's `fromUnstructured`. Go converts integers to texts and fractions to integers, so
+/// that only those are called conversions.
+fn unrestorable(value: &Value, go_type: &str) -> DecodeError {
+    let integer = matches!(go_type, "int32" | "int64");
+    DecodeError::Type(match (value, go_type) {
+        (Value::Int(_), _) if !integer && !matches!(go_type, "bool" | "float64") => format!("cannot convert int64 to {go_type}"),
+        (Value::Float(_), _) if integer => format!("cannot convert float64 to {go_type}"),
+        (_, "bool" | "int32" | "int64" | "float64") => format!("unrecognized type: {go_type}"),
+        _ => "unrecognized type: string".to_owned(),
+    })
+}
+
+/// What Go's reflection calls the kind of a value.
+fn go_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Int(_) => "int64",
+        Value::Float(_) => "float64",
+        Value::Array(_) => "slice",
+        Value::Object(_) => "map",
+        other => other.type_name(),
     }
 }
 
@@ -262,6 +310,7 @@ fn go_type(shape: &'static Shape) -> String {
         Shape::Float => "float64".into(),
         Shape::Bytes => "[]uint8".into(),
         Shape::List(inner) => format!("[]{}", go_type(inner)),
+        Shape::Map(Shape::Type(id)) if id.info().kind == TypeKind::Quantity => "v1.ResourceList".into(),
         Shape::Map(inner) => format!("map[string]{}", go_type(inner)),
         Shape::Type(id) => id.info().go_name().into(),
     }

@@ -12,7 +12,7 @@ use crate::schema::TypeInfo;
 use crate::value::parse_reporting_duplicates;
 use crate::{Value, yaml};
 
-pub use conform::conform;
+pub use conform::{conform, restore};
 pub use order::in_document_order;
 
 /// What Go writes for a field of a type that was never set; `None` when it leaves it out.

@@ -119,3 +119,24 @@ fn objects_come_out_as_upstream_writes_them() {
         assert_eq!(again.object.to_json(), expected, "conforming is idempotent");
     }
 }
+
+#[test]
+fn a_merged_tree_is_restored_by_a_conversion() {
+    let cases = [
+        (r#"{"metadata":{"name":5}}"#, "cannot convert int64 to string"),
+        (r#"{"metadata":{"name":true}}"#, "unrecognized type: string"),
+        (r#"{"spec":7}"#, "cannot restore struct from: int64"),
+        (r#"{"spec":{"containers":{}}}"#, "cannot restore slice from map"),
+        (r#"{"spec":{"nodeSelector":[]}}"#, "cannot restore map from slice"),
+        (r#"{"spec":{"hostNetwork":"yes"}}"#, "unrecognized type: bool"),
+        (r#"{"spec":{"priority":"1"}}"#, "unrecognized type: int32"),
+    ];
+    for (json, expected) in cases {
+        let mut object = Value::from_slice(json.as_bytes()).expect(json);
+        let error = restore(&mut object, info("", "v1", "Pod")).expect_err(json);
+        assert_eq!(error.to_string(), expected, "{json}");
+    }
+    let mut object = Value::from_slice(br#"{"spec":{"priority":4294967297}}"#).expect("JSON");
+    restore(&mut object, info("", "v1", "Pod")).expect("a number that is cut off");
+    assert_eq!(object["spec"]["priority"].as_i64(), Some(1));
+}

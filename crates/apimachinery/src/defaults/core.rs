@@ -11,6 +11,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("core.v1.Service", service),
     ("core.v1.Pod", pod),
     ("core.v1.PodSpec", pod_spec),
+    ("core.v1.PodStatus", |status| first_of(status, "podIP", "podIPs")),
     ("core.v1.Secret", secret),
     ("core.v1.PersistentVolume", persistent_volume),
     ("core.v1.PersistentVolumeClaim", |claim| zero(claim.path_mut(&["status"]), "phase", "Pending")),
@@ -150,6 +151,20 @@ fn namespace(namespace: &mut Value) {
 }
 
 /// Two fields of one list, the first element and all of it, which conversion keeps the same; the first decides.
+/// The one address counts, and the list begins with it (upstream's conversion of `PodStatus`).
+fn first_of(status: &mut Value, one: &'static str, all: &'static str) {
+    let address = status[one].clone();
+    match status.array_at(&[all]).first().map(|first| first["ip"].clone()) {
+        Some(first) if address.is_empty() && !first.is_empty() => {
+            status.insert(one, first);
+        }
+        first if !address.is_empty() && first.as_ref() != Some(&address) => {
+            status.insert(all, value!([{"ip": address}]));
+        }
+        _ => {}
+    }
+}
+
 fn one_and_all(object: &mut Value, one: &'static str, all: &'static str) {
     let (first, list) = (object[one].clone(), object[all].clone());
     match (first.is_empty(), list.is_empty()) {

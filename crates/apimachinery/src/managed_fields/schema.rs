@@ -100,6 +100,11 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// Whether the schema names all members.
+    pub(super) fn is_struct(self) -> bool {
+        self.type_info().is_some()
+    }
+
     /// Whether the schema names this member.
     pub(super) fn has_field(self, name: &str) -> bool {
         match self {
@@ -200,8 +205,8 @@ fn fact_atom(shape: &'static Shape, field: Option<&'static FieldInfo>) -> Atom {
         Shape::Type(id) => {
             let info = id.info();
             match info.kind {
-                TypeKind::Struct if info.map_type == Some("atomic") => Atom::Atomic,
-                TypeKind::Struct => match field.and_then(|field| field.map_type()) {
+                // What the field says goes before what its type says.
+                TypeKind::Struct => match field.and_then(|field| field.map_type()).or(info.map_type) {
                     Some("atomic") => Atom::Atomic,
                     _ => Atom::Object,
                 },
@@ -334,6 +339,8 @@ mod tests {
         ] {
             assert_eq!(at(deployment, path).atom(), atom, "{path:?}");
         }
+        assert_eq!(at(kind("", "PersistentVolume"), &["spec", "claimRef"]).atom(), Atom::Object);
+        assert_eq!(at(kind("", "Event"), &["involvedObject"]).atom(), Atom::Atomic);
         assert!(deployment.member("nope").is_none());
     }
 

@@ -69,8 +69,11 @@ impl Validator<'_> {
             Atom::Atomic | Atom::Deduced => match value {
                 Value::Object(members) if node.atom() == Atom::Atomic => {
                     for (name, value) in members.iter() {
-                        if let Some(node) = node.member(name) {
-                            self.check(value, node, &format!("{path}.{name}"));
+                        let path = format!("{path}.{name}");
+                        match node.member(name) {
+                            Some(node) => self.check(value, node, &path),
+                            None if node.is_struct() => self.error(&path, "field not declared in schema"),
+                            None => {}
                         }
                     }
                 }

@@ -105,12 +105,7 @@ impl Operation {
         match self {
             Self::Add { path, value } => add(document, "add", path, value.clone()),
             Self::Remove { path } => remove(document, "remove", path).map(drop),
-            Self::Replace { path, value } => {
-                let missing = || format!("replace operation does not apply: doc is missing key: {path}: missing value");
-                let place = lookup_mut(document, path).ok_or_else(missing)?;
-                *place = value.clone();
-                Ok(())
-            }
+            Self::Replace { path, value } => replace(document, path, value.clone()),
             Self::Move { from, path } => {
                 let value = remove(document, "move", from)?;
                 add(document, "move", path, value)
@@ -201,6 +196,25 @@ fn add(document: &mut Value, operation: &str, path: &str, value: Value) -> Resul
     Ok(())
 }
 
+/// A member that is not there is added, which the RFC forbids and the library does.
+fn replace(document: &mut Value, path: &str, value: Value) -> Result<(), String> {
+    if path.is_empty() {
+        *document = value;
+        return Ok(());
+    }
+    let missing = |what: &str| format!("replace operation does not apply: doc is missing {what}: {path}: missing value");
+    let (parent, last) = split(path).ok_or_else(|| missing("path"))?;
+    let parent = lookup_mut(document, parent).ok_or_else(|| missing("path"))?;
+    if let Some(members) = parent.as_object_mut() {
+        members.insert(last, value);
+        return Ok(());
+    }
+    let elements = parent.as_array_mut().ok_or_else(|| missing("path"))?;
+    let position = index(&last, elements.len()).map_err(|_| missing("key"))?;
+    *elements.get_mut(position).ok_or_else(|| missing("key"))? = value;
+    Ok(())
+}
+
 fn remove(document: &mut Value, operation: &str, path: &str) -> Result<Value, String> {
     let missing = || format!("{operation} operation does not apply: doc is missing path: {path:?}: missing value");
     let wrong = |error: String| format!("error in {operation} for path: '{path}': {error}");
@@ -257,6 +271,8 @@ mod tests {
             r#"[{"op":"add","path":"/child","value":{"grandchild":{}}}]"#,
             r#"{"foo":"bar","child":{"grandchild":{}}}"#,
         );
+        // Not the RFC's, but the library's.
+        check("{}", r#"[{"op":"replace","path":"/a","value":1}]"#, r#"{"a":1}"#);
         check(r#"{"/":9,"~1":10}"#, r#"[{"op":"test","path":"/~01","value":10}]"#, r#"{"/":9,"~1":10}"#);
         check(r#"{"foo":["bar"]}"#, r#"[{"op":"add","path":"/foo/-","value":["abc"]}]"#, r#"{"foo":["bar",["abc"]]}"#);
         check(r#"{"a":{"b":1}}"#, r#"[{"op":"copy","from":"/a","path":"/c"}]"#, r#"{"a":{"b":1},"c":{"b":1}}"#);
@@ -274,9 +290,14 @@ mod tests {
             "error in remove for path: '/a': Unable to remove nonexistent key: a: missing value",
         );
         check(
+            r#"{"a":[1]}"#,
+            r#"[{"op":"replace","path":"/a/1","value":1}]"#,
+            "replace operation does not apply: doc is missing key: /a/1: missing value",
+        );
+        check(
             "{}",
-            r#"[{"op":"replace","path":"/a","value":1}]"#,
-            "replace operation does not apply: doc is missing key: /a: missing value",
+            r#"[{"op":"replace","path":"/a/b","value":1}]"#,
+            "replace operation does not apply: doc is missing path: /a/b: missing value",
         );
         check(
             "{}",

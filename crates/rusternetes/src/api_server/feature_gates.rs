@@ -240,7 +240,7 @@ enum Stage {
 /// either, because they are another component's.
 #[rustfmt::skip]
 const HONOURED: &[&str] = &[
-    CBOR, MAX_UNAVAILABLE, WATCH_LIST,
+    CBOR, CLEARING_NOMINATED, MAX_UNAVAILABLE, TERMINATING_REPLICAS, WATCH_LIST,
     // The scheduler's.
     "DRASchedulerFilterTimeout", "GangScheduling", "NominatedNodeNameForExpectation", "OpportunisticBatching",
     "SchedulerAsyncAPICalls", "SchedulerAsyncPreemption", "SchedulerPopFromBackoffQ", "StorageCapacityScoring", "VolumeLimitScaling",
@@ -258,6 +258,8 @@ const HONOURED: &[&str] = &[
 const CBOR: &str = "CBORServingAndStorage";
 const MAX_UNAVAILABLE: &str = "MaxUnavailableStatefulSet";
 const WATCH_LIST: &str = "WatchList";
+const CLEARING_NOMINATED: &str = "ClearingNominatedNodeNameAfterBinding";
+const TERMINATING_REPLICAS: &str = "DeploymentReplicaSetTerminatingReplicas";
 
 /// The gates that are not as they are by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -270,6 +272,8 @@ impl FeatureGates {
             cbor: self.is_enabled(CBOR),
             watch_list: self.is_enabled(WATCH_LIST),
             max_unavailable_stateful_set: self.is_enabled(MAX_UNAVAILABLE),
+            clearing_nominated_node_name: self.is_enabled(CLEARING_NOMINATED),
+            terminating_replicas: self.is_enabled(TERMINATING_REPLICAS),
         }
     }
 

@@ -13,6 +13,23 @@ const RESERVED_MAX: usize = 256;
 const CONDITIONS_MAX: usize = 8;
 const DATA_BYTES_MAX: usize = 10 << 10;
 
+/// What the metadata of claims to be may not have, and how upstream's error calls it.
+const NOT_IN_TEMPLATES: [(&str, &str); 13] = [
+    ("name", "name"),
+    ("generateName", "generateName"),
+    ("namespace", "namespace"),
+    ("selfLink", "selfLink"),
+    ("uid", "uID"),
+    ("resourceVersion", "resourceVersion"),
+    ("generation", "generation"),
+    ("creationTimestamp", "creationTimestamp"),
+    ("deletionTimestamp", "deletionTimestamp"),
+    ("deletionGracePeriodSeconds", "deletionGracePeriodSeconds"),
+    ("ownerReferences", "ownerReferences"),
+    ("finalizers", "finalizers"),
+    ("managedFields", "managedFields"),
+];
+
 pub(super) fn create(object: &Value, e: &mut ErrorList) {
     let root = At::root(object);
     claim(&root.get("spec"), e);
@@ -28,10 +45,16 @@ pub(super) fn template(object: &Value, e: &mut ErrorList) {
     let meta = spec.get("metadata");
     meta.get("annotations").annotations(e);
     meta.get("labels").labels(e);
+    for (member, name) in NOT_IN_TEMPLATES {
+        if !meta.get(member).value.is_zero() {
+            e.push(Error::forbidden(&meta.path().child(name), "cannot be set"));
+        }
+    }
     claim(&spec.get("spec"), e);
 }
 
 pub(super) fn template_update(object: &Value, old: &Value, e: &mut ErrorList) {
+    template(object, e);
     immutable_spec(object, old, "resource.v1.ResourceClaimTemplateSpec", e);
 }
 

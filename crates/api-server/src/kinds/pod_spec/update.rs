@@ -176,7 +176,8 @@ fn changes(old: &Value, new: &Value) -> String {
 }
 
 /// What a node reports.
-pub(in crate::kinds) fn status_update(object: &Value, old: &Value, e: &mut ErrorList) {
+/// `ends_nomination`: a pod that is bound cannot be nominated.
+pub(in crate::kinds) fn status_update(object: &Value, old: &Value, ends_nomination: bool, e: &mut ErrorList) {
     annotation_changes(object, old, e);
     let root = At::root(object);
     let status = root.get("status");
@@ -192,7 +193,7 @@ pub(in crate::kinds) fn status_update(object: &Value, old: &Value, e: &mut Error
     let nominated = status.get("nominatedNodeName");
     if !nominated.text().is_empty() && *nominated.value != old["status"]["nominatedNodeName"] {
         nominated.check(e, subdomain);
-        if !old["spec"]["nodeName"].is_empty() {
+        if ends_nomination && !old["spec"]["nodeName"].is_empty() {
             nominated.forbid(e, "may not be set on pods that are already bound to a node");
         }
     }

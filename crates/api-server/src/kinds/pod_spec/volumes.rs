@@ -124,6 +124,8 @@ fn source(volume: &At, pod: &str, e: &mut ErrorList) {
     for (name, rule) in SOURCES.iter().copied() {
         let Some(at) = volume.set(name) else { continue };
         if found > 0 {
+            // Upstream's spelling.
+            let at = if name == "downwardAPI" { volume.get("downwarAPI") } else { at };
             at.forbid(e, "may not specify more than 1 volume type");
         } else {
             rule(&at, e);
