@@ -211,24 +211,47 @@ impl Cacher {
         state.entries = entries;
         state.revision = revision;
         state.ring_start = revision;
+        let mut more = false;
         for event in waiting {
             if event.kv.mod_revision.0 > revision {
-                self.apply_locked(&mut state, event);
+                more |= self.apply_locked(&mut state, event);
             }
+        }
+        while more {
+            more = state.watchers.step();
         }
     }
 
     /// Takes in one event of the feed.
-    pub(super) fn apply(&self, event: Event) {
+    pub(super) fn apply(self: &Arc<Cacher>, event: Event) {
         let mut state = self.state.lock();
-        match &mut state.phase {
-            Phase::Cold => {}
-            Phase::Loading(waiting) => waiting.push(event),
+        let more = match &mut state.phase {
+            Phase::Cold => false,
+            Phase::Loading(waiting) => {
+                waiting.push(event);
+                false
+            }
             Phase::Ready => self.apply_locked(&mut state, event),
+        };
+        if more {
+            tokio::spawn(self.clone().tell_watchers());
         }
     }
 
-    fn apply_locked(&self, state: &mut State, event: Event) {
+    /// Tells the watchers that were not told at once, a few at a time.
+    async fn tell_watchers(self: Arc<Cacher>) {
+        while self.state.lock().watchers.step() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The revision up to which every watcher has been told of everything, not above the feed's, which was `announced` before.
+    pub(crate) fn told(&self, announced: i64) -> i64 {
+        self.state.lock().watchers.oldest_waiting().map_or(announced, |revision| announced.min(revision - 1))
+    }
+
+    /// Returns whether there are watchers to tell later.
+    fn apply_locked(&self, state: &mut State, event: Event) -> bool {
         let revision = event.kv.mod_revision.0;
         let current = match event.deleted {
             true => None,
@@ -242,13 +265,13 @@ impl Cacher {
         state.index.update(&key, previous.as_deref(), current.as_deref(), self.config.indexed_field);
         state.revision = state.revision.max(revision);
         if current.is_none() && previous.is_none() {
-            return;
+            return false;
         }
         let event = Arc::new(CacheEvent { revision, previous, current, received: Instant::now() });
         state.ring_bytes += ring_cost(&event);
         state.ring.push_back(event.clone());
         trim_ring(state);
-        state.watchers.send(&event, self.config.indexed_field);
+        state.watchers.send(&event, self.config.indexed_field)
     }
 
     /// Forgets everything: the feed lost events. Watchers are closed; the next request reads the state again.
@@ -313,6 +336,7 @@ impl Cacher {
     /// Starts a watch; with [`WatchStart::Now`] also returns the state that it continues from. `announced` is the feed's revision, read before.
     pub(crate) fn watch(&self, start: WatchStart, scope: WatchScope, announced: i64) -> Result<(Snapshot, Watcher), TooOld> {
         let mut state = self.state.lock();
+        let told = state.revision;
         let (backlog, revision) = match start {
             WatchStart::Now => (Vec::new(), state.revision.max(announced)),
             WatchStart::After(after) if after < state.ring_start => return Err(TooOld { oldest: state.ring_start }),
@@ -325,7 +349,7 @@ impl Cacher {
                 (state.ring.range(first..).filter(in_scope).cloned().collect(), after)
             }
         };
-        let queue = state.watchers.add(scope, WATCHER_QUEUE);
+        let queue = state.watchers.add(scope, WATCHER_QUEUE, told);
         let snapshot = state.snapshot(revision);
         Ok((snapshot, Watcher { backlog: backlog.into_iter(), queue }))
     }

@@ -17,6 +17,8 @@ use crate::registry::codec::Header;
 const PREFIX: &str = "/registry/pods/";
 const STEPS: usize = 400;
 const SEEDS: u64 = 8;
+/// Watchers of everything, more than are told at once.
+const CROWD: usize = 100;
 const SECOND: Duration = Duration::from_secs(1);
 
 struct NodeName(Vec<Wanted>);
@@ -196,6 +198,23 @@ impl World {
         }
     }
 
+    /// Many watch everything, so that they are told in turns; some hang up. What `told` promises has to be in the queues of the others.
+    fn check_crowd(&mut self, crowd: &mut Vec<Follower>) {
+        crowd.retain(|_| self.rng.random_bool(0.95));
+        while crowd.len() < CROWD {
+            let Ok((snapshot, watcher)) = self.cacher.watch(WatchStart::Now, WatchScope::All, 0) else { return };
+            let text = |key: &Bytes| String::from_utf8(key.to_vec()).expect("UTF-8");
+            let seen = snapshot.entries.iter().map(|(key, entry)| (text(key), entry.revision)).collect();
+            crowd.push(Follower { scope: WatchScope::All, watcher, seen, last: snapshot.revision });
+        }
+        let told = self.cacher.told(self.feed.revision());
+        let (last, _) = self.history.iter().rev().find(|(revision, _)| *revision <= told).expect("some time ago");
+        for follower in crowd {
+            follower.follow();
+            assert!(follower.last >= *last, "{} was promised, {} came", last, follower.last);
+        }
+    }
+
     fn begin_watch(&mut self) {
         let scope = match self.rng.random_range(0..4) {
             0 => WatchScope::All,
@@ -226,12 +245,14 @@ async fn lists_and_watches_equal_a_model() {
             world.write().await;
         }
         world.history.drain(..39);
+        let mut crowd = Vec::new();
         for _ in 0..STEPS {
             world.write().await;
             if world.rng.random_bool(0.1) {
                 world.catch_up().await;
                 world.check_lists();
                 world.begin_watch();
+                world.check_crowd(&mut crowd);
                 for follower in &mut world.followers {
                     follower.follow();
                 }
@@ -239,7 +260,11 @@ async fn lists_and_watches_equal_a_model() {
         }
         world.catch_up().await;
         assert!(world.followers.len() > 10, "seed {seed}");
-        for follower in &mut world.followers {
+        while world.cacher.told(world.feed.revision()) < world.feed.revision() {
+            tokio::task::yield_now().await;
+        }
+        assert!(crowd.len() > CROWD / 2, "seed {seed}");
+        for follower in world.followers.iter_mut().chain(&mut crowd) {
             follower.follow();
             assert_eq!(follower.seen, in_scope(&follower.scope, &world.pods), "seed {seed}, {:?}", follower.scope);
         }

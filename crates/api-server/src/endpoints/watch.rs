@@ -355,7 +355,7 @@ impl Frames {
         let next = now + BOOKMARK_PERIOD;
         self.next_bookmark = if last > now { next.min(last) } else { self.end + BOOKMARK_PERIOD };
         // The revision first: all its events are in the queue by then, and the queue is emptied before the bookmark is sent.
-        let revision = self.engine().feed.revision();
+        let revision = self.stored.cacher.told(self.engine().feed.revision());
         while let Ok(delivery) = self.watcher.queue.try_recv() {
             self.put_event(out, &delivery.event);
         }
