@@ -4,8 +4,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use k8s_openapi::Resource;
-use serde::de::DeserializeOwned;
+use typed::FromJson;
 
 /// An object could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +30,15 @@ pub enum ReadError {
         /// Why.
         #[source]
         source: serde_json::Error,
+    },
+    /// What is stored is not text.
+    #[error("a stored object of {resource} is not UTF-8")]
+    NotText {
+        /// The plural resource.
+        resource: &'static str,
+        /// Why.
+        #[source]
+        source: std::str::Utf8Error,
     },
 }
 
@@ -72,33 +80,23 @@ pub trait Objects: Send + Sync + 'static {
 }
 
 /// One object as its type.
-pub(crate) async fn get<T: Resource + DeserializeOwned>(
-    objects: &dyn Objects,
-    namespace: &str,
-    name: &str,
-) -> Result<Option<T>, ReadError> {
+pub(crate) async fn get<T: FromJson>(objects: &dyn Objects, namespace: &str, name: &str) -> Result<Option<T>, ReadError> {
     match objects.get_json(T::GROUP, T::URL_PATH_SEGMENT, namespace, name).await? {
-        Some(json) => parse::<T>(&json).map(Some),
+        Some(json) => read::<T, _>(&json, T::from_json).map(Some),
         None => Ok(None),
     }
 }
 
 /// All objects in a scope as their type.
-pub(crate) async fn list<T: Resource + DeserializeOwned>(
-    objects: &dyn Objects,
-    scope: ListScope<'_>,
-) -> Result<Vec<T>, ReadError> {
-    #[derive(serde::Deserialize)]
-    struct Items<T> {
-        items: Vec<T>,
-    }
+pub(crate) async fn list<T: FromJson>(objects: &dyn Objects, scope: ListScope<'_>) -> Result<Vec<T>, ReadError> {
     let json = objects.list_json(T::GROUP, T::URL_PATH_SEGMENT, scope).await?;
-    let list: Result<Items<T>, _> = serde_json::from_slice(&json);
-    list.map(|list| list.items).map_err(|source| ReadError::Malformed { resource: T::URL_PATH_SEGMENT, source })
+    read::<T, _>(&json, T::items_from_json)
 }
 
-fn parse<T: Resource + DeserializeOwned>(json: &[u8]) -> Result<T, ReadError> {
-    serde_json::from_slice(json).map_err(|source| ReadError::Malformed { resource: T::URL_PATH_SEGMENT, source })
+fn read<T: FromJson, R>(json: &[u8], read: fn(&str) -> serde_json::Result<R>) -> Result<R, ReadError> {
+    let resource = T::URL_PATH_SEGMENT;
+    let text = std::str::from_utf8(json).map_err(|source| ReadError::NotText { resource, source })?;
+    read(text).map_err(|source| ReadError::Malformed { resource, source })
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use futures::StreamExt;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::lenient::Lenient;
+use crate::raw::Raw;
 use crate::{NamespacedName, Store};
 
 /// An object of any kind of which only the metadata is fetched and kept.
@@ -87,7 +87,7 @@ where
         config: watcher::Config,
         token: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        Self::from_api(Api::all(client), config, token)
+        Self::from_api(Api::all_with(client, &ApiResource::erase::<K>(&())), config, token)
     }
 
     /// As [`Informer::start`], for one namespace.
@@ -100,28 +100,37 @@ where
     where
         K: Resource<Scope = NamespaceResourceScope>,
     {
-        Self::from_api(Api::namespaced(client, namespace), config, token)
+        Self::from_api(Api::namespaced_with(client, namespace, &ApiResource::erase::<K>(&())), config, token)
     }
 
     fn from_api(
-        api: Api<Lenient<K>>,
+        api: Api<Raw>,
         config: watcher::Config,
         token: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let open = move |config| watcher::watcher(api.clone(), config).map_ok(strict).boxed();
+        let open = move |config| {
+            let events = watch_raw(api.clone(), config);
+            events.map(|event| event.and_then(|event| typed(&event))).boxed()
+        };
         Self::from_streams(open, config, token)
     }
 }
 
-/// The event about the object itself.
-fn strict<K>(event: Event<Lenient<K>>) -> Event<K> {
-    match event {
-        Event::Apply(object) => Event::Apply(object.0),
-        Event::Delete(object) => Event::Delete(object.0),
+/// Not generic, so that it is compiled here, once.
+fn watch_raw(api: Api<Raw>, config: watcher::Config) -> EventStream<Raw> {
+    watcher::watcher(api, config).boxed()
+}
+
+/// The event with its object read. One that cannot be read is an error of its own: the watch, and all other objects, go on.
+fn typed<K: DeserializeOwned + 'static>(event: &Event<Raw>) -> watcher::Result<Event<K>> {
+    let read = |raw: &Raw| raw.read().map_err(|error| watcher::Error::WatchFailed(kube::Error::SerdeError(error)));
+    Ok(match event {
+        Event::Apply(raw) => Event::Apply(read(raw)?),
+        Event::Delete(raw) => Event::Delete(read(raw)?),
         Event::Init => Event::Init,
-        Event::InitApply(object) => Event::InitApply(object.0),
+        Event::InitApply(raw) => Event::InitApply(read(raw)?),
         Event::InitDone => Event::InitDone,
-    }
+    })
 }
 
 impl Informer<MetadataObject> {
@@ -217,6 +226,8 @@ impl<K: ResourceExt + Send + Sync + 'static> Task<K> {
                         stream = open(config.clone()).default_backoff().boxed();
                         continue;
                     }
+                    // One object may be unreadable now: it is not taken for deleted, even if no other can be either then.
+                    self.relist = None;
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
                         resource = std::any::type_name::<K>(),

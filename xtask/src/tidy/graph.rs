@@ -11,12 +11,13 @@ use crate::process;
 /// Each crate and the crates of ours that it may use. Components meet only through the Kubernetes API.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("apimachinery", &[]),
+    ("typed", &[]),
     ("storage", &[]),
     ("cri", &[]),
-    ("client", &[]),
+    ("client", &["typed"]),
     ("nftables", &[]),
     ("streaming", &[]),
-    ("api-server", &["apimachinery", "storage", "streaming"]),
+    ("api-server", &["apimachinery", "storage", "streaming", "typed"]),
     ("network", &["nftables"]),
     ("container-runtime", &["cri", "network", "streaming"]),
     ("kubelet", &["apimachinery", "client", "cri"]),

@@ -102,7 +102,8 @@ fn read_manifests(core: &Core, directory: &std::path::Path) -> HashMap<String, A
 
 /// Reads a manifest and gives the pod what the API server would have given it: name, uid, defaults.
 fn parse(core: &Core, bytes: &[u8], path: &str) -> Result<Pod, String> {
-    let mut pod: Pod = serde_json::from_slice(bytes).or_else(|_| yaml(bytes))?;
+    let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+    let mut pod: Pod = serde_json::from_str(text).or_else(|_| yaml(text))?;
     let node = &core.config.node_name;
     let hash = hex::encode(&Sha256::new().chain_update(node).chain_update(path).chain_update(bytes).finalize()[..16]);
     let metadata = &mut pod.metadata;
@@ -137,9 +138,8 @@ fn parse(core: &Core, bytes: &[u8], path: &str) -> Result<Pod, String> {
     Ok(pod)
 }
 
-fn yaml(bytes: &[u8]) -> Result<Pod, String> {
-    let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
-    // By way of JSON: a second set of code that reads pods would cost 2 MB of the executable.
+fn yaml(text: &str) -> Result<Pod, String> {
+    // By way of JSON text: a second set of code that reads pods would cost 2 MB of the executable.
     let value: serde_json::Value = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
-    serde_json::from_slice(value.to_string().as_bytes()).map_err(|e| e.to_string())
+    serde_json::from_str(&value.to_string()).map_err(|e| e.to_string())
 }

@@ -118,9 +118,8 @@ async fn set_up(context: &Context<'_>, volume: &Volume) -> Result<Mounted, Strin
 
 /// The name of the field that says what the volume is.
 fn type_name(volume: &Volume) -> String {
-    let value = serde_json::to_value(volume).unwrap_or_default();
-    let named = value.as_object().and_then(|fields| fields.keys().find(|key| *key != "name"));
-    named.cloned().unwrap_or_else(|| "(none)".to_owned())
+    let named = crate::pod::fields(volume).into_iter().map(|(key, _)| key).find(|key| key != "name");
+    named.unwrap_or_else(|| "(none)".to_owned())
 }
 
 /// Unmounts and removes all volumes of the pod, the sub paths first.

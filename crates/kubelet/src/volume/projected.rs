@@ -62,8 +62,8 @@ async fn collect(
         own_token(context, &mut file);
         return Ok(Payload::from([(source.path.clone(), file)]));
     }
-    let value = serde_json::to_value(projection).unwrap_or_default();
-    let kind = value.as_object().and_then(|o| o.keys().next().cloned()).unwrap_or_default();
+    let fields = crate::pod::fields(projection);
+    let kind = fields.keys().next().map(String::as_str).unwrap_or_default();
     Err(format!("projected volume source {kind} is not implemented"))
 }
 

@@ -133,7 +133,9 @@ fn percentage(path: &str, given: Option<i32>) -> Result<Option<usize>, ConfigErr
 impl Config {
     /// Reads a configuration file.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let file: File = serde_saphyr::from_str(text).map_err(|error| ConfigError::Decode(error.to_string()))?;
+        // By way of JSON, which the executable has the code for anyway.
+        let value: serde_json::Value = serde_saphyr::from_str(text).map_err(|error| ConfigError::Decode(error.to_string()))?;
+        let file: File = serde_json::from_str(&value.to_string()).map_err(|error| ConfigError::Decode(error.to_string()))?;
         if file.api_version != API_VERSION || file.kind != "KubeSchedulerConfiguration" {
             let found = format!("{}, Kind={}", file.api_version, file.kind);
             return Err(ConfigError::Decode(format!(

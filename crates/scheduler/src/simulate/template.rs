@@ -56,7 +56,7 @@ pub fn pods_of(object: &Value) -> Result<Vec<Pod>, TemplateError> {
         }
         pod["metadata"]["name"] = number.map_or_else(|| json!(name), |number| json!(format!("{name}-{number}")));
         pod["metadata"]["namespace"] = json!(namespace);
-        let decoded = serde_json::from_value(pod);
+        let decoded = serde_json::from_str(&pod.to_string());
         decoded.map_err(|error| TemplateError::Decode { kind: kind.to_owned(), name: name.to_owned(), reason: error.to_string() })
     };
     match copies {

@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use apimachinery::Status;
 use async_trait::async_trait;
-use k8s_openapi::Resource;
 use k8s_openapi::api::networking::v1::IngressClass;
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::de::DeserializeOwned;
+use typed::FromJson;
 
 use super::{forbidden, unreadable};
 use crate::admission::{AdmissionPlugin, Attributes, Operation};
@@ -35,7 +34,7 @@ impl DefaultClass {
         Self { objects, of: Of::Ingress }
     }
 
-    async fn marked<T: Resource + DeserializeOwned>(
+    async fn marked<T: FromJson>(
         &self,
         annotations: &[&str],
         meta: impl Fn(&T) -> &ObjectMeta,
