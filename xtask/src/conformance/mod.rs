@@ -138,8 +138,9 @@ fn choose(options: &Options, specs: &[Spec], table: &Table, ratchet: &Ratchet) -
         ensure!(!chosen.is_empty(), "no spec of this choice failed when it was last run");
     }
     if let Some(minutes) = options.slice {
-        let seconds = f64::from(minutes) * 60.0 * f64::from(options.processes);
-        chosen = ratchet.slice(&chosen, table, &commit(options)?, seconds);
+        let each = f64::from(minutes) * 60.0;
+        let all = each * f64::from(options.processes);
+        chosen = ratchet.slice(&chosen, table, &commit(options)?, all, each / 3.0);
         ensure!(!chosen.is_empty(), "no spec of this choice is known to pass (conformance/passing.txt)");
     }
     Ok(chosen)

@@ -40,9 +40,12 @@ impl Ratchet {
     }
 
     /// Specs that are known to pass, chosen by `seed`, as many as take about `seconds` of one process by what the table says. Specs that
-    /// run alone are left out: they would wait for all others.
-    pub(crate) fn slice(&self, specs: &[Spec], table: &Table, seed: &str, seconds: f64) -> Vec<Spec> {
-        let mut known: Vec<&Spec> = specs.iter().filter(|spec| self.holds(&spec.name) && !spec.serial).collect();
+    /// run alone are left out: they would wait for all others; so are those that take longer than `seconds_max`: one that is chosen last
+    /// would decide how long the slice takes.
+    pub(crate) fn slice(&self, specs: &[Spec], table: &Table, seed: &str, seconds: f64, seconds_max: f64) -> Vec<Spec> {
+        let duration = |spec: &Spec| table.get(&spec.name).map_or(0.0, |verdict| verdict.seconds);
+        let chosen = |spec: &&Spec| self.holds(&spec.name) && !spec.serial && duration(spec) <= seconds_max;
+        let mut known: Vec<&Spec> = specs.iter().filter(chosen).collect();
         known.sort_by_key(|spec| {
             let mut hasher = DefaultHasher::new();
             (seed, &spec.name).hash(&mut hasher);
@@ -50,7 +53,7 @@ impl Ratchet {
         });
         let mut left = seconds;
         let fits = |spec: &&&Spec| {
-            left -= table.get(&spec.name).map_or(0.0, |verdict| verdict.seconds);
+            left -= duration(spec);
             left >= 0.0
         };
         known.iter().take_while(fits).map(|spec| (*spec).clone()).collect()
@@ -79,9 +82,10 @@ mod tests {
         table.set(&specs[1].name, Verdict { outcome: Outcome::Failed, seconds: 10.0 }, "d");
         ratchet.tighten(&specs, &table).unwrap();
         assert!(ratchet.holds(&specs[1].name), "what fails now is not forgotten");
-        let slice = |seed| ratchet.slice(&specs, &table, seed, 45.0);
+        let slice = |seed| ratchet.slice(&specs, &table, seed, 45.0, 10.0);
+        assert!(ratchet.slice(&specs, &table, "one", 45.0, 9.0).is_empty(), "all are too long");
         assert_eq!(slice("one").len(), 4);
         assert!(slice("one") == slice("one") && slice("one") != slice("two"));
-        assert!(!ratchet.slice(&specs, &table, "one", 1e6).contains(&specs[0]), "serial specs are not sliced");
+        assert!(!ratchet.slice(&specs, &table, "one", 1e6, 1e6).contains(&specs[0]), "serial specs are not sliced");
     }
 }
