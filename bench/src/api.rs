@@ -41,7 +41,7 @@ pub(crate) struct Results {
 impl Results {
     fn add(&mut self, side: Side, name: &str, value: f64) {
         let index = self.figures.iter().position(|figure| figure.name == name).unwrap_or_else(|| {
-            self.figures.push(Figure { name: name.to_owned(), ours: Vec::new(), peer: Vec::new(), more_is_better: false });
+            self.figures.push(Figure { name: name.to_owned(), ..Figure::default() });
             self.figures.len() - 1
         });
         self.figures[index].side(side).push(value);

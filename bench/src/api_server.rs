@@ -20,7 +20,7 @@ use crate::target::Target;
 /// How long a start may take before the run fails.
 const START_MAX: Duration = Duration::from_secs(90);
 /// The administrator's token; the server listens on loopback, in a directory that is removed.
-const TOKEN: &str = "bench-administrator";
+pub(crate) const TOKEN: &str = "bench-administrator";
 
 /// Which server.
 #[derive(Debug, Clone)]
@@ -189,12 +189,12 @@ async fn listens(url: &str) -> anyhow::Result<()> {
 }
 
 /// A port that was free a moment ago.
-fn free_port() -> anyhow::Result<u16> {
+pub(crate) fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// The flags that both servers take.
-fn flags(directory: &Path, port: u16) -> Vec<String> {
+pub(crate) fn flags(directory: &Path, port: u16) -> Vec<String> {
     let file = |name: &str| directory.join(name).display().to_string();
     vec![
         "--bind-address=127.0.0.1".to_owned(),
@@ -213,7 +213,7 @@ fn flags(directory: &Path, port: u16) -> Vec<String> {
 }
 
 /// Writes certificate, keys and token, and a kubeconfig that fits.
-fn credentials(directory: &Path, port: u16) -> anyhow::Result<Target> {
+pub(crate) fn credentials(directory: &Path, port: u16) -> anyhow::Result<Target> {
     let serving = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()])?;
     let tokens = rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048)?;
     std::fs::write(directory.join("tls.crt"), serving.cert.pem())?;
@@ -221,7 +221,7 @@ fn credentials(directory: &Path, port: u16) -> anyhow::Result<Target> {
     std::fs::write(directory.join("service-account.key"), tokens.serialize_pem())?;
     std::fs::write(directory.join("tokens.csv"), format!("{TOKEN},bench,bench,\"system:masters\"\n"))?;
     let kubeconfig = format!(
-        "apiVersion: v1\nkind: Config\nclusters:\n- name: bench\n  cluster:\n    server: https://127.0.0.1:{port}\n    certificate-authority-data: {}\nusers:\n- name: bench\n  user:\n    token: {TOKEN}\n",
+        "apiVersion: v1\nkind: Config\nclusters:\n- name: bench\n  cluster:\n    server: https://127.0.0.1:{port}\n    certificate-authority-data: {}\nusers:\n- name: bench\n  user:\n    token: {TOKEN}\ncontexts:\n- name: bench\n  context: {{cluster: bench, user: bench}}\ncurrent-context: bench\n",
         STANDARD.encode(serving.cert.pem())
     );
     let path = directory.join("kubeconfig");

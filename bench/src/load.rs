@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use http_body_util::BodyExt;
+use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
@@ -55,7 +56,9 @@ pub(crate) async fn run(target: &Target, workload: &Workload) -> anyhow::Result<
 pub(crate) async fn prepare(target: &Target) -> anyhow::Result<()> {
     let mut connection = Connection::open(target).await?;
     connection.fetch(&objects::create_namespace()).await.context("cannot create the namespace")?;
-    connection.fetch(&objects::create_service_account()).await.context("cannot create the ServiceAccount")?;
+    // In a whole cluster a controller may have been faster.
+    let (status, _) = connection.run(&objects::create_service_account()).await?;
+    ensure!(status.is_success() || status == StatusCode::CONFLICT, "cannot create the ServiceAccount: {status}");
     Ok(())
 }
 

@@ -4,34 +4,42 @@
 
 mod api;
 mod api_server;
+mod archive;
 mod cluster;
+mod component;
 mod connection;
+mod containerd;
+mod daemons;
 mod differential;
+mod dns_bench;
 mod flame;
 mod load;
 mod machine;
 mod objects;
+mod oci_bundle;
 mod page;
 mod peers;
 mod processes;
 mod profile;
+mod proxy_bench;
 mod report;
+mod runtime;
 mod scheduler;
 mod scheduling;
 mod server;
 mod target;
+mod upstream_cluster;
 mod watchers;
 mod workload;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::machine::Machine;
-use crate::report::{Figure, Run};
+use crate::report::Run;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask bench", about = "Benchmarks; results go to bench/results/ and docs/performance.md")]
@@ -41,6 +49,9 @@ struct Arguments {
     /// The executable that is measured.
     #[arg(long, global = true, default_value = "target/x86_64-unknown-linux-gnu/release/rusternetes")]
     executable: PathBuf,
+    /// The commit that the executable was built from, when that is not what is checked out.
+    #[arg(long, global = true)]
+    executable_commit: Option<String>,
     /// Where data directories are made; it should be on a disk.
     #[arg(long, global = true, default_value = cluster::default_scratch().as_os_str())]
     scratch: PathBuf,
@@ -73,15 +84,15 @@ enum Benchmark {
     Page,
     /// A whole one-node cluster: start, first pod, idle memory, CPU and disk, memory a pod (needs root).
     Cluster {
+        /// Run a peer in turns with ours: upstream's components, with containerd and runc of Debian.
+        #[arg(long)]
+        peer: Option<ClusterPeer>,
         /// How often starts are repeated.
         #[arg(long, default_value_t = 3)]
         rounds: usize,
-        /// Seconds to settle, and then to watch, when idle.
-        #[arg(long, default_value_t = 60)]
-        idle: u64,
-        /// Pods for the figure of memory a pod.
-        #[arg(long, default_value_t = 100)]
-        pods: usize,
+        /// The workload.
+        #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/workloads/cluster.yaml"))]
+        workload: PathBuf,
     },
     /// The scheduler alone, against our API server.
     Scheduler {
@@ -98,8 +109,50 @@ enum Benchmark {
         #[arg(long)]
         only: Option<String>,
         /// The workloads.
-        #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/scheduling/workloads.yaml"))]
+        #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/workloads/scheduler.yaml"))]
         workloads: PathBuf,
+    },
+    /// Containers: create, start, kill, delete (needs root).
+    Runtime {
+        /// Run a peer in turns with ours.
+        #[arg(long)]
+        peer: Option<runtime::Peer>,
+        /// How often.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// The workload.
+        #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/workloads/runtime.yaml"))]
+        workload: PathBuf,
+    },
+    /// Cluster DNS, on the Services of our API server.
+    Dns {
+        /// Run a peer in turns with ours.
+        #[arg(long)]
+        peer: Option<DnsPeer>,
+        /// How often.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// The workload.
+        #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/workloads/dns.yaml"))]
+        workload: PathBuf,
+    },
+    /// The service proxy: Services into nftables (needs root).
+    Proxy {
+        /// Run a peer in turns with ours.
+        #[arg(long)]
+        peer: Option<ProxyPeer>,
+        /// How often.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// The workload.
+        #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/workloads/proxy.yaml"))]
+        workload: PathBuf,
+    },
+    /// Run a component of ours alone; the other benchmarks start it.
+    #[command(hide = true)]
+    Component {
+        #[command(subcommand)]
+        component: component::Component,
     },
     /// Send the same random requests to kube-apiserver and to ours, and print what they answer differently.
     Differential(differential::Options),
@@ -139,6 +192,24 @@ impl Peer {
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum ClusterPeer {
+    /// kube-apiserver, etcd, kube-controller-manager, kube-scheduler, kubelet and kube-proxy v1.35.4; containerd and runc of Debian.
+    Upstream,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum DnsPeer {
+    /// CoreDNS v1.13 as kubeadm sets it up.
+    Coredns,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum ProxyPeer {
+    /// kube-proxy v1.35.4 in nftables mode.
+    Upstream,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum SchedulerPeer {
     /// kube-scheduler v1.35.4.
     Upstream,
@@ -157,6 +228,10 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> anyhow::Result<()> {
     // Installed once, before any TLS: it cannot have been installed by anybody else.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    if let Benchmark::Proxy { .. } = arguments.benchmark {
+        // Before there are threads.
+        proxy_bench::enter_namespace()?;
+    }
     let runtime = tokio::runtime::Runtime::new()?;
     let started = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let machine = Machine::look();
@@ -170,6 +245,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             let outcomes = runtime.block_on(load::run(&target, &workload))?;
             println!("{}", serde_json::to_string_pretty(&outcomes)?);
             return Ok(());
+        }
+        Benchmark::Component { component } => {
+            return runtime.block_on(component::run(component, &arguments.executable));
         }
         Benchmark::Page => {
             println!("{}", report::renew_page(&root())?.display());
@@ -185,9 +263,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let load_at_end = Machine::look().load;
     let api::Results { figures, phases } = results;
     let run = Run {
-        benchmark: benchmark.to_owned(),
+        benchmark,
         started,
-        commit: commit(),
+        commit: arguments.executable_commit.unwrap_or_else(commit),
         peer,
         machine,
         note: arguments.note,
@@ -207,31 +285,53 @@ async fn measure(
     benchmark: Benchmark,
     executable: PathBuf,
     scratch: PathBuf,
-) -> anyhow::Result<(&'static str, Option<String>, api::Results)> {
+) -> anyhow::Result<(String, Option<String>, api::Results)> {
     let alone = |figures| api::Results { figures, phases: Vec::new() };
     Ok(match benchmark {
         Benchmark::Api { peer, rounds, workload, profile } => {
+            // Each workload has a table of its own.
+            let name = match workload.file_stem().and_then(|stem| stem.to_str()) {
+                Some("api") | None => "api".to_owned(),
+                Some(stem) => format!("api, {stem}"),
+            };
             let workload = workload::load(&workload)?;
             let plan = api::Plan { executable, scratch, workload, rounds, peer: peer.map(Peer::kind), profile };
-            ("api", peer.map(|peer| peer.name().to_owned()), api::run(&plan).await?)
+            (name, peer.map(|peer| peer.name().to_owned()), api::run(&plan).await?)
         }
         Benchmark::Scheduler { peer, rounds, nodes, only, workloads } => {
             let workloads = scheduling::Scheduling::load(&workloads)?;
             let plan = scheduler::Plan { executable, scratch, workloads, only, nodes, rounds, upstream: peer.is_some() };
             let peer = peer.map(|_| "kube-scheduler v1.35.4".to_owned());
-            ("scheduler", peer, alone(scheduler::run(&plan).await?))
+            ("scheduler".to_owned(), peer, alone(scheduler::run(&plan).await?))
         }
-        Benchmark::Cluster { rounds, idle, pods } => {
-            let plan = cluster::Plan { executable, scratch, rounds, idle: Duration::from_secs(idle), pods };
-            let figure = |(name, ours): (String, Vec<f64>)| Figure {
-                more_is_better: name.ends_with("a second"),
-                name,
-                ours,
-                peer: Vec::new(),
-            };
-            ("cluster", None, alone(cluster::run(&plan).await?.into_iter().map(figure).collect()))
+        Benchmark::Cluster { peer, rounds, workload } => {
+            let workload = cluster::ClusterWorkload::load(&workload)?;
+            let plan = cluster::Plan { executable, scratch, rounds, workload, upstream: peer.is_some() };
+            let peer = peer.map(|_| "upstream v1.35.4 with etcd, containerd and runc".to_owned());
+            ("cluster".to_owned(), peer, alone(cluster::run(&plan).await?))
         }
-        Benchmark::Load { .. } | Benchmark::Page | Benchmark::Differential(_) => unreachable!("these have no figures"),
+        Benchmark::Runtime { peer, rounds, workload } => {
+            let workload = runtime::RuntimeWorkload::load(&workload)?;
+            let plan = runtime::Plan { executable, scratch, workload, rounds, peer };
+            ("runtime".to_owned(), peer.map(|peer| peer.name().to_owned()), alone(runtime::run(&plan).await?))
+        }
+        Benchmark::Dns { peer, rounds, workload } => {
+            let workload = dns_bench::DnsWorkload::load(&workload)?;
+            let plan = dns_bench::Plan { executable, scratch, workload, rounds, coredns: peer.is_some() };
+            ("dns".to_owned(), peer.map(|_| "CoreDNS v1.13".to_owned()), alone(dns_bench::run(&plan).await?))
+        }
+        Benchmark::Proxy { peer, rounds, workload } => {
+            let workload = proxy_bench::ProxyWorkload::load(&workload)?;
+            let plan = proxy_bench::Plan { executable, scratch, workload, rounds, upstream: peer.is_some() };
+            (
+                "proxy".to_owned(),
+                peer.map(|_| "kube-proxy v1.35.4 in nftables mode".to_owned()),
+                alone(proxy_bench::run(&plan).await?),
+            )
+        }
+        Benchmark::Load { .. } | Benchmark::Page | Benchmark::Component { .. } | Benchmark::Differential(_) => {
+            unreachable!("these have no figures")
+        }
     })
 }
 

@@ -35,17 +35,40 @@ pub(crate) fn render<'a>(runs: impl Iterator<Item = &'a Run>) -> String {
 }
 
 fn figures(page: &mut String, figures: &[Figure]) {
+    if figures.is_empty() {
+        return;
+    }
     let with_peer = figures.iter().any(|figure| !figure.peer.is_empty());
-    let _ = match with_peer {
-        true => writeln!(page, "\n| What | Ours | Peer | Ratio |\n|---|---|---|---|"),
-        false => writeln!(page, "\n| What | Ours |\n|---|---|"),
-    };
+    let with_wanted = figures.iter().any(|figure| figure.wanted.is_some());
+    let mut head = vec!["What", "Ours"];
+    head.extend(with_wanted.then_some("Wanted"));
+    head.extend(with_peer.then_some(["Peer", "Ratio", "Goal"]).into_iter().flatten());
+    let _ = writeln!(page, "\n| {} |\n|{}", head.join(" | "), "---|".repeat(head.len()));
     for figure in figures {
         let _ = write!(page, "| {} | {} |", figure.name, spread(&figure.ours));
+        if with_wanted {
+            let _ = write!(page, " {} |", wanted(figure));
+        }
         if with_peer {
-            let _ = write!(page, " {} | {} |", spread(&figure.peer), spread(&figure.ratios()));
+            let ratios = figure.ratios();
+            let _ = write!(page, " {} | {} | {} |", spread(&figure.peer), spread(&ratios), goal(figure.goal, &ratios));
         }
         page.push('\n');
+    }
+}
+
+/// What ours should come to, and whether its median does.
+fn wanted(figure: &Figure) -> String {
+    let (Some(wanted), Some(median)) = (figure.wanted, median(&figure.ours)) else { return String::new() };
+    let (sign, is_met) = if figure.more_is_better { ('≥', median >= wanted) } else { ('≤', median <= wanted) };
+    format!("{sign} {wanted} {}", if is_met { "met" } else { "missed" })
+}
+
+/// A goal, and whether the median ratio reaches it.
+fn goal(goal: Option<f64>, ratios: &[f64]) -> String {
+    match (goal, median(ratios)) {
+        (Some(goal), Some(ratio)) => format!("{goal} {}", if ratio >= goal { "met" } else { "missed" }),
+        _ => String::new(),
     }
 }
 
@@ -58,10 +81,7 @@ fn phases(page: &mut String, phases: &[PhaseFigures]) {
         "\n| Phase | Ours, a second | Peer | Ratio | Goal | p50 ms | p99 ms | CPU each, µs | Ratio | Peak MiB |\n|---|---|---|---|---|---|---|---|---|---|"
     );
     for phase in phases {
-        let goal = match (phase.goal, median(&phase.rate.ratios())) {
-            (Some(goal), Some(ratio)) => format!("{goal:.0} {}", if ratio >= goal { "met" } else { "missed" }),
-            _ => String::new(),
-        };
+        let goal = goal(phase.goal, &phase.rate.ratios());
         let writes = match (median(&phase.writes.ours), median(&phase.writes.peer)) {
             (Some(ours), peer) => format!(" ({} writes a second / {})", number(ours), peer.map_or("-".to_owned(), number)),
             _ => String::new(),
@@ -131,6 +151,18 @@ mod tests {
         assert_eq!(spread(&[1.234]), "1.23");
         assert_eq!(spread(&[f64::INFINITY]), "-");
         assert_eq!(spread(&[250.4, 1.0, 3.0, 5.0]), "1.00 / 4.00 / 250");
+    }
+
+    #[test]
+    fn a_wanted_value_is_met_or_missed() {
+        let check = |ours: f64, more_is_better, expected: &str| {
+            let figure = Figure { ours: vec![ours], wanted: Some(2.0), more_is_better, ..Figure::default() };
+            assert_eq!(wanted(&figure), expected);
+        };
+        check(1.9, false, "≤ 2 met");
+        check(2.1, false, "≤ 2 missed");
+        check(2.1, true, "≥ 2 met");
+        check(1.9, true, "≥ 2 missed");
     }
 
     #[test]

@@ -15,9 +15,18 @@ struct Peer {
     cgo: bool,
 }
 
-const PEERS: [Peer; 4] = [
+const PEERS: [Peer; 8] = [
     Peer { name: "kube-apiserver", module: "kubernetes", package: "k8s.io/kubernetes/cmd/kube-apiserver", cgo: false },
     Peer { name: "kube-scheduler", module: "kubernetes", package: "k8s.io/kubernetes/cmd/kube-scheduler", cgo: false },
+    Peer {
+        name: "kube-controller-manager",
+        module: "kubernetes",
+        package: "k8s.io/kubernetes/cmd/kube-controller-manager",
+        cgo: false,
+    },
+    Peer { name: "kubelet", module: "kubernetes", package: "k8s.io/kubernetes/cmd/kubelet", cgo: false },
+    Peer { name: "kube-proxy", module: "kubernetes", package: "k8s.io/kubernetes/cmd/kube-proxy", cgo: false },
+    Peer { name: "coredns", module: "coredns", package: "github.com/coredns/coredns", cgo: false },
     Peer { name: "etcd", module: "etcd", package: ".", cgo: false },
     Peer { name: "kine", module: "kine", package: "github.com/k3s-io/kine", cgo: true },
 ];
@@ -47,8 +56,15 @@ pub(crate) fn find(name: &str) -> anyhow::Result<PathBuf> {
     Ok(executable)
 }
 
+/// An executable of a Debian package, in the usual directories.
+pub(crate) fn of_debian(name: &str, package: &str) -> anyhow::Result<PathBuf> {
+    let directories = ["/usr/bin", "/usr/sbin"];
+    let found = directories.into_iter().map(|directory| Path::new(directory).join(name)).find(|path| path.exists());
+    found.with_context(|| format!("the peer needs {name}, which is not installed (Debian: apt-get install {package})"))
+}
+
 /// `$XDG_CACHE_HOME/rusternetes/peers`, made if needed.
-fn cache() -> anyhow::Result<PathBuf> {
+pub(crate) fn cache() -> anyhow::Result<PathBuf> {
     let base = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))

@@ -67,6 +67,64 @@ pub(crate) struct Figure {
     pub(crate) peer: Vec<f64>,
     /// Whether more is better.
     pub(crate) more_is_better: bool,
+    /// How many times better than the peer's ours is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) goal: Option<f64>,
+    /// What ours must come to, whatever the peer does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) wanted: Option<f64>,
+}
+
+/// Which way a figure is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Better {
+    /// Rates.
+    More,
+    /// Times, memory, sizes.
+    Less,
+}
+
+/// What a workload file wants of figures, by their names.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Goals {
+    /// How many times better than the peer's ours should be.
+    #[serde(default)]
+    ratios: BTreeMap<String, f64>,
+    /// What ours should come to: at most, or at least where more is better.
+    #[serde(default)]
+    values: BTreeMap<String, f64>,
+}
+
+/// Figures in the order in which they first came, with their goals.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    figures: Vec<Figure>,
+    goals: Goals,
+}
+
+impl Figures {
+    /// None yet.
+    pub(crate) fn new(goals: &Goals) -> Self {
+        Self { figures: Vec::new(), goals: goals.clone() }
+    }
+
+    /// Adds the value of one round, and shows it to those who wait.
+    pub(crate) fn add(&mut self, side: Side, name: &str, value: f64, better: Better) {
+        eprintln!("  {:5} {name:70} {value:>12.3}", side.name());
+        let index = self.figures.iter().position(|figure| figure.name == name).unwrap_or_else(|| {
+            let (goal, wanted) = (self.goals.ratios.get(name).copied(), self.goals.values.get(name).copied());
+            let more_is_better = better == Better::More;
+            self.figures.push(Figure { name: name.to_owned(), more_is_better, goal, wanted, ..Figure::default() });
+            self.figures.len() - 1
+        });
+        self.figures[index].side(side).push(value);
+    }
+
+    /// All of them.
+    pub(crate) fn finish(self) -> Vec<Figure> {
+        self.figures
+    }
 }
 
 impl Figure {
@@ -142,7 +200,8 @@ impl PhaseFigures {
 pub(crate) fn write(root: &Path, run: &Run) -> anyhow::Result<()> {
     let results = root.join("bench/results");
     std::fs::create_dir_all(&results)?;
-    let file = results.join(format!("{}-{}.json", run.started.replace(':', ""), run.benchmark));
+    let name = run.benchmark.replace(", ", "-");
+    let file = results.join(format!("{}-{name}.json", run.started.replace(':', "")));
     std::fs::write(&file, serde_json::to_string(run)? + "\n").with_context(|| format!("cannot write {}", file.display()))?;
     let page = renew_page(root)?;
     println!("{} and {}", file.display(), page.display());
@@ -176,9 +235,20 @@ mod tests {
             ours: vec![10.0, 30.0, 20.0],
             peer: vec![5.0, 10.0, 20.0],
             more_is_better,
+            ..Figure::default()
         };
         assert_eq!(figure(true).ratios(), [2.0, 3.0, 1.0]);
         assert_eq!(figure(false).ratios()[0], 0.5);
         assert!(Figure { peer: vec![], ..figure(true) }.ratios().is_empty());
+    }
+
+    #[test]
+    fn a_goal_belongs_to_a_figure() {
+        let goals = Goals { ratios: BTreeMap::from([("f".to_owned(), 2.0)]), ..Goals::default() };
+        let mut figures = Figures::new(&goals);
+        figures.add(Side::Ours, "f", 1.0, Better::Less);
+        figures.add(Side::Peer, "f", 3.0, Better::Less);
+        let finished = figures.finish();
+        assert_eq!((finished.len(), finished[0].goal, finished[0].ratios()), (1, Some(2.0), vec![3.0]));
     }
 }

@@ -20,7 +20,7 @@ use crate::api_server::{ApiServer, Kind};
 use crate::connection::{Call, Connection};
 use crate::objects::{NAMESPACE, create_namespace, json_call};
 use crate::peers;
-use crate::report::Figure;
+use crate::report::{Better, Figure, Figures, Side};
 use crate::scheduling::{Group, Scheduling, Workload, numbered};
 use crate::target::Target;
 
@@ -56,33 +56,25 @@ struct Outcome {
 
 /// Runs all workloads.
 pub(crate) async fn run(plan: &Plan) -> anyhow::Result<Vec<Figure>> {
-    let mut figures: Vec<Figure> = Vec::new();
-    let mut add = |name: String, ours: bool, value: f64, more_is_better: bool| {
-        let index = figures.iter().position(|figure| figure.name == name).unwrap_or_else(|| {
-            figures.push(Figure { name, ours: Vec::new(), peer: Vec::new(), more_is_better });
-            figures.len() - 1
-        });
-        if ours { &mut figures[index].ours } else { &mut figures[index].peer }.push(value);
-    };
+    let mut figures = Figures::new(&plan.workloads.goals);
     let wanted = |workload: &&Workload| plan.only.as_ref().is_none_or(|only| workload.name.contains(only));
     for nodes in &plan.nodes {
         for workload in plan.workloads.workloads.iter().filter(wanted) {
             for _ in 0..plan.rounds {
-                for ours in [true, false].into_iter().filter(|ours| *ours || plan.upstream) {
+                for side in [Side::Ours, Side::Peer].into_iter().filter(|side| *side == Side::Ours || plan.upstream) {
                     let what = format!("{}, {nodes} nodes", workload.name);
-                    let who = if ours { "ours" } else { "upstream" };
-                    let outcome = one_run(plan, workload, *nodes, ours).await.with_context(|| format!("{what}, {who}"))?;
-                    eprintln!(
-                        "  {what:44} {who:9} {:>9.1} pods/s {:>8.3} ms CPU/pod {:>7.1} MiB",
-                        outcome.pods_per_second, outcome.cpu_ms_per_pod, outcome.peak_mib
-                    );
-                    add(format!("{what} (pods/s)"), ours, outcome.pods_per_second, true);
-                    add(format!("{what}: CPU of the scheduler (ms a pod)"), ours, outcome.cpu_ms_per_pod, false);
-                    add(format!("{what}: memory of the scheduler, peak (MiB)"), ours, outcome.peak_mib, false);
+                    let run = one_run(plan, workload, *nodes, side == Side::Ours).await;
+                    let outcome = run.with_context(|| format!("{what}, {}", side.name()))?;
+                    figures.add(side, &format!("{what} (pods/s)"), outcome.pods_per_second, Better::More);
+                    let cpu = outcome.cpu_ms_per_pod;
+                    figures.add(side, &format!("{what}: CPU of the scheduler (ms a pod)"), cpu, Better::Less);
+                    let memory = outcome.peak_mib;
+                    figures.add(side, &format!("{what}: memory of the scheduler, peak (MiB)"), memory, Better::Less);
                 }
             }
         }
     }
+    let figures = figures.finish();
     ensure!(!figures.is_empty(), "no workload is called {:?}", plan.only.as_deref().unwrap_or_default());
     Ok(figures)
 }
@@ -141,7 +133,7 @@ async fn create_pods(target: &Target, workloads: &Scheduling, group: &Group, nam
 }
 
 /// Sends requests over several connections.
-async fn send_all(target: &Target, calls: Vec<Call>) -> anyhow::Result<()> {
+pub(crate) async fn send_all(target: &Target, calls: Vec<Call>) -> anyhow::Result<()> {
     let (calls, next) = (Arc::new(calls), Arc::new(AtomicUsize::new(0)));
     let mut tasks = JoinSet::new();
     for _ in 0..CONNECTIONS.min(calls.len()) {

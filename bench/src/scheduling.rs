@@ -7,6 +7,8 @@ use anyhow::{Context, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::report::Goals;
+
 /// A file of workloads.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,6 +22,9 @@ pub(crate) struct Scheduling {
     pods: BTreeMap<String, Value>,
     /// What is measured, in this order.
     pub(crate) workloads: Vec<Workload>,
+    /// What is wanted.
+    #[serde(default)]
+    pub(crate) goals: Goals,
 }
 
 /// One workload.
@@ -113,7 +118,7 @@ mod tests {
 
     #[test]
     fn the_committed_workloads_are_valid() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scheduling/workloads.yaml");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads/scheduler.yaml");
         let file = Scheduling::load(&path).expect("valid");
         let preemption = file.workloads.iter().find(|workload| workload.name == "preemption").expect("there is one");
         let pod = file.pod(&preemption.before, "before", 7, 5);

@@ -15,18 +15,13 @@ use crate::target::Target;
 /// How long a start may take before the run fails.
 const START_MAX: Duration = Duration::from_secs(60);
 
-/// An installation: the executable and where it keeps its data.
+/// An installation: the executable and where it keeps its data. Dropping it kills the server and all containers.
 pub(crate) struct Installation {
     executable: PathBuf,
     directory: tempfile::TempDir,
     port: u16,
-}
-
-/// A started server. Dropping it kills the server; containers go on until [`Installation`] is dropped.
-pub(crate) struct Running {
-    child: Child,
-    /// From exec to the line that says that the node is Ready.
-    pub(crate) ready_after: Duration,
+    /// The server, while it runs.
+    child: Option<Child>,
 }
 
 impl Installation {
@@ -37,7 +32,7 @@ impl Installation {
         std::fs::create_dir_all(scratch)?;
         let directory = tempfile::Builder::new().prefix("bench-").tempdir_in(scratch)?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        Ok(Self { executable, directory, port })
+        Ok(Self { executable, directory, port, child: None })
     }
 
     fn data_dir(&self) -> PathBuf {
@@ -54,8 +49,8 @@ impl Installation {
         Target::from_kubeconfig(&self.data_dir().join("admin.kubeconfig"))
     }
 
-    /// Starts the server and waits for its node to be Ready.
-    pub(crate) fn start(&self) -> anyhow::Result<Running> {
+    /// Starts the server and waits for its node to be Ready; returns how long that took, from exec to the line that says so.
+    pub(crate) fn start(&mut self) -> anyhow::Result<Duration> {
         let started = Instant::now();
         let mut child = Command::new(&self.executable)
             .args(["server", "--bind-address", "127.0.0.1", "--secure-port", &self.port.to_string(), "--data-dir"])
@@ -77,7 +72,8 @@ impl Installation {
         loop {
             match received.recv_timeout(START_MAX.saturating_sub(started.elapsed())) {
                 Ok((seen, line)) if line.contains("is Ready after") => {
-                    return Ok(Running { child, ready_after: seen - started });
+                    self.child = Some(child);
+                    return Ok(seen - started);
                 }
                 Ok(_) => {}
                 Err(_) => {
@@ -89,28 +85,24 @@ impl Installation {
             }
         }
     }
+
+    /// SIGTERM, and the wait for the end; containers go on.
+    pub(crate) fn stop(&mut self) -> anyhow::Result<()> {
+        if let Some(mut child) = self.child.take() {
+            kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
+            child.wait()?;
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Installation {
     fn drop(&mut self) {
         // Best effort: a benchmark that failed must still leave the machine as it was.
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
         let _ = Command::new(&self.executable).args(["reset", "--keep-data", "--data-dir"]).arg(self.data_dir()).status();
-    }
-}
-
-impl Running {
-    /// SIGTERM, and the wait for the end.
-    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
-        kill(Pid::from_raw(i32::try_from(self.child.id())?), Signal::SIGTERM)?;
-        self.child.wait()?;
-        Ok(())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -67,7 +67,7 @@ struct Document {
 /// One phase of a file, or several that differ in connections and encoding.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+pub(crate) struct Entry {
     name: String,
     verb: Verb,
     object: Object,
@@ -234,8 +234,13 @@ impl Content {
 pub(crate) fn load(path: &Path) -> anyhow::Result<Workload> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the workload {}", path.display()))?;
     let document: Document = serde_saphyr::from_str(&text).with_context(|| format!("{} is not a workload", path.display()))?;
+    Ok(Workload { title: document.title, phases: expand(&document.phases)? })
+}
+
+/// Makes the phases of a file's entries, and checks them.
+pub(crate) fn expand(entries: &[Entry]) -> anyhow::Result<Vec<Phase>> {
     let mut phases: Vec<Phase> = Vec::new();
-    for entry in &document.phases {
+    for entry in entries {
         phases.extend(entry.phases().with_context(|| format!("phase {:?}", entry.name))?);
     }
     for (index, phase) in phases.iter().enumerate() {
@@ -246,7 +251,7 @@ pub(crate) fn load(path: &Path) -> anyhow::Result<Workload> {
         ensure!(!phase.by_node || phase.object == Object::Pod5k, "phase {name:?}: only pods have nodes");
         ensure!(phases[..index].iter().all(|other| other.name != *name), "two phases are called {name:?}");
     }
-    Ok(Workload { title: document.title, phases })
+    Ok(phases)
 }
 
 #[cfg(test)]
@@ -255,14 +260,10 @@ mod tests {
 
     #[test]
     fn every_committed_workload_is_valid() {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads");
-        let mut seen = 0;
-        for entry in std::fs::read_dir(directory).expect("the directory is committed") {
-            let workload = load(&entry.expect("readable").path()).expect("valid");
+        for name in ["api.yaml", "pods.yaml", "quick.yaml"] {
+            let workload = load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads").join(name)).expect(name);
             assert!(!workload.phases.is_empty());
-            seen += 1;
         }
-        assert!(seen > 0);
     }
 
     fn parse(phases: &str) -> anyhow::Result<Workload> {

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: builds the release executable and the bench tool, then hands over to the latter.
+//! `cargo xtask bench`: builds the release executable (unless one is named) and the bench tool, then hands over to the latter.
 
 use std::process::Command;
 
@@ -19,9 +19,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         command.current_dir(workspace_root()).args(arguments);
         command
     };
-    process::run(&mut cargo(&["build", "--release", "--package", "rusternetes", "--package", "bench"]))?;
+    // An executable that is named is built already.
+    if !options.arguments.iter().any(|argument| argument == "--executable" || argument.starts_with("--executable=")) {
+        process::run(&mut cargo(&["build", "--release", "--package", "rusternetes"]))?;
+    }
     process::run(
-        cargo(&["run", "--quiet", "--release", "--package", "rusternetes", "--package", "bench", "--bin", "bench", "--"])
+        cargo(&["run", "--quiet", "--profile", "measuring", "--package", "bench", "--bin", "bench", "--"])
             .args(&options.arguments),
     )
 }

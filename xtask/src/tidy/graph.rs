@@ -42,7 +42,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "storage",
         ],
     ),
-    ("bench", &["apimachinery"]),
+    ("bench", &["apimachinery", "client", "container-runtime", "cri", "dns", "kube-proxy"]),
     ("vectors", &["api-server", "apimachinery", "storage"]),
     ("xtask", &["apimachinery"]),
 ];
