@@ -13,7 +13,8 @@ use super::Value;
 pub struct TypedError(String);
 
 impl Value {
-    /// Converts to a typed struct.
+    /// Converts to a typed struct. A float is read as serde_json reads it, which may be a neighbour of the nearest number; no built-in type
+    /// that is converted so has one.
     pub fn to_typed<T: DeserializeOwned>(&self) -> Result<T, TypedError> {
         serde_json::from_str(&self.to_json()).map_err(|error| TypedError(error.to_string()))
     }

@@ -26,6 +26,10 @@ use crate::context::{Context, now, wait_synced};
 /// When a kind that a quota names does not exist yet, the resources of the server are asked for again.
 const UNKNOWN_KIND_RETRY: Duration = Duration::from_secs(30);
 
+/// Until the status has a limit, admission does not charge what is created, and the cache may hear of it after it was counted: new limits
+/// are counted once more after so long.
+const RECOUNT: Duration = Duration::from_secs(2);
+
 struct Quotas {
     context: Context,
     quotas: Store<ResourceQuota>,
@@ -69,6 +73,7 @@ impl Controller for Quotas {
         let hard = quota.spec.as_ref().and_then(|spec| spec.hard.as_ref());
         let names: Vec<&str> = hard.into_iter().flat_map(BTreeMap::keys).map(String::as_str).collect();
         let requirements = requirements(&tree);
+        let new_limits = quota.status.as_ref().and_then(|status| status.hard.as_ref()) != hard;
         let (mut usage, mut unknown) = (Amounts::new(), false);
         for (resource, evaluator) in Evaluator::for_names(names.iter().copied()) {
             match self.monitors.count(&resource, &evaluator).await? {
@@ -90,6 +95,10 @@ impl Controller for Quotas {
                 Err(error) => return Err(ReconcileError::api("update resource quota status")(error)),
             }
         }
-        Ok(Outcome::RequeueAfter(if unknown { UNKNOWN_KIND_RETRY } else { self.context.config.resource_quota_sync_period }))
+        Ok(Outcome::RequeueAfter(match (new_limits, unknown) {
+            (true, _) => RECOUNT,
+            (false, true) => UNKNOWN_KIND_RETRY,
+            (false, false) => self.context.config.resource_quota_sync_period,
+        }))
     }
 }
