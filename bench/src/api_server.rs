@@ -117,16 +117,7 @@ impl ApiServer {
     }
 
     async fn start_etcd(&mut self) -> anyhow::Result<String> {
-        let (client, peer) = (format!("http://127.0.0.1:{}", free_port()?), format!("http://127.0.0.1:{}", free_port()?));
-        let mut command = Command::new(peers::find("etcd")?);
-        command
-            .arg(format!("--data-dir={}", self.path("etcd").display()))
-            .arg(format!("--listen-client-urls={client}"))
-            .arg(format!("--advertise-client-urls={client}"))
-            .arg(format!("--listen-peer-urls={peer}"))
-            .arg(format!("--initial-advertise-peer-urls={peer}"))
-            .arg(format!("--initial-cluster=default={peer}"))
-            .arg("--log-level=warn");
+        let (command, client) = etcd(&self.path("etcd"))?;
         self.spawn(command, "etcd")?;
         listens(&client).await?;
         Ok(client)
@@ -227,4 +218,19 @@ pub(crate) fn credentials(directory: &Path, port: u16) -> anyhow::Result<Target>
     let path = directory.join("kubeconfig");
     std::fs::write(&path, kubeconfig)?;
     Target::from_kubeconfig(&path)
+}
+
+/// etcd on a data directory and free ports, to be started; and where clients reach it.
+pub(crate) fn etcd(data: &Path) -> anyhow::Result<(Command, String)> {
+    let (client, peer) = (format!("http://127.0.0.1:{}", free_port()?), format!("http://127.0.0.1:{}", free_port()?));
+    let mut command = Command::new(peers::find("etcd")?);
+    command
+        .arg(format!("--data-dir={}", data.display()))
+        .arg(format!("--listen-client-urls={client}"))
+        .arg(format!("--advertise-client-urls={client}"))
+        .arg(format!("--listen-peer-urls={peer}"))
+        .arg(format!("--initial-advertise-peer-urls={peer}"))
+        .arg(format!("--initial-cluster=default={peer}"))
+        .arg("--log-level=warn");
+    Ok((command, client))
 }

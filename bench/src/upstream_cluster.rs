@@ -120,16 +120,7 @@ impl Installation {
     }
 
     fn start_etcd(&mut self) -> anyhow::Result<String> {
-        let (client, peer) = (format!("http://127.0.0.1:{}", free_port()?), format!("http://127.0.0.1:{}", free_port()?));
-        let mut command = Command::new(peers::find("etcd")?);
-        command
-            .arg(format!("--data-dir={}", self.path("etcd")))
-            .arg(format!("--listen-client-urls={client}"))
-            .arg(format!("--advertise-client-urls={client}"))
-            .arg(format!("--listen-peer-urls={peer}"))
-            .arg(format!("--initial-advertise-peer-urls={peer}"))
-            .arg(format!("--initial-cluster=default={peer}"))
-            .arg("--log-level=warn");
+        let (command, client) = api_server::etcd(&self.directory.path().join("etcd"))?;
         self.daemons.start("etcd", command)?;
         Ok(client)
     }

@@ -180,9 +180,8 @@ fn configuration(options: &Options) -> anyhow::Result<Config> {
         root_ca,
         cluster_signing: ClusterSigning::with(signing_ca),
         leader_election: options.leader_elect.then_some(election),
-        feature_gates: crate::api_server::parse_feature_gates(&options.feature_gates)
-            .map_err(|error| anyhow::anyhow!("--feature-gates: {error}"))?
-            .of_controllers(),
+        feature_gates: crate::api_server::controller_feature_gates(&options.feature_gates)
+            .map_err(|error| anyhow::anyhow!("--feature-gates: {error}"))?,
         ..Config::default()
     };
     if let Some(path) = &options.service_account_private_key_file {

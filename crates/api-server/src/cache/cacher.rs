@@ -351,7 +351,7 @@ impl Cacher {
         };
         let queue = state.watchers.add(scope, WATCHER_QUEUE, told);
         let snapshot = state.snapshot(revision);
-        Ok((snapshot, Watcher { backlog: backlog.into_iter(), queue }))
+        Ok((snapshot, Watcher::new(backlog, queue, revision)))
     }
 }
 

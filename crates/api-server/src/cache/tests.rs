@@ -93,6 +93,8 @@ struct Follower {
     watcher: Watcher,
     seen: BTreeMap<String, i64>,
     last: i64,
+    /// What its last bookmark said.
+    promised: i64,
 }
 
 impl Follower {
@@ -107,10 +109,11 @@ impl Follower {
     }
 
     fn follow(&mut self) {
-        let live = std::iter::from_fn(|| self.watcher.queue.try_recv().ok()).map(|delivery| delivery.event.clone());
-        let events: Vec<_> = self.watcher.backlog.by_ref().chain(live).collect();
+        let mut events: Vec<_> = self.watcher.backlog.by_ref().collect();
+        events.extend(std::iter::from_fn(|| self.watcher.try_next()).map(|delivery| delivery.event.clone()));
         for event in events {
             assert!(event.revision > self.last, "events come once and in order");
+            assert!(event.revision > self.promised, "an event after the bookmark that covers it");
             self.last = event.revision;
             let wanted = |entry: &&Arc<Entry>| self.scope.contains(entry, Some(0));
             let key = String::from_utf8(event.entry().expect("before or after").key.to_vec()).expect("UTF-8");
@@ -205,13 +208,16 @@ impl World {
             let Ok((snapshot, watcher)) = self.cacher.watch(WatchStart::Now, WatchScope::All, 0) else { return };
             let text = |key: &Bytes| String::from_utf8(key.to_vec()).expect("UTF-8");
             let seen = snapshot.entries.iter().map(|(key, entry)| (text(key), entry.revision)).collect();
-            crowd.push(Follower { scope: WatchScope::All, watcher, seen, last: snapshot.revision });
+            crowd.push(Follower { scope: WatchScope::All, watcher, seen, last: snapshot.revision, promised: 0 });
         }
         let told = self.cacher.told(self.feed.revision());
         let (last, _) = self.history.iter().rev().find(|(revision, _)| *revision <= told).expect("some time ago");
         for follower in crowd {
             follower.follow();
             assert!(follower.last >= *last, "{} was promised, {} came", last, follower.last);
+            let reached = follower.watcher.reached(told);
+            assert!(reached >= follower.last, "a bookmark at {reached} would go back behind {}", follower.last);
+            follower.promised = reached;
         }
     }
 
@@ -227,7 +233,7 @@ impl World {
             return;
         };
         let seen = in_scope(&scope, &then);
-        self.followers.push(Follower { scope, watcher, seen, last: revision });
+        self.followers.push(Follower { scope, watcher, seen, last: revision, promised: 0 });
     }
 }
 
@@ -252,6 +258,9 @@ async fn lists_and_watches_equal_a_model() {
                 world.catch_up().await;
                 world.check_lists();
                 world.begin_watch();
+                world.check_crowd(&mut crowd);
+                // In the middle of a round.
+                tokio::task::yield_now().await;
                 world.check_crowd(&mut crowd);
                 for follower in &mut world.followers {
                     follower.follow();

@@ -38,7 +38,37 @@ pub(crate) struct Watcher {
     /// Events from the ring that come before the queue's.
     pub(crate) backlog: std::vec::IntoIter<Arc<CacheEvent>>,
     /// Live events. Closed when the watcher was too slow or the cache started anew.
-    pub(crate) queue: mpsc::Receiver<Arc<Delivery>>,
+    queue: mpsc::Receiver<Arc<Delivery>>,
+    /// It knows of everything up to here.
+    revision: i64,
+}
+
+impl Watcher {
+    pub(super) fn new(backlog: Vec<Arc<CacheEvent>>, queue: mpsc::Receiver<Arc<Delivery>>, revision: i64) -> Watcher {
+        let revision = backlog.last().map_or(revision, |newest| revision.max(newest.revision));
+        Watcher { backlog: backlog.into_iter(), queue, revision }
+    }
+
+    /// The next live event, if one is there.
+    pub(crate) fn try_next(&mut self) -> Option<Arc<Delivery>> {
+        let delivery = self.queue.try_recv().ok()?;
+        self.revision = delivery.event.revision;
+        Some(delivery)
+    }
+
+    /// The next live event; `None` when the watch is over. Cancellation-safe.
+    pub(crate) async fn next(&mut self) -> Option<Arc<Delivery>> {
+        let delivery = self.queue.recv().await?;
+        self.revision = delivery.event.revision;
+        Some(delivery)
+    }
+
+    /// The revision up to which it knows everything, once all of backlog and queue has been taken; `told` is what all watchers were told
+    /// of, read before. This one may have been told of more, and never goes back.
+    pub(crate) fn reached(&mut self, told: i64) -> i64 {
+        self.revision = self.revision.max(told);
+        self.revision
+    }
 }
 
 /// Watchers of one scope that are told at once; of more, so many at a time, and then others get their turn: waking a thousand watchers

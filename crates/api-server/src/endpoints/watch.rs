@@ -311,9 +311,9 @@ impl Frames {
     /// Takes what is in the queue without waiting.
     fn drain_queue(&mut self, out: &mut Block) {
         while out.len() < BLOCK_BYTES {
-            match self.watcher.queue.try_recv() {
-                Ok(delivery) => self.put_delivery(out, &delivery),
-                Err(_) => return,
+            match self.watcher.try_next() {
+                Some(delivery) => self.put_delivery(out, &delivery),
+                None => return,
             }
         }
     }
@@ -322,7 +322,7 @@ impl Frames {
         loop {
             tokio::select! {
                 biased;
-                delivery = self.watcher.queue.recv() => match delivery {
+                delivery = self.watcher.next() => match delivery {
                     Some(delivery) => {
                         self.put_delivery(&mut out, &delivery);
                         self.drain_queue(&mut out);
@@ -355,10 +355,11 @@ impl Frames {
         let next = now + BOOKMARK_PERIOD;
         self.next_bookmark = if last > now { next.min(last) } else { self.end + BOOKMARK_PERIOD };
         // The revision first: all its events are in the queue by then, and the queue is emptied before the bookmark is sent.
-        let revision = self.stored.cacher.told(self.engine().feed.revision());
-        while let Ok(delivery) = self.watcher.queue.try_recv() {
+        let told = self.stored.cacher.told(self.engine().feed.revision());
+        while let Some(delivery) = self.watcher.try_next() {
             self.put_event(out, &delivery.event);
         }
+        let revision = self.watcher.reached(told);
         self.put_bookmark(out, revision, false);
     }
 

@@ -10,8 +10,7 @@ use apimachinery::{Value, validation, value};
 use super::apps_status::AppsStatus;
 use super::at::At;
 use super::go_text::Shown;
-use super::{Rules, collect, gated, go_text, pod_spec, storage, warnings};
-use crate::gates::FeatureGates;
+use super::{Rules, collect, go_text, pod_spec, storage, warnings};
 use crate::registry::{OperationContext, Strategy, bump_generation, keep_status};
 
 /// The kinds.
@@ -39,17 +38,16 @@ impl App {
 /// Where DaemonSets keep upstream's deprecated `templateGeneration`; an annotation in apps/v1.
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
-pub(super) fn rules(app: App, gates: FeatureGates) -> Rules {
-    Rules { strategy: Arc::new(AppStrategy(app, gates)), subresources: vec![("status", Arc::new(AppsStatus(app)))] }
+pub(super) fn rules(app: App) -> Rules {
+    Rules { strategy: Arc::new(AppStrategy(app)), subresources: vec![("status", Arc::new(AppsStatus(app)))] }
 }
 
-struct AppStrategy(App, FeatureGates);
+struct AppStrategy(App);
 
 impl Strategy for AppStrategy {
     fn prepare_for_create(&self, _context: &OperationContext, object: &mut Value) {
         crate::registry::reset_status(object);
         object.meta_mut().set_generation(1);
-        gated::app(self.0, self.1, object, &Value::Null);
         if self.0 == App::DaemonSet {
             let generation = template_generation(object).max(1);
             object.set_path(&["metadata", "annotations", TEMPLATE_GENERATION], generation.to_string());
@@ -75,7 +73,6 @@ impl Strategy for AppStrategy {
 
     fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
         keep_status(object, old);
-        gated::app(self.0, self.1, object, old);
         bump_generation(object, old);
         match self.0 {
             App::DaemonSet => {

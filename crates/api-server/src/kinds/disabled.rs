@@ -5,43 +5,49 @@
 
 use apimachinery::{GroupResource, Value};
 
+use crate::gates::FeatureGates;
 use crate::registry::OperationContext;
 
 const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
 /// Sources of a projected volume: `ClusterTrustBundleProjection`, `PodCertificateRequest`.
 const SOURCES: [&str; 2] = ["clusterTrustBundle", "podCertificate"];
+/// `MaxUnavailableStatefulSet`.
+const MAX_UNAVAILABLE: [&str; 4] = ["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"];
 /// `CoordinatedLeaderElection`.
 const LEASE_MEMBERS: [&str; 2] = ["strategy", "preferredHolder"];
 
 /// Takes out of a new object, or a new state of one, what is not to be had.
 pub(crate) fn drop_disabled(context: &OperationContext, resource: &GroupResource, object: &mut Value, old: Option<&Value>) {
     match context.subresource.as_str() {
-        "" => drop_from_object(resource, object, old),
+        "" => drop_from_object(resource, context.gates, object, old),
         "status" if !context.gates.terminating_replicas => drop_terminating(resource, object, old),
         _ => {}
     }
 }
 
 fn drop_terminating(resource: &GroupResource, object: &mut Value, old: Option<&Value>) {
-    let path = ["status", "terminatingReplicas"];
-    let counts = resource.group == "apps" && matches!(resource.resource.as_str(), "deployments" | "replicasets");
-    if counts && old.is_none_or(|old| old.get_path(&path).is_none()) {
-        object.remove_path(&path);
+    if resource.group == "apps" && matches!(resource.resource.as_str(), "deployments" | "replicasets") {
+        drop_member(&["status", "terminatingReplicas"], object, old);
     }
 }
 
-fn drop_from_object(resource: &GroupResource, object: &mut Value, old: Option<&Value>) {
-    let before = |path: &[&str]| old.and_then(|old| old.get_path(path)).cloned().unwrap_or_default();
+fn drop_member(path: &[&str], object: &mut Value, old: Option<&Value>) {
+    if old.and_then(|old| old.get_path(path)).is_none_or(Value::is_null) {
+        object.remove_path(path);
+    }
+}
+
+fn drop_from_object(resource: &GroupResource, gates: FeatureGates, object: &mut Value, old: Option<&Value>) {
     match (resource.group.as_str(), resource.resource.as_str()) {
         ("coordination.k8s.io", "leases") => {
-            let old = before(&["spec"]);
-            for member in LEASE_MEMBERS.into_iter().filter(|member| old[*member].is_null()) {
-                object.remove_path(&["spec", member]);
-            }
+            LEASE_MEMBERS.into_iter().for_each(|member| drop_member(&["spec", member], object, old));
         }
-        _ => {
+        (group, plural) => {
+            if (group, plural) == ("apps", "statefulsets") && !gates.max_unavailable_stateful_set {
+                drop_member(&MAX_UNAVAILABLE, object, old);
+            }
             let Some(path) = pod_spec_path(resource) else { return };
-            let old = before(path);
+            let old = old.and_then(|old| old.get_path(path)).cloned().unwrap_or_default();
             if let Some(spec) = object.get_path_mut(path) {
                 pod_spec(spec, &old);
             }
@@ -129,6 +135,11 @@ mod tests {
                 value!({"spec": {"containers": [{}, {"lifecycle": {"preStop": {}}}]}}),
             ),
             (
+                ("apps", "statefulsets"),
+                value!({"spec": {"updateStrategy": {"rollingUpdate": {"maxUnavailable": 2, "partition": 1}}}}),
+                value!({"spec": {"updateStrategy": {"rollingUpdate": {"partition": 1}}}}),
+            ),
+            (
                 ("batch", "jobs"),
                 value!({"spec": {"template": {"spec": {"volumes": [{"projected": {"sources": [{"podCertificate": {}}, {"secret": {}}]}}]}}}}),
                 value!({"spec": {"template": {"spec": {"volumes": [{"projected": {"sources": [{}, {"secret": {}}]}}]}}}}),
@@ -137,11 +148,22 @@ mod tests {
         for ((group, resource), object, expected) in cases {
             let resource = GroupResource::new(group, resource);
             let mut new = object.clone();
-            drop_from_object(&resource, &mut new, None);
+            drop_from_object(&resource, FeatureGates::default(), &mut new, None);
             assert_eq!(new, expected);
             let mut kept = object.clone();
-            drop_from_object(&resource, &mut kept, Some(&object));
+            drop_from_object(&resource, FeatureGates::default(), &mut kept, Some(&object));
             assert_eq!(kept, object, "what the object has it keeps");
+        }
+    }
+
+    #[test]
+    fn what_a_gate_lets_in() {
+        let object = || value!({"spec": {"updateStrategy": {"rollingUpdate": {"maxUnavailable": 2}}}});
+        let gates = FeatureGates { max_unavailable_stateful_set: true, ..FeatureGates::default() };
+        for (resource, gates) in [("statefulsets", gates), ("daemonsets", FeatureGates::default())] {
+            let mut new = object();
+            drop_from_object(&GroupResource::new("apps", resource), gates, &mut new, None);
+            assert_eq!(new, object(), "{resource}");
         }
     }
 

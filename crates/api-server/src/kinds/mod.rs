@@ -14,7 +14,6 @@ mod devices;
 mod disabled;
 mod events;
 mod flowcontrol;
-mod gated;
 mod go_text;
 mod meta_checks;
 mod namespace;
@@ -40,7 +39,6 @@ use std::sync::Arc;
 use apimachinery::field::ErrorList;
 use apimachinery::{GroupResource, Value, validation};
 
-use crate::gates::FeatureGates;
 use crate::registry::{BeginHook, DefaultStrategy, Resource, Strategy};
 
 use apps::App;
@@ -58,7 +56,7 @@ pub(crate) struct Rules {
 }
 
 /// The rules of a resource; those of a kind without rules where it has no module.
-pub(crate) fn rules(resource: &GroupResource, row: &Resource, services: &Arc<ServiceAllocator>, gates: FeatureGates) -> Rules {
+pub(crate) fn rules(resource: &GroupResource, row: &Resource, services: &Arc<ServiceAllocator>) -> Rules {
     match (resource.group.as_str(), resource.resource.as_str()) {
         ("", "namespaces") => namespace::rules(),
         ("", "pods") => pod::rules(),
@@ -67,11 +65,11 @@ pub(crate) fn rules(resource: &GroupResource, row: &Resource, services: &Arc<Ser
         ("apiregistration.k8s.io", "apiservices") => api_service::rules(),
         ("", "events") | ("events.k8s.io", "events") => events::rules(),
         ("", "podtemplates") => pod_template::rules(),
-        ("", "replicationcontrollers") => apps::rules(App::ReplicationController, gates),
-        ("apps", "deployments") => apps::rules(App::Deployment, gates),
-        ("apps", "replicasets") => apps::rules(App::ReplicaSet, gates),
-        ("apps", "daemonsets") => apps::rules(App::DaemonSet, gates),
-        ("apps", "statefulsets") => apps::rules(App::StatefulSet, gates),
+        ("", "replicationcontrollers") => apps::rules(App::ReplicationController),
+        ("apps", "deployments") => apps::rules(App::Deployment),
+        ("apps", "replicasets") => apps::rules(App::ReplicaSet),
+        ("apps", "daemonsets") => apps::rules(App::DaemonSet),
+        ("apps", "statefulsets") => apps::rules(App::StatefulSet),
         ("batch", "jobs") => batch::jobs(),
         ("batch", "cronjobs") => batch::cron_jobs(),
         ("", "services") => service::rules(services.clone()),
@@ -240,11 +238,7 @@ impl Strategy for PlainStrategy {
     }
 
     fn reset_fields(&self) -> &'static [&'static [&'static str]] {
-        match (self.resource.group.as_str(), self.resource.resource.as_str()) {
-            // Upstream names a group that there is not, so that nothing is reset.
-            ("networking.k8s.io", "servicecidrs") => &[],
-            _ => self.rules.reset_fields(),
-        }
+        if resets_nothing(&self.resource) { &[] } else { self.rules.reset_fields() }
     }
 }
 
@@ -266,9 +260,11 @@ impl Strategy for CheckedStatus {
     }
 
     fn reset_fields(&self) -> &'static [&'static [&'static str]] {
-        match (self.resource.group.as_str(), self.resource.resource.as_str()) {
-            ("networking.k8s.io", "servicecidrs") => &[],
-            _ => self.meta.reset_fields(),
-        }
+        if resets_nothing(&self.resource) { &[] } else { self.meta.reset_fields() }
     }
+}
+
+/// Upstream names a group that there is not in the reset fields of ServiceCIDRs, so that they have none.
+fn resets_nothing(resource: &GroupResource) -> bool {
+    resource.group == "networking.k8s.io" && resource.resource == "servicecidrs"
 }

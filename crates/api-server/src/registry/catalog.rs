@@ -115,7 +115,7 @@ impl Catalog {
         let prefix = format!("{}/{}/", config.storage_prefix, resource::storage_path(&gr));
         let header = Header::new(&kind);
         let fields = resource::selectable_fields(&gr);
-        let rules = kinds::rules(&gr, row, services, config.gates);
+        let rules = kinds::rules(&gr, row, services);
         let indexed = resource::indexed_field(&gr);
         let cacher = Arc::new(Cacher::new(CacherConfig {
             prefix: prefix.clone(),

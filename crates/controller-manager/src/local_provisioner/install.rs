@@ -37,7 +37,7 @@ async fn ensure<K>(client: &kube::Client, object: Value) -> kube::Result<()>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Serialize,
 {
-    let object: K = serde_json::from_value(object).map_err(kube::Error::SerdeError)?;
+    let object: K = serde_json::from_str(&object.to_string()).map_err(kube::Error::SerdeError)?;
     let api: Api<K> = Api::all_with(client.clone(), &());
     match api.create(&PostParams::default(), &object).await {
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),

@@ -99,7 +99,7 @@ pub(super) fn claim(claim: &PersistentVolumeClaim, class: Option<&StorageClass>,
             "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on_node]}]}},
         },
     });
-    match serde_json::from_value(volume) {
+    match serde_json::from_str(&volume.to_string()) {
         Ok(volume) => ClaimStep::Provision(Box::new(volume), path),
         Err(error) => ClaimStep::Refuse(error.to_string()),
     }

@@ -137,7 +137,6 @@ impl Monitors {
             Evaluator::Services => Ok(Some(self.shared::<Service>(evaluator))),
             Evaluator::Claims => Ok(Some(self.shared::<PersistentVolumeClaim>(evaluator))),
             Evaluator::ResourceClaims => Ok(Some(self.shared::<ResourceClaim>(evaluator))),
-            Evaluator::Count(_) if *resource == GroupResource::new("", "resourcequotas") => Ok(Some(self.quotas(evaluator))),
             Evaluator::Count(_) => self.metadata(resource, evaluator).await,
         }
     }
@@ -155,11 +154,6 @@ impl Monitors {
         Monitor { count: Count::Trees(trees), synced: synced(&informer) }
     }
 
-    /// Quotas are counted in the cache that asked: another one may not have heard yet of the quota that is new, and nobody would count again.
-    fn quotas(&self, evaluator: &Evaluator) -> Monitor {
-        self.number(&self.context.informers.get::<ResourceQuota>(), evaluator)
-    }
-
     async fn metadata(&self, resource: &GroupResource, evaluator: &Evaluator) -> Result<Option<Monitor>, ReconcileError> {
         let known = resources(&self.context.client).await?;
         let found = known.into_iter().find(|found| {
@@ -171,17 +165,10 @@ impl Monitors {
         let config = watcher::Config::default();
         let (informer, task) = Informer::start_metadata(client, &found.api, config, self.context.token.child_token());
         self.tasks.spawn(task);
-        Ok(Some(self.number::<MetadataObject>(&informer, evaluator)))
-    }
-
-    fn number<K>(&self, informer: &Informer<K>, evaluator: &Evaluator) -> Monitor
-    where
-        K: ResourceExt + Serialize + Send + Sync + 'static,
-    {
         let (replenish, of) = (self.replenish.clone(), evaluator.clone());
-        informer.add_handler(move |change| replenish.changed(&of, change));
+        informer.add_handler(move |change: &Change<'_, MetadataObject>| replenish.changed(&of, change));
         let store = informer.store().clone();
         let number: Number = Arc::new(move |namespace| store.list_namespace(namespace).len());
-        Monitor { count: Count::Number(number), synced: synced(informer) }
+        Ok(Some(Monitor { count: Count::Number(number), synced: synced(&informer) }))
     }
 }

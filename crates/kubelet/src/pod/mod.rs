@@ -17,7 +17,7 @@ pub(crate) mod status;
 pub(crate) mod sync;
 pub(crate) mod worker;
 
-/// The members of an object as it is written in JSON. By way of text, for which the executable has the code anyway.
-pub(crate) fn fields<T: serde::Serialize>(object: &T) -> serde_json::Map<String, serde_json::Value> {
-    serde_json::to_vec(object).and_then(|json| serde_json::from_slice(&json)).unwrap_or_default()
+/// The members of an object as it is written in JSON; `None` if it cannot be. By way of text, for which the executable has the code anyway.
+pub(crate) fn fields<T: serde::Serialize>(object: &T) -> Option<serde_json::Map<String, serde_json::Value>> {
+    serde_json::to_vec(object).and_then(|json| serde_json::from_slice(&json)).ok()
 }

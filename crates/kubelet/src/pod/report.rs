@@ -159,7 +159,7 @@ fn retry(core: &Core, uid: &str, target: &Pod, error: &kube::Error) -> bool {
 
 /// The patch that turns the object's status into `desired`; `None`: there is no difference.
 pub(crate) fn status_patch(target: &Pod, desired: &PodStatus) -> Option<Value> {
-    let (old, new) = (super::fields(target.pod_status()), super::fields(desired));
+    let (old, new) = (super::fields(target.pod_status())?, super::fields(desired)?);
     let mut patch = Map::new();
     for key in old.keys().chain(new.keys()) {
         // `resize` and others that only the API server writes are not ours to clear.

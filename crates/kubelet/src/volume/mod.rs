@@ -118,7 +118,7 @@ async fn set_up(context: &Context<'_>, volume: &Volume) -> Result<Mounted, Strin
 
 /// The name of the field that says what the volume is.
 fn type_name(volume: &Volume) -> String {
-    let named = crate::pod::fields(volume).into_iter().map(|(key, _)| key).find(|key| key != "name");
+    let named = crate::pod::fields(volume).into_iter().flatten().map(|(key, _)| key).find(|key| key != "name");
     named.unwrap_or_else(|| "(none)".to_owned())
 }
 

@@ -62,7 +62,7 @@ async fn collect(
         own_token(context, &mut file);
         return Ok(Payload::from([(source.path.clone(), file)]));
     }
-    let fields = crate::pod::fields(projection);
+    let fields = crate::pod::fields(projection).unwrap_or_default();
     let kind = fields.keys().next().map(String::as_str).unwrap_or_default();
     Err(format!("projected volume source {kind} is not implemented"))
 }

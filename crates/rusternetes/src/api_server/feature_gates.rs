@@ -236,7 +236,7 @@ enum Stage {
     Deprecated,
 }
 
-/// Gates that may have either value: those that this server has code for, and those that upstream's kube-apiserver has no code for
+/// Gates that may have either value at the API server: those that this server has code for, and those that upstream's kube-apiserver has no code for
 /// either, because they are another component's.
 #[rustfmt::skip]
 const HONOURED: &[&str] = &[
@@ -263,11 +263,11 @@ const TERMINATING_REPLICAS: &str = "DeploymentReplicaSetTerminatingReplicas";
 
 /// The gates that are not as they are by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct FeatureGates(BTreeMap<&'static str, bool>);
+struct FeatureGates(BTreeMap<&'static str, bool>);
 
 impl FeatureGates {
     /// Those that the API server asks for.
-    pub(super) fn of_server(&self) -> api_server::FeatureGates {
+    fn of_server(&self) -> api_server::FeatureGates {
         api_server::FeatureGates {
             cbor: self.is_enabled(CBOR),
             watch_list: self.is_enabled(WATCH_LIST),
@@ -277,19 +277,25 @@ impl FeatureGates {
         }
     }
 
-    /// Those that a controller asks for.
-    pub(crate) fn of_controllers(&self) -> controller_manager::FeatureGates {
-        controller_manager::FeatureGates { max_unavailable_stateful_set: self.is_enabled(MAX_UNAVAILABLE) }
-    }
-
     fn is_enabled(&self, name: &str) -> bool {
         let default = || GATES.iter().any(|(have, _, default)| *have == name && *default);
         self.0.get(name).copied().unwrap_or_else(default)
     }
 }
 
-/// Reads `NAME=true|false` and `COMPONENT:NAME=true|false` items (`--feature-gates`). The error names the gate.
-pub(crate) fn parse(items: &[String]) -> Result<FeatureGates, String> {
+/// The API server's `--feature-gates`. The error names the gate.
+pub(super) fn of_server(items: &[String]) -> Result<api_server::FeatureGates, String> {
+    Ok(parse(items, HONOURED)?.of_server())
+}
+
+/// The controllers', which have code both ways for fewer of them.
+pub(crate) fn of_controllers(items: &[String]) -> Result<controller_manager::FeatureGates, String> {
+    let gates = parse(items, &[MAX_UNAVAILABLE])?;
+    Ok(controller_manager::FeatureGates { max_unavailable_stateful_set: gates.is_enabled(MAX_UNAVAILABLE) })
+}
+
+/// Reads `NAME=true|false` and `COMPONENT:NAME=true|false` items.
+fn parse(items: &[String], honoured: &[&str]) -> Result<FeatureGates, String> {
     let mut gates = FeatureGates::default();
     for item in items.iter().map(|item| item.trim()).filter(|item| !item.is_empty()) {
         let (name, value) = item.split_once('=').ok_or_else(|| format!("missing bool value for {item}"))?;
@@ -298,7 +304,7 @@ pub(crate) fn parse(items: &[String]) -> Result<FeatureGates, String> {
         let Some((known, stage, default)) = GATES.iter().find(|(have, ..)| *have == name) else {
             return Err(format!("unrecognized feature gate: {name}"));
         };
-        if HONOURED.contains(&name) {
+        if honoured.contains(&name) {
             gates.0.insert(known, wanted);
         } else if wanted != *default {
             return Err(match stage {
@@ -316,12 +322,19 @@ mod tests {
 
     #[test]
     fn gates_may_be_what_they_are() {
-        let check = |items: &[&str]| parse(&items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>());
+        let owned = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
+        let check = |items: &[&str]| parse(&owned(items), HONOURED);
         let gates = check(&["WatchList=true", "kube:AllAlpha=false", ""]).unwrap();
         assert!(gates.is_enabled("WatchList") && !gates.is_enabled(CBOR));
         assert!(check(&["CBORServingAndStorage=true"]).unwrap().is_enabled(CBOR));
         let gates = check(&["MaxUnavailableStatefulSet=true"]).unwrap();
-        assert!(gates.of_server().max_unavailable_stateful_set && gates.of_controllers().max_unavailable_stateful_set);
+        assert!(gates.of_server().max_unavailable_stateful_set);
+        assert!(of_controllers(&owned(&["MaxUnavailableStatefulSet=true"])).unwrap().max_unavailable_stateful_set);
+        assert!(!of_controllers(&owned(&["WatchList=true"])).unwrap().max_unavailable_stateful_set);
+        // The controllers have no code for it, the API server need not have any.
+        let semantic = owned(&["StatefulSetSemanticRevisionComparison=false"]);
+        assert!(of_server(&semantic).is_ok());
+        assert!(of_controllers(&semantic).unwrap_err().contains("StatefulSetSemanticRevisionComparison=false: not implemented"));
         assert!(check(&["AllAlpha=true"]).unwrap_err().contains("AllAlpha=true: not implemented"));
         assert!(check(&["NoSuchGate=true"]).unwrap_err().contains("unrecognized feature gate: NoSuchGate"));
         assert!(check(&["WatchList"]).unwrap_err().contains("missing bool value"));

@@ -23,7 +23,7 @@ use clap::{ArgMatches, Command};
 use storage::Store;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use feature_gates::parse as parse_feature_gates;
+pub(crate) use feature_gates::of_controllers as controller_feature_gates;
 
 use crate::server::{CLUSTER_DOMAIN, explain_bind, open_store, primary_address, stop_after_second_signal, wait_for_signal};
 use settings::Settings;

@@ -47,8 +47,8 @@ pub(super) struct Settings {
 impl Settings {
     /// Reads the flags; errors name the flag.
     pub(super) fn new(values: &Values) -> anyhow::Result<Self> {
-        let gates =
-            feature_gates::parse(&values.list("feature-gates")).map_err(|error| anyhow::anyhow!("--feature-gates: {error}"))?;
+        let gates = feature_gates::of_server(&values.list("feature-gates"))
+            .map_err(|error| anyhow::anyhow!("--feature-gates: {error}"))?;
         refuse_others(values)?;
         let mut warnings = values.warnings.clone();
         let authorization = authorization(values)?;
@@ -67,7 +67,7 @@ impl Settings {
             advertise: address(values, "advertise-address")?,
             tls: tls(values, &mut warnings)?,
             serving: key_pair(values, "tls-cert-file", "tls-private-key-file")?,
-            server: ServerConfig { gates: gates.of_server(), ..server(values)? },
+            server: ServerConfig { gates, ..server(values)? },
             shutdown_delay: values.duration("shutdown-delay-duration"),
             client_ca_pem: file(values, "client-ca-file")?.unwrap_or_default(),
             front_proxy: front_proxy(values)?,
