@@ -47,6 +47,15 @@ impl Hierarchies {
         }
     }
 
+    /// The controllers of v1; named hierarchies without one are not among them.
+    pub(crate) fn controllers(&self) -> impl Iterator<Item = &str> {
+        let controllers = match self {
+            Self::V1(controllers) => Some(controllers),
+            Self::V2(_) => None,
+        };
+        controllers.into_iter().flat_map(BTreeMap::keys).map(String::as_str).filter(|name| !name.starts_with("name="))
+    }
+
     pub(crate) fn is_v2(&self) -> bool {
         matches!(self, Self::V2(_))
     }

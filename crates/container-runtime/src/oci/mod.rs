@@ -3,6 +3,8 @@
 //! Standard input, output and error of these processes are the container's own. What they have to say goes to the pipe at
 //! [`RESULT_FD`]: `pid N` or `error TEXT`. They must not log: a subscriber would write into the container's output.
 
+mod cgroup_entry;
+mod create;
 mod executor;
 mod seccomp;
 
@@ -10,7 +12,6 @@ use std::io::Write;
 use std::os::fd::FromRawFd;
 use std::path::{Path, PathBuf};
 
-use libcontainer::container::ContainerStatus;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use serde::{Deserialize, Serialize};
@@ -64,15 +65,7 @@ pub(crate) fn create(arguments: &[String]) -> i32 {
 fn create_container(root: &str, id: &str, bundle: &Path, console: Option<PathBuf>) -> Result<i32, String> {
     let privileges = load_privileges(bundle)?;
     adjust_oom_score(privileges.oom_score_adj);
-    let mut container = ContainerBuilder::new(id.to_owned(), SyscallType::Linux)
-        .with_executor(ProcessExecutor::new(privileges, true))
-        .with_root_path(root)
-        .and_then(|builder| builder.with_console_socket(console).as_init(bundle).with_systemd(false).with_detach(true).build())
-        .map_err(describe)?;
-    let pid = container.pid().ok_or("libcontainer reported no pid")?;
-    // The shim starts the process by its notify socket; the state must allow `exec` from then on.
-    container.set_status(ContainerStatus::Running).save().map_err(describe)?;
-    Ok(pid.as_raw())
+    create::create(Path::new(root), id, bundle, console, privileges).map(nix::unistd::Pid::as_raw)
 }
 
 /// `oci-exec ROOT ID BUNDLE PROCESS-FILE [CONSOLE-SOCKET]`
@@ -110,9 +103,9 @@ fn adjust_oom_score(score: Option<i64>) {
 }
 
 /// The whole chain of an error as one line, from our own message on if there is one.
-fn describe(error: libcontainer::error::LibcontainerError) -> String {
+fn describe(error: impl std::error::Error) -> String {
     let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
+    let mut source = error.source();
     while let Some(inner) = source {
         let inner_text = inner.to_string();
         if !text.contains(&inner_text) {

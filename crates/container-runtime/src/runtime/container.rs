@@ -72,7 +72,7 @@ impl Inner {
         self.stop_container_now(&container).await?;
         let _operation = container.operation.lock().await;
         let record = container.snapshot();
-        self.release_container(&record).await;
+        self.release_container(&container).await;
         let forget = Request::Forget { id: record.id.clone() };
         let _ = shim_client::call(&self.layout.shim_socket(&record.sandbox_id), &forget).await;
         let this = self.this.upgrade().ok_or_else(|| Status::unavailable("the runtime is closing"))?;
@@ -84,23 +84,25 @@ impl Inner {
         .await?;
         if self.containers.write().remove(&record.id).is_some() {
             self.forget_samples(&record.id);
-            self.forget_samples(&record.id);
             self.publish_gone(&record.sandbox_id, &record.id);
         }
         Ok(())
     }
 
-    /// Frees what only a running container needs: root file system, cgroup, libcontainer's state. Idempotent.
-    pub(super) async fn release_container(&self, record: &ContainerRecord) {
-        let Some(this) = self.this.upgrade() else { return };
-        let (id, cgroup) = (record.id.clone(), record.cgroup.clone());
-        let _ = blocking(move || {
+    /// Frees what only a running container needs: root file system, cgroup, libcontainer's state. Done once; who comes second waits.
+    pub(super) async fn release_container(&self, container: &Container) {
+        let mut released = container.released.lock().await;
+        let Some(this) = self.this.upgrade().filter(|_| !*released) else { return };
+        let record = container.snapshot();
+        let (id, cgroup) = (record.id, record.cgroup);
+        *released = blocking(move || {
             unmount(&this.layout.rootfs(&id));
             let _ = std::fs::remove_dir_all(this.layout.oci().join(&id));
             this.hierarchies.remove(&cgroup);
             Ok(())
         })
-        .await;
+        .await
+        .is_ok();
     }
 
     /// Blocking. Everything of a container but its log, which is the kubelet's.
@@ -130,7 +132,7 @@ impl Inner {
         }
         let record = container.snapshot();
         self.publish(&record.sandbox_id, &record.id, ContainerEventType::ContainerStoppedEvent);
-        self.release_container(&record).await;
+        self.release_container(container).await;
     }
 
     pub(super) async fn reopen_log(&self, id: &str) -> Result<(), Status> {

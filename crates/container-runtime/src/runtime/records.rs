@@ -122,11 +122,18 @@ pub(crate) struct Container {
     pub(crate) record: Mutex<ContainerRecord>,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) operation: tokio::sync::Mutex<()>,
+    /// Whether what only a running container needs was freed; held while that is done.
+    pub(crate) released: tokio::sync::Mutex<bool>,
 }
 
 impl Container {
     pub(crate) fn new(record: ContainerRecord, phase: Phase) -> Self {
-        Self { record: Mutex::new(record), phase: watch::Sender::new(phase), operation: tokio::sync::Mutex::default() }
+        Self {
+            record: Mutex::new(record),
+            phase: watch::Sender::new(phase),
+            operation: tokio::sync::Mutex::default(),
+            released: tokio::sync::Mutex::default(),
+        }
     }
 
     pub(crate) fn snapshot(&self) -> ContainerRecord {

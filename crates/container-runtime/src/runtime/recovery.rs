@@ -92,10 +92,12 @@ impl Inner {
                 None => lost(),
             },
         };
-        if matches!(phase, Phase::Exited { .. }) {
-            self.release_container(&record).await;
+        let (id, ended) = (record.id.clone(), matches!(phase, Phase::Exited { .. }));
+        let container = Arc::new(Container::new(record, phase));
+        if ended {
+            self.release_container(&container).await;
         }
-        self.containers.write().insert(record.id.clone(), Arc::new(Container::new(record, phase)));
+        self.containers.write().insert(id, container);
     }
 
     /// Run directories of nothing that is known.

@@ -193,7 +193,7 @@ impl Inner {
                     tracing::warn!(container = failed.id, %error, "container record could not be written");
                 }
                 container.phase.send_replace(start_failed(error.message(), clock::nanoseconds()));
-                self.release_container(&failed).await;
+                self.release_container(&container).await;
                 self.publish(&failed.sandbox_id, &failed.id, ContainerEventType::ContainerStoppedEvent);
                 Err(error)
             }

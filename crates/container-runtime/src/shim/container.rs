@@ -56,6 +56,8 @@ pub(super) struct Container {
     pub(super) stdin_pending: VecDeque<u8>,
     stdin_closing: bool,
     pub(super) terminal: Option<File>,
+    /// The server has signalled it: how it ends is no news that must outlive the machine's power.
+    pub(super) signalled: bool,
 }
 
 impl Container {
@@ -73,6 +75,7 @@ impl Container {
             stdin_pending: VecDeque::new(),
             stdin_closing: false,
             terminal: None,
+            signalled: false,
         }
     }
 
@@ -178,7 +181,8 @@ impl Container {
         self.ended.filter(|_| self.exit.is_none()).map(|(_, deadline)| deadline)
     }
 
-    /// The end to be published, once: when the streams are drained or the time for it is up. It is on disk by then.
+    /// The end to be published, once: when the streams are drained or the time for it is up. A container that
+    /// ended by itself has its end on disk by then.
     pub(super) fn finish(&mut self) -> Option<Exit> {
         let (exit, deadline) = self.ended.filter(|_| self.exit.is_none())?;
         if !self.outputs.is_empty() && Instant::now() < deadline {
@@ -190,7 +194,7 @@ impl Container {
         self.terminal = None;
         self.log = None;
         self.exit = Some(exit);
-        let _ = write_durably(Path::new(&self.spec.exit_file), &exit);
+        let _ = write_exit(Path::new(&self.spec.exit_file), &exit, !self.signalled);
         Some(exit)
     }
 
@@ -234,11 +238,14 @@ pub(super) fn receive_terminal(listener: &UnixListener) -> std::io::Result<Owned
     descriptors.pop().ok_or_else(|| std::io::Error::new(std::io::ErrorKind::InvalidData, "no terminal received"))
 }
 
-fn write_durably(path: &Path, exit: &Exit) -> std::io::Result<()> {
+/// Durably: on disk before anybody hears of it. Waiting for the disk also makes what is removed next wait.
+fn write_exit(path: &Path, exit: &Exit, durably: bool) -> std::io::Result<()> {
     let temporary = path.with_extension("new");
     let mut file = File::create(&temporary)?;
     file.write_all(&serde_json::to_vec(exit)?)?;
-    file.sync_all()?;
+    if durably {
+        file.sync_all()?;
+    }
     std::fs::rename(&temporary, path)
 }
 

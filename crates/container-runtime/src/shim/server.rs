@@ -374,6 +374,7 @@ impl Shim {
             return target.map_or(Ok(()), |pid| container::send_signal(pid, signal).map_err(|error| error.to_string()));
         }
         let container = self.container(id)?;
+        container.signalled = true;
         if all {
             container.kill_all(signal);
         }
