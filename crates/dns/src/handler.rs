@@ -1,5 +1,7 @@
 //! One request, one response.
 
+use std::sync::Arc;
+
 use hickory_proto::op::{Edns, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, Record, RecordType};
 use hickory_server::net::runtime::Time;
@@ -10,14 +12,15 @@ use crate::forward::Forwarder;
 use crate::zone::{Answer, SharedZone};
 
 /// Larger UDP answers are truncated, and clients come again by TCP (DNS flag day 2020: what passes without fragments).
-const UDP_PAYLOAD_MAX: u16 = 1232;
+pub(crate) const UDP_PAYLOAD_MAX: u16 = 1232;
 /// ExternalName to ExternalName to ...
 const ALIASES_MAX: usize = 8;
 
 /// Answers from the zone, or asks the forwarder.
+#[derive(Clone)]
 pub(crate) struct Handler {
     zone: SharedZone,
-    forwarder: Forwarder,
+    forwarder: Arc<Forwarder>,
 }
 
 /// The sections of a response.
@@ -37,7 +40,7 @@ impl Reply {
 
 impl Handler {
     pub(crate) fn new(zone: SharedZone, forwarder: Forwarder) -> Self {
-        Self { zone, forwarder }
+        Self { zone, forwarder: Arc::new(forwarder) }
     }
 
     async fn reply(&self, request: &Request) -> Reply {

@@ -13,8 +13,10 @@
 
 mod forward;
 mod handler;
+mod prepared;
 mod server;
 mod service;
+mod udp;
 mod zone;
 
 pub use server::{Config, DnsServer, Error, run};

@@ -12,10 +12,12 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::RwLock;
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::forward::Forwarder;
 use crate::handler::Handler;
+use crate::udp;
 use crate::zone::{SharedZone, Zone};
 
 /// A TCP connection that is silent this long is closed (RFC 7766 asks for a few seconds).
@@ -101,15 +103,23 @@ impl DnsServer {
             () = token.cancelled() => return Ok(()),
             synced = follow(&zone, &informers) => synced?,
         }
-        let mut server = Server::new(Handler::new(zone, Forwarder::new(self.resolv_conf, own)));
+        let handler = Handler::new(Arc::clone(&zone), Forwarder::new(self.resolv_conf, own));
+        let mut server = Server::new(handler.clone());
+        let mut datagrams = JoinSet::new();
         for (udp, tcp) in self.sockets {
-            server.register_socket(udp);
+            datagrams.spawn(udp::serve(udp, Arc::clone(&zone), handler.clone(), token.clone()));
             server.register_listener(tcp, TCP_IDLE, TCP_RESPONSES_MAX);
         }
+        let failed = |error: std::io::Error| Error::Serve(error.into());
         tokio::select! {
-            () = token.cancelled() => server.shutdown_gracefully().await.map_err(Error::Serve),
-            ended = server.block_until_done() => ended.map_err(Error::Serve),
+            () = token.cancelled() => {}
+            ended = server.block_until_done() => return ended.map_err(Error::Serve),
+            Some(ended) = datagrams.join_next() => ended.map_err(std::io::Error::other).flatten().map_err(failed)?,
         }
+        while let Some(ended) = datagrams.join_next().await {
+            ended.map_err(std::io::Error::other).flatten().map_err(failed)?;
+        }
+        server.shutdown_gracefully().await.map_err(Error::Serve)
     }
 }
 

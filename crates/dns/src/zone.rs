@@ -13,8 +13,10 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 
+use crate::prepared::{Entry, Prepared};
+
 /// Seconds that clients may keep an answer; CoreDNS' default for cluster names.
-const TTL: u32 = 5;
+pub(crate) const TTL: u32 = 5;
 /// The version of the specification, which `dns-version.ZONE` tells.
 const SPECIFICATION_VERSION: &str = "1.1.0";
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -97,6 +99,8 @@ pub struct Zone {
     by_endpoint: HashMap<IpAddr, HashSet<NamespacedName>>,
     /// Turns the order of addresses from answer to answer.
     turn: AtomicUsize,
+    /// The same again for what is asked most.
+    prepared: Prepared,
 }
 
 impl Zone {
@@ -111,6 +115,7 @@ impl Zone {
         }
         Some(Self {
             origin,
+            prepared: Prepared::new(&origin_labels),
             origin_labels,
             name_server,
             services: HashMap::new(),
@@ -120,6 +125,26 @@ impl Zone {
             by_endpoint: HashMap::new(),
             turn: AtomicUsize::new(0),
         })
+    }
+
+    /// Answers a UDP message into the empty `out` if it asks for what is prepared; see [`Prepared::answer`].
+    pub(crate) fn answer(&self, message: &[u8], out: &mut Vec<u8>) -> bool {
+        self.prepared.answer(message, || self.turn.fetch_add(1, Ordering::Relaxed), out)
+    }
+
+    fn prepare(&mut self, key: &NamespacedName) {
+        let entry = self.services.get(key).map(|service| match &service.kind {
+            ServiceKind::ClusterIp(ips) => Entry::addresses(ips.iter().copied()),
+            ServiceKind::External(_) => Entry::Other,
+            ServiceKind::Headless => {
+                let mut endpoints = self.endpoints(key).peekable();
+                match endpoints.peek() {
+                    None => Entry::Missing,
+                    Some(_) => Entry::addresses(endpoints.flat_map(|(endpoint, _)| endpoint.addresses.iter().copied())),
+                }
+            }
+        });
+        self.prepared.set(key, entry);
     }
 
     /// Adds or replaces a Service.
@@ -133,12 +158,14 @@ impl Zone {
             }
         }
         *self.namespaces.entry(key.namespace.clone()).or_default() += 1;
-        self.services.insert(key, record);
+        self.services.insert(key.clone(), record);
+        self.prepare(&key);
     }
 
     /// Forgets a Service.
     pub fn remove_service(&mut self, key: &NamespacedName) {
         let Some(record) = self.services.remove(key) else { return };
+        self.prepare(key);
         if let ServiceKind::ClusterIp(ips) = record.kind {
             for ip in ips {
                 // The address may have gone to another Service already.
@@ -163,7 +190,8 @@ impl Zone {
         for address in record.endpoints.iter().flat_map(|endpoint| &endpoint.addresses) {
             self.by_endpoint.entry(*address).or_default().insert(service.clone());
         }
-        self.slices.entry(service).or_default().insert(slice.name_any(), record);
+        self.slices.entry(service.clone()).or_default().insert(slice.name_any(), record);
+        self.prepare(&service);
     }
 
     /// Forgets an EndpointSlice (as it was when it was added: with the same Service label).
@@ -176,6 +204,7 @@ impl Zone {
         if slices.is_empty() {
             self.slices.remove(&service);
         }
+        self.prepare(&service);
         for address in old.endpoints.into_iter().flat_map(|endpoint| endpoint.addresses) {
             if still_there.contains(&address) {
                 continue;

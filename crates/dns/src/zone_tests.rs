@@ -145,7 +145,7 @@ fn changes_leave_nothing_behind() {
     assert_eq!(ask(&zone, "default.svc.cluster.local.", RecordType::A), ["NxDomain"]);
     assert_eq!(ask(&zone, "80.0.43.10.in-addr.arpa.", RecordType::PTR), ["NotOurs"]);
     assert!(zone.services.is_empty() && zone.namespaces.is_empty() && zone.slices.is_empty());
-    assert!(zone.by_cluster_ip.is_empty() && zone.by_endpoint.is_empty());
+    assert!(zone.by_cluster_ip.is_empty() && zone.by_endpoint.is_empty() && zone.prepared.is_empty());
 }
 
 #[test]

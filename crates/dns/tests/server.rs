@@ -58,6 +58,8 @@ fn services() -> Value {
     json!([
         {"metadata": metadata("web"), "spec": {"clusterIP": "10.43.0.80", "ports": [{"name": "http", "port": 80}]}},
         {"metadata": metadata("many"), "spec": {"clusterIP": "None"}},
+        {"metadata": metadata("few"), "spec": {"clusterIP": "None"}},
+        {"metadata": metadata("empty"), "spec": {"clusterIP": "None"}},
         {"metadata": metadata("out"), "spec": {"type": "ExternalName", "externalName": "www.example.org"}},
         {"metadata": metadata("alias"),
             "spec": {"type": "ExternalName", "externalName": "web.default.svc.cluster.local"}},
@@ -66,7 +68,12 @@ fn services() -> Value {
 
 fn slices() -> Value {
     let endpoints: Vec<Value> = (1..=90).map(|n| json!({"addresses": [format!("10.42.0.{n}")]})).collect();
-    json!([{"metadata": metadata("many-1"), "addressType": "IPv4", "endpoints": endpoints, "ports": []}])
+    let mut few = metadata("few-1");
+    few["labels"]["kubernetes.io/service-name"] = "few".into();
+    json!([
+        {"metadata": metadata("many-1"), "addressType": "IPv4", "endpoints": endpoints, "ports": []},
+        {"metadata": few, "addressType": "IPv4", "ports": [], "endpoints": [{"addresses": ["10.43.1.1"]}, {"addresses": ["10.43.1.2"]}]},
+    ])
 }
 
 /// Runs the test beside a server, in a namespace with loopback alone. `resolvers` is the host's resolv.conf.
@@ -189,6 +196,90 @@ fn cluster_names_are_answered_without_any_network() {
             (alias.metadata.response_code, data(&alias.answers)),
             (ResponseCode::NoError, vec!["www.example.org.".into()])
         );
+    });
+}
+
+/// What must be the same however a question came; several addresses come in any order.
+fn essence(message: &Message) -> String {
+    let records = |records: &[Record]| {
+        let mut lines: Vec<String> = records.iter().map(|record| format!("{record:?}")).collect();
+        lines.sort();
+        lines
+    };
+    // Upper and lower case of what was not asked for does not matter.
+    let authorities: Vec<String> = records(&message.authorities).iter().map(|line| line.to_lowercase()).collect();
+    let parts = [records(&message.answers), authorities, records(&message.additionals)];
+    format!("{:?} {:?} {:?} {parts:?}", message.metadata, message.queries, message.edns)
+}
+
+#[test]
+fn prepared_answers_are_those_of_the_zone() {
+    with_server("", || {
+        let names = [
+            "web.default.svc.cluster.local.",
+            "WEB.deFault.SVC.cluster.LOCAL.",
+            "few.default.svc.cluster.local.",
+            "empty.default.svc.cluster.local.",
+            "nothing.default.svc.cluster.local.",
+            "web.nowhere.svc.cluster.local.",
+            "web.default.default.svc.cluster.local.",
+            "10-43-1-1.few.default.svc.cluster.local.",
+            "x.few.default.svc.cluster.local.",
+            "_http._tcp.web.default.svc.cluster.local.",
+            "a.b.c.d.e.f.g.h.default.svc.cluster.local.",
+            "default.svc.cluster.local.",
+            "svc.cluster.local.",
+            "cluster.local.",
+            "alias.default.svc.cluster.local.",
+            "10-42-0-9.default.pod.cluster.local.",
+        ];
+        for name in names {
+            for query_type in [RecordType::A, RecordType::AAAA, RecordType::SRV, RecordType::ANY] {
+                for payload in [None, Some(100), Some(4096)] {
+                    let mut message = question(name, query_type, payload);
+                    message.metadata.recursion_desired = payload.is_some();
+                    message.metadata.checking_disabled = payload.is_none();
+                    let (datagram, _) = udp(&message);
+                    assert_eq!(essence(&datagram), essence(&tcp(&message)), "{name} {query_type} {payload:?}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn what_is_no_question_is_refused_or_ignored() {
+    with_server("", || {
+        let valid = question("web.default.svc.cluster.local.", RecordType::A, None);
+        let (answer, _) = udp(&valid);
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut buf = [0; 1500];
+        // Nobody answers these, so that the next answer is the last one's.
+        socket.send_to(&[], SERVER).unwrap();
+        socket.send_to(&valid.to_vec().unwrap()[..11], SERVER).unwrap();
+        socket.send_to(&answer.to_vec().unwrap(), SERVER).unwrap();
+        // The name is cut short.
+        let mut broken = valid.to_vec().unwrap()[..20].to_vec();
+        broken[..2].copy_from_slice(&[0xab, 0xcd]);
+        socket.send_to(&broken, SERVER).unwrap();
+        let length = socket.recv(&mut buf).unwrap();
+        let refused = Message::from_vec(&buf[..length]).unwrap();
+        assert_eq!((refused.metadata.id, refused.metadata.response_code), (0xabcd, ResponseCode::FormErr));
+        // Two at once are answered one by one.
+        for id in [1u16, 2] {
+            let mut message = valid.to_vec().unwrap();
+            message[..2].copy_from_slice(&id.to_be_bytes());
+            socket.send_to(&message, SERVER).unwrap();
+        }
+        let mut ids: Vec<u16> = (0..2)
+            .map(|_| {
+                let length = socket.recv(&mut buf).unwrap();
+                Message::from_vec(&buf[..length]).unwrap().metadata.id
+            })
+            .collect();
+        ids.sort_unstable();
+        assert_eq!(ids, [1, 2]);
     });
 }
 

@@ -27,7 +27,13 @@ use super::{Privileges, cgroup_entry, describe};
 
 /// Makes the container of a bundle and leaves its first process behind, waiting to be started. The calling process ends up in the
 /// container's cgroup and should end soon. It must have one thread.
-pub(super) fn create(root: &Path, id: &str, bundle: &Path, console: Option<PathBuf>, privileges: Privileges) -> Result<Pid, String> {
+pub(super) fn create(
+    root: &Path,
+    id: &str,
+    bundle: &Path,
+    console: Option<PathBuf>,
+    privileges: Privileges,
+) -> Result<Pid, String> {
     let spec = Spec::load(bundle.join("config.json")).map_err(describe)?;
     let directory = root.join(id);
     std::fs::create_dir_all(root)
