@@ -3,6 +3,7 @@
 //! Invariants: `claims` holds for every element the Services that want it, first come first; the first one's value is in the
 //! kernel. A shared chain is there as long as a plan refers to it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -14,6 +15,12 @@ use crate::plan::{ElementId, Plan, UdpFrontend, Value};
 
 /// Clients that one endpoint's affinity set holds. A client beyond that draws anew with every connection.
 const AFFINITY_CLIENTS_MAX: u32 = 65_536;
+
+/// The Services that want one element, first come first; the first one's value is in the kernel. Nearly always it is alone.
+struct Claimants {
+    holder: Arc<NamespacedName>,
+    others: Vec<Arc<NamespacedName>>,
+}
 
 /// The elements that a transaction deletes and adds, by map.
 #[derive(Default)]
@@ -44,8 +51,8 @@ fn element(key: Key, value: &Value) -> Element {
 pub(crate) struct ProxyTable {
     table: Table,
     settings: Arc<Settings>,
-    plans: BTreeMap<Arc<NamespacedName>, Plan>,
-    claims: HashMap<ElementId, Vec<Arc<NamespacedName>>>,
+    plans: BTreeMap<Arc<NamespacedName>, Arc<Plan>>,
+    claims: HashMap<ElementId, Claimants>,
     picks: BTreeMap<Pick, usize>,
     /// The kernel's table is not known to hold what we think: it must be built anew.
     stale: bool,
@@ -87,12 +94,13 @@ impl ProxyTable {
     ) -> Result<Vec<UdpFrontend>, nftables::Error> {
         let mut batch = Batch::new(&self.table);
         let mut udp = Vec::new();
-        let mut changes = Changes::default();
+        // What is built anew is no change of anything.
+        let mut changes = (!self.stale).then(Changes::default);
         let before: BTreeSet<Pick> = self.picks.keys().copied().collect();
         let mut replaced = Vec::new();
         for (name, new) in changed {
             let name = Arc::new(name);
-            let new = new.unwrap_or_default();
+            let new = Arc::new(new.unwrap_or_default());
             let old = self.plans.remove(&name).unwrap_or_default();
             if old == new && !self.stale {
                 self.remember(&name, new);
@@ -101,13 +109,14 @@ impl ProxyTable {
             udp.extend(new.udp.iter().filter(|frontend| !old.udp.contains(frontend)).cloned());
             self.claim(&name, &old, &new, &mut changes);
             self.count_picks(&old, &new);
-            self.remember(&name, new.clone());
-            replaced.push((old, new));
+            self.remember(&name, Arc::clone(&new));
+            if !self.stale {
+                replaced.push((old, new));
+            }
         }
-        if self.stale {
-            self.build(&mut batch);
-        } else {
-            self.add_changes(&mut batch, &before, &replaced, changes);
+        match changes {
+            None => self.build(&mut batch),
+            Some(changes) => self.add_changes(&mut batch, &before, &replaced, &changes),
         }
         let result = connection.commit(&batch);
         self.stale = result.is_err();
@@ -123,32 +132,35 @@ impl ProxyTable {
         connection.commit(&batch)
     }
 
-    fn remember(&mut self, name: &Arc<NamespacedName>, plan: Plan) {
-        if plan != Plan::default() {
+    fn remember(&mut self, name: &Arc<NamespacedName>, plan: Arc<Plan>) {
+        if *plan != Plan::default() {
             self.plans.insert(Arc::clone(name), plan);
         }
     }
 
     /// Updates who wants which element, and notes what that changes in the kernel. `self.plans` has neither plan now.
-    fn claim(&mut self, name: &Arc<NamespacedName>, old: &Plan, new: &Plan, changes: &mut Changes) {
+    fn claim(&mut self, name: &Arc<NamespacedName>, old: &Plan, new: &Plan, changes: &mut Option<Changes>) {
         for (id, value) in &old.elements {
             let Some(claimants) = self.claims.get_mut(id) else { continue };
-            let holds = claimants.first() == Some(name);
+            let holds = claimants.holder == *name;
             match new.elements.get(id) {
-                Some(wanted) if wanted == value => {}
-                Some(wanted) if holds => {
-                    changes.delete(id);
-                    changes.add(id, wanted);
+                Some(wanted) if wanted == value || !holds => {}
+                Some(wanted) => {
+                    if let Some(changes) = changes {
+                        changes.delete(id);
+                        changes.add(id, wanted);
+                    }
                 }
-                Some(_) => {}
                 None => {
-                    claimants.retain(|claimant| claimant != name);
-                    let next = claimants.first().cloned();
-                    if next.is_none() {
-                        self.claims.remove(id);
+                    claimants.others.retain(|claimant| claimant != name);
+                    let next = (!claimants.others.is_empty()).then(|| claimants.others[0].clone());
+                    match &next {
+                        _ if !holds => {}
+                        Some(_) => claimants.holder = claimants.others.remove(0),
+                        None => drop(self.claims.remove(id)),
                     }
                     // A set's element has no value: the next claimant's is the same.
-                    if holds && (*value != Value::None || next.is_none()) {
+                    if let Some(changes) = changes.as_mut().filter(|_| holds && (*value != Value::None || next.is_none())) {
                         changes.delete(id);
                         let successor = next.and_then(|next| self.plans.get(&next)?.elements.get(id));
                         if let Some(value) = successor {
@@ -159,14 +171,21 @@ impl ProxyTable {
             }
         }
         for (id, value) in new.elements.iter().filter(|(id, _)| !old.elements.contains_key(id)) {
-            let claimants = self.claims.entry(id.clone()).or_default();
-            claimants.push(Arc::clone(name));
-            match claimants.as_slice() {
-                [_] => changes.add(id, value),
-                [holder, ..] if *value != Value::None => {
-                    tracing::warn!(service = %name, %holder, map = id.0.name(), "an address and port is wanted by two Services");
+            match self.claims.entry(id.clone()) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(Claimants { holder: Arc::clone(name), others: Vec::new() });
+                    if let Some(changes) = changes {
+                        changes.add(id, value);
+                    }
                 }
-                _ => {}
+                Entry::Occupied(mut occupied) => {
+                    let claimants = occupied.get_mut();
+                    claimants.others.push(Arc::clone(name));
+                    if *value != Value::None {
+                        let holder = &claimants.holder;
+                        tracing::warn!(service = %name, %holder, map = id.0.name(), "an address and port is wanted by two Services");
+                    }
+                }
             }
         }
     }
@@ -191,11 +210,11 @@ impl ProxyTable {
         batch.delete_table();
         batch.add_table();
         add_skeleton(batch, &self.settings, self.table.family);
-        self.add_objects(batch, self.picks.keys(), self.plans.values());
+        self.add_objects(batch, self.picks.keys(), self.plans.values().map(Arc::as_ref));
         let mut elements: BTreeMap<MapName, Vec<Element>> = BTreeMap::new();
-        for (id, claimants) in &self.claims {
-            let value = claimants.first().and_then(|holder| self.plans.get(holder)?.elements.get(id));
-            if let Some(value) = value {
+        for (name, plan) in &self.plans {
+            let held = |(id, _): &(&ElementId, &Value)| self.claims.get(*id).is_some_and(|claimants| claimants.holder == *name);
+            for (id, value) in plan.elements.iter().filter(held) {
                 elements.entry(id.0).or_default().push(element(id.1.clone(), value));
             }
         }
@@ -238,7 +257,7 @@ impl ProxyTable {
     }
 
     /// The difference: what is new comes first, then the elements, then what is no longer referred to goes.
-    fn add_changes(&self, batch: &mut Batch, before: &BTreeSet<Pick>, replaced: &[(Plan, Plan)], changes: Changes) {
+    fn add_changes(&self, batch: &mut Batch, before: &BTreeSet<Pick>, replaced: &[(Arc<Plan>, Arc<Plan>)], changes: &Changes) {
         let now: BTreeSet<Pick> = self.picks.keys().copied().collect();
         let differences: Vec<Plan> = replaced.iter().map(|(old, new)| added(old, new)).collect();
         for (old, new) in replaced {
