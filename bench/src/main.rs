@@ -5,6 +5,7 @@
 mod api;
 mod api_server;
 mod archive;
+mod cgroups;
 mod cluster;
 mod component;
 mod connection;
@@ -216,6 +217,8 @@ enum SchedulerPeer {
 }
 
 fn main() -> ExitCode {
+    // With this tool as `--executable`, the runtime's own processes are made of it.
+    container_runtime::reexec::dispatch();
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -8,8 +8,8 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
 use crate::containerd::{self, PAUSE};
-use crate::peers;
 use crate::runtime::{Times, succeed};
+use crate::{cgroups, peers};
 
 /// How long a killed container may take to end.
 const END_MAX: Duration = Duration::from_secs(10);
@@ -52,11 +52,20 @@ impl Bundle {
 
     /// Runs containers one after the other.
     pub(crate) fn run(&self, containers: usize) -> anyhow::Result<Times> {
-        let mut times = Times::default();
-        for number in 0..containers {
-            self.one(&format!("bench-{}-{number}", std::process::id()), &mut times)?;
-        }
-        Ok(times)
+        let all = || {
+            if self.runtime.ends_with("crun") {
+                cgroups::without_v2()?;
+            }
+            let mut times = Times::default();
+            for number in 0..containers {
+                self.one(&format!("bench-{}-{number}", std::process::id()), &mut times)?;
+            }
+            Ok(times)
+        };
+        // A thread of its own may leave the mount namespace of the others.
+        let times = std::thread::scope(|scope| scope.spawn(all).join());
+        cgroups::remove(&cgroups::own_name());
+        times.map_err(|_| anyhow::anyhow!("the run of containers panicked"))?
     }
 
     fn one(&self, id: &str, times: &mut Times) -> anyhow::Result<()> {
@@ -116,7 +125,7 @@ fn specification(id: &str) -> Value {
             mount("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
         ],
         "linux": {
-            "cgroupsPath": format!("/bench/{id}"),
+            "cgroupsPath": format!("/{}/{id}", cgroups::own_name()),
             "namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}],
             "maskedPaths": ["/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
                 "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware"],

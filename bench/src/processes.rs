@@ -32,11 +32,6 @@ pub(crate) fn of_pids(pids: &[u32]) -> anyhow::Result<Usage> {
     Ok(usage)
 }
 
-/// CPU time of a process and of those that it started and waited for, in seconds, to the clock's tick.
-pub(crate) fn cpu_with_children(pid: u32) -> anyhow::Result<f64> {
-    cpu_fields(&PathBuf::from(format!("/proc/{pid}")), 4)
-}
-
 /// The processes that any thread of a process has started, and that live.
 pub(crate) fn children(pid: u32) -> Vec<u32> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
@@ -54,15 +49,10 @@ pub(crate) fn reset_peaks(pids: &[u32]) -> anyhow::Result<()> {
 
 /// CPU time of a process with its threads that ended, to the clock's tick.
 fn ticks(path: &Path) -> anyhow::Result<f64> {
-    cpu_fields(path, 2)
-}
-
-/// The sum of the first of utime, stime, cutime, cstime.
-fn cpu_fields(path: &Path, count: usize) -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string(path.join("stat"))?;
     // The name in parentheses may hold anything; utime is field 14 of the line.
     let (_, rest) = stat.rsplit_once(')').context("stat has a name in parentheses")?;
-    let fields: Vec<u64> = rest.split_whitespace().skip(11).take(count).filter_map(|field| field.parse().ok()).collect();
+    let fields: Vec<u64> = rest.split_whitespace().skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
     Ok(fields.iter().sum::<u64>() as f64 / TICKS_A_SECOND)
 }
 

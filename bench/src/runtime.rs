@@ -14,6 +14,7 @@ use container_runtime::{Config, ContainerRuntime, LoopbackNetwork, RegistryConfi
 use cri::{Runtime, v1};
 use serde::Deserialize;
 
+use crate::cgroups;
 use crate::component;
 use crate::containerd::{self, Containerd, PAUSE, PAUSE_IMAGE};
 use crate::daemons::Daemons;
@@ -121,7 +122,7 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<Vec<Figure>> {
         let directory = tempfile::Builder::new().prefix("bench-runtime-").tempdir_in(&plan.scratch)?;
         if !matches!(plan.peer, Some(Peer::Containerd)) {
             let ours = Embedded::open(directory.path(), &plan.executable).await?;
-            let times = through_cri(ours.runtime.as_ref(), directory.path(), containers).await;
+            let times = through_cri(ours.runtime.as_ref(), directory.path(), containers, "").await;
             ours.close().await;
             add(Side::Ours, "directly", times?);
         }
@@ -185,7 +186,7 @@ async fn our_socket(plan: &Plan, directory: &Path) -> anyhow::Result<Times> {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let connection = cri::Connection::open(&socket).await?;
-    let times = through_cri(&connection, &directory, plan.workload.containers).await;
+    let times = through_cri(&connection, &directory, plan.workload.containers, "").await;
     daemons.stop()?;
     times
 }
@@ -197,15 +198,17 @@ async fn containerd_socket(directory: &Path, containers: usize) -> anyhow::Resul
     containerd.wait().await?;
     containerd.import_pause()?;
     let connection = cri::Connection::open(containerd.socket()).await?;
-    let times = through_cri(&connection, directory, containers).await;
+    let name = cgroups::own_name();
+    let times = through_cri(&connection, directory, containers, &format!("/{name}")).await;
     daemons.stop()?;
+    cgroups::remove(&name);
     times
 }
 
-/// A sandbox, and containers in it one after the other.
-async fn through_cri(runtime: &dyn Runtime, directory: &Path, containers: usize) -> anyhow::Result<Times> {
+/// A sandbox, and containers in it one after the other. `cgroup` is where they are; empty: where the runtime likes.
+async fn through_cri(runtime: &dyn Runtime, directory: &Path, containers: usize, cgroup: &str) -> anyhow::Result<Times> {
     let mut times = Times::default();
-    let config = sandbox(directory)?;
+    let config = sandbox(directory, cgroup)?;
     let started = Instant::now();
     let request = v1::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
     let id = runtime.run_pod_sandbox(request).await.context("RunPodSandbox")?.pod_sandbox_id;
@@ -248,7 +251,7 @@ async fn one_container(
 }
 
 /// In the host's network, so that no pod network is measured.
-fn sandbox(directory: &Path) -> anyhow::Result<v1::PodSandboxConfig> {
+fn sandbox(directory: &Path, cgroup: &str) -> anyhow::Result<v1::PodSandboxConfig> {
     let logs = directory.join("logs");
     std::fs::create_dir_all(&logs)?;
     Ok(v1::PodSandboxConfig {
@@ -260,6 +263,7 @@ fn sandbox(directory: &Path) -> anyhow::Result<v1::PodSandboxConfig> {
         }),
         log_directory: logs.display().to_string(),
         linux: Some(v1::LinuxPodSandboxConfig {
+            cgroup_parent: cgroup.to_owned(),
             security_context: Some(v1::LinuxSandboxSecurityContext {
                 namespace_options: Some(namespaces()),
                 ..Default::default()

@@ -42,8 +42,8 @@ pub fn kill_all(data_dir: &Path, run_dir: &Path, cgroup_parent: &str) -> io::Res
         #[allow(clippy::disallowed_methods)]
         std::thread::sleep(Duration::from_millis(5));
     }
-    unmount_below(data_dir);
-    unmount_below(run_dir);
+    unmount_below(data_dir, false);
+    unmount_below(run_dir, true);
     remove_with_mounts(run_dir)?;
     hierarchies.remove(cgroup_parent);
     Ok(())
@@ -75,10 +75,12 @@ fn all_processes(directory: &Path) -> Vec<i32> {
     found
 }
 
-/// Unmounts what is mounted below a directory and, if it is the runtime's own bind mount, the directory itself.
-fn unmount_below(directory: &Path) {
+/// Unmounts what is mounted below a directory and, if it is the runtime's `own` bind mount, the directory itself.
+fn unmount_below(directory: &Path, own: bool) {
+    // As the kernel names it.
+    let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
     let prefix = format!("{}/", directory.display());
-    let own = directory.starts_with("/run").then(|| directory.to_string_lossy());
+    let own = own.then(|| directory.to_string_lossy());
     let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let is_ours = |mount: &&str| mount.starts_with(&prefix) || own.as_deref() == Some(*mount);
     let mut mounts: Vec<&str> = text.lines().filter_map(|line| line.split(' ').nth(4)).filter(is_ours).collect();

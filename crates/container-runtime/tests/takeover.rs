@@ -68,8 +68,9 @@ async fn a_reset_leaves_no_process() {
     let process = std::path::PathBuf::from(format!("/proc/{shim}"));
     assert!(process.exists());
     node.runtime.close().await;
-    container_runtime::kill_all(node.directory.path(), &config.run_dir, &config.cgroup_parent).expect("reset");
+    container_runtime::kill_all(&config.root, &config.run_dir, &config.cgroup_parent).expect("reset");
     assert!(!process.exists(), "the shim outlives the reset");
+    assert!(!config.run_dir.exists(), "the run directory, a mount of its own, outlives the reset");
 }
 
 #[tokio::test(flavor = "multi_thread")]
