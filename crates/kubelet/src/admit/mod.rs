@@ -1,17 +1,16 @@
 //! Whether this node can run a pod at all; upstream's lifecycle admission handlers. A pod that is refused fails for good.
 
+mod affinity;
 mod node_rules;
-
-use std::sync::Arc;
+mod resources;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 use crate::context::Core;
 use crate::pod::access::PodAccess;
-use crate::pod::allocation::{self, Pending};
 use crate::pod::qos::{self, Qos};
-use crate::pod::resources;
-use crate::quantity;
+
+pub(crate) use resources::resize;
 
 /// Sysctls that every pod may set (<https://kubernetes.io/docs/tasks/administer-cluster/sysctl-cluster/>).
 const SAFE_SYSCTLS: [&str; 12] = [
@@ -29,18 +28,34 @@ const SAFE_SYSCTLS: [&str; 12] = [
     "net.ipv4.tcp_wmem",
 ];
 
-/// Refuses with upstream's reason and message.
-pub(crate) fn check(core: &Core, pod: &Pod) -> Result<(), (String, String)> {
+/// Refuses with upstream's reason and message. A refusal for the node's labels is asked about once more, with the node as it is now: who
+/// bound the pod may have seen a label that we have not seen yet.
+pub(crate) async fn admit(core: &Core, pod: &Pod) -> Result<(), (String, String)> {
+    match check(core, pod) {
+        Err((reason, _)) if reason == affinity::REASON => {}
+        other => return other,
+    }
+    let nodes: kube::Api<Node> = kube::Api::all(core.client.clone());
+    match nodes.get(&core.config.node_name).await {
+        Ok(node) => *core.node.lock() = Some(node),
+        Err(error) => tracing::warn!(%error, "the node cannot be read"),
+    }
+    check(core, pod)
+}
+
+fn check(core: &Core, pod: &Pod) -> Result<(), (String, String)> {
     sysctls(core, pod)?;
     let node = core.node.lock().clone();
+    affinity::operating_system(pod)?;
     if let Some(node) = &node {
-        node_selector(node, pod)?;
+        affinity::supplemental_groups(node, pod)?;
+        affinity::node_affinity(node, pod)?;
         pressure(node, pod)?;
     }
     // A restarted kubelet does not refuse what it has started before.
     if !already_running(pod) {
-        fits(core, pod)?;
-        node_rules::ports(pod, others(core, pod).iter().map(|other| &**other))?;
+        resources::fits(core, pod)?;
+        node_rules::ports(pod, resources::others(core, pod).iter().map(|other| &**other))?;
     }
     let taints = node.and_then(|node| node.spec?.taints).unwrap_or_default();
     node_rules::taints(pod, &taints)
@@ -66,18 +81,6 @@ fn sysctls(core: &Core, pod: &Pod) -> Result<(), (String, String)> {
     Ok(())
 }
 
-/// A pod that was bound by hand must match the node all the same.
-fn node_selector(node: &Node, pod: &Pod) -> Result<(), (String, String)> {
-    let labels = node.metadata.labels.as_ref();
-    let selector = pod.pod_spec().node_selector.iter().flatten();
-    for (key, value) in selector {
-        if labels.and_then(|l| l.get(key)) != Some(value) {
-            return Err(node_rules::refusal("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
-        }
-    }
-    Ok(())
-}
-
 /// Under memory pressure only pods that asked for memory are taken, under disk pressure none (upstream's eviction manager).
 fn pressure(node: &Node, pod: &Pod) -> Result<(), (String, String)> {
     if already_running(pod) || pod.is_static() {
@@ -95,68 +98,6 @@ fn pressure(node: &Node, pod: &Pod) -> Result<(), (String, String)> {
         return Ok(());
     };
     Err(("Evicted".to_owned(), format!("The node had condition: [{found}]. ")))
-}
-
-/// Why a pod that runs here cannot have the resources that it now asks for; `None`: it can.
-pub(crate) fn resize(core: &Core, pod: &Pod) -> Option<Pending> {
-    let wanted = needs(core, pod);
-    if let Some(need) = wanted.iter().rev().find(|need| need.requested > need.capacity) {
-        let message = format!(
-            "Node didn't have enough capacity: {}, requested: {}, capacity: {}",
-            need.name, need.requested, need.capacity
-        );
-        return Some(Pending { reason: "Infeasible", message });
-    }
-    fits(core, pod).err().map(|(_, message)| Pending { reason: "Deferred", message })
-}
-
-/// One resource of the node and what one pod wants of it.
-struct Need {
-    name: &'static str,
-    requested: i64,
-    capacity: i64,
-}
-
-fn memory_request(pod: &Pod) -> i64 {
-    pod.containers().iter().filter_map(|c| resources::request(c.resources.as_ref(), "memory", quantity::whole)).sum::<i64>()
-}
-
-fn needs(core: &Core, pod: &Pod) -> [Need; 3] {
-    let memory = core.machine.memory_bytes.saturating_sub(core.config.eviction_memory_available_bytes);
-    [
-        Need { name: "pods", requested: 1, capacity: i64::from(core.config.pods_max) },
-        Need {
-            name: "cpu",
-            requested: resources::pod_totals(pod).cpu_request_milli,
-            capacity: i64::try_from(core.machine.cpus * 1000).unwrap_or(i64::MAX),
-        },
-        Need { name: "memory", requested: memory_request(pod), capacity: i64::try_from(memory).unwrap_or(i64::MAX) },
-    ]
-}
-
-/// The other pods that run here, with what they were granted.
-fn others(core: &Core, pod: &Pod) -> Vec<Arc<Pod>> {
-    let entries = core.pods.all().into_iter().filter(|entry| !entry.is_removed());
-    let running = |other: &Arc<Pod>| !other.phase_is_terminal() && other.uid() != pod.uid() && already_running(other);
-    entries.map(|entry| allocation::granted(&entry)).filter(running).collect()
-}
-
-/// Whether processors, memory and the number of pods suffice beside the pods that are here.
-fn fits(core: &Core, pod: &Pod) -> Result<(), (String, String)> {
-    let active = others(core, pod);
-    for Need { name, requested, capacity } in needs(core, pod) {
-        let used: i64 = match name {
-            "pods" => i64::try_from(active.len()).unwrap_or(i64::MAX),
-            "cpu" => active.iter().map(|p| resources::pod_totals(p).cpu_request_milli).sum(),
-            _ => active.iter().map(|p| memory_request(p)).sum(),
-        };
-        if requested > 0 && requested + used > capacity {
-            let message =
-                format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}");
-            return Err((format!("OutOf{name}"), message));
-        }
-    }
-    Ok(())
 }
 
 /// Pods that were started before are not refused in favour of newer ones.

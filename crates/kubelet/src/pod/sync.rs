@@ -26,7 +26,7 @@ impl Worker {
     pub(crate) async fn sync(&mut self, pod: &Arc<Pod>) -> Result<Option<Next>, cri::Status> {
         let core = Arc::clone(&self.core);
         if !self.admitted {
-            if let Err((reason, message)) = admit::check(&core, pod) {
+            if let Err((reason, message)) = admit::admit(&core, pod).await {
                 core.events.pod(pod, "Warning", &reason, &message);
                 self.entry.fail(&reason, format!("Pod was rejected: {message}"));
                 return Ok(None);
