@@ -43,8 +43,7 @@ pub(super) fn create(path: &Path, id: &str, resources: Option<&LinuxResources>) 
         return create_v2(path, id, resources);
     }
     let text = path.to_string_lossy();
-    let directories: BTreeSet<PathBuf> =
-        hierarchies.controllers().filter_map(|controller| hierarchies.directory(controller, &text)).collect();
+    let directories = directories(&hierarchies, &text);
     for directory in &directories {
         std::fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     }
@@ -55,6 +54,21 @@ pub(super) fn create(path: &Path, id: &str, resources: Option<&LinuxResources>) 
     if let Some(resources) = resources {
         limit(resources, directory)?;
     }
+    move_in(&directories)
+}
+
+/// Moves this process, which must have one thread, into a cgroup that is there.
+pub(super) fn enter(path: &Path, id: &str) -> Result<(), String> {
+    let hierarchies = Hierarchies::detect().map_err(|error| format!("cgroups: {error}"))?;
+    if hierarchies.is_v2() { create_v2(path, id, None) } else { move_in(&directories(&hierarchies, &path.to_string_lossy())) }
+}
+
+/// The directories of a cgroup, each once: several controllers may share one.
+fn directories(hierarchies: &Hierarchies, path: &str) -> BTreeSet<PathBuf> {
+    hierarchies.controllers().filter_map(|controller| hierarchies.directory(controller, path)).collect()
+}
+
+fn move_in(directories: &BTreeSet<PathBuf>) -> Result<(), String> {
     directories.iter().try_for_each(|directory| write(directory.join("tasks"), "0"))
 }
 

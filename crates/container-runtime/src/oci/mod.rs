@@ -1,22 +1,18 @@
-//! The processes that run libcontainer: one process, one operation.
+//! The processes that make processes of containers: one process, one operation.
 //!
 //! Standard input, output and error of these processes are the container's own. What they have to say goes to the pipe at
 //! [`RESULT_FD`]: `pid N` or `error TEXT`. They must not log: a subscriber would write into the container's output.
 
 mod cgroup_entry;
-mod create;
 mod executor;
+mod processes;
 mod seccomp;
 
 use std::io::Write;
 use std::os::fd::FromRawFd;
 use std::path::{Path, PathBuf};
 
-use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::syscall::syscall::SyscallType;
 use serde::{Deserialize, Serialize};
-
-use executor::ProcessExecutor;
 
 /// The descriptor at which the shim gives these processes the pipe for their result.
 pub(crate) const RESULT_FD: i32 = 3;
@@ -65,7 +61,7 @@ pub(crate) fn create(arguments: &[String]) -> i32 {
 fn create_container(root: &str, id: &str, bundle: &Path, console: Option<PathBuf>) -> Result<i32, String> {
     let privileges = load_privileges(bundle)?;
     adjust_oom_score(privileges.oom_score_adj);
-    create::create(Path::new(root), id, bundle, console, privileges).map(nix::unistd::Pid::as_raw)
+    processes::create(Path::new(root), id, bundle, console, privileges).map(nix::unistd::Pid::as_raw)
 }
 
 /// `oci-exec ROOT ID BUNDLE PROCESS-FILE [CONSOLE-SOCKET]`
@@ -79,14 +75,9 @@ pub(crate) fn exec(arguments: &[String]) -> i32 {
 fn exec_process(root: &str, id: &str, bundle: &Path, process: &str, console: Option<PathBuf>) -> Result<i32, String> {
     let privileges = load_privileges(bundle)?;
     adjust_oom_score(privileges.oom_score_adj);
-    let result = ContainerBuilder::new(id.to_owned(), SyscallType::Linux)
-        .with_executor(ProcessExecutor::new(privileges, false))
-        .with_root_path(root)
-        .and_then(|builder| {
-            builder.with_console_socket(console).as_tenant().with_detach(true).with_process(Some(process)).build()
-        });
+    let result = processes::join(Path::new(root), id, Path::new(process), console, privileges);
     let _ = std::fs::remove_file(process);
-    result.map(|pid| pid.as_raw()).map_err(describe)
+    result.map(nix::unistd::Pid::as_raw)
 }
 
 fn load_privileges(bundle: &Path) -> Result<Privileges, String> {

@@ -1,26 +1,29 @@
-//! The first process of a container: cgroup, namespaces and fork are ours, all that happens inside of them is libcontainer's.
+//! Processes of containers, the first one and those that join it: cgroup and fork are ours, all that happens after is libcontainer's.
 //!
 //! libcontainer would do this with one process more, and would move it into the cgroup from outside, which costs tens of milliseconds
-//! (see [`super::cgroup_entry`]). Its record of the container is written as it would write it: it starts further processes (`oci-exec`).
+//! (see [`super::cgroup_entry`]). The records of a container are libcontainer's own.
 //! Not done: user and time namespaces, hooks, network devices, Intel RDT; the specification (`runtime/spec.rs`) never asks for them.
 
-use std::os::fd::AsRawFd;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use libcontainer::config::YoukiConfig;
 use libcontainer::container::{Container, ContainerStatus};
 use libcontainer::namespaces::Namespaces;
-use libcontainer::notify_socket::{NOTIFY_FILE, NotifyListener};
+use libcontainer::notify_socket::{NOTIFY_FILE, NotifyListener, NotifySocket};
 use libcontainer::process::args::{ContainerArgs, ContainerType};
 use libcontainer::process::channel;
 use libcontainer::process::init::container_init_process;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::tty;
+use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, fork};
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use nix::unistd::{ForkResult, Pid, fork, pipe2};
+use oci_spec::runtime::{Linux, LinuxBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, Process, Spec};
 
 use super::executor::ProcessExecutor;
 use super::{Privileges, cgroup_entry, describe};
@@ -43,41 +46,13 @@ pub(super) fn create(
     YoukiConfig::from_spec(&spec, id).and_then(|config| config.save(&directory)).map_err(describe)?;
     let console =
         console.map(|path| tty::setup_console_socket(&directory, &path, "console-socket")).transpose().map_err(describe)?;
-    let rootfs = spec.root().as_ref().ok_or("the specification has no root")?.path();
-    let rootfs = std::fs::canonicalize(rootfs).map_err(|error| format!("{}: {error}", rootfs.display()))?;
     let listener = NotifyListener::new(&directory.join(NOTIFY_FILE)).map_err(describe)?;
     let linux = spec.linux().as_ref().ok_or("the specification is not one for Linux")?;
     let cgroup = linux.cgroups_path().clone().ok_or("the specification names no cgroup")?;
     cgroup_entry::create(&cgroup, id, linux.resources().as_ref())?;
-
-    // Processes of namespaces that the child joins must not look into it.
-    nix::sys::prctl::set_dumpable(false).map_err(|error| format!("dumpable: {}", error.desc()))?;
-    let namespaces = Namespaces::try_from(linux.namespaces().as_ref()).map_err(describe)?;
-    if let Some(pid) = namespaces.get(LinuxNamespaceType::Pid).map_err(describe)? {
-        // Takes effect for the child; it enters the others itself.
-        namespaces.unshare_or_setns(pid).map_err(describe)?;
-    }
-    let arguments = ContainerArgs {
-        container_type: ContainerType::InitContainer,
-        syscall: SyscallType::Linux,
-        rootfs,
-        console_socket: console.as_ref().map(AsRawFd::as_raw_fd),
-        notify_listener: listener,
-        preserve_fds: 0,
-        container: None,
-        user_ns_config: None,
-        cgroup_config: cgroup_entry::config(&cgroup, id),
-        detached: true,
-        executor: Box::new(ProcessExecutor::new(privileges, true)),
-        no_pivot: false,
-        stdin: None,
-        stdout: None,
-        stderr: None,
-        as_sibling: false,
-        pid_file: None,
-        spec: Rc::new(spec),
-    };
-    let pid = fork_init(&arguments)?;
+    enter_pid_namespace(linux)?;
+    let arguments = Arguments { id, spec, cgroup, listener, console: console.as_ref(), privileges, joining: None };
+    let pid = fork_process(&arguments.complete()?, None)?;
     // The shim starts the process by its notify socket; the state must allow `exec` from then on.
     container.set_status(ContainerStatus::Running).set_creator(0).set_pid(pid.as_raw()).save().map_err(|error| {
         abandon(pid);
@@ -86,8 +61,123 @@ pub(super) fn create(
     Ok(pid)
 }
 
-/// Forks the first process and waits until it is ready to run the command.
-fn fork_init(arguments: &ContainerArgs) -> Result<Pid, String> {
+/// Starts one more process in a running container. `process` is the file that says which. The rest as [`create`].
+pub(super) fn join(
+    root: &Path,
+    id: &str,
+    process: &Path,
+    console: Option<PathBuf>,
+    privileges: Privileges,
+) -> Result<Pid, String> {
+    let directory = root.join(id);
+    let container = Container::load(directory.clone()).map_err(describe)?;
+    let first = container.pid().filter(|_| container.status() == ContainerStatus::Running).ok_or("the container does not run")?;
+    let mut spec = Spec::load(container.bundle().join("config.json")).map_err(describe)?;
+    let cgroup = adapt(&mut spec, process, first.as_raw())?;
+    // Unique: the number of this process.
+    let name = format!("process-{}", std::process::id());
+    let console = console.map(|path| tty::setup_console_socket(&directory, &path, &format!("{name}.tty")));
+    let console = console.transpose().map_err(describe)?;
+    let socket = directory.join(format!("{name}.sock"));
+    let listener = NotifyListener::new(&socket).map_err(describe)?;
+    cgroup_entry::enter(&cgroup, id)?;
+    enter_pid_namespace(spec.linux().as_ref().ok_or("the specification is not one for Linux")?)?;
+    let (failure, failure_writer) = pipe2(OFlag::O_CLOEXEC).map_err(|error| format!("pipe: {}", error.desc()))?;
+    let arguments =
+        Arguments { id, spec, cgroup, listener, console: console.as_ref(), privileges, joining: Some(&failure_writer) };
+    let started = arguments.complete().and_then(|arguments| fork_process(&arguments, Some(&failure_writer)));
+    let started = started.and_then(|pid| NotifySocket::new(&socket).notify_container_start().map(|()| pid).map_err(describe));
+    let _ = std::fs::remove_file(&socket);
+    let _ = std::fs::remove_file(directory.join(format!("{name}.tty")));
+    let pid = started?;
+    // Closed by the kernel when the command runs.
+    drop(failure_writer);
+    let mut text = String::new();
+    File::from(failure).read_to_string(&mut text).map_err(|error| format!("pipe: {error}"))?;
+    if text.is_empty() { Ok(pid) } else { Err(super::without_cleanup(&text)) }
+}
+
+/// Makes the specification of a container's first process that of another one in its namespaces; returns the cgroup.
+fn adapt(spec: &mut Spec, process: &Path, first: i32) -> Result<PathBuf, String> {
+    let text = std::fs::read(process).map_err(|error| format!("{}: {error}", process.display()))?;
+    let process: Process = serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", process.display()))?;
+    let linux = spec.linux().as_ref().ok_or("the specification is not one for Linux")?;
+    let cgroup = linux.cgroups_path().clone().ok_or("the specification names no cgroup")?;
+    let mut namespaces = Vec::new();
+    for namespace in linux.namespaces().iter().flatten() {
+        let name = match namespace.typ() {
+            LinuxNamespaceType::Mount => "mnt",
+            LinuxNamespaceType::Network => "net",
+            LinuxNamespaceType::Uts => "uts",
+            LinuxNamespaceType::Ipc => "ipc",
+            LinuxNamespaceType::Pid => "pid",
+            LinuxNamespaceType::Cgroup => "cgroup",
+            other => return Err(format!("{other:?} namespaces are not joined")),
+        };
+        let joined = LinuxNamespaceBuilder::default().typ(namespace.typ()).path(format!("/proc/{first}/ns/{name}"));
+        namespaces.push(joined.build().map_err(describe)?);
+    }
+    let linux = LinuxBuilder::default().namespaces(namespaces).cgroups_path(cgroup.clone()).build().map_err(describe)?;
+    spec.set_process(Some(process)).set_linux(Some(linux));
+    Ok(cgroup)
+}
+
+/// Takes effect for children; they enter the other namespaces themselves.
+fn enter_pid_namespace(linux: &Linux) -> Result<(), String> {
+    // Processes of namespaces that a child joins must not look into it.
+    nix::sys::prctl::set_dumpable(false).map_err(|error| format!("dumpable: {}", error.desc()))?;
+    let namespaces = Namespaces::try_from(linux.namespaces().as_ref()).map_err(describe)?;
+    match namespaces.get(LinuxNamespaceType::Pid).map_err(describe)? {
+        Some(pid) => namespaces.unshare_or_setns(pid).map_err(describe),
+        None => Ok(()),
+    }
+}
+
+/// What one process differs from another in, for libcontainer.
+struct Arguments<'a> {
+    id: &'a str,
+    spec: Spec,
+    cgroup: PathBuf,
+    listener: NotifyListener,
+    console: Option<&'a OwnedFd>,
+    privileges: Privileges,
+    /// The pipe of a process that joins a container, for its failure.
+    joining: Option<&'a OwnedFd>,
+}
+
+impl Arguments<'_> {
+    fn complete(self) -> Result<ContainerArgs, String> {
+        let rootfs = self.spec.root().as_ref().ok_or("the specification has no root")?.path();
+        let rootfs = std::fs::canonicalize(rootfs).map_err(|error| format!("{}: {error}", rootfs.display()))?;
+        let container_type = match self.joining {
+            None => ContainerType::InitContainer,
+            Some(pipe) => ContainerType::TenantContainer { exec_notify_fd: pipe.as_raw_fd() },
+        };
+        Ok(ContainerArgs {
+            container_type,
+            syscall: SyscallType::Linux,
+            rootfs,
+            console_socket: self.console.map(AsRawFd::as_raw_fd),
+            notify_listener: self.listener,
+            preserve_fds: 0,
+            container: None,
+            user_ns_config: None,
+            cgroup_config: cgroup_entry::config(&self.cgroup, self.id),
+            detached: true,
+            executor: Box::new(ProcessExecutor::new(self.privileges, self.joining.is_none())),
+            no_pivot: false,
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            as_sibling: false,
+            pid_file: None,
+            spec: Rc::new(self.spec),
+        })
+    }
+}
+
+/// Forks the process and waits until it is ready to run the command. What goes wrong after that goes to `failure`.
+fn fork_process(arguments: &ContainerArgs, failure: Option<&OwnedFd>) -> Result<Pid, String> {
     let (mut to_parent, mut from_child) = channel::main_channel().map_err(describe)?;
     let (to_child, mut from_parent) = channel::init_channel().map_err(describe)?;
     // SAFETY: this process has one thread, so the child may use everything.
@@ -98,8 +188,11 @@ fn fork_init(arguments: &ContainerArgs) -> Result<Pid, String> {
             let _ = from_child.close();
             let _ = to_child.close();
             if let Err(error) = container_init_process(arguments, &mut to_parent, &mut from_parent) {
-                // Refused if the process was ready before: then the executor has said why.
+                // Refused if the process was ready before: then only the pipe, or the executor, can say why.
                 let _ = to_parent.exec_failed(error.to_string());
+                if let Some(pipe) = failure.and_then(|pipe| pipe.try_clone().ok()) {
+                    let _ = File::from(pipe).write_all(describe(error).as_bytes());
+                }
             }
             // SAFETY: ends the process; nothing of the parent's, of which this is a copy, may be torn down here.
             unsafe { libc::_exit(1) }
