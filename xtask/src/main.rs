@@ -4,6 +4,7 @@ mod bench;
 mod conformance;
 mod differential;
 mod gen_schema;
+mod go;
 mod integration;
 mod process;
 mod test;

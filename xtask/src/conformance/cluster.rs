@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
+use super::upstream::{self, Running, Swapped};
 use crate::process;
 
 /// How long the node may take to become Ready: a debug build on a busy machine needs some of it.
@@ -16,9 +17,9 @@ const READY_MAX: Duration = Duration::from_secs(180);
 /// How long the server may take to end after SIGTERM.
 const STOP_MAX: Duration = Duration::from_secs(30);
 /// The address of the node: RFC 2544's range is never the network of a real machine.
-const NODE_ADDRESS: &str = "198.18.0.2";
+pub(crate) const NODE_ADDRESS: &str = "198.18.0.2";
 /// The name of the node.
-const NODE_NAME: &str = "conformance-1";
+pub(crate) const NODE_NAME: &str = "conformance-1";
 
 /// A running cluster; stopped and removed by [`Cluster::remove`], or by the next start if we are killed.
 pub(crate) struct Cluster {
@@ -26,11 +27,15 @@ pub(crate) struct Cluster {
     data_dir: PathBuf,
     namespace: String,
     server: Child,
+    /// What the server has printed since it started.
+    printed: mpsc::Receiver<String>,
+    upstream: Vec<Running>,
 }
 
 impl Cluster {
-    /// Starts a server below `directory` (`data`, `server.log`) and waits until its node is Ready.
-    pub(crate) fn start(binary: &Path, directory: &Path) -> anyhow::Result<Self> {
+    /// Starts a server below `directory` (`data`, `server.log`) with upstream's components in the places of ours that are swapped, and
+    /// waits until the node is Ready.
+    pub(crate) fn start(binary: &Path, directory: &Path, swapped: &Swapped) -> anyhow::Result<Self> {
         ensure!(is_root(), "the conformance suite starts real containers and network namespaces: run it as root");
         let data_dir = directory.join("data");
         let namespace = format!("rusternetes-conformance-{}", std::process::id());
@@ -42,9 +47,11 @@ impl Cluster {
         let log = std::fs::File::create(directory.join("server.log")).context("cannot write the server's log")?;
         let mut command = in_network(&namespace, binary);
         command.arg("server").arg("--data-dir").arg(&data_dir).args(["--node-name", NODE_NAME, "--node-ip", NODE_ADDRESS]);
-        let server = command.stdout(Stdio::piped()).stderr(log).spawn().context("cannot start the server")?;
-        let mut cluster = Self { binary: binary.to_owned(), data_dir, namespace, server };
-        if let Err(error) = cluster.wait_ready() {
+        command.args(swapped.components().map(|component| format!("--without={}", component.ours())));
+        let mut server = command.stdout(Stdio::piped()).stderr(log).spawn().context("cannot start the server")?;
+        let printed = lines(&mut server)?;
+        let mut cluster = Self { binary: binary.to_owned(), data_dir, namespace, server, printed, upstream: Vec::new() };
+        if let Err(error) = cluster.wait_ready(directory, swapped) {
             // The first error is the one to be told.
             let _ = cluster.remove();
             return Err(error.context(format!("see {}", directory.join("server.log").display())));
@@ -71,6 +78,9 @@ impl Cluster {
 
     /// Stops the server and removes everything that it made, the network namespace too.
     pub(crate) fn remove(mut self) -> anyhow::Result<()> {
+        for component in std::mem::take(&mut self.upstream) {
+            component.stop()?;
+        }
         self.stop()?;
         reset(&self.binary, &self.data_dir)?;
         process::run(Command::new("ip").args(["netns", "delete", &self.namespace]))
@@ -83,23 +93,32 @@ impl Cluster {
         eprintln!("  nsenter --net=/run/netns/{namespace} kubectl --kubeconfig {} get pods -A", kubeconfig.display());
     }
 
-    fn wait_ready(&mut self) -> anyhow::Result<()> {
-        let printed = self.server.stdout.take().context("the server's output is a pipe")?;
-        let (lines, received) = mpsc::channel();
-        // Reads until the server closes its output, so that it never blocks on a full pipe.
-        std::thread::spawn(move || {
-            for line in BufReader::new(printed).lines().map_while(Result::ok) {
-                // Nobody listens once the node was Ready.
-                let _ = lines.send(line);
-            }
-        });
+    /// That upstream's components still run.
+    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
+        self.upstream.iter_mut().try_for_each(Running::check)
+    }
+
+    fn wait_ready(&mut self, directory: &Path, swapped: &Swapped) -> anyhow::Result<()> {
         let deadline = Instant::now() + READY_MAX;
+        // From here on their kubeconfigs are there.
+        self.wait_printed("Kubernetes API on", deadline)?;
+        let namespace = self.namespace.clone();
+        let enter = |program: &Path| in_network(&namespace, program);
+        let site = upstream::Site { data_dir: &self.data_dir, directory, kubectl: swapped.kubectl(), enter: &enter };
+        for (component, executable) in swapped.executables() {
+            self.upstream.push(Running::start(component, executable, &site)?);
+        }
+        self.upstream.iter_mut().try_for_each(|component| component.wait_healthy(&site))?;
+        self.wait_printed("is Ready", deadline)
+    }
+
+    fn wait_printed(&self, text: &str, deadline: Instant) -> anyhow::Result<()> {
         loop {
-            match received.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) if line.contains("is Ready") => return Ok(()),
+            match self.printed.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.contains(text) => return Ok(()),
                 Ok(_) => {}
-                Err(mpsc::RecvTimeoutError::Timeout) => bail!("the node was not Ready after {} s", READY_MAX.as_secs()),
-                Err(mpsc::RecvTimeoutError::Disconnected) => bail!("the server ended before its node was Ready"),
+                Err(mpsc::RecvTimeoutError::Timeout) => bail!("the server did not say {text:?} in {} s", READY_MAX.as_secs()),
+                Err(mpsc::RecvTimeoutError::Disconnected) => bail!("the server ended before it said {text:?}"),
             }
         }
     }
@@ -116,6 +135,19 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// What a server prints, line by line. All of it is read, so that the server never blocks on a full pipe.
+fn lines(server: &mut Child) -> anyhow::Result<mpsc::Receiver<String>> {
+    let printed = server.stdout.take().context("the server's output is a pipe")?;
+    let (sender, received) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(printed).lines().map_while(Result::ok) {
+            // Nobody listens when the cluster is kept.
+            let _ = sender.send(line);
+        }
+    });
+    Ok(received)
 }
 
 fn is_root() -> bool {

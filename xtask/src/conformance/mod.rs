@@ -12,6 +12,7 @@ mod ratchet;
 mod specs;
 mod suite;
 mod table;
+mod upstream;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ use ratchet::Ratchet;
 use specs::Spec;
 use suite::Suite;
 use table::{Outcome, Table, Verdict};
+use upstream::Swapped;
 
 /// What a run needs on the disk of the cache directory: images unpacked, volumes, logs.
 const DISK_MIN_MIB: u64 = 6 * 1024;
@@ -46,6 +48,15 @@ pub(crate) struct Options {
     /// Show the specs with their last results, and run nothing.
     #[arg(long)]
     list: bool,
+    /// Choose from all specs of the suite (some 7,300) instead of the conformance specs; such a run is not recorded.
+    #[arg(long, conflicts_with_all = ["failed", "resume", "slice"])]
+    every: bool,
+    /// Upstream's components in place of ours, which are built the first time; such a run is not recorded.
+    #[arg(long, value_name = "COMPONENT", value_enum, value_delimiter = ',', conflicts_with = "keep")]
+    with_upstream: Vec<upstream::Component>,
+    /// Where the run keeps its cluster and logs; another directory lets two runs go at the same time.
+    #[arg(long, value_name = "DIRECTORY")]
+    directory: Option<PathBuf>,
     /// How many processes run the parallel specs.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     processes: u16,
@@ -80,10 +91,18 @@ struct Places {
     run: PathBuf,
 }
 
+impl Options {
+    /// Whether the table and the ratchet learn of the run: it is one of conformance specs against our components alone, as they are.
+    fn is_recorded(&self) -> bool {
+        self.content_type.is_none() && self.slice.is_none() && !self.every && self.with_upstream.is_empty()
+    }
+}
+
 impl Places {
-    fn new() -> anyhow::Result<Self> {
+    fn new(run: Option<&Path>) -> anyhow::Result<Self> {
         let (root, cache) = (workspace_root(), tools::cache_directory("conformance")?);
-        Ok(Self { module: root.join("conformance"), page: root.join("docs/conformance.md"), run: cache.join("run"), cache })
+        let run = run.map_or_else(|| Ok(cache.join("run")), std::path::absolute).context("cannot tell where --directory is")?;
+        Ok(Self { module: root.join("conformance"), page: root.join("docs/conformance.md"), run, cache })
     }
 
     /// The verdicts of a run that has not ended yet, a JSON object a line.
@@ -94,11 +113,12 @@ impl Places {
 
 /// Runs the suite, or what the flags ask for.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let places = Places::new()?;
+    let places = Places::new(options.directory.as_deref())?;
     let specs = specs::load(&places.module.join("specs.txt"))?;
     let mut table = Table::read(&places.page)?;
     let mut ratchet = Ratchet::read(&places.module.join("passing.txt"))?;
-    let mut chosen = choose(options, &specs, &table, &ratchet)?;
+    let choice = if options.every { specs::list(&programs::prepare(&places.cache)?.join("e2e.test"))? } else { specs.clone() };
+    let mut chosen = choose(options, &choice, &table, &ratchet)?;
     if options.list {
         return list(&chosen, &table);
     }
@@ -108,17 +128,18 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         return Ok(());
     }
     check_disk(&places.cache)?;
-    begin(&places, options.resume, &mut table, &mut chosen)?;
+    let _alone = begin(&places, options.resume, &mut table, &mut chosen)?;
     let commit = commit(options)?;
     let binary = binary(options)?;
     let programs = programs::prepare(&places.cache)?;
     let archive = images::prepare(&places.module, &places.cache, &programs)?;
-    let cluster = Cluster::start(&binary, &places.run)?;
+    let swapped = Swapped::prepare(&options.with_upstream, &programs)?;
+    let mut cluster = Cluster::start(&binary, &places.run, &swapped)?;
     cluster.import(&archive)?;
     let (processes, content_type) = (usize::from(options.processes), options.content_type.as_deref());
     let suite = Suite { cluster: &cluster, programs: &programs, directory: &places.run, processes, content_type };
-    let outcome = judge(&suite, &chosen, &places, &commit, &mut table, &ratchet);
-    if options.content_type.is_none() && options.slice.is_none() {
+    let outcome = judge(&suite, &chosen, &places, &commit, &mut table, &ratchet).and_then(|()| cluster.check());
+    if options.is_recorded() {
         std::fs::write(&places.page, table.render(&specs)).with_context(|| format!("cannot write {}", places.page.display()))?;
         ratchet.tighten(&specs, &table)?;
     }
@@ -157,13 +178,16 @@ fn list(chosen: &[Spec], table: &Table) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts a new journal, or takes over the one of the interrupted run: its verdicts count, and its specs are not run again.
-fn begin(places: &Places, resume: bool, table: &mut Table, chosen: &mut Vec<Spec>) -> anyhow::Result<()> {
+/// Claims the run's directory and starts a new journal, or takes over the one of the interrupted run: its verdicts count, and its specs
+/// are not run again. The claim ends with the file that is returned.
+fn begin(places: &Places, resume: bool, table: &mut Table, chosen: &mut Vec<Spec>) -> anyhow::Result<std::fs::File> {
     std::fs::create_dir_all(&places.run).with_context(|| format!("cannot create {}", places.run.display()))?;
+    let claim = std::fs::File::create(places.run.join("lock")).context("cannot write the lock")?;
+    ensure!(claim.try_lock().is_ok(), "another run uses {}: give one of your own with --directory", places.run.display());
     let journal = places.journal();
     if !resume {
         let _ = std::fs::remove_file(&journal);
-        return Ok(());
+        return Ok(claim);
     }
     let text = std::fs::read_to_string(&journal).context("there is no interrupted run to go on with")?;
     for line in text.lines() {
@@ -176,7 +200,7 @@ fn begin(places: &Places, resume: bool, table: &mut Table, chosen: &mut Vec<Spec
         chosen.retain(|spec| spec.name != name);
     }
     ensure!(!chosen.is_empty(), "the interrupted run had finished all of these specs");
-    Ok(())
+    Ok(claim)
 }
 
 /// Runs the parallel specs, then those that run alone, then once more those that are known to pass and failed.

@@ -2,17 +2,18 @@
 //! `conformance/` into the cache directory; the product itself never needs Go.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 
-use crate::{process, workspace_root};
+use crate::{go, process, tools, workspace_root};
 
 /// The upstream release that judges us.
 const RELEASE: &str = "v1.35.4";
 
 /// The module of the suite and of most programs, in the repository.
 const SUITE: &str = "conformance";
+/// The module of upstream's components, which are the benchmark's peers.
+const PEERS: &str = "bench/peers/kubernetes";
 /// The module of etcd, which the benchmark also has as a peer.
 const ETCD: &str = "bench/peers/etcd";
 
@@ -41,10 +42,20 @@ pub(crate) fn prepare(cache: &Path) -> anyhow::Result<PathBuf> {
     Ok(directory)
 }
 
+/// One of upstream's components, from the benchmark's cache; built if it is not there.
+pub(crate) fn peer(name: &str) -> anyhow::Result<PathBuf> {
+    let file = tools::cache_directory("peers")?.join(name);
+    if !file.exists() {
+        eprintln!("building {name}, once");
+        let package = format!("k8s.io/kubernetes/cmd/{name}");
+        build(&workspace_root().join(PEERS), &file, &["build"], &package).with_context(|| format!("cannot build {name}"))?;
+    }
+    Ok(file)
+}
+
 fn build(module: &Path, file: &Path, how: &[&str], package: &str) -> anyhow::Result<()> {
-    ensure!(process::is_installed("go"), "the conformance suite is built with Go 1.25 or newer, and no `go` is on the PATH");
     let half_done = file.with_extension("partial");
-    let mut command = Command::new("go");
+    let mut command = go::command()?;
     // Static, so that the same file runs in any image; the version is what kubectl and the suite report.
     command.current_dir(module).env("CGO_ENABLED", "0").args(how).args(["-trimpath", "-buildvcs=false"]);
     command.arg("-ldflags").arg(linker_flags()).arg("-o").arg(&half_done).arg(package);
@@ -62,7 +73,7 @@ fn linker_flags() -> String {
 
 /// Where the Go module cache has upstream's source: test data of some images is taken from it.
 pub(crate) fn kubernetes_source(module: &Path) -> anyhow::Result<PathBuf> {
-    let mut command = Command::new("go");
+    let mut command = go::command()?;
     command.current_dir(module).args(["list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes"]);
     let printed = process::output(&mut command).context("cannot find the source of k8s.io/kubernetes")?;
     Ok(PathBuf::from(printed.trim()))

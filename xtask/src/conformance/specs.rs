@@ -2,8 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, ensure};
+
+use crate::process;
 
 /// One spec of the suite.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +47,19 @@ fn parse(line: &str) -> anyhow::Result<Spec> {
     Ok(Spec { name: name.to_owned(), sig: sig.to_owned(), serial: labels.contains(&"Serial") })
 }
 
+/// Every spec of the suite, as the suite itself lists them: lines of `FILE:LINE: NAME`. A spec whose name has no SIG is not listed.
+pub(crate) fn list(suite: &Path) -> anyhow::Result<Vec<Spec>> {
+    let printed = process::output(Command::new(suite).arg("--list-tests")).context("cannot list the suite's specs")?;
+    let mut seen = BTreeSet::new();
+    Ok(printed.lines().filter_map(listed).filter(|spec| seen.insert(spec.name.clone())).collect())
+}
+
+fn listed(line: &str) -> Option<Spec> {
+    let (_, name) = line.split_once(": [sig-")?;
+    let (sig, _) = name.split_once(']')?;
+    Some(Spec { name: format!("[sig-{name}"), sig: sig.to_owned(), serial: name.contains("[Serial]") })
+}
+
 impl Selection {
     /// The specs that are wanted, in the list's order. An unknown SIG or a choice of nothing is an error.
     pub(crate) fn apply(&self, specs: &[Spec]) -> anyhow::Result<Vec<Spec>> {
@@ -59,7 +75,7 @@ impl Selection {
             .filter(|spec| !self.skip.iter().any(|text| spec.name.contains(text)))
             .cloned()
             .collect();
-        ensure!(!chosen.is_empty(), "no conformance spec fits --sig, --focus and --skip (`--list` shows what there is)");
+        ensure!(!chosen.is_empty(), "no spec fits --sig, --focus and --skip (`--list` shows what there is)");
         Ok(chosen)
     }
 }
@@ -87,5 +103,14 @@ mod tests {
         assert!(choose(&["nodes"], &[], &[]).unwrap_err().to_string().contains("apps, node"));
         assert!(choose(&[], &["nothing like it"], &[]).is_err());
         assert!(specs()[1].serial && !specs()[0].serial);
+    }
+
+    #[test]
+    fn what_the_suite_lists() {
+        let spec = |name: &str, sig: &str, serial| Some(Spec { name: name.to_owned(), sig: sig.to_owned(), serial });
+        let name = "[sig-node] Pods [Serial] run: fast";
+        assert_eq!(listed(&format!("    k8s.io/x/pods.go:12: {name}")), spec(name, "node", true));
+        assert_eq!(listed("The following spec names can be used:"), None);
+        assert_eq!(listed("    k8s.io/x/y.go:12: a spec of nobody"), None);
     }
 }

@@ -11,7 +11,6 @@ mod unserved;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -70,7 +69,7 @@ fn module_cache() -> PathBuf {
 }
 
 fn download(modules: &[String]) -> Result<()> {
-    let status = Command::new("go").arg("mod").arg("download").args(modules).status().context("run go (is it installed?)")?;
+    let status = crate::go::command()?.arg("mod").arg("download").args(modules).status().context("cannot run go")?;
     if !status.success() {
         bail!("go mod download failed: {status}");
     }

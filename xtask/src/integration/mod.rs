@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-use crate::{process, workspace_root};
+use crate::{go, process, workspace_root};
 use report::{Record, Results};
 
 /// Bytes that the build of one test program and the Go build cache may need at least.
@@ -46,7 +46,7 @@ pub(crate) struct Options {
 /// Runs the packages and writes what they showed.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let root = workspace_root();
-    let go = find_go()?;
+    let go = go::directory()?;
     let work = options.work.clone().unwrap_or_else(|| std::env::temp_dir().join("rusternetes-integration"));
     std::fs::create_dir_all(&work).with_context(|| format!("cannot create {}", work.display()))?;
     need_disk(&work)?;
@@ -101,16 +101,6 @@ fn packages(root: &Path, asked: &[String]) -> anyhow::Result<Vec<String>> {
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
     Ok(lines.filter(|line| !line.is_empty()).map(str::to_owned).collect())
-}
-
-/// The directory of the go command. Debian's own Go may be too old, so a second place is looked at.
-fn find_go() -> anyhow::Result<PathBuf> {
-    let usual = PathBuf::from("/usr/local/go/bin");
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let directory = std::env::split_paths(&path).find(|directory| directory.join("go").is_file());
-    let directory = directory.or_else(|| usual.join("go").is_file().then_some(usual));
-    directory
-        .context("upstream's integration tests need Go 1.25 or later, and there is no `go` on the PATH: see https://go.dev/dl")
 }
 
 fn need_disk(work: &Path) -> anyhow::Result<()> {

@@ -187,6 +187,19 @@ impl Pki {
         store::write(path, &text, store::Sync::No)
     }
 
+    /// Writes a kubeconfig with a new certificate for a component, mode 0600, atomically. Its key is nowhere else.
+    pub fn write_client_kubeconfig(
+        &self,
+        path: &Path,
+        server: &str,
+        user: &str,
+        group: Option<&str>,
+        now: Timestamp,
+    ) -> Result<(), PkiError> {
+        let who = self.issue_client(user, group, now)?;
+        store::write(path, &self.kubeconfig(server, user, &who), store::Sync::No)
+    }
+
     /// Where a certificate's file is, for components that want paths: `name` is kubeadm's, for example `ca` or `kubelet`.
     pub fn cert_path(&self, name: &str) -> PathBuf {
         self.config.dir.join(format!("{name}.crt"))

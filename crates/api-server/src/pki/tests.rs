@@ -85,6 +85,11 @@ fn keys_and_kubeconfig_are_private() {
     let pki = Pki::load_or_create(config(dir.path()), Timestamp::now()).expect("first start");
     let kubeconfig = dir.path().join("admin.kubeconfig");
     pki.write_admin_kubeconfig(&kubeconfig, "https://127.0.0.1:6443").expect("kubeconfig");
+    let component = dir.path().join("scheduler.kubeconfig");
+    let written =
+        pki.write_client_kubeconfig(&component, "https://127.0.0.1:6443", "system:kube-scheduler", None, Timestamp::now());
+    written.expect("kubeconfig");
+    assert!(std::fs::read_to_string(&component).expect("is there").contains("current-context: system:kube-scheduler@"));
     for entry in std::fs::read_dir(dir.path().join("pki")).expect("list").chain(std::fs::read_dir(dir.path()).expect("list")) {
         let entry = entry.expect("entry");
         let mode = entry.metadata().expect("metadata").permissions().mode() & 0o777;

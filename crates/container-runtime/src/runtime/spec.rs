@@ -311,7 +311,9 @@ fn resources(inputs: &Inputs<'_>, context: &LinuxContainerSecurityContext) -> Va
             value["memory"]["swap"] = json!(resources.memory_swap_limit_in_bytes);
         }
     }
-    if !resources.hugepage_limits.is_empty() {
+    // A kubelet limits every page size that the machine has, to 0 as a rule. As containerd has it, that is not asked of a kernel that
+    // cannot.
+    if !resources.hugepage_limits.is_empty() && limits_hugepages(inputs.hierarchies) {
         let limits = resources.hugepage_limits.iter().map(|limit| json!({ "pageSize": limit.page_size, "limit": limit.limit }));
         value["hugepageLimits"] = limits.collect();
     }
@@ -325,6 +327,13 @@ fn resources(inputs: &Inputs<'_>, context: &LinuxContainerSecurityContext) -> Va
 fn accounts_swap(hierarchies: &Hierarchies) -> bool {
     hierarchies.is_v2()
         || hierarchies.directory("memory", "/").is_some_and(|root| root.join("memory.memsw.limit_in_bytes").exists())
+}
+
+/// Whether there is a controller that limits hugepages.
+fn limits_hugepages(hierarchies: &Hierarchies) -> bool {
+    let Some(root) = hierarchies.directory("hugetlb", "/") else { return false };
+    let has_it = |controllers: String| controllers.split_whitespace().any(|controller| controller == "hugetlb");
+    !hierarchies.is_v2() || std::fs::read_to_string(root.join("cgroup.controllers")).is_ok_and(has_it)
 }
 
 fn device_rules(inputs: &Inputs<'_>, context: &LinuxContainerSecurityContext) -> Vec<Value> {

@@ -15,6 +15,7 @@ use network::{Cidr, PodNetwork};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::left_out::Component;
 use super::pod_network::Network;
 use super::{CLUSTER_DOMAIN, Site, runtime_root};
 
@@ -62,7 +63,55 @@ pub(super) async fn start(
     let client_for = |user: UserInfo| client::from_service(server.client_service(user), "default");
     let mut tasks = JoinSet::new();
 
-    let manager = client_for(UserInfo::new("system:kube-controller-manager", &[]));
+    if site.runs(Component::ControllerManager) {
+        start_controllers(site, server, pki, &mut tasks, &stop);
+    }
+
+    // A class whose volumes nobody makes would only hold claims up.
+    if !site.options.disable_local_storage && site.runs(Component::ControllerManager) {
+        let client = client_for(UserInfo::new("system:local-storage-publisher", &["system:masters"]));
+        tasks.spawn(publish_local_storage(client, stop.clone()));
+    }
+
+    if site.runs(Component::Scheduler) {
+        let client = client_for(UserInfo::new("system:kube-scheduler", &[]));
+        let (config, token) = (scheduler::Config::default(), stop.clone());
+        tasks.spawn(async move { scheduler::run(config, client, token).await.context("the scheduler failed") });
+    }
+
+    let network = open_network(site).await?;
+    let gateways = network.gateways();
+    let runtime = open_runtime(site, network).await?;
+
+    let client = client_for(UserInfo::node(&site.node_name));
+    tasks.spawn(report_ready(client.clone(), site.node_name.clone(), started));
+    let (for_kubelet, token) = (runtime.clone(), stop.clone());
+    if site.runs(Component::Kubelet) {
+        let config = kubelet_config(site, kubelet_tls)?;
+        tasks.spawn(async move {
+            Kubelet::run(config, client, for_kubelet.clone(), for_kubelet, token).await.context("the kubelet failed")
+        });
+    } else {
+        let socket = site.runtime_socket();
+        tasks.spawn(async move {
+            let served = cri::serve(&socket, for_kubelet.clone(), for_kubelet, async move { token.cancelled().await }).await;
+            served.context("the container runtime's socket failed")
+        });
+    }
+    start_network_services(site, &gateways, &mut tasks, &client_for, &stop).await?;
+    Ok(Components { tasks, runtime })
+}
+
+/// The controllers, each with an identity of its own.
+fn start_controllers(
+    site: &Arc<Site>,
+    server: &Arc<ApiServer>,
+    pki: &Pki,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) {
+    let user = UserInfo::new("system:kube-controller-manager", &[]);
+    let manager = client::from_service(server.client_service(user), "default");
     let config = controller_manager::Config {
         root_ca: Some(pki.ca_cert_pem.clone()),
         service_account_key: Some(controller_manager::ServiceAccountKey { pem: pki.service_account_key_pem.clone() }),
@@ -88,29 +137,6 @@ pub(super) async fn start(
     tasks.spawn(async move {
         controller_manager::run(config, clients, informers, token).await.context("the controller manager failed")
     });
-
-    if !site.options.disable_local_storage {
-        let client = client_for(UserInfo::new("system:local-storage-publisher", &["system:masters"]));
-        tasks.spawn(publish_local_storage(client, stop.clone()));
-    }
-
-    let client = client_for(UserInfo::new("system:kube-scheduler", &[]));
-    let token = stop.clone();
-    tasks.spawn(async move { scheduler::run(scheduler::Config::default(), client, token).await.context("the scheduler failed") });
-
-    let network = open_network(site).await?;
-    let gateways = network.gateways();
-    let runtime = open_runtime(site, network).await?;
-
-    let config = kubelet_config(site, kubelet_tls)?;
-    let client = client_for(UserInfo::node(&site.node_name));
-    tasks.spawn(report_ready(client.clone(), site.node_name.clone(), started));
-    let (for_kubelet, token) = (runtime.clone(), stop.clone());
-    tasks.spawn(async move {
-        Kubelet::run(config, client, for_kubelet.clone(), for_kubelet, token).await.context("the kubelet failed")
-    });
-    start_network_services(site, &gateways, &mut tasks, &client_for, &stop).await?;
-    Ok(Components { tasks, runtime })
 }
 
 /// The service proxy and DNS. They read the same objects: one set of informers.

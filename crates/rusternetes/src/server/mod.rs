@@ -3,6 +3,7 @@
 
 mod components;
 mod instance;
+mod left_out;
 mod node;
 mod pod_network;
 
@@ -70,6 +71,9 @@ pub(crate) struct Options {
     /// No StorageClass `local-path`, and no volumes in the data directory.
     #[arg(long)]
     disable_local_storage: bool,
+    /// Components that somebody else runs: what they need to take part is written to DATA-DIR/COMPONENT.kubeconfig.
+    #[arg(long, value_name = "COMPONENT", value_enum, value_delimiter = ',')]
+    without: Vec<left_out::Component>,
     /// Where the service proxy serves /healthz; `none` for nowhere.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:10256")]
     proxy_healthz_bind_address: String,
@@ -168,6 +172,7 @@ async fn serve(options: Options, instance: Instance, started: Instant) -> anyhow
     });
     server.bootstrap(&bootstrap_config(&site, &pki, port)).await.context("cannot create the cluster's first objects")?;
     pki.write_admin_kubeconfig(&site.kubeconfig(), &url).context("cannot write the admin kubeconfig")?;
+    left_out::write_kubeconfigs(&site, &pki, &url)?;
     println!("data directory {}", site.instance.data_dir().display());
     println!("Kubernetes API on {url}");
     println!("export KUBECONFIG={}", site.kubeconfig().display());
