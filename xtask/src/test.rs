@@ -24,14 +24,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if !options.tests_only {
         static_checks(&toolbox)?;
     }
-    let first = process::run(&mut tests(&toolbox, &options.arguments));
-    let Err(error) = first else { return Ok(()) };
-    if !options.arguments.is_empty() {
-        return Err(error.context("tests failed"));
-    }
-    // Real containers on a shared machine: a deadline may be missed. What fails again, alone, is broken.
-    eprintln!("tests failed, see above; running all of them once more, one at a time: {error:#}");
-    process::run(&mut tests(&toolbox, &["--".to_owned(), "--test-threads=1".to_owned()])).context("tests failed twice")
+    process::run(&mut tests(&toolbox, &options.arguments)).context("tests failed")
 }
 
 /// `cargo test` over the workspace, told where upstream's kubectl is.
