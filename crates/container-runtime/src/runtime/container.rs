@@ -14,6 +14,8 @@ use crate::shim::protocol::{Exit, Request};
 /// How long SIGKILL may take until the end of a container is known. Processes in uninterruptible sleep take longer; the
 /// kubelet asks again.
 const KILL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Ends the name of the directory of a container that is removed; no id has a point in it.
+const REMOVED: &str = ".removed";
 
 impl Inner {
     /// Stops a container: its own signal, and SIGKILL after `timeout` seconds.
@@ -105,17 +107,28 @@ impl Inner {
         .is_ok();
     }
 
-    /// Blocking. Everything of a container but its log, which is the kubelet's.
+    /// Blocking. Everything of a container but its log, which is the kubelet's. Its directory is only renamed here: how many files it has
+    /// written is nothing that a removal should wait for. What a crash leaves of it the next start removes, as it belongs to no container.
     pub(super) fn delete_container_files(&self, id: &str) {
-        let removed = remove_with_mounts(&self.layout.container_run(id)).and_then(|()| {
-            match std::fs::remove_dir_all(self.layout.container(id)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
+        let directory = self.layout.container(id);
+        let removed = if id.ends_with(REMOVED) { directory.clone() } else { directory.with_extension(&REMOVED[1..]) };
+        // First: as long as there is a record, the image's layers are in use.
+        let _ = std::fs::remove_file(self.container_file(id));
+        let renamed = remove_with_mounts(&self.layout.container_run(id)).and_then(|()| std::fs::rename(&directory, &removed));
+        match renamed {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            Err(error) => {
+                tracing::warn!(container = id, %error, "files of a container could not be removed");
+                return;
+            }
+            Ok(()) => {}
+        }
+        let id = id.to_owned();
+        self.tasks.spawn_blocking(move || {
+            if let Err(error) = std::fs::remove_dir_all(&removed) {
+                tracing::warn!(container = id, %error, "files of a container could not be removed");
             }
         });
-        if let Err(error) = removed {
-            tracing::warn!(container = id, %error, "files of a container could not be removed");
-        }
     }
 
     /// A container has ended.

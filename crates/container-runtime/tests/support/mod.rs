@@ -69,6 +69,11 @@ impl Node {
         let left: Vec<&str> = mounts.lines().filter(|line| line.contains(&format!("{}/", run.display()))).collect();
         assert!(left.is_empty(), "mounts left: {left:?}");
         nix::mount::umount2(&run, nix::mount::MntFlags::MNT_DETACH).expect("unmount");
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {
+            // Not every entry is a hierarchy, and not in every one is there a cgroup of ours.
+            let _ = std::fs::remove_dir(hierarchy.path().join(self.cgroup.trim_start_matches('/')));
+        }
+        let _ = std::fs::remove_dir(Path::new("/sys/fs/cgroup").join(self.cgroup.trim_start_matches('/')));
     }
 
     pub fn sandbox_config(&self, name: &str) -> v1::PodSandboxConfig {
