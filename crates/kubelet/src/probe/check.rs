@@ -124,13 +124,31 @@ fn dial_error(address: &str, error: &std::io::Error) -> String {
     format!("dial tcp {address}: {why}")
 }
 
+/// What Go's client says to a server without TLS.
+const NO_TLS: &str = "http: server gave HTTP response to HTTPS client";
+
 /// An HTTP GET as probes and hooks make it: certificates are not verified, redirects followed on the same host.
+#[derive(Clone)]
 pub(crate) struct HttpCheck {
+    agent: &'static str,
     https: bool,
     host: String,
     port: u16,
     path: String,
     headers: Vec<(String, String)>,
+}
+
+/// Whether the first bytes of a server were no TLS record.
+fn speaks_no_tls(error: &std::io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)))
+}
+
+/// What came of a request with its redirects.
+enum End {
+    Status(u16),
+    /// A redirect to another host.
+    Elsewhere(String),
 }
 
 enum Answer {
@@ -144,6 +162,7 @@ impl HttpCheck {
         let port = resolve_port(container, &action.port).ok_or_else(|| bad_port(&action.port))?;
         let path = action.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/");
         Ok(Self {
+            agent: "kube-probe/1.35",
             https: action.scheme.as_deref().is_some_and(|s| s.eq_ignore_ascii_case("https")),
             host: host.to_owned(),
             port,
@@ -158,6 +177,31 @@ impl HttpCheck {
 
     /// Gets it; success is a status from 200 to 399. `Ok(Some(..))`: success with a warning (a redirect elsewhere).
     pub(crate) async fn run(&self, timeout: Duration) -> Result<Option<String>, String> {
+        match self.within(timeout).await? {
+            End::Status(status) if (200..400).contains(&status) => Ok(None),
+            End::Status(status) => Err(format!("HTTP probe failed with statuscode: {status}")),
+            End::Elsewhere(location) => Ok(Some(format!("Probe terminated redirects, Response body: <redirect to {location}>"))),
+        }
+    }
+
+    /// Gets it for a lifecycle hook, for which any answer will do; a server that turns out to have no TLS is asked again without, and then
+    /// the host is returned.
+    pub(crate) async fn notify(mut self, timeout: Duration) -> Result<Option<String>, String> {
+        self.agent = "kube-lifecycle/1.35";
+        match self.within(timeout).await {
+            Ok(_) => Ok(None),
+            Err(error) if error.ends_with(NO_TLS) => {
+                self.https = false;
+                self.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("Authorization"));
+                // Upstream reports what went wrong first.
+                self.within(timeout).await.map_err(|_| error)?;
+                Ok(Some(join(&self.host, self.port)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn within(&self, timeout: Duration) -> Result<End, String> {
         match tokio::time::timeout(timeout, self.follow()).await {
             Ok(result) => result,
             Err(_) => Err(format!(
@@ -167,15 +211,14 @@ impl HttpCheck {
         }
     }
 
-    async fn follow(&self) -> Result<Option<String>, String> {
+    async fn follow(&self) -> Result<End, String> {
         let mut path = self.path.clone();
         for _ in 0..=REDIRECTS_MAX {
             match self.get(&path).await.map_err(|e| format!("Get \"{}\": {e}", self.url(&path)))? {
-                Answer::Done(status) if (200..400).contains(&status) => return Ok(None),
-                Answer::Done(status) => return Err(format!("HTTP probe failed with statuscode: {status}")),
+                Answer::Done(status) => return Ok(End::Status(status)),
                 Answer::Redirect(location) => match self.same_host(&location) {
                     Some(next) => path = next,
-                    None => return Ok(Some(format!("Probe terminated redirects, Response body: <redirect to {location}>"))),
+                    None => return Ok(End::Elsewhere(location)),
                 },
             }
         }
@@ -197,8 +240,8 @@ impl HttpCheck {
         let stream = TcpStream::connect(&address).await.map_err(|e| dial_error(&address, &e))?;
         if self.https {
             let name = rustls::pki_types::ServerName::try_from(self.host.clone()).map_err(|e| e.to_string())?;
-            let stream =
-                TlsConnector::from(Arc::clone(tls::unverified())).connect(name, stream).await.map_err(|e| e.to_string())?;
+            let connected = TlsConnector::from(Arc::clone(tls::unverified())).connect(name, stream).await;
+            let stream = connected.map_err(|error| if speaks_no_tls(&error) { NO_TLS.to_owned() } else { error.to_string() })?;
             self.send(path, TokioIo::new(stream)).await
         } else {
             self.send(path, TokioIo::new(stream)).await
@@ -216,7 +259,7 @@ impl HttpCheck {
             |name: &str| self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone());
         request = request.header("Host", named("Host").unwrap_or_else(|| join(&self.host, self.port)));
         if named("User-Agent").is_none() {
-            request = request.header("User-Agent", "kube-probe/1.35");
+            request = request.header("User-Agent", self.agent);
         }
         if named("Accept").is_none() {
             request = request.header("Accept", "*/*");
@@ -246,5 +289,61 @@ impl HttpCheck {
                 Err(error) => Err(error.to_string()),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    /// Answers every connection with the status, and tells what was asked.
+    fn server(status: u16) -> (u16, std::sync::mpsc::Receiver<String>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (send, receive) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (Ok(mut stream), mut buffer) = (stream, [0; 1024]) else { return };
+                let length = stream.read(&mut buffer).unwrap_or(0);
+                let _ = write!(stream, "HTTP/1.1 {status} Status\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                if send.send(String::from_utf8_lossy(&buffer[..length]).into_owned()).is_err() {
+                    return;
+                }
+            }
+        });
+        (port, receive)
+    }
+
+    fn check(scheme: &str, port: u16) -> HttpCheck {
+        let action = serde_json::from_value(serde_json::json!({"port": port, "scheme": scheme, "path": "/x",
+            "httpHeaders": [{"name": "Authorization", "value": "secret"}]}));
+        HttpCheck::new(&Container::default(), &action.unwrap(), "127.0.0.1").unwrap()
+    }
+
+    #[tokio::test]
+    async fn any_answer_will_do_for_a_hook_but_not_for_a_probe() {
+        let (port, asked) = server(500);
+        assert_eq!(
+            check("HTTP", port).run(Duration::from_secs(5)).await,
+            Err("HTTP probe failed with statuscode: 500".to_owned())
+        );
+        assert!(asked.recv().unwrap().contains("user-agent: kube-probe/1.35"));
+        assert_eq!(check("HTTP", port).notify(Duration::from_secs(5)).await, Ok(None));
+        let request = asked.recv().unwrap();
+        assert!(request.contains("user-agent: kube-lifecycle/1.35") && request.contains("secret"), "{request}");
+    }
+
+    #[tokio::test]
+    async fn a_hook_whose_server_has_no_tls_is_sent_without() {
+        let (port, asked) = server(200);
+        let url = format!("Get \"https://127.0.0.1:{port}/x\": {NO_TLS}");
+        assert_eq!(check("HTTPS", port).run(Duration::from_secs(5)).await, Err(url));
+        asked.recv().unwrap();
+        assert_eq!(check("HTTPS", port).notify(Duration::from_secs(5)).await, Ok(Some(format!("127.0.0.1:{port}"))));
+        asked.recv().unwrap();
+        let request = asked.recv().unwrap();
+        assert!(request.starts_with("GET /x HTTP/1.1") && !request.contains("secret"), "{request}");
     }
 }

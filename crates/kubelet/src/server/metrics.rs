@@ -1,4 +1,4 @@
-//! `/metrics`, `/metrics/resource`, `/metrics/cadvisor` and `/metrics/probes` in the Prometheus text format, with upstream's names.
+//! `/metrics`, `/metrics/resource` and `/metrics/probes` in the Prometheus text format, with upstream's names.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,7 +14,7 @@ use crate::node::machine::Pressure;
 use crate::pod::access::PodAccess;
 use crate::probe::Counted;
 
-fn exposition(content: String) -> Response<Body> {
+pub(super) fn exposition(content: String) -> Response<Body> {
     let mut response = text(StatusCode::OK, content);
     response
         .headers_mut()
@@ -22,8 +22,9 @@ fn exposition(content: String) -> Response<Body> {
     response
 }
 
-fn family(output: &mut String, name: &str, kind: &str, help: &str, samples: &[(String, f64)]) {
-    let _infallible = writeln!(output, "# HELP {name} [STABLE] {help}\n# TYPE {name} {kind}");
+/// A family of samples, labels with their values. `help` begins with the stability of the metric, where upstream says that.
+pub(super) fn family(output: &mut String, name: &str, kind: &str, help: &str, samples: &[(String, f64)]) {
+    let _infallible = writeln!(output, "# HELP {name} {help}\n# TYPE {name} {kind}");
     for (labels, value) in samples {
         let _infallible = writeln!(output, "{name}{labels} {value}");
     }
@@ -50,22 +51,32 @@ pub(super) fn kubelet(core: &Core) -> Response<Body> {
     }
     #[allow(clippy::cast_precision_loss)] // Counts of pods.
     let count = |n: usize| vec![(String::new(), n as f64)];
-    family(&mut output, "kubelet_running_pods", "gauge", "Number of pods that have a running pod sandbox", &count(running));
+    family(
+        &mut output,
+        "kubelet_running_pods",
+        "gauge",
+        "[ALPHA] Number of pods that have a running pod sandbox",
+        &count(running),
+    );
     family(
         &mut output,
         "kubelet_desired_pods",
         "gauge",
-        "The number of pods the kubelet is being instructed to run.",
-        &count(pods.iter().filter(|e| !e.pod().is_static()).count()),
+        "[ALPHA] The number of pods the kubelet is being instructed to run. static is true if the pod is not from the apiserver.",
+        &["", "true"].map(|is_static| {
+            let desired = pods.iter().filter(|entry| entry.pod().is_static() != is_static.is_empty()).count();
+            #[allow(clippy::cast_precision_loss)] // A count of pods.
+            (format!("{{static=\"{is_static}\"}}"), desired as f64)
+        }),
     );
     let samples: Vec<_> =
         containers.into_iter().map(|(state, n)| (format!("{{container_state=\"{state}\"}}"), f64::from(n))).collect();
-    family(&mut output, "kubelet_running_containers", "gauge", "Number of containers currently running", &samples);
+    family(&mut output, "kubelet_running_containers", "gauge", "[ALPHA] Number of containers currently running", &samples);
     family(
         &mut output,
         "kubelet_node_name",
         "gauge",
-        "The node's name. The count is always 1.",
+        "[ALPHA] The node's name. The count is always 1.",
         &[(format!("{{node=\"{}\"}}", core.config.node_name), 1.0)],
     );
     exposition(output)
@@ -75,17 +86,21 @@ pub(super) fn kubelet(core: &Core) -> Response<Body> {
 type Read = fn(&v1::ContainerStats) -> Option<f64>;
 
 #[allow(clippy::cast_precision_loss)] // Nanoseconds and bytes beyond 2^53 lose what nobody measures.
-fn cpu_seconds(stats: &v1::ContainerStats) -> Option<f64> {
+pub(super) fn cpu_seconds(stats: &v1::ContainerStats) -> Option<f64> {
     Some(stats.cpu.as_ref()?.usage_core_nano_seconds.as_ref()?.value as f64 / 1e9)
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn bytes(value: Option<&v1::UInt64Value>) -> Option<f64> {
+pub(super) fn bytes(value: Option<&v1::UInt64Value>) -> Option<f64> {
     value.map(|v| v.value as f64)
 }
 
-fn working_set(stats: &v1::ContainerStats) -> Option<f64> {
+pub(super) fn working_set(stats: &v1::ContainerStats) -> Option<f64> {
     bytes(stats.memory.as_ref()?.working_set_bytes.as_ref())
+}
+
+fn swap(stats: &v1::ContainerStats) -> Option<f64> {
+    bytes(stats.swap.as_ref()?.swap_usage_bytes.as_ref())
 }
 
 /// What metrics-server scrapes.
@@ -95,8 +110,19 @@ pub(super) async fn resource(core: &Core) -> Response<Body> {
     let stats = stats.map(|r| r.stats).unwrap_or_default();
     let mut output = String::new();
     for (suffix, kind, help, read) in [
-        ("cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the {} in core-seconds", cpu_seconds as Read),
-        ("memory_working_set_bytes", "gauge", "Current working set of the {} in bytes", working_set),
+        (
+            "cpu_usage_seconds_total",
+            "counter",
+            "[STABLE] Cumulative cpu time consumed by the {} in core-seconds",
+            cpu_seconds as Read,
+        ),
+        ("memory_working_set_bytes", "gauge", "[STABLE] Current working set of the {} in bytes", working_set),
+        (
+            "swap_usage_bytes",
+            "gauge",
+            "[ALPHA] Current amount of the {} swap usage in bytes. Reported only on non-windows systems",
+            swap as Read,
+        ),
     ] {
         let mut pods: BTreeMap<String, f64> = BTreeMap::new();
         let mut containers = Vec::new();
@@ -115,11 +141,11 @@ pub(super) async fn resource(core: &Core) -> Response<Body> {
             Some((format!("{{container=\"{container}\",namespace=\"{namespace}\",pod=\"{pod}\"}}"), seconds))
         })
         .collect();
-    let help = "Start time of the container since unix epoch in seconds";
+    let help = "[STABLE] Start time of the container since unix epoch in seconds";
     family(&mut output, "container_start_time_seconds", "gauge", help, &started);
     node_usage(core, &mut output);
     let error = [(String::new(), f64::from(u8::from(failed)))];
-    let help = "1 if there was an error while getting container metrics, 0 otherwise";
+    let help = "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise";
     family(&mut output, "resource_scrape_error", "gauge", help, &error);
     exposition(output)
 }
@@ -131,60 +157,12 @@ fn identified(stats: &[v1::ContainerStats]) -> impl Iterator<Item = (&v1::Contai
 #[allow(clippy::cast_precision_loss)]
 fn node_usage(core: &Core, output: &mut String) {
     let cpu: Vec<_> = node_cpu_nanoseconds().map(|n| (String::new(), n as f64 / 1e9)).into_iter().collect();
-    let help = "Cumulative cpu time consumed by the node in core-seconds";
+    let help = "[STABLE] Cumulative cpu time consumed by the node in core-seconds";
     family(output, "node_cpu_usage_seconds_total", "counter", help, &cpu);
     let pressure = Pressure::read(&core.config.root_dir);
     let used = core.machine.memory_bytes.saturating_sub(pressure.memory_available_bytes) as f64;
-    let help = "Current working set of the node in bytes";
+    let help = "[STABLE] Current working set of the node in bytes";
     family(output, "node_memory_working_set_bytes", "gauge", help, &[(String::new(), used)]);
-}
-
-/// The containers' statistics under cAdvisor's names and labels: those that the runtime measures.
-pub(super) async fn cadvisor(core: &Core) -> Response<Body> {
-    let stats = match core.runtime.list_container_stats(v1::ListContainerStatsRequest { filter: None }).await {
-        Ok(response) => response.stats,
-        Err(status) => return text(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", status.message())),
-    };
-    let rows: [(&str, &str, &str, Read); 6] = [
-        ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", cpu_seconds),
-        ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", working_set),
-        (
-            "container_memory_usage_bytes",
-            "gauge",
-            "Current memory usage in bytes, including all memory regardless of when it was accessed",
-            |s| bytes(s.memory.as_ref()?.usage_bytes.as_ref()),
-        ),
-        ("container_memory_rss", "gauge", "Size of RSS in bytes.", |s| bytes(s.memory.as_ref()?.rss_bytes.as_ref())),
-        ("container_fs_usage_bytes", "gauge", "Number of bytes that are consumed by the container on this filesystem.", |s| {
-            bytes(s.writable_layer.as_ref()?.used_bytes.as_ref())
-        }),
-        ("container_last_seen", "gauge", "Last time a container was seen by the exporter", |s| {
-            #[allow(clippy::cast_precision_loss)]
-            Some((s.cpu.as_ref()?.timestamp / 1_000_000_000) as f64)
-        }),
-    ];
-    let mut output = String::new();
-    for (name, kind, help, read) in rows {
-        let extra = if name == "container_cpu_usage_seconds_total" { "cpu=\"total\"," } else { "" };
-        let samples: Vec<_> = identified(&stats)
-            .filter_map(|(item, (namespace, pod, container))| {
-                let id = item.attributes.as_ref().map(|a| a.id.as_str()).unwrap_or_default();
-                let labels = format!(
-                    "{{container=\"{container}\",{extra}id=\"/{id}\",name=\"{id}\",namespace=\"{namespace}\",pod=\"{pod}\"}}"
-                );
-                Some((labels, read(item)?))
-            })
-            .collect();
-        family(&mut output, name, kind, help, &samples);
-    }
-    #[allow(clippy::cast_precision_loss)]
-    for (name, help, value) in [
-        ("machine_cpu_cores", "Number of logical CPU cores.", core.machine.cpus as f64),
-        ("machine_memory_bytes", "Amount of memory installed on the machine.", core.machine.memory_bytes as f64),
-    ] {
-        family(&mut output, name, "gauge", help, &[(String::new(), value)]);
-    }
-    exposition(output)
 }
 
 /// How often each probe has checked.
@@ -205,7 +183,7 @@ pub(super) fn probes(core: &Core) -> Response<Body> {
     }
     samples.sort_by(|a, b| a.0.cmp(&b.0));
     let mut output = String::new();
-    let help = "Cumulative number of a liveness, readiness or startup probe for a container by result.";
+    let help = "[STABLE] Cumulative number of a liveness, readiness or startup probe for a container by result.";
     family(&mut output, "prober_probe_total", "counter", help, &samples);
     exposition(output)
 }

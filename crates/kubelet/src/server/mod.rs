@@ -4,6 +4,7 @@
 //! and authorized (SubjectAccessReview on `nodes/...`), also `/healthz`.
 
 mod auth;
+mod cadvisor;
 mod logs;
 mod metrics;
 mod pods;
@@ -157,7 +158,7 @@ async fn route(core: Arc<Core>, request: Request<Incoming>) -> Response<Body> {
         ["stats", "summary"] => stats::summary(&core).await,
         ["metrics"] if get => metrics::kubelet(&core),
         ["metrics", "resource"] if get => metrics::resource(&core).await,
-        ["metrics", "cadvisor"] if get => metrics::cadvisor(&core).await,
+        ["metrics", "cadvisor"] if get => cadvisor::answer(&core).await,
         ["metrics", "probes"] if get => metrics::probes(&core),
         ["containerLogs", namespace, pod, container] if get => {
             logs::serve(core, namespace, pod, container, request.uri().query()).await

@@ -4,14 +4,19 @@
 use std::collections::BTreeMap;
 
 use cri::v1;
-use http::Response;
+use http::{Response, StatusCode};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Map, Value, json};
 
+use super::cadvisor::sandboxes;
 use super::pods::{identity, uid};
-use super::{Body, json as answer};
+use super::{Body, json as answer, text};
 use crate::context::Core;
 use crate::node::machine::Pressure;
+use crate::pod::access::PodAccess;
+use crate::runtime::labels;
 
 fn time(nanoseconds: i64) -> Value {
     let stamp = if nanoseconds > 0 { Timestamp::from_nanosecond(i128::from(nanoseconds)).ok() } else { None };
@@ -50,14 +55,47 @@ fn insert(fields: &mut Map<String, Value>, key: &str, value: Option<u64>) {
     }
 }
 
-fn container(stats: &v1::ContainerStats, name: &str) -> Value {
-    let mut fields = Map::from_iter([("name".to_owned(), json!(name)), ("startTime".to_owned(), time(0))]);
-    fields.remove("startTime");
+fn swap(usage: &v1::SwapUsage) -> Value {
+    let mut fields = Map::from_iter([("time".to_owned(), time(usage.timestamp))]);
+    insert(&mut fields, "swapAvailableBytes", number(usage.swap_available_bytes.as_ref()));
+    insert(&mut fields, "swapUsageBytes", number(usage.swap_usage_bytes.as_ref()));
+    Value::Object(fields)
+}
+
+fn interface(usage: &v1::NetworkInterfaceUsage) -> Map<String, Value> {
+    let mut fields = Map::from_iter([("name".to_owned(), json!(usage.name))]);
+    for (key, value) in [
+        ("rxBytes", &usage.rx_bytes),
+        ("rxErrors", &usage.rx_errors),
+        ("txBytes", &usage.tx_bytes),
+        ("txErrors", &usage.tx_errors),
+    ] {
+        insert(&mut fields, key, number(value.as_ref()));
+    }
+    fields
+}
+
+/// The default interface's numbers, and those of all.
+fn network(usage: &v1::NetworkUsage) -> Value {
+    let mut fields = usage.default_interface.as_ref().map(interface).unwrap_or_default();
+    fields.insert("time".to_owned(), time(usage.timestamp));
+    fields.insert("interfaces".to_owned(), usage.interfaces.iter().map(|one| Value::Object(interface(one))).collect());
+    Value::Object(fields)
+}
+
+fn container(stats: &v1::ContainerStats, name: &str, started: Option<&Time>) -> Value {
+    let mut fields = Map::from_iter([("name".to_owned(), json!(name))]);
+    if let Some(started) = started {
+        fields.insert("startTime".to_owned(), json!(started));
+    }
     if let Some(usage) = &stats.cpu {
         fields.insert("cpu".to_owned(), cpu(usage));
     }
     if let Some(usage) = &stats.memory {
         fields.insert("memory".to_owned(), memory(usage));
+    }
+    if let Some(usage) = &stats.swap {
+        fields.insert("swap".to_owned(), swap(usage));
     }
     if let Some(layer) = &stats.writable_layer {
         let mut rootfs = Map::from_iter([("time".to_owned(), time(layer.timestamp))]);
@@ -68,42 +106,84 @@ fn container(stats: &v1::ContainerStats, name: &str) -> Value {
     Value::Object(fields)
 }
 
-/// The summary.
+/// The summary. Refused when the runtime does not say what containers use.
 pub(super) async fn summary(core: &Core) -> Response<Body> {
-    let stats = core
-        .runtime
-        .list_container_stats(v1::ListContainerStatsRequest { filter: None })
-        .await
-        .map(|r| r.stats)
-        .unwrap_or_default();
+    let stats = match core.runtime.list_container_stats(v1::ListContainerStatsRequest { filter: None }).await {
+        Ok(response) => response.stats,
+        Err(status) => {
+            let message = format!("failed to list pod stats: failed to list all container stats: {}\n", status.message());
+            return text(StatusCode::INTERNAL_SERVER_ERROR, message);
+        }
+    };
+    let sandboxes = sandboxes(core).await;
+    let sandbox_of = |uid: &str| {
+        let is = |stats: &&v1::PodSandboxStats| {
+            stats.attributes.as_ref().and_then(|attributes| attributes.labels.get(labels::POD_UID)).is_some_and(|own| own == uid)
+        };
+        sandboxes.iter().find(is).and_then(|stats| stats.linux.as_ref())
+    };
     let mut pods: BTreeMap<(String, String), Vec<&v1::ContainerStats>> = BTreeMap::new();
     for item in &stats {
         let Some(attributes) = &item.attributes else { continue };
         let (namespace, pod, _) = identity(attributes);
         pods.entry((namespace, pod)).or_default().push(item);
     }
-    let pods: Vec<Value> =
-        pods.iter().filter_map(|((namespace, name), containers)| pod(core, namespace, name, containers)).collect();
+    let pods = pods.iter().filter_map(|((namespace, name), containers)| {
+        let entry = core.pods.get(&uid(core, namespace, name)?)?;
+        let (pod, status) = (entry.pod(), entry.status.lock().clone());
+        Some(pod_stats(&pod, &status, containers, sandbox_of(pod.uid())))
+    });
+    let pods: Vec<Value> = pods.collect();
     answer(&json!({"node": node(core).await, "pods": pods}))
 }
 
-fn pod(core: &Core, namespace: &str, name: &str, containers: &[&v1::ContainerStats]) -> Option<Value> {
-    let uid = uid(core, namespace, name)?;
-    let start = core.pods.get(&uid)?.status.lock().start_time.clone();
+/// A pod: its containers, and what its cgroup says; where the runtime does not read that, the sum of the containers.
+fn pod_stats(
+    pod: &Pod,
+    status: &PodStatus,
+    containers: &[&v1::ContainerStats],
+    sandbox: Option<&v1::LinuxPodSandboxStats>,
+) -> Value {
     let sum = |read: &dyn Fn(&v1::ContainerStats) -> Option<u64>| -> Option<u64> {
         containers.iter().filter_map(|c| read(c)).reduce(|a, b| a + b)
     };
-    let mut cpu_total = Map::from_iter([("time".to_owned(), time(0))]);
-    insert(&mut cpu_total, "usageNanoCores", sum(&|c| number(c.cpu.as_ref()?.usage_nano_cores.as_ref())));
-    insert(&mut cpu_total, "usageCoreNanoSeconds", sum(&|c| number(c.cpu.as_ref()?.usage_core_nano_seconds.as_ref())));
-    let mut memory_total = Map::from_iter([("time".to_owned(), time(0))]);
-    insert(&mut memory_total, "usageBytes", sum(&|c| number(c.memory.as_ref()?.usage_bytes.as_ref())));
-    insert(&mut memory_total, "workingSetBytes", sum(&|c| number(c.memory.as_ref()?.working_set_bytes.as_ref())));
-    let list: Vec<Value> =
-        containers.iter().map(|c| container(c, &c.attributes.as_ref().map(|a| identity(a).2).unwrap_or_default())).collect();
-    Some(
-        json!({"podRef": {"name": name, "namespace": namespace, "uid": uid}, "startTime": start, "containers": list, "cpu": cpu_total, "memory": memory_total}),
-    )
+    let cpu_total = sandbox.and_then(|sandbox| sandbox.cpu.as_ref()).map(cpu).unwrap_or_else(|| {
+        let mut total = Map::from_iter([("time".to_owned(), time(0))]);
+        insert(&mut total, "usageNanoCores", sum(&|c| number(c.cpu.as_ref()?.usage_nano_cores.as_ref())));
+        insert(&mut total, "usageCoreNanoSeconds", sum(&|c| number(c.cpu.as_ref()?.usage_core_nano_seconds.as_ref())));
+        Value::Object(total)
+    });
+    let memory_total = sandbox.and_then(|sandbox| sandbox.memory.as_ref()).map(memory).unwrap_or_else(|| {
+        let mut total = Map::from_iter([("time".to_owned(), time(0))]);
+        insert(&mut total, "usageBytes", sum(&|c| number(c.memory.as_ref()?.usage_bytes.as_ref())));
+        insert(&mut total, "workingSetBytes", sum(&|c| number(c.memory.as_ref()?.working_set_bytes.as_ref())));
+        Value::Object(total)
+    });
+    let started = |name: &str| {
+        let statuses = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+        let found = statuses.into_iter().flatten().flatten().find(|status| status.name == name)?;
+        found.state.as_ref()?.running.as_ref()?.started_at.as_ref()
+    };
+    let list = containers.iter().map(|stats| {
+        let name = stats.attributes.as_ref().map(|attributes| identity(attributes).2).unwrap_or_default();
+        container(stats, &name, started(&name))
+    });
+    let mut fields = json!({
+        "podRef": {"name": pod.name(), "namespace": pod.namespace(), "uid": pod.uid()},
+        "startTime": status.start_time, "containers": list.collect::<Vec<_>>(), "cpu": cpu_total, "memory": memory_total,
+    });
+    let swap_total = sum(&|c| number(c.swap.as_ref()?.swap_usage_bytes.as_ref()));
+    if let Some(usage) = swap_total {
+        fields["swap"] = json!({"time": time(0), "swapUsageBytes": usage});
+    }
+    // The host's network is not the pod's.
+    if let Some(usage) = sandbox.and_then(|sandbox| sandbox.network.as_ref()).filter(|_| !pod.host_network()) {
+        fields["network"] = network(usage);
+    }
+    if let Some(count) = sandbox.and_then(|sandbox| number(sandbox.process.as_ref()?.process_count.as_ref())) {
+        fields["process_stats"] = json!({"process_count": count});
+    }
+    fields
 }
 
 /// Processor time of the whole machine in nanoseconds, from the aggregate line of /proc/stat.
@@ -139,4 +219,44 @@ async fn node(core: &Core) -> Value {
         "runtime": {"imageFs": image_fs},
         "rlimit": {"time": time(0), "maxpid": pressure.pids_max, "curproc": pressure.pids},
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pods_numbers_are_its_cgroups_or_the_sum_of_its_containers() {
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"containers": []}}))
+                .expect("is a pod");
+        let status: PodStatus = serde_json::from_value(json!({"startTime": "2026-01-01T00:00:00Z", "containerStatuses": [
+            {"name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {"startedAt": "2026-01-01T00:00:05Z"}}}]}))
+        .expect("is a status");
+        let value = |value| Some(v1::UInt64Value { value });
+        let cpu = |usage| Some(v1::CpuUsage { usage_core_nano_seconds: value(usage), timestamp: 1, ..Default::default() });
+        let attributes = v1::ContainerAttributes {
+            labels: std::collections::HashMap::from([(labels::CONTAINER_NAME.to_owned(), "c".to_owned())]),
+            ..Default::default()
+        };
+        let one = v1::ContainerStats { attributes: Some(attributes), cpu: cpu(5), ..Default::default() };
+        let other = v1::ContainerStats { cpu: cpu(7), ..Default::default() };
+        let alone = pod_stats(&pod, &status, &[&one, &other], None);
+        assert_eq!(alone["cpu"]["usageCoreNanoSeconds"], 12);
+        assert_eq!(alone["podRef"], json!({"name": "p", "namespace": "n", "uid": "u"}));
+        assert_eq!(alone["containers"][0]["startTime"], "2026-01-01T00:00:05Z");
+        assert_eq!((alone.get("network"), alone["containers"][1].get("startTime")), (None, None));
+        let eth0 = v1::NetworkInterfaceUsage { name: "eth0".to_owned(), rx_bytes: value(3), ..Default::default() };
+        let sandbox = v1::LinuxPodSandboxStats {
+            cpu: cpu(20),
+            network: Some(v1::NetworkUsage { default_interface: Some(eth0.clone()), interfaces: vec![eth0], timestamp: 1 }),
+            process: Some(v1::ProcessUsage { process_count: value(4), ..Default::default() }),
+            ..Default::default()
+        };
+        let whole = pod_stats(&pod, &status, &[&one, &other], Some(&sandbox));
+        assert_eq!(whole["cpu"]["usageCoreNanoSeconds"], 20);
+        assert_eq!((&whole["network"]["name"], &whole["network"]["rxBytes"]), (&json!("eth0"), &json!(3)));
+        assert_eq!(whole["network"]["interfaces"], json!([{"name": "eth0", "rxBytes": 3}]));
+        assert_eq!(whole["process_stats"], json!({"process_count": 4}));
+    }
 }
