@@ -83,6 +83,7 @@ impl Bundle {
         let started = Instant::now();
         succeed(command("start").arg(id))?;
         times.add("start", started.elapsed());
+        times.add("create and start", begun.elapsed());
         let started = Instant::now();
         succeed(command("kill").arg(id).arg("KILL"))?;
         while lives(pid) {
