@@ -13,7 +13,7 @@ use api_server::{
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 struct Cluster {
     dir: tempfile::TempDir,

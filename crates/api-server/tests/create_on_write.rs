@@ -60,7 +60,7 @@ async fn allow(api: &Api, verb: &str) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(20), known).await.expect("the rule is known");
+    tokio::time::timeout(std::time::Duration::from_secs(60), known).await.expect("the rule is known");
 }
 
 #[tokio::test]

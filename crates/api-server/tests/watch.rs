@@ -13,7 +13,7 @@ use storage::{Revision, Store};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 /// No wait in these tests takes longer unless something is broken.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 fn config_map(name: &str, value: &str) -> Value {
     json!({"metadata": {"name": name, "labels": {"v": value}}, "data": {"k": value}})

@@ -102,7 +102,7 @@ impl Node {
 
     async fn status(&self, name: &str, expected: &[(&str, Value)]) -> Value {
         let mut last = Value::Null;
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(pod) = self.api.get("pods", "n", name) {
                 last = pod["status"].clone();
@@ -116,7 +116,7 @@ impl Node {
     }
 
     async fn gone(&self, name: &str) {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while self.api.get("pods", "n", name).is_some() {
             assert!(Instant::now() < deadline, "{name} never went: {:#?}", self.events());
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -154,7 +154,7 @@ async fn simple_pods(node: &Node, image: &str) {
         .await;
     let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap();
     assert!(id.starts_with("rusternetes://"), "{id}");
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !node.log(&pod, "c").await.contains("serving hello") {
         assert!(Instant::now() < deadline, "log: {}", node.log(&pod, "c").await);
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -241,7 +241,7 @@ async fn scenario() {
     for name in ["web", "fails", "files", "probed", "late"] {
         node.gone(name).await;
     }
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     let pods = node.root.join("kubelet/pods");
     while std::fs::read_dir(&pods).unwrap().count() > 0 {
         assert!(Instant::now() < deadline, "left behind: {:?}", std::fs::read_dir(&pods).unwrap().flatten().collect::<Vec<_>>());

@@ -10,7 +10,7 @@ use container_runtime::{Config, ContainerRuntime, LoopbackNetwork, RegistryConfi
 use cri::{Runtime, v1};
 
 /// Every test container is gone within this time, or the test fails.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 pub struct Node {
     pub runtime: Arc<ContainerRuntime>,

@@ -398,7 +398,7 @@ fn http_get(address: &str, path: &str) -> String {
 }
 
 fn wait_for(what: &str, done: impl Fn() -> bool) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
     while !done() {
         assert!(std::time::Instant::now() < deadline, "not in time: {what}");
         // The kernel has no event for a dump of rules: this polls, with a deadline.

@@ -49,7 +49,7 @@ fn bad_objects_are_refused() {
     });
     let described = kubectl.ok("describe pod ghost");
     assert!(described.contains("Failed to pull image \"127.0.0.1:1/no/such:image\""), "{described}");
-    kubectl.ok("delete pod ghost --timeout=60s");
+    kubectl.ok("delete pod ghost --timeout=120s");
 }
 
 #[test]

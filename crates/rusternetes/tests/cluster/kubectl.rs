@@ -324,10 +324,10 @@ fn http_get_path(host: &str, port: u16, path: &str) -> String {
     try_http_get(host, port, path).unwrap_or_else(|error| panic!("GET http://{host}:{port}{path}: {error}"))
 }
 
-/// GET with a deadline of five seconds.
+/// GET with a deadline of twenty seconds.
 pub(crate) fn try_http_get(host: &str, port: u16, path: &str) -> std::io::Result<String> {
     let address = format!("{host}:{port}").parse().map_err(std::io::Error::other)?;
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(20))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();

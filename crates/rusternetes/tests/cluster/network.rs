@@ -60,7 +60,7 @@ fn services_are_reached_by_name_address_and_node_port() {
     let review = r#"{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}"#;
     let url = format!("https://{api}/apis/authentication.k8s.io/v1/selfsubjectreviews");
     let asked = std::process::Command::new("curl")
-        .args(["-sSk", "--max-time", "10", "-H", &header, "-H", "Content-Type: application/json", "-d", review, &url])
+        .args(["-sSk", "--max-time", "60", "-H", &header, "-H", "Content-Type: application/json", "-d", review, &url])
         .output()
         .expect("curl");
     let answer = String::from_utf8_lossy(&asked.stdout);
