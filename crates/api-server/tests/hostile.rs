@@ -209,10 +209,13 @@ fn the_answer_is_the_clients_error() {
             (head.status, piece.ok().and_then(Result::ok).map(|all| all.to_bytes()).unwrap_or_default())
         });
         let text = String::from_utf8_lossy(&body);
-        // The one answer of upstream's that blames the server (tests/wire.rs holds its words).
+        // The two answers of upstream's that blame the server (tests/wire.rs holds the words of the first): a version that is no number, and
+        // a path that ends where its verb wants something.
         let said = case.method == "HEAD" && text.is_empty() || text.contains("resourceVersion: Invalid value");
         let unreadable_version = code == 500 && case.query.contains("resourceVersion=") && said;
-        prop_assert!(code.as_u16() < 500 || code == 501 || unreadable_version, "{:?}: {} {}", case, code, text);
+        let said = case.method == "HEAD" && text.is_empty() || text.contains("unable to determine kind and namespace from url");
+        let unfinished = code == 500 && ["/watch", "/proxy"].iter().any(|verb| case.path.trim_end_matches('/').ends_with(verb)) && said;
+        prop_assert!(code.as_u16() < 500 || code == 501 || unreadable_version || unfinished, "{:?}: {} {}", case, code, text);
     });
 }
 

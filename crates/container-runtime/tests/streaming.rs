@@ -168,6 +168,25 @@ async fn attach_reads_and_writes_the_first_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_has_said_all_leaves_an_open_input() {
+    let node = Node::start().await;
+    let sandbox = node.sandbox("attach-open").await;
+    let mut config = container("c", &["cat"]);
+    config.stdin = true;
+    let id = node.run(&sandbox, config).await;
+    for text in ["one\n", "two\n"] {
+        let request = v1::AttachRequest { container_id: id.clone(), stdin: true, tty: false, stdout: true, stderr: true };
+        let url = node.runtime.attach(request).await.expect("attach").url;
+        let mut client = open(&url, "v5.channel.k8s.io").await.expect("upgrade");
+        client.send(0, text.as_bytes()).await;
+        client.until(text).await;
+        client.send(255, &[0]).await;
+        assert_eq!(client.outcome().await["status"], "Success");
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn attach_to_a_terminal() {
     let node = Node::start().await;
     let sandbox = node.sandbox("attach-tty").await;

@@ -7,9 +7,10 @@ use std::time::Duration;
 use client::NamespacedName;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-/// Services with this label belong to another proxy.
-const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// Services and slices with one of these labels are not for this proxy: they belong to another one, or shall have none.
+const NOT_OURS_LABELS: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
 /// The API's default for `sessionAffinityConfig.clientIP.timeoutSeconds`: three hours.
 const AFFINITY_SECONDS_DEFAULT: i32 = 10_800;
 
@@ -53,8 +54,7 @@ impl ServiceInfo {
     /// `None` if the Service wants no translation: headless, ExternalName, not yet allocated, or another proxy's.
     pub(crate) fn digest(service: &Service, slices: &[Arc<EndpointSlice>], node_name: &str) -> Option<Self> {
         let spec = service.spec.as_ref()?;
-        let labels = service.metadata.labels.as_ref();
-        if labels.is_some_and(|labels| labels.contains_key(PROXY_NAME_LABEL)) || spec.type_.as_deref() == Some("ExternalName") {
+        if is_not_ours(&service.metadata) || spec.type_.as_deref() == Some("ExternalName") {
             return None;
         }
         let cluster_ips = cluster_ips(spec);
@@ -147,11 +147,15 @@ fn port_number(port: i32) -> Option<u16> {
     u16::try_from(port).ok().filter(|port| *port != 0)
 }
 
+fn is_not_ours(metadata: &ObjectMeta) -> bool {
+    metadata.labels.as_ref().is_some_and(|labels| NOT_OURS_LABELS.iter().any(|label| labels.contains_key(*label)))
+}
+
 fn port_info(port: &ServicePort, slices: &[Arc<EndpointSlice>], node_name: &str) -> Option<PortInfo> {
     let protocol = protocol_number(port.protocol.as_deref())?;
     let name = port.name.as_deref().unwrap_or_default();
     let mut endpoints = Vec::new();
-    for slice in slices {
+    for slice in slices.iter().filter(|slice| !is_not_ours(&slice.metadata)) {
         let slice_ports = slice.ports.as_deref().unwrap_or_default().iter().filter(|candidate| {
             candidate.name.as_deref().unwrap_or_default() == name
                 && protocol_number(candidate.protocol.as_deref()) == Some(protocol)
@@ -253,10 +257,9 @@ mod tests {
         check(r#"{"spec":{"clusterIP":"None","clusterIPs":["None"],"ports":[{"port":80}]}}"#, false);
         check(r#"{"spec":{"type":"ExternalName","externalName":"example.org"}}"#, false);
         check(r#"{"spec":{"ports":[{"port":80}]}}"#, false);
-        check(
-            r#"{"metadata":{"labels":{"service.kubernetes.io/service-proxy-name":"x"}},"spec":{"clusterIP":"10.43.0.1"}}"#,
-            false,
-        );
+        for label in NOT_OURS_LABELS {
+            check(&format!(r#"{{"metadata":{{"labels":{{"{label}":""}}}},"spec":{{"clusterIP":"10.43.0.1"}}}}"#), false);
+        }
     }
 
     #[test]

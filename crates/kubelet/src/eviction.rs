@@ -1,9 +1,10 @@
-//! Evicts pods when memory or disk runs out, and pods whose `emptyDir` outgrows its limit
+//! Evicts pods when memory or disk runs out, and pods that outgrow their limits of local storage
 //! (<https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/>).
+
+mod local_storage;
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ pub(crate) async fn run(core: Arc<Core>) {
             () = core.token.cancelled() => return,
             () = tokio::time::sleep(PERIOD) => {}
         }
-        empty_dirs(&core).await;
+        local_storage::check(&core).await;
         let Some(mut shortage) = shortage(&core) else { continue };
         core.node_changed.notify_one();
         if !matches!(shortage, Shortage::Memory { .. }) {
@@ -131,49 +132,6 @@ fn evict(core: &Core, entry: &PodEntry, pod: &Pod, message: &str) {
     tracing::info!(namespace = pod.namespace(), name = pod.name(), uid = pod.uid(), detail = message, "evicting a pod");
     core.events.pod(pod, "Warning", "Evicted", message);
     entry.fail("Evicted", message);
-}
-
-/// Evicts pods of which an `emptyDir` on disk is larger than its `sizeLimit`.
-async fn empty_dirs(core: &Core) {
-    for entry in core.pods.all() {
-        let pod = entry.pod();
-        if entry.stop.is_cancelled() {
-            continue;
-        }
-        for volume in pod.pod_spec().volumes.iter().flatten() {
-            let Some(limit) = volume
-                .empty_dir
-                .as_ref()
-                .filter(|e| e.medium.as_deref().unwrap_or("").is_empty())
-                .and_then(|e| e.size_limit.clone())
-            else {
-                continue;
-            };
-            let path = core.config.pod_dir(pod.uid()).join("volumes/kubernetes.io~empty-dir").join(&volume.name);
-            let bytes = u64::try_from(quantity::whole(&limit)).unwrap_or(u64::MAX);
-            let used = tokio::task::spawn_blocking(move || disk_use(&path)).await.unwrap_or(0);
-            if bytes > 0 && used > bytes {
-                evict(
-                    core,
-                    &entry,
-                    &pod,
-                    &format!("Usage of EmptyDir volume \"{}\" exceeds the limit \"{}\". ", volume.name, limit.0),
-                );
-                break;
-            }
-        }
-    }
-}
-
-/// Bytes that a directory occupies.
-fn disk_use(path: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(metadata) = std::fs::symlink_metadata(path) else { return 0 };
-    let own = metadata.blocks() * 512;
-    if !metadata.is_dir() {
-        return own;
-    }
-    own + std::fs::read_dir(path).into_iter().flatten().flatten().map(|e| disk_use(&e.path())).sum::<u64>()
 }
 
 #[cfg(test)]

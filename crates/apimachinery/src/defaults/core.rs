@@ -89,6 +89,10 @@ fn pod(pod: &mut Value) {
     }
     pod_resources::apply(spec);
     absent(spec, "enableServiceLinks", true);
+    // Of pods alone, not of templates (upstream's conversion of `Pod`).
+    if spec["terminationGracePeriodSeconds"].as_i64().is_some_and(|seconds| seconds < 0) {
+        spec.insert("terminationGracePeriodSeconds", 1);
+    }
     if spec["hostNetwork"].as_bool() == Some(true) {
         for list in ["containers", "initContainers"] {
             for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {

@@ -45,6 +45,16 @@ fn a_pod_as_upstream_defaults_it() {
 }
 
 #[test]
+fn a_negative_grace_of_a_pod_is_a_second() {
+    let check = |mut object: Value, at: &[&str], expected: i64| {
+        object.path_mut(at).insert("terminationGracePeriodSeconds", -1);
+        assert_eq!(defaulted(object).path_mut(at)["terminationGracePeriodSeconds"].as_i64(), Some(expected), "{at:?}");
+    };
+    check(value!({"apiVersion": "v1", "kind": "Pod"}), &["spec"], 1);
+    check(value!({"apiVersion": "apps/v1", "kind": "Deployment"}), &["spec", "template", "spec"], -1);
+}
+
+#[test]
 fn a_deployment_and_its_template() {
     let deployment = value!({"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"selector": {"matchLabels": {"a": "b"}},
         "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "x:1"}]}}}});

@@ -164,6 +164,10 @@ async fn attach_streams(
     let mut conversation = shim_client::open(&socket, &Request::Attach { id: record.id.clone() }, &[]).map_err(gone)?;
     conversation.answer().await?;
     let (mut reader, mut writer) = tokio::io::split(conversation.stream);
+    // As containerd has it: the end of one client's input is the end of the process's only if the container says so, and then the client
+    // stays for what comes out. Any other client has said all it had to, and goes.
+    let config = &record.config.0;
+    let stays = config.stdin_once && !config.tty;
     let outputs = async {
         let mut header = [0; frame::HEADER];
         while reader.read_exact(&mut header).await.is_ok() {
@@ -186,7 +190,8 @@ async fn attach_streams(
         while let Some(message) = input.recv().await {
             let bytes = match message {
                 Input::Stdin(bytes) if request.stdin && !bytes.is_empty() => bytes,
-                Input::StdinEnd if request.stdin => Bytes::new(),
+                Input::StdinEnd if request.stdin && stays => Bytes::new(),
+                Input::StdinEnd if request.stdin => return,
                 Input::Resize { width, height } => {
                     let request = Request::Resize { id: record.id.clone(), width, height };
                     let _ = shim_client::call(&socket, &request).await;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cri::v1;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -127,6 +127,18 @@ fn dial_error(address: &str, error: &std::io::Error) -> String {
 /// What Go's client says to a server without TLS.
 const NO_TLS: &str = "http: server gave HTTP response to HTTPS client";
 
+/// The beginning of a body; one that breaks off is as good.
+async fn beginning(mut body: Incoming) -> String {
+    let mut read = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await
+        && read.len() < BODY_BYTES_MAX
+    {
+        let Ok(data) = frame.into_data() else { continue };
+        read.extend_from_slice(&data[..data.len().min(BODY_BYTES_MAX - read.len())]);
+    }
+    String::from_utf8_lossy(&read).into_owned()
+}
+
 /// An HTTP GET as probes and hooks make it: certificates are not verified, redirects followed on the same host.
 #[derive(Clone)]
 pub(crate) struct HttpCheck {
@@ -146,14 +158,17 @@ fn speaks_no_tls(error: &std::io::Error) -> bool {
 
 /// What came of a request with its redirects.
 enum End {
-    Status(u16),
-    /// A redirect to another host.
+    /// The last status, and the beginning of its body.
+    Status(u16, String),
+    /// A redirect to another host: the beginning of its body.
     Elsewhere(String),
 }
 
 enum Answer {
-    Done(u16),
-    Redirect(String),
+    /// The status, and the beginning of the body.
+    Done(u16, String),
+    /// Where to, and the beginning of the body.
+    Redirect(String, String),
 }
 
 impl HttpCheck {
@@ -178,9 +193,11 @@ impl HttpCheck {
     /// Gets it; success is a status from 200 to 399. `Ok(Some(..))`: success with a warning (a redirect elsewhere).
     pub(crate) async fn run(&self, timeout: Duration) -> Result<Option<String>, String> {
         match self.within(timeout).await? {
-            End::Status(status) if (200..400).contains(&status) => Ok(None),
-            End::Status(status) => Err(format!("HTTP probe failed with statuscode: {status}")),
-            End::Elsewhere(location) => Ok(Some(format!("Probe terminated redirects, Response body: <redirect to {location}>"))),
+            End::Status(200..300, _) => Ok(None),
+            End::Status(300..400, body) | End::Elsewhere(body) => {
+                Ok(Some(format!("Probe terminated redirects, Response body: {body}")))
+            }
+            End::Status(status, _) => Err(format!("HTTP probe failed with statuscode: {status}")),
         }
     }
 
@@ -215,10 +232,10 @@ impl HttpCheck {
         let mut path = self.path.clone();
         for _ in 0..=REDIRECTS_MAX {
             match self.get(&path).await.map_err(|e| format!("Get \"{}\": {e}", self.url(&path)))? {
-                Answer::Done(status) => return Ok(End::Status(status)),
-                Answer::Redirect(location) => match self.same_host(&location) {
+                Answer::Done(status, body) => return Ok(End::Status(status, body)),
+                Answer::Redirect(location, body) => match self.same_host(&location) {
                     Some(next) => path = next,
-                    None => return Ok(End::Elsewhere(location)),
+                    None => return Ok(End::Elsewhere(body)),
                 },
             }
         }
@@ -272,12 +289,12 @@ impl HttpCheck {
             let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
             let status = response.status().as_u16();
             let location = response.headers().get("Location").and_then(|l| l.to_str().ok()).map(str::to_owned);
-            if let (301 | 302 | 303 | 307 | 308, Some(location)) = (status, location) {
-                return Ok(Answer::Redirect(location));
-            }
             // The body is read so that the server is not cut off; one that is too long is.
-            let _cut_is_fine = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await;
-            Ok(Answer::Done(status))
+            let body = beginning(response.into_body()).await;
+            Ok(match (status, location) {
+                (301 | 302 | 303 | 307 | 308, Some(location)) => Answer::Redirect(location, body),
+                _ => Answer::Done(status, body),
+            })
         };
         tokio::pin!(exchange);
         tokio::pin!(connection);
@@ -295,6 +312,8 @@ impl HttpCheck {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -345,5 +364,41 @@ mod tests {
         asked.recv().unwrap();
         let request = asked.recv().unwrap();
         assert!(request.starts_with("GET /x HTTP/1.1") && !request.contains("secret"), "{request}");
+    }
+
+    /// Gets `/` of a server that gives these answers, a connection each.
+    async fn outcome(answers: Vec<String>) -> Result<Option<String>, String> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let serving = async {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 1024];
+                assert!(stream.read(&mut request).await.unwrap() > 0);
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+            std::future::pending().await
+        };
+        let check = check("HTTP", port);
+        tokio::select! {
+            result = check.run(Duration::from_secs(60)) => result,
+            () = serving => unreachable!("it is pending"),
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_that_lead_elsewhere() {
+        let redirect = |to: &str, body: &str| {
+            format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+        };
+        let plain = |status: u16| format!("HTTP/1.1 {status} X\r\nContent-Length: 4\r\n\r\nbody");
+        let warning = |body: &str| Ok(Some(format!("Probe terminated redirects, Response body: {body}")));
+        assert_eq!(outcome(vec![plain(200)]).await, Ok(None));
+        assert_eq!(outcome(vec![redirect("/next", ""), plain(201)]).await, Ok(None));
+        assert_eq!(outcome(vec![redirect("http://192.0.2.1/", "<a>")]).await, warning("<a>"));
+        assert_eq!(outcome(vec![plain(300)]).await, warning("body"));
+        assert_eq!(outcome(vec![plain(500)]).await, Err("HTTP probe failed with statuscode: 500".to_owned()));
+        let long = "x".repeat(2 * BODY_BYTES_MAX);
+        assert_eq!(outcome(vec![redirect("//other/", &long)]).await, warning(&long[..BODY_BYTES_MAX]));
     }
 }

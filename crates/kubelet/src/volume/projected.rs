@@ -67,12 +67,8 @@ async fn collect(
     Err(format!("projected volume source {kind} is not implemented"))
 }
 
-/// KEP-1205: only who needs it can read the token: the one user that all containers run as, or the pod's group.
+/// KEP-1205: only who needs it can read the token: the one user that all containers run as, and the pod's group.
 fn own_token(context: &Context<'_>, file: &mut atomic_writer::File) {
-    if context.fs_group().is_some() {
-        file.mode = 0o600;
-        return;
-    }
     let pod_user = context.pod.security().and_then(|s| s.run_as_user);
     let users: std::collections::BTreeSet<Option<i64>> = context
         .pod
@@ -81,10 +77,16 @@ fn own_token(context: &Context<'_>, file: &mut atomic_writer::File) {
         .chain(context.pod.init_containers())
         .map(|c| c.security_context.as_ref().and_then(|s| s.run_as_user).or(pod_user))
         .collect();
-    if let (1, Some(Some(user))) = (users.len(), users.first()) {
+    let user = users.first().copied().flatten().filter(|_| users.len() == 1);
+    protect(file, context.fs_group(), user.and_then(|user| u32::try_from(user).ok()));
+}
+
+/// The writer opens what it has written to the group.
+fn protect(file: &mut atomic_writer::File, group: Option<u32>, user: Option<u32>) {
+    if group.is_some() || user.is_some() {
         file.mode = 0o600;
-        file.owner = u32::try_from(*user).ok();
     }
+    file.owner = user;
 }
 
 /// A tmpfs for what must not reach a disk.
@@ -97,4 +99,22 @@ pub(super) fn memory_backed(path: &Path) -> Result<(), String> {
     }
     mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some("mode=0777"))
         .map_err(|e| format!("cannot mount a tmpfs on {}: {e}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_reads_a_token() {
+        let check = |group, user, mode, owner| {
+            let mut file = payload::file(Vec::new(), 0o644);
+            protect(&mut file, group, user);
+            assert_eq!((file.mode, file.owner), (mode, owner), "group {group:?}, user {user:?}");
+        };
+        check(None, None, 0o644, None);
+        check(None, Some(1000), 0o600, Some(1000));
+        check(Some(10_000), None, 0o600, None);
+        check(Some(10_000), Some(1000), 0o600, Some(1000));
+    }
 }
