@@ -10,6 +10,7 @@ mod cluster;
 mod component;
 mod connection;
 mod containerd;
+mod controllers;
 mod daemons;
 mod differential;
 mod dns_bench;
@@ -113,6 +114,18 @@ enum Benchmark {
         #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/workloads/scheduler.yaml"))]
         workloads: PathBuf,
     },
+    /// The controllers alone, on nodes without containers, against our API server with our scheduler.
+    Controllers {
+        /// Run a peer in turns with ours.
+        #[arg(long)]
+        peer: Option<ControllersPeer>,
+        /// How often.
+        #[arg(long, default_value_t = 1)]
+        rounds: usize,
+        /// The workload.
+        #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/workloads/controllers.yaml"))]
+        workload: PathBuf,
+    },
     /// Containers: create, start, kill, delete (needs root).
     Runtime {
         /// Run a peer in turns with ours.
@@ -211,6 +224,30 @@ enum ProxyPeer {
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum ControllersPeer {
+    /// kube-controller-manager v1.35.4 without a limit on its requests.
+    Upstream,
+    /// The same as it is started without flags: 20 requests a second.
+    UpstreamDefaults,
+}
+
+impl ControllersPeer {
+    fn limits(self) -> controllers::Limits {
+        match self {
+            ControllersPeer::Upstream => controllers::Limits::None,
+            ControllersPeer::UpstreamDefaults => controllers::Limits::Defaults,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            ControllersPeer::Upstream => "kube-controller-manager v1.35.4 without a limit on requests",
+            ControllersPeer::UpstreamDefaults => "kube-controller-manager v1.35.4 at its defaults",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum SchedulerPeer {
     /// kube-scheduler v1.35.4.
     Upstream,
@@ -306,6 +343,11 @@ async fn measure(
             let plan = scheduler::Plan { executable, scratch, workloads, only, nodes, rounds, upstream: peer.is_some() };
             let peer = peer.map(|_| "kube-scheduler v1.35.4".to_owned());
             ("scheduler".to_owned(), peer, alone(scheduler::run(&plan).await?))
+        }
+        Benchmark::Controllers { peer, rounds, workload } => {
+            let workload = controllers::ControllersWorkload::load(&workload)?;
+            let plan = controllers::Plan { executable, scratch, workload, rounds, upstream: peer.map(ControllersPeer::limits) };
+            ("controllers".to_owned(), peer.map(|peer| peer.name().to_owned()), alone(controllers::run(&plan).await?))
         }
         Benchmark::Cluster { peer, rounds, workload } => {
             let workload = cluster::ClusterWorkload::load(&workload)?;

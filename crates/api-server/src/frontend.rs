@@ -99,7 +99,7 @@ impl ApiServer {
     }
 
     /// Keeps the server going until stopped: follows changes of roles and bindings, compacts history, repairs
-    /// the addresses of Services, asks kubelets for metrics. The caller owns the task.
+    /// the addresses of Services, asks kubelets for metrics, drops what caches no longer need. The caller owns the task.
     pub async fn run_background(&self, stop: CancellationToken) {
         let rbac = RbacFeed::new(self.access().rbac.clone(), self.frontend().loopback.clone());
         let compaction = compaction::run(self.store(), &self.engine().feed, self.config().compaction_interval, &stop);
@@ -109,7 +109,7 @@ impl ApiServer {
                 metrics.run(self, &stop).await;
             }
         };
-        futures::future::join4(rbac.run(&stop), compaction, addresses, metrics).await;
+        futures::future::join5(rbac.run(&stop), compaction, addresses, metrics, self.engine().feed.tidy(&stop)).await;
     }
 
     /// Whether a request is for a resource that this server knows (metrics' labels are bounded by it).

@@ -20,14 +20,14 @@ const EXIT_MAX: Duration = Duration::from_secs(10);
 /// removes `run_dir` and the cgroups. What is on disk in `data_dir` stays: the next start brings the pods back. Blocking.
 pub fn kill_all(data_dir: &Path, run_dir: &Path, cgroup_parent: &str) -> io::Result<()> {
     // Shims first, so that nobody writes down how the containers end: after a reboot nobody would know.
-    let mut killed = kill_shims(run_dir);
+    let killed = kill_shims(run_dir);
     let hierarchies = Hierarchies::detect()?;
     let deadline = Instant::now() + EXIT_MAX;
     loop {
         let mut left: BTreeSet<i32> =
             hierarchies.directories(cgroup_parent).iter().flat_map(|directory| all_processes(directory)).collect();
-        killed.retain(|pid| Path::new(&format!("/proc/{pid}")).exists());
         left.extend(&killed);
+        left.retain(|pid| is_alive(*pid));
         if left.is_empty() {
             break;
         }
@@ -64,6 +64,14 @@ fn kill_shims(run_dir: &Path) -> BTreeSet<i32> {
     shims
 }
 
+/// Whether a process still does something. A zombie does not: it waits for a parent who may never ask, as the first process of a
+/// container often does not.
+fn is_alive(pid: i32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    // The name in parentheses may hold anything; the state follows it.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
 /// The processes of a cgroup and of all below it.
 fn all_processes(directory: &Path) -> Vec<i32> {
     let mut found = processes(directory);
@@ -88,5 +96,28 @@ fn unmount_below(directory: &Path, own: bool) {
     for mount in mounts {
         // Lazily, so that a process that is still on its way out does not hold it.
         let _ = nix::mount::umount2(mount, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_zombie_is_not_alive() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().expect("a process");
+        let pid = i32::try_from(child.id()).expect("a process id");
+        assert!(is_alive(pid));
+        drop(child.stdin.take());
+        let deadline = Instant::now() + EXIT_MAX;
+        // Nobody has waited for it yet, so that it is still listed.
+        while is_alive(pid) && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        assert!(!is_alive(pid) && Path::new(&format!("/proc/{pid}")).exists());
+        child.wait().expect("it has ended");
+        assert!(!is_alive(pid));
     }
 }

@@ -10,6 +10,7 @@ mod exit;
 mod hello;
 mod hollow_command;
 mod image;
+mod memory;
 mod reset;
 mod scheduler_command;
 mod server;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -128,11 +129,13 @@ pub(crate) struct Cacher {
     config: CacherConfig,
     state: Mutex<State>,
     loading: tokio::sync::Mutex<()>,
+    /// Some entries may hold a protobuf message.
+    messages: AtomicBool,
 }
 
 impl Cacher {
     pub(crate) fn new(config: CacherConfig) -> Cacher {
-        Cacher { config, state: Mutex::default(), loading: tokio::sync::Mutex::default() }
+        Cacher { config, state: Mutex::default(), loading: tokio::sync::Mutex::default(), messages: AtomicBool::new(false) }
     }
 
     /// The key prefix with its slash.
@@ -326,6 +329,24 @@ impl Cacher {
     /// One object.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Arc<Entry>> {
         self.state.lock().entries.get(key).cloned()
+    }
+
+    /// Entries are going to be asked for protobuf messages.
+    pub(crate) fn expect_messages(&self) {
+        self.messages.store(true, Ordering::Relaxed);
+    }
+
+    /// Drops the protobuf messages that nobody has asked for since the last call.
+    pub(super) fn forget_unused_messages(&self) {
+        if !self.messages.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let entries = self.state.lock().entries.clone();
+        // Not `any`: all have to be looked at.
+        let left = entries.values().filter(|entry| entry.served.forget_unused_message()).count();
+        if left > 0 {
+            self.expect_messages();
+        }
     }
 
     /// The position of the field that watchers are indexed by.

@@ -19,6 +19,8 @@ const QUEUE: usize = 16 * 1024;
 const PROGRESS_AFTER: Duration = Duration::from_millis(10);
 /// How long the feed waits before it tries the store again.
 const RETRY: Duration = Duration::from_millis(500);
+/// How long an object's protobuf message stays at least after somebody asked for it, and half of how long at most.
+const TIDY: Duration = Duration::from_secs(60);
 
 /// A revision did not come in time.
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +147,15 @@ impl Feed {
             };
             if key.starts_with(prefix.as_str()) {
                 cacher.apply(event);
+            }
+        }
+    }
+
+    /// Drops what the caches have made for clients that have not come back, every now and then until stopped.
+    pub(crate) async fn tidy(&self, stop: &CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(TIDY)).await.is_some() {
+            for cacher in self.cachers.read().values() {
+                cacher.forget_unused_messages();
             }
         }
     }

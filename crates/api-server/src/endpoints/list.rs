@@ -64,7 +64,7 @@ pub(super) fn item_kind(endpoint: &Endpoint, shape: Shape) -> GroupVersionKind {
 /// What stands for an object in a shape, as a protobuf message; `None` if the kind has no schema.
 pub(super) fn message(entry: &Entry, endpoint: &Endpoint, shape: Shape) -> Option<Bytes> {
     match shape {
-        Shape::Object if !endpoint.converts() => entry.served.message().cloned(),
+        Shape::Object if !endpoint.converts() => endpoint.message(entry),
         Shape::Object => encode(&in_version(entry.served.object().ok()?, endpoint)),
         Shape::Metadata(_) => Some(protobuf::partial_metadata_message(&entry.served.object().ok()?).into()),
         Shape::Table(_) => None,

@@ -431,9 +431,9 @@ impl Frames {
     fn put_plain(&self, out: &mut BytesMut, kind: &str, entry: &Entry, revision: Option<i64>) {
         match (self.accepted.format, revision) {
             (Format::Protobuf, None) => {
-                if let Some(message) = entry.served.message() {
+                if let Some(message) = self.endpoint.message(entry) {
                     let row = &self.endpoint.row.kind;
-                    let sealed = protobuf::seal(&row.api_version(), &row.kind, message);
+                    let sealed = protobuf::seal(&row.api_version(), &row.kind, &message);
                     return out.put_slice(&protobuf::watch_frame(kind, &sealed));
                 }
             }

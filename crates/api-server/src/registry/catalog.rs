@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use apimachinery::{GroupResource, GroupVersionKind, Value, Wanted, schema};
+use bytes::Bytes;
 
 use super::codec::Header;
 use super::resource::{self, Resource};
 use super::strategy::Strategy;
-use crate::cache::{Cacher, CacherConfig, Feed, Indexer};
+use crate::cache::{Cacher, CacherConfig, Entry, Feed, Indexer};
 use crate::kinds;
 use crate::server::ServerConfig;
 
@@ -70,6 +71,14 @@ impl Endpoint {
     /// Whether objects are served in another version than they are stored in.
     pub(crate) fn converts(&self) -> bool {
         self.stored.as_ref().is_some_and(|stored| stored.kind != self.row.kind)
+    }
+
+    /// A cached object of it as a protobuf message without an envelope; `None` if its kind has no schema.
+    pub(crate) fn message(&self, entry: &Entry) -> Option<Bytes> {
+        if let Some(stored) = &self.stored {
+            stored.cacher.expect_messages();
+        }
+        entry.served.message()
     }
 }
 

@@ -4,10 +4,11 @@
 //! the resourceVersion spliced in as the first member of the metadata, once, at commit. List items are the same bytes without kind and
 //! apiVersion (upstream's typed lists leave them out), deleted objects the same with another resourceVersion.
 
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use apimachinery::{GroupVersionKind, Value, Wanted, protobuf, schema};
 use bytes::{BufMut, Bytes, BytesMut};
+use parking_lot::Mutex;
 
 const RESOURCE_VERSION: &[u8] = br#""resourceVersion":""#;
 
@@ -21,7 +22,7 @@ pub(crate) struct Header {
 }
 
 /// An object as served.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Served {
     json: Bytes,
     /// Where the object's members after kind and apiVersion start.
@@ -30,7 +31,15 @@ pub(crate) struct Served {
     version_start: u16,
     version_len: u8,
     /// The protobuf message, made when the first client asks for it and then shared by all lists and watches.
-    message: OnceLock<Option<Bytes>>,
+    message: Message,
+}
+
+/// A protobuf message that stays while it is asked for: for all objects together they would double the cache.
+#[derive(Debug, Default)]
+struct Message {
+    bytes: Mutex<Option<Bytes>>,
+    /// Somebody asked since [`Served::forget_unused_message`].
+    used: AtomicBool,
 }
 
 /// A stored value is not an object of its kind.
@@ -95,7 +104,7 @@ impl Header {
             members_start: self.members_start as u16,
             version_start: version_start as u16,
             version_len: digits.len() as u8,
-            message: OnceLock::new(),
+            message: Message::default(),
         }
     }
 }
@@ -133,8 +142,22 @@ impl Served {
     }
 
     /// The object as a protobuf message without an envelope; `None` if its kind has no schema.
-    pub(crate) fn message(&self) -> Option<&Bytes> {
-        self.message.get_or_init(|| message(&self.object().ok()?)).as_ref()
+    pub(crate) fn message(&self) -> Option<Bytes> {
+        self.message.used.store(true, Ordering::Relaxed);
+        let mut bytes = self.message.bytes.lock();
+        if bytes.is_none() {
+            *bytes = message(&self.object().ok()?);
+        }
+        bytes.clone()
+    }
+
+    /// Drops the protobuf message if nobody has asked for it since the last call. Returns whether there is one to drop later.
+    pub(crate) fn forget_unused_message(&self) -> bool {
+        let mut bytes = self.message.bytes.lock();
+        if !self.message.used.swap(false, Ordering::Relaxed) {
+            *bytes = None;
+        }
+        bytes.is_some()
     }
 
     /// A tree of some members only.
@@ -182,5 +205,21 @@ mod tests {
             foreign.expect("JSON").json(),
             r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"7","name":"x"}}"#
         );
+    }
+
+    #[test]
+    fn a_message_stays_while_it_is_asked_for() {
+        let header = Header::new(&GroupVersionKind::new("", "v1", "ConfigMap"));
+        let stored = header.encode(&value!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}}));
+        let served = header.serve(&stored, 1).expect("our own form");
+        assert!(!served.forget_unused_message(), "nobody has asked");
+        let made = served.message().expect("ConfigMaps have a schema");
+        assert!(served.forget_unused_message(), "it was asked for");
+        assert_eq!(served.message().expect("it is there").as_ptr(), made.as_ptr());
+        assert!(served.forget_unused_message());
+        assert!(!served.forget_unused_message(), "nobody has asked since");
+        let again = served.message().expect("it is made anew");
+        assert_eq!(again, made);
+        assert_ne!(again.as_ptr(), made.as_ptr());
     }
 }

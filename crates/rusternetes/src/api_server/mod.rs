@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use feature_gates::of_controllers as controller_feature_gates;
 
+use crate::memory;
 use crate::server::{CLUSTER_DOMAIN, explain_bind, open_store, primary_address, stop_after_second_signal, wait_for_signal};
 use settings::Settings;
 
@@ -111,7 +112,7 @@ async fn serve(mut settings: Settings, started: Instant) -> anyhow::Result<()> {
     let serving = tokio::spawn(listener.serve(server.clone(), certificate, shutdown, stop.clone()));
     let background = tokio::spawn({
         let (server, stop) = (server.clone(), stop.clone());
-        async move { server.run_background(stop).await }
+        async move { tokio::join!(server.run_background(stop.clone()), memory::give_back(stop)) }
     });
     server.bootstrap(&bootstrap).await.context("cannot create the cluster's first objects")?;
     println!("Kubernetes API on port {port}, ready after {} ms", started.elapsed().as_millis());

@@ -22,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{self, Exit};
+use crate::memory;
 pub(crate) use instance::Instance;
 pub(crate) use node::primary_address;
 
@@ -168,7 +169,7 @@ async fn serve(options: Options, instance: Instance, started: Instant) -> anyhow
     };
     let background = tokio::spawn({
         let (server, stop) = (server.clone(), stop.clone());
-        async move { tokio::join!(server.run_background(stop.clone()), rotation.run(stop)) }
+        async move { tokio::join!(server.run_background(stop.clone()), rotation.run(stop.clone()), memory::give_back(stop)) }
     });
     server.bootstrap(&bootstrap_config(&site, &pki, port)).await.context("cannot create the cluster's first objects")?;
     pki.write_admin_kubeconfig(&site.kubeconfig(), &url).context("cannot write the admin kubeconfig")?;
@@ -187,7 +188,7 @@ async fn serve(options: Options, instance: Instance, started: Instant) -> anyhow
         components.stopped().await;
         stop.cancel();
         let served = serving.await.context("the API server panicked")?;
-        let ((), ()) = background.await.context("the API server's background work panicked")?;
+        let ((), (), ()) = background.await.context("the API server's background work panicked")?;
         store.close().await.context("cannot close the store")?;
         served.context("the API server failed")
     });
