@@ -294,3 +294,25 @@ async fn the_index_forgets_what_is_deleted() {
     world.catch_up().await;
     assert_eq!(world.cacher.postings(), 0);
 }
+
+#[tokio::test]
+async fn messages_go_when_nobody_asks_for_them() {
+    let mut world = World::new(11).await;
+    for _ in 0..STEPS {
+        world.write().await;
+    }
+    world.catch_up().await;
+    let entries = world.cacher.snapshot(0).entries;
+    let message = |entry: &Arc<Entry>| entry.served.message().expect("pods have a schema");
+    world.cacher.expect_messages();
+    let made: Vec<Bytes> = entries.values().map(message).collect();
+    assert!(made.len() > 1, "there are pods");
+    world.cacher.forget_unused_messages();
+    let (key, asked) = entries.iter().next().expect("there are pods");
+    assert_eq!(message(asked).as_ptr(), made[0].as_ptr(), "it was asked for since the last time");
+    world.cacher.forget_unused_messages();
+    // As long as `made` holds the old ones, new ones lie elsewhere.
+    for (one, old) in entries.iter().zip(&made) {
+        assert_eq!(message(one.1).as_ptr() == old.as_ptr(), one.0 == key, "{:?}", one.0);
+    }
+}
