@@ -100,12 +100,15 @@ pub(super) fn fits(core: &Core, pod: &Pod) -> Result<(), (String, String)> {
 /// Why a pod that runs here cannot have the resources that it now asks for; `None`: it can.
 pub(crate) fn resize(core: &Core, pod: &Pod) -> Option<Pending> {
     let wanted = all_needs(core, pod);
-    if let Some(need) = wanted.iter().rev().find(|need| need.requested > need.capacity) {
-        let message = format!(
-            "Node didn't have enough capacity: {}, requested: {}, capacity: {}",
-            need.name, need.requested, need.capacity
-        );
-        return Some(Pending { reason: "Infeasible", message });
+    // All that the node has: what only the threshold of eviction stands against is deferred, as upstream does it.
+    let memory = i64::try_from(core.machine.memory_bytes).unwrap_or(i64::MAX);
+    let cpu = i64::try_from(core.machine.cpus * 1000).unwrap_or(i64::MAX);
+    for (name, capacity) in [("memory", memory), ("cpu", cpu)] {
+        if let Some(need) = wanted.iter().find(|need| need.name == name && need.requested > capacity) {
+            let requested = need.requested;
+            let message = format!("Node didn't have enough capacity: {name}, requested: {requested}, capacity: {capacity}");
+            return Some(Pending { reason: "Infeasible", message });
+        }
     }
     shortage(&wanted, &others(core, pod)).err().map(|(_, message)| Pending { reason: "Deferred", message })
 }

@@ -10,6 +10,7 @@ use crate::admit;
 use crate::context::Core;
 use crate::pod::access::{PodAccess, find_status, is_sidecar};
 use crate::pod::manager::PodEntry;
+use crate::runtime::resize;
 
 /// Why a resize is not granted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,11 +88,19 @@ pub(crate) fn grant(core: &Core, entry: &PodEntry) -> Arc<Pod> {
     let pending = if Arc::ptr_eq(&before, &pod) { None } else { admit::resize(core, &pod) };
     let mut allocation = entry.allocation.lock();
     let allocation = allocation.get_or_insert_default();
-    if pending.is_none() {
-        allocation.resources = Allocation::of(&pod).resources;
-    }
-    if pending.is_some() && pending != allocation.pending {
-        tracing::info!(namespace = pod.namespace(), name = pod.name(), ?pending, "a resize is not granted");
+    match &pending {
+        None => {
+            allocation.resources = Allocation::of(&pod).resources;
+            if !Arc::ptr_eq(&before, &pod) {
+                core.events.pod(&pod, "Normal", "ResizeStarted", resize::message(&pod, "Pod resize started", ""));
+            }
+        }
+        Some(why) if pending != allocation.pending => {
+            tracing::info!(namespace = pod.namespace(), name = pod.name(), ?why, "a resize is not granted");
+            let message = resize::message(&pod, &format!("Pod resize {}", why.reason), &why.message);
+            core.events.pod(&pod, "Warning", &format!("Resize{}", why.reason), message);
+        }
+        Some(_) => {}
     }
     allocation.pending = pending;
     allocation.apply(&pod)

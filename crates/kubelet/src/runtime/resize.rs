@@ -2,7 +2,7 @@
 //! `resizePolicy` wants one.
 
 use cri::v1;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 
 use crate::context::Core;
 use crate::pod::access::{PodAccess, is_sidecar};
@@ -67,28 +67,64 @@ pub(crate) async fn apply(core: &Core, pod: &Pod, resizes: &[(&Container, &Conta
         let request =
             v1::UpdateContainerResourcesRequest { container_id: record.id.clone(), linux: Some(linux), ..Default::default() };
         if let Err(status) = core.runtime.update_container_resources(request).await {
-            core.events.container(
-                pod,
-                &container.name,
-                "Warning",
-                "ResizeError",
-                format!("Error resizing container: {}", status.message()),
-            );
+            core.events.pod(pod, "Warning", "ResizeError", message(pod, "Pod resize error", status.message()));
             return Err(status);
         }
     }
     core.cgroups.set_limits(pod);
     let totals = resources::pod_totals(pod);
     tracing::info!(namespace = pod.namespace(), name = pod.name(), ?totals, "pod resized in place");
-    core.events.pod(pod, "Normal", "ResizeCompleted", "Pod resize completed");
+    core.events.pod(pod, "Normal", "ResizeCompleted", message(pod, "Pod resize completed", ""));
     // What it gave back another may wait for.
     core.pods.poke_pending();
     Ok(())
 }
 
+/// An event's message: upstream's, with what the pod asks for and what went wrong.
+pub(crate) fn message(pod: &Pod, what: &str, error: &str) -> String {
+    #[derive(serde::Serialize)]
+    struct Given<'a> {
+        name: &'a str,
+        resources: ResourceRequirements,
+    }
+    #[derive(serde::Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Summary<'a> {
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        init_containers: Vec<Given<'a>>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        containers: Vec<Given<'a>>,
+        generation: i64,
+        #[serde(skip_serializing_if = "str::is_empty")]
+        error: &'a str,
+    }
+    fn given(containers: &[Container]) -> Vec<Given<'_>> {
+        let one = |c: &'_ Container| c.resources.clone().unwrap_or_default();
+        containers.iter().map(|c| Given { name: &c.name, resources: one(c) }).collect()
+    }
+    let summary = Summary {
+        init_containers: given(pod.init_containers()),
+        containers: given(pod.containers()),
+        generation: pod.metadata.generation.unwrap_or(0),
+        error,
+    };
+    serde_json::to_string(&summary).map_or_else(|_| what.to_owned(), |summary| format!("{what}: {summary}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_are_upstreams() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {"generation": 3}, "spec": {"containers": [
+            {"name": "a", "resources": {"requests": {"cpu": "2"}}}, {"name": "b"}]}}))
+        .unwrap();
+        let given =
+            r#""containers":[{"name":"a","resources":{"requests":{"cpu":"2"}}},{"name":"b","resources":{}}],"generation":3"#;
+        assert_eq!(message(&pod, "Pod resize started", ""), format!("Pod resize started: {{{given}}}"));
+        assert_eq!(message(&pod, "Pod resize Deferred", "why"), format!("Pod resize Deferred: {{{given},\"error\":\"why\"}}"));
+    }
 
     #[test]
     fn only_a_policy_restarts() {
