@@ -82,11 +82,9 @@ impl Context<'_> {
             let keys: Vec<String> = value.as_object().into_iter().flatten().map(|(key, _)| key.as_str().to_owned()).collect();
             for key in keys {
                 let Some(member) = value.get_mut(&key) else { continue };
-                if ALLOCATED.contains(&key.as_str())
-                    && !member.is_zero()
-                    && *member != "None"
-                    && !self.request.contains(&member.to_json())
-                {
+                // What the request says itself is compared, unless it says back what the server had chosen.
+                let chosen = || !self.request.contains(&member.to_json()) || self.state.chosen.contains(member);
+                if ALLOCATED.contains(&key.as_str()) && !member.is_zero() && *member != "None" && chosen() {
                     *member = "(allocated)".into();
                     continue;
                 }
@@ -95,6 +93,19 @@ impl Context<'_> {
                 path.pop();
             }
         }
+    }
+
+    /// Addresses and ports that the server chose, in texts: cells of tables, messages.
+    fn without_allocated(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for value in &self.state.chosen {
+            if let Some(address) = value.as_str().filter(|address| address.len() > 3) {
+                text = text.replace(address, "(allocated)");
+            } else if let Some(port) = value.as_i64() {
+                text = text.replace(&format!(":{port}/"), ":(allocated)/");
+            }
+        }
+        text
     }
 
     fn leaf(&self, text: &str, path: &[String]) -> String {
@@ -106,7 +117,7 @@ impl Context<'_> {
     }
 
     fn text(&self, text: &str) -> String {
-        let mut text = self.without_uids(text);
+        let mut text = self.without_allocated(&self.without_uids(text));
         for day in &self.days.0 {
             while let Some(at) = text.find(day.as_str()) {
                 let end = text[at..].find(['Z', '"', ' ']).map_or(text.len(), |end| at + end + 1);
@@ -309,7 +320,9 @@ mod tests {
 
     fn compared(theirs: Answer, ours: Answer, request: &str) -> Vec<String> {
         let days = Days(vec!["2026-11-29".to_owned()]);
-        let plain = |answer: &Answer| normalized(answer, &State { object: Some(answer.body.clone()) }, request, &days);
+        let plain = |answer: &Answer| {
+            normalized(answer, &State { object: Some(answer.body.clone()), ..State::default() }, request, &days)
+        };
         differences(&plain(&theirs), &plain(&ours))
     }
 
@@ -322,6 +335,13 @@ mod tests {
         // What the client asked for is no allocation.
         let found = compared(answer(200, theirs), answer(200, ours), r#"{"clusterIP":"10.0.0.1"}"#);
         assert_eq!(found, [r#"spec.clusterIP: "10.0.0.1" is "(allocated)""#]);
+        // Nor is it one that the client says what the server chose before.
+        let service = value!({"spec": {"clusterIP": "10.0.0.1", "ports": [{"nodePort": 30001}]}});
+        let state = State { chosen: super::super::request::chosen(&service, r#"{"spec":{}}"#), ..State::default() };
+        let answer = answer(200, value!({"spec": {"clusterIP": "10.0.0.1"}, "cells": ["10.0.0.1", "80:30001/TCP"]}));
+        let plain = normalized(&answer, &state, r#"{"clusterIP":"10.0.0.1"}"#, &Days(Vec::new()));
+        let expected = value!({"spec": {"clusterIP": "(allocated)"}, "cells": ["(allocated)", "80:(allocated)/TCP"]});
+        assert_eq!(plain.body, expected);
     }
 
     #[test]

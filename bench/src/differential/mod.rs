@@ -111,8 +111,8 @@ async fn play(
             note_dropped(base, &request, &their, &our, &text, summary);
             break;
         };
-        remember(base, their, &mut their_state);
-        remember(base, our, &mut our_state);
+        remember(base, their, &text, &mut their_state);
+        remember(base, our, &text, &mut our_state);
         let left = compare::normalized(their, &their_state, &text, days);
         let right = compare::normalized(our, &our_state, &shown(&our_call), days);
         let differences = compare::differences(&left, &right);
@@ -147,10 +147,13 @@ fn note_dropped(base: &Base, request: &Request, theirs: &Outcome, ours: &Outcome
 }
 
 /// Keeps the object if the answer is it, whole.
-fn remember(base: &Base, answer: &Answer, state: &mut State) {
+fn remember(base: &Base, answer: &Answer, request: &str, state: &mut State) {
     let body = &answer.body;
     let known = state.object.as_ref().is_none_or(|object| object.meta().uid() == body.meta().uid());
     if answer.code < 300 && body["kind"] == base.resource.kind && !body.meta().resource_version().is_empty() && known {
+        if state.object.is_none() {
+            state.chosen = request::chosen(body, request);
+        }
         state.object = Some(body.clone());
     }
 }

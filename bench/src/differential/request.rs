@@ -38,6 +38,16 @@ pub(super) struct Request {
 pub(super) struct State {
     /// The object as it was answered last.
     pub(super) object: Option<Value>,
+    /// Addresses and ports in it that the server chose.
+    pub(super) chosen: Vec<Value>,
+}
+
+/// The addresses and ports of a new object that the request for it did not name.
+pub(super) fn chosen(object: &Value, request: &str) -> Vec<Value> {
+    let spec = &object["spec"];
+    let ports = spec.array_at(&["ports"]).iter().map(|port| &port["nodePort"]);
+    let all = [&spec["clusterIP"], &spec["clusterIPs"], &spec["healthCheckNodePort"]].into_iter().chain(ports);
+    all.filter(|value| !value.is_zero() && **value != "None" && !request.contains(&value.to_json())).cloned().collect()
 }
 
 impl State {

@@ -17,6 +17,8 @@ pub(super) enum Definition {
 /// A struct's field.
 #[derive(Debug, Clone)]
 pub(super) struct Field {
+    /// The name in Go; empty for an embedded type.
+    pub(super) name: String,
     /// The type's text.
     pub(super) go_type: String,
     /// The `json` tag: name, then options.
@@ -163,7 +165,8 @@ fn fields(body: &[&str]) -> Result<Vec<Field>> {
         if json[0] == "-" {
             continue;
         }
-        found.push(Field { go_type, json, protobuf: tag(tags, "protobuf").unwrap_or_default() });
+        let name = if words.len() == 1 { String::new() } else { words[0].to_owned() };
+        found.push(Field { name, go_type, json, protobuf: tag(tags, "protobuf").unwrap_or_default() });
     }
     Ok(found)
 }

@@ -4,6 +4,7 @@
 //! struct tags) from `k8s.io/api` and its siblings. The product needs neither Go nor these modules.
 
 mod go;
+mod internal;
 mod lifecycle;
 mod resources;
 mod types;
@@ -25,6 +26,8 @@ const MODULES: [(&str, &str); 5] = [
 ];
 
 const OUTPUT: &str = "crates/apimachinery/src/schema/facts.txt";
+/// How errors show structs of upstream's internal types.
+const OUTPUT_INTERNAL: &str = "crates/api-server/src/kinds/internal_types.txt";
 
 /// What `gen-schema` can be told.
 #[derive(clap::Args)]
@@ -45,17 +48,24 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         download(&missing)?;
     }
-    let path = crate::workspace_root().join(OUTPUT);
-    let facts = generate(&cache)?;
-    if options.check {
+    let mut sources = go::Sources::new(cache, &MODULES);
+    finish(OUTPUT, &generate(&mut sources)?, options.check)?;
+    let version = MODULES[4].1;
+    finish(OUTPUT_INTERNAL, &internal::generate(&mut sources, version)?, options.check)
+}
+
+/// Writes a file, or compares it.
+fn finish(output: &str, facts: &str, check: bool) -> Result<()> {
+    let path = crate::workspace_root().join(output);
+    if check {
         let committed = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         if committed != facts {
             bail!("{} is not what the definitions give; run `cargo xtask gen-schema`", path.display());
         }
-        println!("gen-schema --check: up to date");
+        println!("gen-schema --check: {output} is up to date");
         return Ok(());
     }
-    std::fs::write(&path, &facts).with_context(|| format!("write {}", path.display()))?;
+    std::fs::write(&path, facts).with_context(|| format!("write {}", path.display()))?;
     println!("{}: {} lines, {} bytes", path.display(), facts.lines().count(), facts.len());
     Ok(())
 }
@@ -76,8 +86,7 @@ fn download(modules: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn generate(cache: &Path) -> Result<String> {
-    let mut sources = go::Sources::new(cache.to_path_buf(), &MODULES);
+fn generate(sources: &mut go::Sources) -> Result<String> {
     let kubernetes = sources.module("k8s.io/kubernetes")?;
     let schemas = read_schemas(&kubernetes.join("api/openapi-spec/v3"))?;
     let mut out = format!(
@@ -88,7 +97,7 @@ fn generate(cache: &Path) -> Result<String> {
     let deprecations = lifecycle::read(&sources.module("k8s.io/api")?, minor)?;
     resources::print(&kubernetes.join("api/discovery"), &deprecations, &mut out)?;
     let unserved = unserved::registered(&sources.module("k8s.io/api")?)?;
-    types::Types::new(&mut sources, &schemas)?.print(unserved, &mut out)?;
+    types::Types::new(sources, &schemas)?.print(unserved, &mut out)?;
     Ok(out)
 }
 

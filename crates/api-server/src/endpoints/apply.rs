@@ -1,7 +1,8 @@
 //! Server-side apply: `PATCH` with `application/apply-patch+yaml`
 //! (<https://kubernetes.io/docs/reference/using-api/server-side-apply/>).
 
-use apimachinery::{GroupKind, Status, Value, field};
+use apimachinery::decode::DecodeError;
+use apimachinery::{GroupVersionKind, Reason, Status, Value, field};
 
 use super::body::Encoding;
 use super::codecs;
@@ -19,17 +20,18 @@ pub(crate) struct Applied<'a> {
 }
 
 /// Options that only apply, or only other patches, may have.
-pub(crate) fn check_options(kind: PatchType, query: &Query) -> Result<(), Status> {
+pub(crate) fn option_errors(kind: PatchType, query: &Query) -> field::ErrorList {
     let path = |name: &str| field::Path::new(name);
-    let error = match kind {
+    match kind {
         PatchType::Apply(_) if query.get("fieldManager").unwrap_or_default().is_empty() => {
-            field::Error::required(&path("fieldManager"), "is required for apply patch")
+            vec![field::Error::required(&path("fieldManager"), "is required for apply patch")]
         }
-        PatchType::Apply(_) => return Ok(()),
-        _ if query.get("force").is_some() => field::Error::forbidden(&path("force"), "may not be specified for non-apply patch"),
-        _ => return Ok(()),
-    };
-    Err(Status::invalid(&GroupKind::new("meta.k8s.io", "PatchOptions"), "", &[error]))
+        PatchType::Apply(_) => Vec::new(),
+        _ if query.get("force").is_some() => {
+            vec![field::Error::forbidden(&path("force"), "may not be specified for non-apply patch")]
+        }
+        _ => Vec::new(),
+    }
 }
 
 impl<'a> Applied<'a> {
@@ -47,9 +49,33 @@ impl<'a> Applied<'a> {
         Ok(Applied { config, complaints, write, options })
     }
 
+    /// Upstream parses the configuration once more, strictly, and says all that is wrong with it at once.
+    fn judge(&self) -> Result<(), Status> {
+        if self.complaints.is_empty() {
+            return Ok(());
+        }
+        match self.options.field_validation {
+            FieldValidation::Ignore => Ok(()),
+            FieldValidation::Warn => {
+                self.complaints.iter().for_each(|complaint| self.write.context.warnings.add(complaint.as_str()));
+                Ok(())
+            }
+            FieldValidation::Strict => {
+                let why = self.complaints.join("\n  ");
+                let why = format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {why}");
+                Err(Status::bad_request(format!("error strict decoding YAML: {why}")))
+            }
+        }
+    }
+
     fn check_name(&self, object: &Value) -> Result<(), Status> {
         let (name, wanted) = (object.meta().name(), self.write.context.info.name.as_str());
-        if !name.is_empty() && name != wanted {
+        if name.is_empty() {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({wanted} based on URL) was undeterminable: name must be provided"
+            )));
+        }
+        if name != wanted {
             return Err(Status::bad_request(format!(
                 "the name of the object ({name}) does not match the name on the URL ({wanted})"
             )));
@@ -64,10 +90,7 @@ impl Change for Applied<'_> {
         let kind = &write.endpoint.row.kind;
         let current = current.map(|current| convert(current.clone(), kind));
         let mut object = apply_managed(write, current.as_ref(), &self.config, self.options)?;
-        if self.options.field_validation != FieldValidation::Ignore {
-            codecs::judge(self.complaints.clone(), self.options.field_validation, write.context)
-                .map_err(|why| Status::bad_request(format!("error strict decoding YAML: {why}")))?;
-        }
+        self.judge()?;
         match &current {
             None if !object.meta().uid().is_empty() => {
                 let why = format!(
@@ -79,7 +102,7 @@ impl Change for Applied<'_> {
             // Nothing but ownership has changed: what is stored stays as it is.
             Some(current) if without_managers(current) == without_managers(&object) => {}
             _ => {
-                codecs::conform(&mut object, kind).map_err(|error| codecs::unfit(kind, error))?;
+                codecs::restored(&mut object, kind).map_err(|why| unconvertible(&object_name(&self.config), kind, &why))?;
             }
         }
         self.check_name(&object)?;
@@ -101,6 +124,22 @@ impl Change for Applied<'_> {
     fn options_kind(&self) -> &'static str {
         "PatchOptions"
     }
+}
+
+/// Namespace and name, as upstream's errors about a configuration have them.
+fn object_name(config: &Value) -> String {
+    format!("{}/{}", config.meta().namespace(), config.meta().name())
+}
+
+/// The applied object is not one of its type.
+fn unconvertible(name: &str, kind: &GroupVersionKind, why: &DecodeError) -> Status {
+    let version = kind.api_version();
+    let version = if version.contains('/') { version } else { format!("/{version}") };
+    let kind = format!("{version}, Kind={}", kind.kind);
+    let why = format!(
+        "failed to convert new object ({name}; {kind}) to proper version: unable to convert unstructured object to {kind}: {why}"
+    );
+    Status::new(Reason::Unknown, why)
 }
 
 fn without_managers(object: &Value) -> Value {

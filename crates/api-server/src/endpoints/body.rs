@@ -72,6 +72,12 @@ pub(crate) fn decode_like(
     if !older.contains(&object.api_version()) {
         check_kind(&object, bytes, kind)?;
     }
+    if encoding == Encoding::Json
+        && !complaints.is_empty()
+        && let Some(info) = schema::lookup(kind)
+    {
+        decode::merge_repeated(bytes, &mut object, info).map_err(|error| codecs::unfit(kind, error))?;
+    }
     object.set_gvk(kind);
     complaints.extend(codecs::conform_sent(&mut object, kind).map_err(|error| codecs::unfit(kind, error))?);
     if encoding == Encoding::Json {

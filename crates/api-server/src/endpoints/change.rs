@@ -3,12 +3,13 @@
 use apimachinery::{GroupVersionKind, Status, Value};
 use http::{HeaderMap, Request, Response, StatusCode};
 
-use super::apply::{Applied, check_options};
+use super::apply::{Applied, option_errors};
 use super::body;
 use super::negotiate::{Accepted, Answer, negotiate};
 use super::patch::{PatchType, Patched};
 use super::read;
 use super::respond::{json_response, object_response, value_response};
+use super::sent::{Sent, shown_as_sent};
 use crate::http::{Body, RequestContext};
 use crate::registry::{
     Change, DeleteOptions, Endpoint, Engine, ListOptions, NAMESPACE_MISMATCH, Stored, Write, WriteOptions, Written, convert,
@@ -59,8 +60,10 @@ pub(crate) async fn create(target: &Target<'_>, request: Request<Body>) -> Resul
     let encoding = body::encoding(request.headers(), context)?;
     let options = WriteOptions::parse(&context.query, "CreateOptions")?;
     let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
-    let object = body::decode(&bytes, encoding, &target.endpoint().row.kind, options.field_validation, context)?;
-    let written = target.write.create(object, &options).await?;
+    let kind = &target.endpoint().row.kind;
+    let object = body::decode(&bytes, encoding, kind, options.field_validation, context)?;
+    let written = target.write.create(object, &options).await;
+    let written = written.map_err(|status| shown_as_sent(status, Sent::Object(encoding), &bytes, kind))?;
     Ok(written_response(written, target.endpoint(), accepted))
 }
 
@@ -88,7 +91,8 @@ pub(crate) async fn update(target: &Target<'_>, request: Request<Body>) -> Resul
     let options = WriteOptions::parse(&context.query, "UpdateOptions")?;
     let encoding = body::encoding(request.headers(), context)?;
     let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
-    let object = body::decode(&bytes, encoding, &target.endpoint().row.kind, options.field_validation, context)?;
+    let kind = &target.endpoint().row.kind;
+    let object = body::decode(&bytes, encoding, kind, options.field_validation, context)?;
     let given = object.meta().namespace();
     if target.stored().namespaced && !given.is_empty() && given != target.context().info.namespace {
         return Err(Status::bad_request(NAMESPACE_MISMATCH));
@@ -96,7 +100,8 @@ pub(crate) async fn update(target: &Target<'_>, request: Request<Body>) -> Resul
     check_name(&object, target.name())?;
     let uid = object.meta().uid().to_owned();
     let change = Replacement { uid, object, stored_kind: target.stored().kind.clone() };
-    let written = target.write.update(target.name(), &change, &options).await?;
+    let written = target.write.update(target.name(), &change, &options).await;
+    let written = written.map_err(|status| shown_as_sent(status, Sent::Object(encoding), &bytes, kind))?;
     Ok(written_response(written, target.endpoint(), accepted))
 }
 
@@ -118,19 +123,19 @@ pub(crate) async fn patch(target: &Target<'_>, request: Request<Body>) -> Result
     let context = target.context();
     let accepted = negotiate(request.headers(), context, Answer::Object)?;
     let kind = PatchType::of(request.headers(), context)?;
-    check_options(kind, &context.query)?;
-    let options = WriteOptions::parse(&context.query, "PatchOptions")?;
+    let options = WriteOptions::parse_patch(&context.query, option_errors(kind, &context.query))?;
     let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
     let written = match kind {
         PatchType::Apply(encoding) => {
             let change = Applied::new(&bytes, encoding, target.write, &options)?;
-            target.write.update(target.name(), &change, &options).await?
+            target.write.update(target.name(), &change, &options).await
         }
         _ => {
             let change = Patched::new(kind, &bytes, target.write, &options)?;
-            target.write.update(target.name(), &change, &options).await?
+            target.write.update(target.name(), &change, &options).await
         }
     };
+    let written = written.map_err(|status| shown_as_sent(status, Sent::Patch(kind), &bytes, &target.endpoint().row.kind))?;
     Ok(written_response(written, target.endpoint(), accepted))
 }
 
@@ -163,10 +168,23 @@ async fn delete_options(request: Request<Body>, target: &Target<'_>) -> Result<D
     }
 }
 
+/// A Job that is deleted without a word about its pods leaves them, which few expect.
+fn warn_of_orphans(target: &Target<'_>, options: &DeleteOptions) {
+    let resource = &target.stored().resource;
+    let is_job = resource.group == "batch" && resource.resource == "jobs";
+    if is_job && options.propagation_policy.is_none() && options.orphan_dependents.is_none() {
+        target.context().warnings.add(
+            "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set \
+             propagationPolicy=Orphan to suppress this warning",
+        );
+    }
+}
+
 /// DELETE of one object.
 pub(crate) async fn delete(target: &Target<'_>, request: Request<Body>) -> Result<Response<Body>, Status> {
     let accepted = negotiate(request.headers(), target.context(), Answer::Object)?;
     let options = delete_options(request, target).await?;
+    warn_of_orphans(target, &options);
     let deleted = target.write.delete(target.name(), &options).await?;
     if deleted.gone && !target.stored().returns_deleted {
         return Ok(value_response(StatusCode::OK, &target.write.deleted_status(&deleted.object), accepted));
@@ -186,6 +204,7 @@ pub(crate) async fn delete_collection(target: &Target<'_>, request: Request<Body
     let accepted = negotiate(&headers, context, Answer::List)?;
     let list = ListOptions::parse(context, target.stored(), false)?;
     let options = delete_options(request, target).await?;
+    warn_of_orphans(target, &options);
     let page = read::gather(target.engine(), target.stored(), context, &list).await?;
     for entry in &page.entries {
         let write = Write { namespace: entry.namespace(), ..target.write };

@@ -30,14 +30,10 @@ pub(crate) fn parse(bytes: &[u8], encoding: Encoding, kind: &GroupVersionKind) -
     decode::parse(bytes, format).map_err(|error| Status::bad_request(error.to_string()))
 }
 
-/// Makes an object what its kind's schema says, and fills in defaults. Kinds without a schema stay as they are.
-pub(crate) fn conform(object: &mut Value, kind: &GroupVersionKind) -> Result<Complaints, DecodeError> {
-    conform_by(decode::conform, object, kind)
-}
-
 /// How a tree becomes one of its type.
 type Decode = fn(&mut Value, &'static schema::TypeInfo) -> Result<Complaints, DecodeError>;
 
+/// Makes an object what its kind's schema says, and fills in defaults. Kinds without a schema stay as they are.
 fn conform_by(decode: Decode, object: &mut Value, kind: &GroupVersionKind) -> Result<Complaints, DecodeError> {
     let Some(info) = schema::lookup(kind) else { return Ok(Vec::new()) };
     let complaints = decode(object, info)?;
@@ -46,7 +42,13 @@ fn conform_by(decode: Decode, object: &mut Value, kind: &GroupVersionKind) -> Re
     Ok(complaints)
 }
 
-/// As [`conform`], for what a client sends: that it wants to forget all owners outlives the decoding, which drops empty lists.
+/// Makes a tree that upstream converts to its type, rather than decodes it, what the schema says, and fills in defaults. Kinds without a
+/// schema stay as they are.
+pub(crate) fn restored(object: &mut Value, kind: &GroupVersionKind) -> Result<Complaints, DecodeError> {
+    conform_by(decode::restore, object, kind)
+}
+
+/// As [`conform_by`], for what a client sends: that it wants to forget all owners outlives the decoding, which drops empty lists.
 pub(crate) fn conform_sent(object: &mut Value, kind: &GroupVersionKind) -> Result<Complaints, DecodeError> {
     conform_sent_by(decode::conform, object, kind)
 }

@@ -19,6 +19,8 @@ mod patch;
 mod read;
 mod respond;
 mod scale;
+mod sent;
+
 mod watch;
 mod websocket;
 

@@ -102,7 +102,7 @@ impl<'a> Patched<'a> {
             return Ok(());
         }
         let why = format!(
-            "no kind {} is registered for version {} in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
+            "no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"",
             apimachinery::go_quote(kind),
             apimachinery::go_quote(version)
         );

@@ -129,11 +129,38 @@ pub(crate) fn shape(object: Value, endpoint: &Endpoint, shape: Shape) -> Value {
     }
 }
 
+/// Annotations that only stand for fields which a version does not have: upstream's metadata does not come by way of that version.
+fn without_conversions(kind: &str, metadata: &mut Value) {
+    const AUTOSCALER: &str = "autoscaling.alpha.kubernetes.io/";
+    let made_up = |name: &str| match kind {
+        "DaemonSet" => name == "deprecated.daemonset.template.generation",
+        "HorizontalPodAutoscaler" => name.starts_with(AUTOSCALER),
+        _ => false,
+    };
+    if !matches!(kind, "DaemonSet" | "HorizontalPodAutoscaler") {
+        return;
+    }
+    let Some(annotations) = metadata.get_mut("annotations") else { return };
+    let names: Vec<String> = annotations
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| name.as_str().to_owned())
+        .filter(|name| made_up(name))
+        .collect();
+    names.iter().for_each(|name| drop(annotations.remove(name)));
+    if annotations.is_empty() {
+        metadata.remove("annotations");
+    }
+}
+
 /// Only an object's metadata.
 pub(crate) fn partial_metadata(object: &Value, version: &str) -> Value {
     let kind = GroupVersionKind::new("meta.k8s.io", version, "PartialObjectMetadata");
     let mut partial = Value::object();
     partial.set_gvk(&kind);
-    partial.insert("metadata", object["metadata"].clone());
+    let mut metadata = object["metadata"].clone();
+    without_conversions(object.kind(), &mut metadata);
+    partial.insert("metadata", metadata);
     partial
 }

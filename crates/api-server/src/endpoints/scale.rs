@@ -6,7 +6,7 @@ use ::http::{Request, Response, StatusCode};
 use apimachinery::selector::LabelSelector;
 use apimachinery::{GroupKind, GroupResource, GroupVersionKind, Status, Value, field, value};
 
-use super::apply::check_options;
+use super::apply::option_errors;
 use super::body::{self, Encoding};
 use super::change::Target;
 use super::codecs;
@@ -93,8 +93,7 @@ impl Sent {
             return Ok((Sent::Replacement(scale), options));
         }
         let kind = PatchType::of(request.headers(), context)?;
-        check_options(kind, &context.query)?;
-        let options = WriteOptions::parse(&context.query, "PatchOptions")?;
+        let options = WriteOptions::parse_patch(&context.query, option_errors(kind, &context.query))?;
         let encoding = match kind {
             PatchType::Apply(encoding) => encoding,
             _ => Encoding::Json,

@@ -406,6 +406,7 @@ fn policy_status(object: &Value, _old: &Value, e: &mut ErrorList) {
             warning.get("fieldRef").require(e, "");
         }
     }
+    super::conditions::conditions(&status.get("conditions"), e);
 }
 
 fn binding(object: &Value, e: &mut ErrorList) {

@@ -58,7 +58,7 @@ fn service(object: &Value, e: &mut ErrorList) {
     let spec = root.get("spec");
     let (group, version) = (spec.get("group"), spec.get("version"));
     let (name, required) = (object.meta().name(), format!("{}.{}", version.text(), group.text()));
-    if validation::is_path_segment_name(name).is_empty() && name != required {
+    if !name.is_empty() && validation::is_path_segment_name(name).is_empty() && name != required {
         let why = format!("must be `spec.version+\".\"+spec.group`: {}", apimachinery::go_quote(&required));
         e.push(Error::invalid(&Path::new("metadata").child("name"), name, why));
     }

@@ -379,7 +379,14 @@ fn adjusted_template(spec: &At) -> Value {
         template.remove_path(&["spec", member]);
     }
     let claims = spec.get("volumeClaimTemplates");
-    let names: Vec<&str> = claims.items().filter_map(|claim| claim.value.str_at(&["metadata", "name"])).collect();
+    let mut names: Vec<&str> = Vec::new();
+    for claim in claims.items() {
+        // Upstream keeps the claims by name.
+        let name = claim.value.str_at(&["metadata", "name"]).unwrap_or_default();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
     if !names.is_empty() {
         let own = names.iter().map(|name| value!({"name": *name, "persistentVolumeClaim": {"claimName": *name}}));
         let others = spec.value.array_at(&["template", "spec", "volumes"]).iter();

@@ -15,6 +15,14 @@ impl Strategy for AppsStatus {
     fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
         let meta = if self.0 == App::Deployment { StatusMeta::AllButLabels } else { StatusMeta::All };
         keep_for_status(object, old, meta);
+        if self.0 == App::DaemonSet {
+            // Stands for a field of the spec.
+            let path = ["metadata", "annotations", "deprecated.daemonset.template.generation"];
+            match old.get_path(&path) {
+                Some(generation) => object.set_path(&path, generation.clone()),
+                None => drop(object.remove_path(&path)),
+            }
+        }
     }
 
     fn validate_update(&self, _context: &OperationContext, object: &Value, old: &Value) -> ErrorList {

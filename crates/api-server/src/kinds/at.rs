@@ -6,7 +6,7 @@
 use apimachinery::field::{Error, ErrorList, Path};
 use apimachinery::{Quantity, Value, validation};
 
-use super::go_text::Shown;
+use super::go_text::{self, Shown};
 
 pub(super) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 pub(super) const POSITIVE: &str = "must be greater than 0";
@@ -111,6 +111,12 @@ impl<'v> At<'_, 'v> {
     /// The value as its type's zero where it is not there (Go prints it so).
     pub(super) fn invalid_text(&self, e: &mut ErrorList, why: impl Into<String>) {
         e.push(Error::invalid(&self.path(), self.text(), why));
+    }
+
+    /// Where the value is a struct of upstream's internal type that corresponds to the published one of this name.
+    pub(super) fn invalid_internal(&self, e: &mut ErrorList, type_name: &str, why: &str) {
+        let shown = go_text::internal(self.value, type_name);
+        e.push(Error::invalid(&self.path(), self.value.clone(), why).shown_as(shown));
     }
 
     pub(super) fn invalid_int(&self, e: &mut ErrorList, why: impl Into<String>) {

@@ -122,6 +122,8 @@ fn metric(at: &At, rule: ApiVersion, e: &mut ErrorList) {
     if kind.text().is_empty() {
         kind.require(e, "must specify a metric source type");
     }
+    // Upstream says twice that it does not know a type.
+    kind.one_of(e, &TYPES);
     kind.one_of(e, &TYPES);
     let present: Vec<&str> = SOURCES.iter().map(|(_, member)| *member).filter(|member| at.set(member).is_some()).collect();
     if let Some(first) = present.first() {

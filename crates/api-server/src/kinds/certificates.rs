@@ -6,7 +6,7 @@ use apimachinery::field::{Error, ErrorList};
 use apimachinery::{Value, go_quote, validation};
 
 use super::at::At;
-use super::{Rules, collect};
+use super::{Rules, collect, go_diff, go_text};
 use crate::auth::UserInfo;
 use crate::registry::{OperationContext, Strategy};
 
@@ -180,8 +180,7 @@ fn request(object: &Value, old: Option<&Value>, e: &mut ErrorList) {
     {
         // Upstream shows bytes, which are null where there are none.
         let request = spec.get("request");
-        let shown = if request.text().is_empty() { Value::Null } else { request.value.clone() };
-        e.push(Error::invalid(&request.path(), shown, why));
+        request.invalid(e, why);
     }
     let usages = spec.get("usages");
     if usages.len() == 0 {
@@ -250,7 +249,13 @@ fn update(object: &Value, old: &Value, endpoint: Endpoint, e: &mut ErrorList) {
             if now.len() > before.len() {
                 list.forbid(e, format!("updates may not add a condition of type {named}"));
             } else if now != before {
-                list.forbid(e, format!("updates may not modify a condition of type {named}\n"));
+                let shown = |conditions: &[&Value]| {
+                    let texts =
+                        conditions.iter().map(|c| go_text::internal(c, "certificates.v1.CertificateSigningRequestCondition"));
+                    format!("[{}]", texts.collect::<Vec<_>>().join(","))
+                };
+                let difference = go_diff::diff(&shown(&before), &shown(&now));
+                list.forbid(e, format!("updates may not modify a condition of type {named}\n{difference}"));
             }
         }
     }

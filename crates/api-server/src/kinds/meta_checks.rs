@@ -2,6 +2,9 @@
 //! of the answer, and so counts as often.
 
 use apimachinery::GroupResource;
+use apimachinery::field::{Error, ErrorList};
+
+use super::at::At;
 
 /// Beyond the checks that all kinds share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +13,12 @@ pub(crate) struct MetaChecks {
     pub(crate) whole: usize,
     /// As of a change (`ValidateObjectMetaUpdate`).
     pub(crate) change: usize,
+}
+
+/// Whether the rules of a new object include those of its metadata. Where they do not, upstream looks at the metadata when everything else is
+/// right, and takes any name that a path can have.
+pub(crate) fn checks_own_metadata(resource: &GroupResource) -> bool {
+    !(resource.group == "policy" && resource.resource == "poddisruptionbudgets")
 }
 
 /// Those of a resource, or of its subresource.
@@ -22,10 +31,15 @@ pub(crate) fn meta_checks(resource: &GroupResource, subresource: &str) -> MetaCh
         ("storage.k8s.io", "csidrivers", _) => (0, 1),
         ("", "limitranges", _) | ("discovery.k8s.io", "endpointslices", _) => (1, 0),
         ("", "persistentvolumes", "") => (2, 0),
+        ("policy", _, _) | ("batch", "cronjobs", "status") => (0, 0),
+        ("", "pods", "ephemeralcontainers" | "resize") => (1, 1),
         (_, _, subresource) if !subresource.is_empty() => (0, 1),
         ("storage.k8s.io" | "node.k8s.io" | "rbac.authorization.k8s.io" | "apiregistration.k8s.io", _, _)
-        | ("resource.k8s.io", "resourceclaims" | "deviceclasses", _)
+        | ("resource.k8s.io", "resourceclaims" | "resourceclaimtemplates" | "deviceclasses", _)
+        | ("networking.k8s.io", "ingresses" | "ingressclasses" | "networkpolicies" | "ipaddresses", _)
+        | ("batch", "jobs", _)
         | ("", "configmaps" | "secrets" | "services" | "serviceaccounts" | "persistentvolumeclaims", _)
+        | ("", "namespaces" | "nodes" | "pods" | "endpoints", _)
         | ("apps", "controllerrevisions", _)
         | ("certificates.k8s.io", _, _) => (1, 1),
         ("", "events", _) => (0, 0),
@@ -34,15 +48,50 @@ pub(crate) fn meta_checks(resource: &GroupResource, subresource: &str) -> MetaCh
     MetaChecks { whole, change }
 }
 
+/// What the metadata of an object to be may not have, and how upstream's error calls it.
+const NOT_IN_TEMPLATES: [(&str, &str); 13] = [
+    ("name", "name"),
+    ("generateName", "generateName"),
+    ("namespace", "namespace"),
+    ("selfLink", "selfLink"),
+    ("uid", "uID"),
+    ("resourceVersion", "resourceVersion"),
+    ("generation", "generation"),
+    ("creationTimestamp", "creationTimestamp"),
+    ("deletionTimestamp", "deletionTimestamp"),
+    ("deletionGracePeriodSeconds", "deletionGracePeriodSeconds"),
+    ("ownerReferences", "ownerReferences"),
+    ("finalizers", "finalizers"),
+    ("managedFields", "managedFields"),
+];
+
+/// The metadata of a template of objects, which has labels and annotations and nothing else (upstream's `ValidateTemplateObjectMeta`).
+pub(super) fn template_metadata(at: &At, e: &mut ErrorList) {
+    at.get("annotations").annotations(e);
+    at.get("labels").labels(e);
+    for (member, name) in NOT_IN_TEMPLATES {
+        if !at.get(member).value.is_zero() {
+            e.push(Error::forbidden(&at.path().child(name), "cannot be set"));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn of_kinds() {
-        for (group, resource, subresource, whole, change) in
-            [("apps", "deployments", "", 0, 1), ("", "configmaps", "", 1, 1), ("storage.k8s.io", "csinodes", "", 2, 0)]
-        {
+        for (group, resource, subresource, whole, change) in [
+            ("apps", "deployments", "", 0, 1),
+            ("", "configmaps", "", 1, 1),
+            ("", "pods", "", 1, 1),
+            ("", "pods", "status", 0, 1),
+            ("batch", "cronjobs", "status", 0, 0),
+            ("policy", "poddisruptionbudgets", "", 0, 0),
+            ("networking.k8s.io", "ipaddresses", "", 1, 1),
+            ("storage.k8s.io", "csinodes", "", 2, 0),
+        ] {
             assert_eq!(
                 meta_checks(&GroupResource::new(group, resource), subresource),
                 MetaChecks { whole, change },

@@ -9,11 +9,13 @@ mod at;
 mod autoscaling;
 mod batch;
 mod certificates;
+mod conditions;
 mod config;
 mod devices;
 mod disabled;
 mod events;
 mod flowcontrol;
+mod go_diff;
 mod go_text;
 mod meta_checks;
 mod namespace;
@@ -31,6 +33,7 @@ mod status_meta;
 mod storage;
 mod storage_api;
 mod table;
+mod volume_sources;
 mod warnings;
 mod webhook_client;
 
@@ -43,7 +46,8 @@ use crate::registry::{BeginHook, DefaultStrategy, Resource, Strategy};
 
 use apps::App;
 pub(crate) use disabled::drop_disabled;
-pub(crate) use meta_checks::meta_checks;
+pub(crate) use go_text::{internal as internal_text, tagged as tagged_text};
+pub(crate) use meta_checks::{checks_own_metadata, meta_checks};
 pub(crate) use service::{ServiceAllocator, repair_addresses};
 use status_meta::{StatusMeta, keep_for_status};
 

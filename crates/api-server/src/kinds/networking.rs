@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use apimachinery::field::{Error, ErrorList};
 use apimachinery::{Value, validation};
 
-use super::at::{At, IMMUTABLE, is_cidr, subdomain};
+use super::at::{At, IMMUTABLE, is_cidr, legacy_ip, subdomain};
 use super::go_text;
 use super::table::{Checks, any};
 
@@ -25,7 +25,18 @@ pub(super) const CHECKS: &[Checks] = &[
     Checks { group: NETWORKING, resource: "networkpolicies", create: policy, update: policy_update, status: any },
     Checks { group: NETWORKING, resource: "ipaddresses", create: ip_address, update: ip_address_update, status: any },
     Checks { group: NETWORKING, resource: "servicecidrs", create: service_cidr, update: service_cidr_update, status: any },
-    Checks { group: "", resource: "endpoints", create: endpoints, update: |o, _, e| endpoints(o, e), status: any },
+    Checks {
+        group: "",
+        resource: "endpoints",
+        create: endpoints,
+        update: |object, old, e| {
+            // What was stored by older releases may stay.
+            if object["subsets"] != old["subsets"] {
+                endpoints(object, e);
+            }
+        },
+        status: any,
+    },
     Checks { group: "discovery.k8s.io", resource: "endpointslices", create: slice, update: slice_update, status: any },
 ];
 
@@ -40,6 +51,7 @@ fn ip_address(object: &Value, e: &mut ErrorList) {
 }
 
 fn ip_address_update(object: &Value, old: &Value, e: &mut ErrorList) {
+    ip_address(object, e);
     let root = At::root(object);
     let spec = root.get("spec");
     let shown = |value: &Value| go_text::internal(value, "networking.v1.ParentReference");
@@ -358,7 +370,7 @@ fn is_strictly_within(inner: &str, outer: &str) -> bool {
 }
 
 pub(super) fn endpoint_ip(at: &At, e: &mut ErrorList) {
-    let Ok(ip) = at.text().parse::<IpAddr>() else { return };
+    let Some(ip) = legacy_ip(at.text()) else { return };
     let link_local = match ip {
         IpAddr::V4(ip) => (ip.is_link_local(), ip.octets()[..3] == [224, 0, 0]),
         IpAddr::V6(ip) => (ip.segments()[0] & 0xffc0 == 0xfe80, ip.segments()[0] & 0xff0f == 0xff02),
@@ -386,14 +398,15 @@ fn endpoints(object: &Value, e: &mut ErrorList) {
         }
         for address in ready.items().chain(other.items()) {
             let ip = address.get("ip");
-            let before = e.len();
             ip.ip(e);
             address.get("hostname").check_set(e, validation::is_dns1123_label);
             if let Some(node) = address.set("nodeName") {
                 node.check(e, subdomain);
             }
-            if e.len() == before {
-                endpoint_ip(&ip, e);
+            // Upstream checks the address once more, also one that is none.
+            match legacy_ip(ip.text()) {
+                None => ip.invalid_text(e, "must be a valid IP address"),
+                Some(_) => endpoint_ip(&ip, e),
             }
         }
         for port in ports.items() {

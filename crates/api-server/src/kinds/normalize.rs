@@ -37,6 +37,7 @@ pub(super) fn on_update(resource: &GroupResource, object: &mut Value, old: &Valu
     match (resource.group.as_str(), resource.resource.as_str()) {
         ("", "persistentvolumeclaims") => claim_sources(object, old),
         ("", "serviceaccounts") => plain_secrets(object),
+        ("", "nodes") if old["spec"]["configSource"].is_null() => drop(object.remove_path(&["spec", "configSource"])),
         ("discovery.k8s.io", "endpointslices") => {
             // What will be dropped counts, and labels do too.
             let differs = ["addressType", "endpoints", "ports"].into_iter().any(|member| object[member] != old[member]);
@@ -47,13 +48,26 @@ pub(super) fn on_update(resource: &GroupResource, object: &mut Value, old: &Valu
                 drop_topology(object);
             }
         }
-        ("resource.k8s.io", kind) => devices(kind, object, old),
+        // The first change makes the generation 1: a new one has none.
+        ("storage.k8s.io", "csidrivers") if object["spec"] != old["spec"] => {
+            object.meta_mut().set_generation(old.meta().generation() + 1);
+        }
+        ("resource.k8s.io", kind) => {
+            // What will be dropped counts.
+            if kind == "resourceslices" && object["spec"] != old["spec"] {
+                object.meta_mut().set_generation(old.meta().generation() + 1);
+            }
+            devices(kind, object, old);
+        }
         _ => {}
     }
 }
 
 /// A new status.
 pub(super) fn on_status(resource: &GroupResource, object: &mut Value, old: &Value) {
+    if resource.group.is_empty() && resource.resource == "nodes" && old["status"]["config"].is_null() {
+        object.remove_path(&["status", "config"]);
+    }
     if resource.group.is_empty() && resource.resource == "persistentvolumes" {
         let time = ["status", "lastPhaseTransitionTime"];
         let same_phase = object["status"]["phase"] == old["status"]["phase"];
@@ -217,6 +231,16 @@ mod tests {
         for ((group, resource), mut object, expected) in cases {
             on_create(&GroupResource::new(group, resource), &mut object);
             assert_eq!(object, expected);
+        }
+    }
+
+    #[test]
+    fn drivers_count_changes_from_nothing() {
+        let old = value!({"spec": {"attachRequired": true}});
+        for (new, generation) in [(old.clone(), 0), (value!({"spec": {"attachRequired": false}}), 1)] {
+            let mut object = new;
+            on_update(&GroupResource::new("storage.k8s.io", "csidrivers"), &mut object, &old);
+            assert_eq!(object.meta().generation(), generation);
         }
     }
 

@@ -138,7 +138,8 @@ fn scope_fits(scope: &str, resource: &str) -> bool {
     match scope {
         "BestEffort" => resource == "pods",
         "VolumeAttributesClass" => resource == "persistentvolumeclaims" || resource.contains("storage"),
-        _ => COMPUTE.contains(&resource),
+        known if SCOPES.contains(&known) => COMPUTE.contains(&resource),
+        _ => true,
     }
 }
 
@@ -257,6 +258,7 @@ fn budget(object: &Value, e: &mut ErrorList) {
 fn budget_status(object: &Value, _old: &Value, e: &mut ErrorList) {
     let root = At::root(object);
     let status = root.get("status");
+    super::conditions::conditions(&status.get("conditions"), e);
     for member in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
         status.get(member).non_negative(e);
     }

@@ -182,6 +182,10 @@ fn claim_names(at: &At, claims: &[Value], e: &mut ErrorList) {
             claim.require(e, "");
             continue;
         }
+        let all_of_it = seen.contains(&(name, ""));
+        if !request.is_empty() && !all_of_it {
+            claim.get("request").check(e, validation::is_dns1123_label);
+        }
         if seen.contains(&(name, request)) {
             let text = if request.is_empty() { name.to_owned() } else { format!("{name}/{request}") };
             e.push(Error::duplicate(&claim.path(), text));

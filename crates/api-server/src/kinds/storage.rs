@@ -3,10 +3,12 @@
 use apimachinery::field::{Error, ErrorList, Path};
 use apimachinery::{Quantity, Value, validation};
 
-use super::at::{At, IMMUTABLE, POSITIVE, subdomain};
+use super::at::{At, IMMUTABLE, subdomain};
+use super::go_diff;
 use super::go_text::{self, Shown};
-use super::pod_spec::{self, all_required, csi_driver_name};
+use super::pod_spec;
 use super::table::Checks;
+use super::volume_sources::{Owner, all_required, positive_quantity, second, shared};
 
 pub(super) const CHECKS: &[Checks] = &[
     Checks {
@@ -45,7 +47,7 @@ fn volume_mode(spec: &At, e: &mut ErrorList) {
     }
 }
 
-/// A source's own rule, by its member; those not listed have none beyond being the only one.
+/// Sources, in the order that upstream looks at them.
 const SOURCES: [&str; 22] = [
     "hostPath",
     "gcePersistentDisk",
@@ -71,59 +73,42 @@ const SOURCES: [&str; 22] = [
     "csi",
 ];
 
-fn volume_source(at: &At, member: &str, e: &mut ErrorList) {
-    match member {
-        "hostPath" if at.get("path").required(e) => {
-            at.get("path").no_backsteps(e);
-            at.get("type").one_of(e, &pod_spec::HOST_PATH_TYPES);
-        }
-        "local" if at.get("path").required(e) => at.get("path").no_backsteps(e),
-        "nfs" => {
-            all_required(at, &["server", "path"], e);
-            if !at.get("path").text().starts_with('/') {
-                at.get("path").invalid_text(e, "must be an absolute path");
-            }
-        }
-        "csi" => {
-            csi_driver_name(&at.get("driver"), e);
-            at.get("volumeHandle").required(e);
-            let secrets =
-                ["controllerPublishSecretRef", "controllerExpandSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"];
-            for secret in secrets {
-                if let Some(secret) = at.set(secret) {
-                    secret.get("name").required_name(e, validation::is_dns1123_subdomain);
-                    secret.get("namespace").required_name(e, validation::is_dns1123_label);
-                }
-            }
-        }
-        "flexVolume" => pod_spec::flex(at, e),
-        "rbd" | "cephfs" if at.get("monitors").len() == 0 => at.get("monitors").require(e, ""),
-        "gcePersistentDisk" => all_required(at, &["pdName"], e),
-        "awsElasticBlockStore" | "cinder" | "portworxVolume" => all_required(at, &["volumeID"], e),
-        "glusterfs" => all_required(at, &["endpoints", "path"], e),
-        "iscsi" => all_required(at, &["targetPortal", "iqn"], e),
-        "azureFile" => all_required(at, &["secretName", "shareName"], e),
-        "vsphereVolume" => all_required(at, &["volumePath"], e),
-        "photonPersistentDisk" => all_required(at, &["pdID"], e),
-        "azureDisk" => all_required(at, &["diskName", "diskURI"], e),
-        "scaleIO" => all_required(at, &["gateway", "system", "volumeName"], e),
-        _ => {}
+fn volume(object: &Value, e: &mut ErrorList) {
+    volume_spec(&At::root(object).get("spec"), Some(object.meta().name()), e);
+    let mounts = "volume.beta.kubernetes.io/mount-options";
+    let at = Path::new("metadata").child("annotations").child(mounts);
+    let takes_options = SOURCES.iter().any(|member| MOUNTED_WITH_OPTIONS.contains(member) && !object["spec"][*member].is_null());
+    if !takes_options && object.meta().annotation(mounts).is_some() {
+        e.push(Error::forbidden(&at, "may not specify mount options for this volume type"));
     }
 }
 
-fn volume(object: &Value, e: &mut ErrorList) {
-    let root = At::root(object);
-    volume_spec(&root.get("spec"), false, e);
-}
+/// Sources whose mounts take options.
+const MOUNTED_WITH_OPTIONS: [&str; 13] = [
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "glusterfs",
+    "nfs",
+    "rbd",
+    "quobyte",
+    "iscsi",
+    "cinder",
+    "cephfs",
+    "azureFile",
+    "vsphereVolume",
+    "azureDisk",
+    "photonPersistentDisk",
+];
 
-/// A PersistentVolumeSpec; `inline` is one in a VolumeAttachment.
-pub(super) fn volume_spec(spec: &At, inline: bool, e: &mut ErrorList) {
-    let (capacity, policy, affinity) =
-        (spec.get("capacity"), spec.get("persistentVolumeReclaimPolicy"), spec.get("nodeAffinity"));
-    if inline {
-        for member in ["claimRef", "capacity", "nodeAffinity"] {
-            if !spec.get(member).value.is_empty() {
-                spec.get(member).forbid(e, "may not be specified in the context of inline volumes");
+const NOT_INLINE: &str = "may not be specified in the context of inline volumes";
+
+/// A PersistentVolumeSpec. `name`: of the volume; one in a VolumeAttachment has none.
+pub(super) fn volume_spec(spec: &At, name: Option<&str>, e: &mut ErrorList) {
+    if name.is_none() {
+        for member in ["claimRef", "capacity"] {
+            let at = spec.get(member);
+            if at.is_set() && (member == "claimRef" || at.len() > 0) {
+                at.forbid(e, NOT_INLINE);
             }
         }
         if !spec.get("csi").is_set() {
@@ -131,59 +116,101 @@ pub(super) fn volume_spec(spec: &At, inline: bool, e: &mut ErrorList) {
         }
     }
     access_modes(spec, "", e);
-    if !inline {
-        if capacity.len() == 0 {
-            capacity.require(e, "");
-        }
-        if !capacity.key("storage").is_set() || capacity.len() > 1 {
-            let value = if capacity.is_set() { capacity.value.clone() } else { Value::Null };
-            e.push(Error::not_supported(&capacity.path(), value, &["storage"]));
-        }
-        for (_, amount) in capacity.entries() {
-            if amount.quantity().is_some_and(|amount| amount <= Quantity::default()) {
-                amount.invalid(e, POSITIVE);
-            }
-        }
-        if !policy.text().is_empty() {
-            policy.one_of(e, &["Delete", "Recycle", "Retain"]);
-        }
-        if affinity.is_set() {
-            match affinity.set("required") {
-                Some(required) => pod_spec::node_selector(&required, e),
-                None => affinity.get("required").require(e, "must specify required node constraints"),
-            }
-        }
+    if name.is_some() {
+        capacity(&spec.get("capacity"), e);
     }
-    volume_sources(spec, e);
+    let policy = spec.get("persistentVolumeReclaimPolicy");
+    match (policy.text(), name) {
+        ("" | "Retain", _) => {}
+        (_, None) => policy.forbid(e, "may only be Retain in the context of inline volumes"),
+        (_, Some(_)) => policy.one_of(e, &["Delete", "Recycle", "Retain"]),
+    }
+    let affinity = spec.get("nodeAffinity");
+    match (affinity.set("required"), name) {
+        _ if !affinity.is_set() => {}
+        (_, None) => affinity.forbid(e, NOT_INLINE),
+        (Some(required), _) => pod_spec::node_selector(&required, e),
+        (None, _) => affinity.get("required").require(e, "must specify required node constraints"),
+    }
+    volume_sources(spec, name, e);
     let host = spec.get("hostPath");
-    if host.is_set() && host.get("path").text().trim_end_matches('/').is_empty() && policy.text() == "Recycle" {
+    if host.is_set() && cleaned_is_root(host.get("path").text()) && policy.text() == "Recycle" {
         policy.forbid(e, "may not be 'recycle' for a hostPath mount of '/'");
     }
-    spec.get("storageClassName").check_set(e, subdomain);
-    volume_mode(spec, e);
-    if let Some(class) = spec.set("volumeAttributesClassName") {
-        if class.text().is_empty() {
-            class.require(e, "an empty string is disallowed");
-        } else {
-            class.check(e, subdomain);
+    let (class, mode) = (spec.get("storageClassName"), spec.get("volumeMode"));
+    match name {
+        None if !class.text().is_empty() => class.forbid(e, NOT_INLINE),
+        _ => class.check_set(e, subdomain),
+    }
+    match name {
+        None if mode.is_set() && mode.text() != "Filesystem" => {
+            mode.forbid(e, "may not specify volumeMode other than Filesystem in the context of inline volumes");
         }
-        if !spec.get("csi").is_set() {
-            spec.get("csi").require(e, "has to be specified when using volumeAttributesClassName");
+        None => {}
+        Some(_) => {
+            volume_mode(spec, e);
+            attributes_class(spec, e);
         }
     }
 }
 
-fn volume_sources(spec: &At, e: &mut ErrorList) {
+/// Whether Go's `path.Clean` makes it `/`.
+fn cleaned_is_root(path: &str) -> bool {
+    let mut depth = 0_usize;
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => depth = depth.saturating_sub(1),
+            _ => depth += 1,
+        }
+    }
+    path.starts_with('/') && depth == 0
+}
+
+fn capacity(capacity: &At, e: &mut ErrorList) {
+    if capacity.len() == 0 {
+        capacity.require(e, "");
+    }
+    if !capacity.key("storage").is_set() || capacity.len() > 1 {
+        e.push(Error::not_supported(&capacity.path(), capacity.value.clone(), &["storage"]));
+    }
+    for (_, amount) in capacity.entries() {
+        if let Some(value) = amount.quantity().map(|amount| amount.value()).filter(|value| *value < 0) {
+            e.push(Error::invalid(&amount.path(), value, "must be a valid resource quantity"));
+        }
+        positive_quantity(&amount, e);
+    }
+}
+
+fn attributes_class(spec: &At, e: &mut ErrorList) {
+    let Some(class) = spec.set("volumeAttributesClassName") else { return };
+    if class.text().is_empty() {
+        class.require(e, "an empty string is disallowed");
+    } else {
+        class.check(e, subdomain);
+    }
+    if !spec.get("csi").is_set() {
+        spec.get("csi").require(e, "has to be specified when using volumeAttributesClassName");
+    }
+}
+
+fn volume_sources(spec: &At, name: Option<&str>, e: &mut ErrorList) {
     let mut found = 0;
     for member in SOURCES {
-        let Some(at) = spec.set(member) else { continue };
+        if !spec.get(member).is_set() {
+            continue;
+        }
         if found > 0 && member != "flexVolume" {
-            at.forbid(e, "may not specify more than 1 volume type");
-        } else {
-            volume_source(&at, member, e);
-            if member == "local" && !spec.get("nodeAffinity").is_set() {
+            second(spec, member, e);
+        } else if member == "local" {
+            if spec.get(member).get("path").required(e) {
+                spec.get(member).get("path").no_backsteps(e);
+            }
+            if name.is_none() || !spec.get("nodeAffinity").is_set() {
                 spec.get("nodeAffinity").require(e, "Local volume requires node affinity");
             }
+        } else {
+            shared(spec, member, Owner::Volume(name.unwrap_or_default()), e);
         }
         found += 1;
     }
@@ -193,7 +220,9 @@ fn volume_sources(spec: &At, e: &mut ErrorList) {
 }
 
 fn volume_update(object: &Value, old: &Value, e: &mut ErrorList) {
+    // Upstream's strategy asks for the rules of a new one, and then for those of a change, which ask for them again.
     volume(object, e);
+    volume_spec(&At::root(object).get("spec"), Some(object.meta().name()), e);
     let source = |object: &Value| {
         let mut source = Value::object();
         for member in SOURCES {
@@ -208,7 +237,9 @@ fn volume_update(object: &Value, old: &Value, e: &mut ErrorList) {
         now.remove_path(&["csi", "controllerExpandSecretRef"]);
     }
     if now != before {
-        let why = format!("spec.persistentvolumesource is immutable after creation\n{before} -> {now}");
+        let shown = |source: &Value| go_text::internal(source, "core.v1.PersistentVolumeSource");
+        let difference = go_diff::diff(&shown(&before), &shown(&now));
+        let why = format!("spec.persistentvolumesource is immutable after creation\n{difference}");
         e.push(Error::forbidden(&Path::new("spec").child("persistentvolumesource"), why));
     }
     let (spec, before) = (&object["spec"], &old["spec"]);
@@ -267,9 +298,8 @@ pub(super) fn claim_spec(spec: &At, e: &mut ErrorList) {
     let storage = storage.with(&requests["storage"]);
     if !storage.is_set() {
         storage.require(e, "");
-    } else if storage.quantity().is_some_and(|amount| amount <= Quantity::default()) {
-        storage.invalid(e, POSITIVE);
     }
+    positive_quantity(&storage, e);
     spec.get("storageClassName").check_set(e, subdomain);
     volume_mode(spec, e);
     for member in ["dataSource", "dataSourceRef"] {
@@ -333,14 +363,14 @@ fn claim_update(object: &Value, old: &Value, e: &mut ErrorList) {
     }
     if now != before {
         let why = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
-        e.push(Error::forbidden(&Path::new("spec"), format!("{why}\n{before} -> {now}")));
+        let shown = |spec: &Value| go_text::internal(spec, "core.v1.PersistentVolumeClaimSpec");
+        let difference = go_diff::diff(&shown(&before), &shown(&now));
+        e.push(Error::forbidden(&Path::new("spec"), format!("{why}\n{difference}")));
     }
     let size = |object: &Value, path: &[&str]| object.get_path(path).and_then(|value| Quantity::from_value(value).ok());
     let asked = ["spec", "resources", "requests", "storage"];
-    if let (Some(now), Some(before)) = (size(object, &asked), size(old, &asked))
-        && now < before
-        && now <= size(old, &["status", "capacity", "storage"]).unwrap_or_default()
-    {
+    let (now, before) = (size(object, &asked).unwrap_or_default(), size(old, &asked).unwrap_or_default());
+    if now < before && now <= size(old, &["status", "capacity", "storage"]).unwrap_or_default() {
         let at = Path::new("spec").child("resources").child("requests").child("storage");
         e.push(Error::forbidden(&at, "field can not be less than status.capacity"));
     }

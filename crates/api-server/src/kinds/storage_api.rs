@@ -5,9 +5,9 @@ use apimachinery::{Value, validation};
 
 use super::at::{At, IMMUTABLE, subdomain};
 use super::go_text::{self, Shown};
-use super::pod_spec::csi_driver_name;
 use super::storage;
 use super::table::{Checks, any};
+use super::volume_sources::csi_driver_name;
 
 const GROUP: &str = "storage.k8s.io";
 
@@ -149,7 +149,7 @@ fn attachment(object: &Value, e: &mut ErrorList) {
         (None, None) => source.require(e, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
         (Some(_), Some(_)) => source.forbid(e, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
         (None, Some(name)) if name.text().is_empty() => name.require(e, "must specify non empty persistentVolumeName"),
-        (Some(inline), None) => storage::volume_spec(&inline, true, e),
+        (Some(inline), None) => storage::volume_spec(&inline, None, e),
         (None, Some(_)) => {}
     }
     spec.get("nodeName").check(e, subdomain);
@@ -284,6 +284,8 @@ fn node(object: &Value, e: &mut ErrorList) {
 }
 
 fn node_update(object: &Value, old: &Value, e: &mut ErrorList) {
+    // Upstream asks for the rules of a new one twice.
+    node(object, e);
     node(object, e);
     let root = At::root(object);
     let spec = root.get("spec");

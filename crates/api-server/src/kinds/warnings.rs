@@ -368,6 +368,16 @@ fn ports<'v>(lists: &[At<'_, 'v>; 3], found: &mut Vec<String>) {
     for container in lists.iter().flat_map(At::items) {
         for port in container.get("ports").items() {
             let key = (port.get("containerPort").int(), port.get("protocol").text());
+            let (address, host) = (port.get("hostIP").text(), port.get("hostPort").int());
+            if !address.is_empty() && host == 0 {
+                found.push(format!(
+                    "{}: hostIP set without hostPort: {{Name:{} HostPort:0 ContainerPort:{} Protocol:{} HostIP:{address}}}",
+                    port.path(),
+                    port.get("name").text(),
+                    key.0,
+                    key.1,
+                ));
+            }
             let this = Seen { key, path: port.path(), address: port.get("hostIP").text(), host: port.get("hostPort").int() };
             for other in seen.iter().filter(|other| other.key == key) {
                 found.extend(clash(&this, other));

@@ -4,14 +4,16 @@
 
 use apimachinery::{GroupVersionKind, Map, Value, decode, schema};
 
+use super::autoscaler;
+
 /// Converts an object that is in `object`'s own version to `target`.
 pub(crate) fn convert(mut object: Value, target: &GroupVersionKind) -> Value {
     let from = (object.api_version().to_owned(), target.api_version());
     match (from.0.as_str(), from.1.as_str(), target.kind.as_str()) {
         ("v1", "events.k8s.io/v1", "Event") => event_to_events_v1(&mut object),
         ("events.k8s.io/v1", "v1", "Event") => event_to_core_v1(&mut object),
-        ("autoscaling/v1", "autoscaling/v2", "HorizontalPodAutoscaler") => autoscaler_to_v2(&mut object),
-        ("autoscaling/v2", "autoscaling/v1", "HorizontalPodAutoscaler") => autoscaler_to_v1(&mut object),
+        ("autoscaling/v1", "autoscaling/v2", "HorizontalPodAutoscaler") => autoscaler::to_v2(&mut object),
+        ("autoscaling/v2", "autoscaling/v1", "HorizontalPodAutoscaler") => autoscaler::to_v1(&mut object),
         ("resource.k8s.io/v1beta1", _, kind) => devices(&mut object, kind, nest_request, lift_device),
         (_, "resource.k8s.io/v1beta1", kind) => devices(&mut object, kind, lift_request, nest_device),
         _ => {}
@@ -110,97 +112,6 @@ fn event_to_events_v1(object: &mut Value) {
 fn event_to_core_v1(object: &mut Value) {
     rename(object, &EVENT_NAMES.map(|(core, events)| (events, core)));
     rename(object, &[("reportingController", "reportingComponent")]);
-}
-
-/// Where v1 keeps the metrics that it has no fields for.
-const METRICS_ANNOTATION: &str = "autoscaling.alpha.kubernetes.io/metrics";
-const BEHAVIOR_ANNOTATION: &str = "autoscaling.alpha.kubernetes.io/behavior";
-const CONDITIONS_ANNOTATION: &str = "autoscaling.alpha.kubernetes.io/conditions";
-const STATUSES_ANNOTATION: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
-
-fn autoscaler_to_v2(object: &mut Value) {
-    let mut metrics: Vec<Value> = Vec::new();
-    if let Some(percent) = object.remove_path(&["spec", "targetCPUUtilizationPercentage"]) {
-        metrics.push(cpu_metric("target", "averageUtilization", percent));
-    }
-    let annotation = |object: &mut Value, name: &str| -> Option<Value> {
-        let value = Value::from_slice(object.meta().annotation(name)?.as_bytes()).ok()?;
-        object.meta_mut().remove_annotation(name);
-        Some(value)
-    };
-    if let Some(more) = annotation(object, METRICS_ANNOTATION) {
-        metrics.extend(more.as_array().unwrap_or_default().iter().cloned());
-    }
-    if !metrics.is_empty() {
-        object.set_path(&["spec", "metrics"], metrics);
-    }
-    if let Some(behavior) = annotation(object, BEHAVIOR_ANNOTATION) {
-        object.set_path(&["spec", "behavior"], behavior);
-    }
-    if let Some(conditions) = annotation(object, CONDITIONS_ANNOTATION) {
-        object.set_path(&["status", "conditions"], conditions);
-    }
-    let mut current: Vec<Value> = Vec::new();
-    if let Some(percent) = object.remove_path(&["status", "currentCPUUtilizationPercentage"]) {
-        current.push(cpu_metric("current", "averageUtilization", percent));
-    }
-    if let Some(more) = annotation(object, STATUSES_ANNOTATION) {
-        current.extend(more.as_array().unwrap_or_default().iter().cloned());
-    }
-    if !current.is_empty() {
-        object.set_path(&["status", "currentMetrics"], current);
-    }
-}
-
-fn cpu_metric(side: &str, member: &str, value: Value) -> Value {
-    let mut target = Map::new();
-    target.insert(member, value);
-    if side == "target" {
-        target.insert("type", "Utilization");
-    }
-    let mut resource = Map::new();
-    resource.insert("name", "cpu");
-    resource.insert(side, target);
-    apimachinery::value!({"type": "Resource", "resource": resource})
-}
-
-fn autoscaler_to_v1(object: &mut Value) {
-    let metrics = object.remove_path(&["spec", "metrics"]).unwrap_or_default();
-    let mut others: Vec<Value> = Vec::new();
-    for metric in metrics.as_array().unwrap_or_default() {
-        let percent = metric.get_path(&["resource", "target", "averageUtilization"]);
-        match percent {
-            Some(percent) if metric["resource"]["name"] == "cpu" => {
-                let percent = percent.clone();
-                object.set_path(&["spec", "targetCPUUtilizationPercentage"], percent);
-            }
-            _ => others.push(metric.clone()),
-        }
-    }
-    let annotate = |object: &mut Value, name: &str, value: Value| {
-        if !value.is_empty() {
-            object.meta_mut().set_annotation(name, &value.to_json());
-        }
-    };
-    annotate(object, METRICS_ANNOTATION, others.into());
-    if let Some(behavior) = object.remove_path(&["spec", "behavior"]) {
-        annotate(object, BEHAVIOR_ANNOTATION, behavior);
-    }
-    if let Some(conditions) = object.remove_path(&["status", "conditions"]) {
-        annotate(object, CONDITIONS_ANNOTATION, conditions);
-    }
-    let current = object.remove_path(&["status", "currentMetrics"]).unwrap_or_default();
-    let mut others: Vec<Value> = Vec::new();
-    for metric in current.as_array().unwrap_or_default() {
-        match metric.get_path(&["resource", "current", "averageUtilization"]) {
-            Some(percent) if metric["resource"]["name"] == "cpu" => {
-                let percent = percent.clone();
-                object.set_path(&["status", "currentCPUUtilizationPercentage"], percent);
-            }
-            _ => others.push(metric.clone()),
-        }
-    }
-    annotate(object, STATUSES_ANNOTATION, others.into());
 }
 
 #[cfg(test)]

@@ -64,9 +64,12 @@ impl Write<'_> {
     }
 
     fn check_preconditions(&self, name: &str, current: &Current, options: &DeleteOptions) -> Result<(), Status> {
-        let row = &self.endpoint.row;
-        let conflict = |why: String| Err(Status::conflict(&GroupResource::new(&row.kind.group, &row.kind.kind), name, why));
+        let kind = &self.stored.kind;
+        let conflict = |why: String| Err(Status::conflict(&GroupResource::new(&kind.group, &kind.kind), name, why));
         let uid = current.object.meta().uid();
+        if self.is_namespace() {
+            return self.namespace_preconditions(name, current, options);
+        }
         if let Some(wanted) = options.uid.as_deref().filter(|wanted| *wanted != uid) {
             return conflict(format!(
                 "the UID in the precondition ({wanted}) does not match the UID in record ({uid}). \
@@ -79,6 +82,26 @@ impl Write<'_> {
                 "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({version}). \
                  The object might have been modified"
             ));
+        }
+        Ok(())
+    }
+
+    fn is_namespace(&self) -> bool {
+        self.stored.resource.group.is_empty() && self.stored.resource.resource == "namespaces"
+    }
+
+    /// Upstream deletes namespaces in another way, and says so in other words.
+    fn namespace_preconditions(&self, name: &str, current: &Current, options: &DeleteOptions) -> Result<(), Status> {
+        let version = current.revision.to_string();
+        let checks = [
+            ("UID", options.uid.as_deref(), current.object.meta().uid()),
+            ("ResourceVersion", options.resource_version.as_deref(), version.as_str()),
+        ];
+        for (what, wanted, found) in checks {
+            if let Some(wanted) = wanted.filter(|wanted| *wanted != found) {
+                let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+                return Err(Status::conflict(&self.endpoint.row.group_resource(), name, why));
+            }
         }
         Ok(())
     }
@@ -101,7 +124,9 @@ impl Write<'_> {
             }
         };
         if strategy.supports_collection() {
-            set_collection_finalizers(&mut object, options, strategy.orphans_by_default());
+            // In a namespace the old way to ask not to orphan is one to wait.
+            let waits_unorphaned = self.is_namespace();
+            set_collection_finalizers(&mut object, options, strategy.orphans_by_default(), waits_unorphaned);
         }
         let waits = strategy.waits_for_finalizers(&object);
         match graceful {
@@ -244,11 +269,11 @@ fn mark_as_deleting(object: &mut Value) {
 }
 
 /// Adds or removes the finalizers that the garbage collector acts on.
-fn set_collection_finalizers(object: &mut Value, options: &DeleteOptions, orphans_by_default: bool) {
+fn set_collection_finalizers(object: &mut Value, options: &DeleteOptions, orphans_by_default: bool, waits_unorphaned: bool) {
     let has = |object: &Value, name: &str| object.meta().finalizers().any(|finalizer| finalizer == name);
     let policy = options.propagation_policy.as_deref();
     let (orphan, foreground) = match (options.orphan_dependents, policy) {
-        (Some(orphan), _) => (orphan, false),
+        (Some(orphan), _) => (orphan, !orphan && waits_unorphaned),
         (None, Some(policy)) => (policy == "Orphan", policy == "Foreground"),
         (None, None) => {
             let orphan = has(object, ORPHAN);

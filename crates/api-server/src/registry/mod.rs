@@ -3,6 +3,7 @@
 //! `resource` is the table, `catalog` binds rows to their caches and rules, `write` and `delete` change objects, `options` reads what
 //! clients may ask for. Whoever changes an object goes through here, so that no write escapes admission, validation and history.
 
+mod autoscaler;
 mod catalog;
 pub(crate) mod codec;
 pub(crate) mod compaction;

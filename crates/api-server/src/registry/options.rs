@@ -26,10 +26,11 @@ impl Selection {
     fn of((labels, fields): (LabelSelector, FieldSelector), group: &str, stored: &Stored) -> Result<Selection, Status> {
         let fields = fields.requirements().iter().map(|requirement| {
             let field = match requirement.field.as_str() {
-                always @ ("metadata.name" | "metadata.namespace") => Some(always),
+                "metadata.name" => Some("metadata.name"),
+                "metadata.namespace" => Some("metadata.namespace").filter(|_| resource::has_namespace_label(&stored.resource)),
                 label => resource::stored_field(group, &stored.resource, label).filter(|field| stored.fields.contains(field)),
             };
-            let field = field.ok_or_else(|| Status::bad_request(unknown_field(stored, &requirement.field)))?;
+            let field = field.ok_or_else(|| Status::bad_request(unknown_field(stored, group, &requirement.field)))?;
             Ok(FieldRequirement { field: field.to_owned(), ..requirement.clone() })
         });
         let fields = FieldSelector::new(fields.collect::<Result<_, Status>>()?);
@@ -72,8 +73,16 @@ impl Selection {
     }
 }
 
-fn unknown_field(stored: &Stored, field: &str) -> String {
+/// The kinds that have labels of their own say so in words of their own.
+fn unknown_field(stored: &Stored, group: &str, field: &str) -> String {
+    let kind = &stored.kind;
     match stored.fields.is_empty() {
+        _ if kind.kind == "Job" && kind.group == "batch" => {
+            format!("field label {} not supported for Job", apimachinery::go_quote(field))
+        }
+        _ if kind.kind == "ResourceSlice" => {
+            format!("field label not supported for {group}/{}, Kind=ResourceSlice: {field}", kind.version)
+        }
         true => format!(
             "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
             apimachinery::go_quote(field)
@@ -309,10 +318,19 @@ pub(crate) struct WriteOptions {
 impl WriteOptions {
     /// `kind` is `CreateOptions`, `UpdateOptions` or `PatchOptions`, for errors.
     pub(crate) fn parse(query: &Query, kind: &str) -> Result<WriteOptions, Status> {
+        Self::parse_with(query, kind, field::ErrorList::new())
+    }
+
+    /// Those of a patch; `errors` are about what only some types of patches may have.
+    pub(crate) fn parse_patch(query: &Query, errors: field::ErrorList) -> Result<WriteOptions, Status> {
+        Self::parse_with(query, "PatchOptions", errors)
+    }
+
+    fn parse_with(query: &Query, kind: &str, mut errors: field::ErrorList) -> Result<WriteOptions, Status> {
         let dry_run: Vec<String> = query.all("dryRun").map(str::to_owned).collect();
         let manager = query.get("fieldManager").unwrap_or_default();
         let mode = query.get("fieldValidation").unwrap_or_default();
-        let mut errors = validation::validate_field_manager(manager, &field::Path::new("fieldManager"));
+        errors.extend(validation::validate_field_manager(manager, &field::Path::new("fieldManager")));
         errors.extend(validation::validate_dry_run(&dry_run, &field::Path::new("dryRun")));
         errors.extend(validation::validate_field_validation(mode, &field::Path::new("fieldValidation")));
         if !errors.is_empty() {

@@ -177,6 +177,14 @@ pub(crate) fn stored_field<'a>(group: &str, resource: &GroupResource, label: &'a
     }
 }
 
+/// Whether objects of a resource can be chosen by namespace: a few of those without one have their own list of labels.
+pub(crate) fn has_namespace_label(resource: &GroupResource) -> bool {
+    !matches!(
+        (resource.group.as_str(), resource.resource.as_str()),
+        ("", "nodes" | "namespaces") | ("certificates.k8s.io", _) | ("resource.k8s.io", "resourceslices")
+    )
+}
+
 fn events_field(label: &str) -> Option<&str> {
     Some(match label {
         "regarding.kind" => "involvedObject.kind",

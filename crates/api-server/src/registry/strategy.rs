@@ -67,6 +67,11 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// What is looked at before anything else, the metadata too: if it is wrong, nothing more is said. `old` is there for updates.
+    fn validate_first(&self, _object: &Value, _old: Option<&Value>) -> field::ErrorList {
+        Vec::new()
+    }
+
     /// Warnings for the creator.
     fn warnings_on_create(&self, _context: &OperationContext, _object: &Value) -> Vec<String> {
         Vec::new()

@@ -215,10 +215,19 @@ impl Write<'_> {
         let strategy = self.strategy();
         kinds::drop_disabled(operation, &self.stored.resource, object, None);
         strategy.prepare_for_create(operation, object);
+        let first = strategy.validate_first(object, None);
+        if !first.is_empty() {
+            return Err(Status::invalid(&self.group_kind(), object.meta().name(), &first));
+        }
         let path = field::Path::new("metadata");
-        let mut errors = validation::validate_object_meta(object, self.stored.namespaced, strategy.name_rule(), &path);
-        errors.extend(self.finalizer_errors(object, &path));
-        errors.extend(strategy.validate(operation, object));
+        let mut errors = strategy.validate(operation, object);
+        if kinds::checks_own_metadata(&self.stored.resource) {
+            let metadata = validation::validate_object_meta(object, self.stored.namespaced, strategy.name_rule(), &path);
+            errors.splice(0..0, metadata.into_iter().chain(self.finalizer_errors(object, &path)));
+        } else if errors.is_empty() {
+            let any_name = validation::name_is_path_segment;
+            errors = validation::validate_object_meta(object, self.stored.namespaced, any_name, &path);
+        }
         if !errors.is_empty() {
             return Err(Status::invalid(&self.group_kind(), object.meta().name(), &errors));
         }
@@ -232,7 +241,10 @@ impl Write<'_> {
     /// Names of finalizers have a domain, unless they are the system's own (upstream's `validateKubeFinalizerName`).
     fn finalizer_errors(&self, object: &Value, path: &field::Path) -> field::ErrorList {
         let group = self.stored.kind.group.as_str();
-        if matches!(group, "admissionregistration.k8s.io" | "apiregistration.k8s.io" | "apiextensions.k8s.io") {
+        let general =
+            matches!(group, "admissionregistration.k8s.io" | "apiregistration.k8s.io" | "apiextensions.k8s.io" | "node.k8s.io");
+        let is_event = self.stored.kind.kind == "Event" && self.endpoint.row.gvr.group.is_empty();
+        if general || is_event {
             return Vec::new();
         }
         let path = path.child("finalizers");
@@ -311,12 +323,18 @@ impl Write<'_> {
     pub(crate) async fn update(&self, name: &str, change: &dyn Change, options: &WriteOptions) -> Result<Written, Status> {
         let mut current = self.current(name).await?;
         for _ in 0..UPDATE_ATTEMPTS {
+            let uid = current.as_ref().map_or("", |now| now.object.meta().uid());
+            if let Some(wanted) = change.uid().filter(|wanted| *wanted != uid) {
+                return Err(self.other_uid(name, wanted, uid, options.dry_run));
+            }
             let result = match &current {
                 None if change.may_create() || (self.strategy().allow_create_on_update() && self.subresource.is_empty()) => {
                     let mut object = change.apply(None)?;
                     if object.meta().name().is_empty() {
                         object.meta_mut().set_name(name);
                     }
+                    // A dry run's answer keeps what the client sent.
+                    let sent_version = object.meta().resource_version().to_owned();
                     object.meta_mut().set_resource_version("");
                     let managed = change.manages_fields();
                     if !managed {
@@ -324,7 +342,13 @@ impl Write<'_> {
                     }
                     match self.create_managed(object, options, &Creation { droppable: !managed, authorized: false }).await {
                         Err(status) if status.reason == Reason::AlreadyExists => Err(self.current(name).await?),
-                        result => Ok(result?),
+                        result => {
+                            let mut written = result?;
+                            if options.dry_run && !sent_version.is_empty() {
+                                written.object.meta_mut().set_resource_version(&sent_version);
+                            }
+                            Ok(written)
+                        }
                     }
                 }
                 None => return Err(self.not_found(name)),
@@ -339,6 +363,18 @@ impl Write<'_> {
     }
 
     /// One attempt; `Ok(Err(_))` is the newer state that was in the way.
+    /// The object is another one than the client means, or there is none. The words are those of upstream's store.
+    fn other_uid(&self, name: &str, wanted: &str, found: &str, dry_run: bool) -> Status {
+        let key = self.stored.key(self.namespace, name);
+        // A dry run does not get as far as to where keys have the prefix.
+        let key = if dry_run { key.strip_prefix("/registry").unwrap_or(&key) } else { &key };
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: \
+             Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}"
+        );
+        Status::conflict(&self.endpoint.row.group_resource(), name, why)
+    }
+
     async fn update_once(
         &self,
         name: &str,
@@ -348,10 +384,6 @@ impl Write<'_> {
     ) -> Result<Result<Written, Option<Current>>, Status> {
         let operation = self.operation(options.dry_run);
         let old = &current.object;
-        if let Some(uid) = change.uid().filter(|uid| *uid != old.meta().uid()) {
-            let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.meta().uid());
-            return Err(Status::conflict(&self.endpoint.row.group_resource(), name, why));
-        }
         let object = change.apply(Some(old))?;
         let object = match change.manages_fields() {
             true => object,
@@ -400,6 +432,10 @@ impl Write<'_> {
         kinds::drop_disabled(operation, &self.stored.resource, object, Some(old));
         strategy.prepare_for_update(operation, object, old);
         meta::keep_system_fields(object, old);
+        let first = strategy.validate_first(object, Some(old));
+        if !first.is_empty() {
+            return Err(Status::invalid(&self.group_kind(), object.meta().name(), &first));
+        }
         let path = field::Path::new("metadata");
         let any_name = validation::name_is_path_segment;
         let mut errors = validation::validate_object_meta(object, self.stored.namespaced, any_name, &path);
@@ -408,6 +444,7 @@ impl Write<'_> {
         let more = kinds::meta_checks(&self.stored.resource, self.subresource);
         for _ in 0..more.change {
             errors.extend(validation::validate_object_meta_update(object, old, &path));
+            errors.extend(self.finalizer_errors(object, &path));
         }
         for _ in 0..more.whole {
             errors.extend(validation::validate_object_meta(object, self.stored.namespaced, strategy.name_rule(), &path));

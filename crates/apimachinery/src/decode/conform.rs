@@ -79,6 +79,11 @@ impl Walk {
     }
 
     fn bytes(&self, value: Value) -> Result<Value, DecodeError> {
+        if let Value::Array(items) = &value
+            && !self.restores
+        {
+            return self.byte_list(items);
+        }
         let Value::String(text) = &value else { return Err(self.mismatch(&value, "[]uint8")) };
         // Go's decoder skips line breaks.
         let clean: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
@@ -90,9 +95,20 @@ impl Walk {
                     base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
                     base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => clean.len() / 4 * 4,
                 };
-                Err(DecodeError::Type(format!("illegal base64 data at input byte {at}")))
+                let how = if self.restores { "error decoding from json: " } else { "" };
+                Err(DecodeError::Type(format!("{how}illegal base64 data at input byte {at}")))
             }
         }
+    }
+
+    /// Go's decoder takes a list of numbers, too.
+    fn byte_list(&self, items: &[Value]) -> Result<Value, DecodeError> {
+        let bytes = items.iter().map(|item| match item {
+            Value::Null => Ok(0),
+            Value::Int(number) if u8::try_from(*number).is_ok() => Ok(*number as u8),
+            other => Err(self.number_mismatch(other, "uint8")),
+        });
+        Ok(Value::from(STANDARD.encode(bytes.collect::<Result<Vec<u8>, _>>()?)))
     }
 
     fn list(&mut self, value: Value, shape: &'static Shape, inner: &'static Shape) -> Result<Value, DecodeError> {
@@ -118,7 +134,9 @@ impl Walk {
             self.steps.push(Step::Key(key.clone()));
             let member = self.shape(member, inner)?;
             self.steps.pop();
-            out.push((key, if member.is_null() { zero::of_shape(inner) } else { member }));
+            // Upstream's store does not tell no bytes from none.
+            let zero = || if matches!(inner, Shape::Bytes) { Value::from("") } else { zero::of_shape(inner) };
+            out.push((key, if member.is_null() { zero() } else { member }));
         }
         Ok(Value::from(Map::from_sorted(out)))
     }

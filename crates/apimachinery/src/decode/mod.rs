@@ -6,6 +6,7 @@
 
 mod conform;
 mod order;
+mod repeated;
 mod zero;
 
 use crate::schema::TypeInfo;
@@ -14,6 +15,7 @@ use crate::{Value, yaml};
 
 pub use conform::{conform, restore};
 pub use order::in_document_order;
+pub use repeated::merge_repeated;
 
 /// What Go writes for a field of a type that was never set; `None` when it leaves it out.
 pub fn zero_field(info: &TypeInfo, field: &str) -> Option<Value> {

@@ -147,7 +147,7 @@ impl FieldManager<'_> {
         let old = self.versions.convert(&without_managed_fields(live), self.api_version)?;
         let new = self.versions.convert(new, self.api_version)?;
         let current = ManagerId { manager: CURRENT_OPERATION.to_owned(), ..ManagerId::default() };
-        updater.update(&old, &new, managers, &current);
+        updater.update(&old, &new, managers, &current)?;
         strip(managers, &current);
         if let Some(changed) = managers.remove(&current) {
             let owned = managers.entry(self.id(manager, false)).or_default();

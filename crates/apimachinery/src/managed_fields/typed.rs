@@ -66,6 +66,12 @@ impl Validator<'_> {
         }
         match node.atom() {
             Atom::Scalar(scalar) => self.check_scalar(value, scalar, path),
+            Atom::Atomic if node.element().is_some() && value.as_array().is_none() => {
+                self.error(path, format_args!("expected list, got &{{{}}}", go_value(value)));
+            }
+            Atom::Atomic if node.is_struct() && value.as_object().is_none() => {
+                self.error(path, format_args!("expected map, got &{{{}}}", go_value(value)));
+            }
             Atom::Atomic | Atom::Deduced => match value {
                 Value::Object(members) if node.atom() == Atom::Atomic => {
                     for (name, value) in members.iter() {
@@ -96,11 +102,11 @@ impl Validator<'_> {
                         }
                     }
                 }
-                other => self.error(path, format_args!("expected map, got &{{{other}}}")),
+                other => self.error(path, format_args!("expected map, got &{{{}}}", go_value(other))),
             },
             Atom::Set | Atom::Keyed => match value {
                 Value::Array(elements) => self.check_elements(elements, node, path),
-                other => self.error(path, format_args!("expected list, got &{{{other}}}")),
+                other => self.error(path, format_args!("expected list, got &{{{}}}", go_value(other))),
             },
         }
     }
@@ -139,6 +145,20 @@ impl Validator<'_> {
                 self.check(value, node, &here);
             }
         }
+    }
+}
+
+/// A value as Go prints it.
+fn go_value(value: &Value) -> String {
+    match value {
+        Value::Object(members) => {
+            let members = members.iter().map(|(key, member)| format!("{}:{}", key.as_str(), go_value(member)));
+            format!("map[{}]", members.collect::<Vec<_>>().join(" "))
+        }
+        Value::Array(items) => format!("[{}]", items.iter().map(go_value).collect::<Vec<_>>().join(" ")),
+        Value::String(text) => text.to_string(),
+        Value::Null => "<nil>".to_owned(),
+        other => other.to_string(),
     }
 }
 
@@ -205,6 +225,8 @@ pub struct Comparison {
     pub modified: Set,
     /// Only the second has them.
     pub added: Set,
+    /// A list has elements that nothing tells apart, so that the objects are not of their type.
+    pub untyped: bool,
 }
 
 impl Comparison {
@@ -225,6 +247,7 @@ impl Comparison {
             removed: self.removed.recursive_difference(fields),
             modified: self.modified.recursive_difference(fields),
             added: self.added.recursive_difference(fields),
+            untyped: self.untyped,
         }
     }
 }
@@ -279,7 +302,9 @@ impl CompareWalk<'_> {
 
     fn compare_elements(&mut self, left: &[Value], right: &[Value], node: Node<'_>) {
         let inner = node.element().unwrap_or(Node::Deduced);
+        let count = right.len();
         let (left, right) = (by_element(left, node), by_element(right, node));
+        self.found.untyped |= right.values().map(Vec::len).sum::<usize>() < count;
         let none = Vec::new();
         for element in left.keys().chain(right.keys().filter(|element| !left.contains_key(element))) {
             let (left, right) = (left.get(element).unwrap_or(&none), right.get(element).unwrap_or(&none));
@@ -347,6 +372,14 @@ mod tests {
                 "f:spec": {"f:nodeSelector": {}, "f:containers": {"k:{\"name\":\"y\"}": {".": {}, "f:name": {}}}}})
         );
         assert_eq!(Comparison::of(&right, &right.clone(), pod()), Comparison::default());
+    }
+
+    #[test]
+    fn elements_without_a_key_have_no_type() {
+        let pod_with = |container: Value| value!({"spec": {"containers": [container]}});
+        for (container, untyped) in [(value!({"name": "a"}), false), (value!({"image": "a"}), true)] {
+            assert_eq!(Comparison::of(&value!({}), &pod_with(container), pod()).untyped, untyped);
+        }
     }
 
     #[test]

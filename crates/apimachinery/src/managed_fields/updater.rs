@@ -87,16 +87,20 @@ impl Updater<'_> {
         Some(Comparison::of(&old, &new, node))
     }
 
-    /// An update: the writer owns what it changed. Both objects are in the request's version.
-    pub(super) fn update(&self, old: &Value, new: &Value, managers: &mut Managers, writer: &ManagerId) {
+    /// An update: the writer owns what it changed. Both objects are in the request's version. `None` where the new one is not of its type.
+    pub(super) fn update(&self, old: &Value, new: &Value, managers: &mut Managers, writer: &ManagerId) -> Option<()> {
         let forced = self.take_from_others(old, new, managers, writer, true);
         let comparison = forced.unwrap_or_else(|conflicts| unreachable!("a forced write has no conflicts: {conflicts:?}"));
+        if comparison.untyped {
+            return None;
+        }
         let before = managers.remove(writer).map(|owned| owned.set).unwrap_or_default();
         let set = before.difference(&comparison.removed).union(&comparison.modified).union(&comparison.added);
         let set = set.recursive_difference(self.ignored);
         if !set.is_empty() {
             managers.insert(writer.clone(), Owned { set, api_version: self.api_version.to_owned(), time: None });
         }
+        Some(())
     }
 
     /// An apply: the writer owns what its configuration says, and what it owned alone before and says no longer goes. `None` when the

@@ -15,6 +15,7 @@ pub use json::{JsonError, go_quote};
 pub use map::{Key, Map};
 pub(crate) use parse::DEPTH_MAX;
 pub use parse::Wanted;
+pub(crate) use parse::{Place, parse_with_repeated};
 pub use typed::TypedError;
 
 /// A JSON-like value.

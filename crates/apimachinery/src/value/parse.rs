@@ -42,6 +42,24 @@ impl Wanted {
     }
 }
 
+/// A member that another one of the same name follows, in a document that says it more than once.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Repeated {
+    /// The way to it.
+    pub(crate) path: Vec<Place>,
+    /// What it held.
+    pub(crate) value: Value,
+}
+
+/// A step on the way to a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A member of an object.
+    Member(Key),
+    /// An element of a list.
+    Element(usize),
+}
+
 pub(crate) struct Parser<'a> {
     text: &'a str,
     bytes: &'a [u8],
@@ -49,13 +67,30 @@ pub(crate) struct Parser<'a> {
     stack: Vec<Frame>,
     /// Paths of members that occur more than once in their object; collected only on request.
     duplicates: Option<Vec<String>>,
+    /// The members that others follow; collected only on request.
+    repeated: Option<Vec<Repeated>>,
+}
+
+/// Parses one JSON value and returns the members that others of the same name follow, in the order in which their objects end.
+pub(crate) fn parse_with_repeated(json: &[u8]) -> Result<(Value, Vec<Repeated>), JsonError> {
+    let text: Cow<'_, str> = String::from_utf8_lossy(json);
+    let mut parser = Parser {
+        text: &text,
+        bytes: text.as_bytes(),
+        at: 0,
+        stack: Vec::new(),
+        duplicates: Some(Vec::new()),
+        repeated: Some(Vec::new()),
+    };
+    let value = parser.document()?;
+    Ok((value, parser.repeated.unwrap_or_default()))
 }
 
 /// Parses one JSON value. With `report_duplicates` the paths of repeated members are returned too.
 pub(crate) fn parse(json: &[u8], report_duplicates: bool) -> Result<(Value, Vec<String>), JsonError> {
     let text: Cow<'_, str> = String::from_utf8_lossy(json);
-    let mut parser =
-        Parser { text: &text, bytes: text.as_bytes(), at: 0, stack: Vec::new(), duplicates: report_duplicates.then(Vec::new) };
+    let duplicates = report_duplicates.then(Vec::new);
+    let mut parser = Parser { text: &text, bytes: text.as_bytes(), at: 0, stack: Vec::new(), duplicates, repeated: None };
     let value = parser.document()?;
     Ok((value, parser.duplicates.unwrap_or_default()))
 }
@@ -64,7 +99,7 @@ pub(crate) fn parse(json: &[u8], report_duplicates: bool) -> Result<(Value, Vec<
 /// a tenth of reading them, and mistakes in them are not found.
 pub(crate) fn project(json: &[u8], wanted: &[Wanted]) -> Result<Value, JsonError> {
     let text: Cow<'_, str> = String::from_utf8_lossy(json);
-    let mut parser = Parser { text: &text, bytes: text.as_bytes(), at: 0, stack: Vec::new(), duplicates: None };
+    let mut parser = Parser { text: &text, bytes: text.as_bytes(), at: 0, stack: Vec::new(), duplicates: None, repeated: None };
     parser.skip_space();
     parser.members_of(|parser, key| {
         let Some(wanted) = wanted.iter().find(|wanted| wanted.member == key) else { return parser.skip().map(|()| None) };
@@ -449,6 +484,18 @@ impl Parser<'_> {
                 if !duplicates.contains(&path) {
                     duplicates.push(path);
                 }
+            }
+        }
+        let Some(repeated) = self.repeated.as_mut().filter(|_| seen.len() < members.len()) else { return };
+        let above = self.stack.iter().map(|frame| match frame {
+            Frame::Array(items) => Place::Element(items.len()),
+            Frame::Object { key, .. } => Place::Member(key.clone()),
+        });
+        let above: Vec<Place> = above.collect();
+        for (at, (key, value)) in members.iter().enumerate() {
+            if members[at + 1..].iter().any(|(other, _)| other == key) {
+                let path = above.iter().cloned().chain([Place::Member(key.clone())]).collect();
+                repeated.push(Repeated { path, value: value.clone() });
             }
         }
     }

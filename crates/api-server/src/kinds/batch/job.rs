@@ -1,11 +1,12 @@
 //! Which Jobs are valid, and what of them may change.
 
-use apimachinery::field::{Error, ErrorList};
+use apimachinery::field::ErrorList;
 use apimachinery::selector::LabelSelector;
 use apimachinery::{Value, validation, value};
 
 use super::policies;
 use crate::kinds::at::At;
+use crate::kinds::go_text;
 use crate::kinds::pod_spec;
 
 /// With more parallelism, or more failed indexes, the texts of the status would grow without bound.
@@ -49,7 +50,7 @@ pub(super) fn create(job: &Value, prefixed: bool, e: &mut ErrorList) {
         if !validation::is_dns1123_label(&host).is_empty() {
             let meta = root.get("metadata");
             let why = format!("will not able to create pod with invalid DNS label: {host}");
-            meta.get("name").invalid(e, why);
+            meta.get("name").invalid_text(e, why);
         }
     }
 }
@@ -97,8 +98,7 @@ fn with_selector(job_spec: &At, e: &mut ErrorList) {
         && LabelSelector::from_value(selector.value)
             .map_or(true, |selector| selector.matches_with(|key| labels.value[key].as_str()));
     if !matches {
-        let shown = if labels.is_set() { labels.value.clone() } else { value!({}) };
-        e.push(Error::invalid(&labels.path(), shown, "`selector` does not match template `labels`"));
+        labels.invalid(e, "`selector` does not match template `labels`");
     }
 }
 
@@ -194,19 +194,27 @@ pub(super) fn update(job: &Value, old: &Value, e: &mut ErrorList) {
     let prefixed = !labels[UID_LABELS[1]].is_null() && !labels[NAME_LABELS[1]].is_null();
     create(job, prefixed, e);
     let root = At::root(job);
-    let spec = root.get("spec");
-    completions(&spec, before, e);
-    spec.get("selector").immutable(e, &before["selector"]);
+    let job_spec = root.get("spec");
+    // Upstream asks for the rules of a new one, and then for those of a change, which ask for most of them again.
+    with_selector(&job_spec, e);
+    completions(&job_spec, before, e);
+    job_spec.get("selector").immutable_as(e, &before["selector"], |value| go_text::tagged(value, "meta.v1.LabelSelector"));
     let never_started = before["suspend"].as_bool() == Some(true) && old["status"]["startTime"].is_empty();
-    let template = spec.get("template");
-    if never_started {
-        template.immutable(e, &with_scheduling_of(template.value, &before["template"]));
-    } else {
-        template.immutable(e, &before["template"]);
+    let template = job_spec.get("template");
+    let shown = |value: &Value| go_text::internal(value, "core.v1.PodTemplateSpec");
+    match never_started {
+        true => template.immutable_as(e, &with_scheduling_of(template.value, &before["template"]), shown),
+        false => template.immutable_as(e, &before["template"], shown),
     }
-    for member in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
-        spec.get(member).immutable(e, &before[member]);
+    job_spec.get("completionMode").immutable(e, &before["completionMode"]);
+    let internal = |member: &'static str, type_name: &str, e: &mut ErrorList| {
+        job_spec.get(member).immutable_as(e, &before[member], |value| go_text::internal(value, type_name));
+    };
+    internal("podFailurePolicy", "batch.v1.PodFailurePolicy", e);
+    for member in ["backoffLimitPerIndex", "managedBy"] {
+        job_spec.get(member).immutable(e, &before[member]);
     }
+    internal("successPolicy", "batch.v1.SuccessPolicy", e);
 }
 
 /// The number of indexes may change, so long as it is the parallelism.

@@ -112,7 +112,7 @@ pub(super) fn replacement(spec: &At, e: &mut ErrorList) {
 pub(super) fn success(spec: &At, e: &mut ErrorList) {
     let Some(policy) = spec.set("successPolicy") else { return };
     if spec.get("completionMode").text() != "Indexed" {
-        return policy.invalid(e, "requires indexed completion mode");
+        return policy.invalid_internal(e, "batch.v1.SuccessPolicy", "requires indexed completion mode");
     }
     let rules = policy.get("rules");
     if rules.len() == 0 {

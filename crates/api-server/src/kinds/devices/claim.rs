@@ -5,30 +5,14 @@ use apimachinery::{Value, validation};
 
 use super::super::at::{At, IMMUTABLE};
 use super::super::go_text::{self, Shown};
-use super::super::pod_spec;
+use super::super::meta_checks::template_metadata;
+use super::super::{pod_spec, volume_sources};
 use super::{EFFECTS, LIST_MAX, configuration, fits, name_of, pool_name, qualified_name, selectors, text_of, unique};
 
 const FIRST_AVAILABLE_MAX: usize = 8;
 const RESERVED_MAX: usize = 256;
 const CONDITIONS_MAX: usize = 8;
 const DATA_BYTES_MAX: usize = 10 << 10;
-
-/// What the metadata of claims to be may not have, and how upstream's error calls it.
-const NOT_IN_TEMPLATES: [(&str, &str); 13] = [
-    ("name", "name"),
-    ("generateName", "generateName"),
-    ("namespace", "namespace"),
-    ("selfLink", "selfLink"),
-    ("uid", "uID"),
-    ("resourceVersion", "resourceVersion"),
-    ("generation", "generation"),
-    ("creationTimestamp", "creationTimestamp"),
-    ("deletionTimestamp", "deletionTimestamp"),
-    ("deletionGracePeriodSeconds", "deletionGracePeriodSeconds"),
-    ("ownerReferences", "ownerReferences"),
-    ("finalizers", "finalizers"),
-    ("managedFields", "managedFields"),
-];
 
 pub(super) fn create(object: &Value, e: &mut ErrorList) {
     let root = At::root(object);
@@ -42,14 +26,7 @@ pub(super) fn update(object: &Value, old: &Value, e: &mut ErrorList) {
 pub(super) fn template(object: &Value, e: &mut ErrorList) {
     let root = At::root(object);
     let spec = root.get("spec");
-    let meta = spec.get("metadata");
-    meta.get("annotations").annotations(e);
-    meta.get("labels").labels(e);
-    for (member, name) in NOT_IN_TEMPLATES {
-        if !meta.get(member).value.is_zero() {
-            e.push(Error::forbidden(&meta.path().child(name), "cannot be set"));
-        }
-    }
+    template_metadata(&spec.get("metadata"), e);
     claim(&spec.get("spec"), e);
 }
 
@@ -228,7 +205,7 @@ pub(super) fn status(object: &Value, old: &Value, e: &mut ErrorList) {
 }
 
 fn device_status(at: &At, allocated: &[[&str; 4]], e: &mut ErrorList) {
-    pod_spec::csi_driver_name(&at.get("driver"), e);
+    volume_sources::csi_driver_name(&at.get("driver"), e);
     pool_name(&at.get("pool"), e);
     at.get("device").check(e, validation::is_dns1123_label);
     let key = device_key(at.value);
@@ -255,7 +232,7 @@ fn new_allocation(at: &At, names: &[String], e: &mut ErrorList) {
     if fits(&results, LIST_MAX, e) {
         for result in results.items() {
             reference(&result.get("request"), names, e);
-            pod_spec::csi_driver_name(&result.get("driver"), e);
+            volume_sources::csi_driver_name(&result.get("driver"), e);
             pool_name(&result.get("pool"), e);
             result.get("device").check(e, validation::is_dns1123_label);
             super::binding_conditions(&result, e);

@@ -94,7 +94,7 @@ fn configuration(at: &At, e: &mut ErrorList) {
     if !opaque.is_set() {
         return opaque.require(e, "");
     }
-    super::pod_spec::csi_driver_name(&opaque.get("driver"), e);
+    super::volume_sources::csi_driver_name(&opaque.get("driver"), e);
     let parameters = opaque.get("parameters");
     match parameters.value {
         Value::Null => parameters.require(e, ""),
@@ -119,7 +119,7 @@ fn qualified_name(at: &At, name: &str, e: &mut ErrorList) {
             let domain_value = Value::from(*domain);
             match domain.is_empty() {
                 true => e.push(Error::invalid(&at.path(), "", "the domain must not be empty")),
-                false => super::pod_spec::csi_driver_name(&at.with(&domain_value), e),
+                false => super::volume_sources::csi_driver_name(&at.with(&domain_value), e),
             }
             match id.is_empty() {
                 true => e.push(Error::invalid(&at.path(), "", "the name must not be empty")),

@@ -5,7 +5,7 @@ use apimachinery::{Value, validation};
 
 use super::super::at::{At, IMMUTABLE, subdomain};
 use super::super::go_text::Shown;
-use super::super::pod_spec;
+use super::super::{pod_spec, volume_sources};
 use super::{EFFECTS, binding_conditions, fits, name_of, pool_name, qualified_name, unique};
 
 const DEVICES_MAX: usize = 128;
@@ -29,7 +29,7 @@ fn slice(object: &Value, old: Option<&Value>, e: &mut ErrorList) {
     let root = At::root(object);
     let spec = root.get("spec");
     let (driver, pool) = (spec.get("driver"), spec.get("pool"));
-    pod_spec::csi_driver_name(&driver, e);
+    volume_sources::csi_driver_name(&driver, e);
     pool_name(&pool.get("name"), e);
     if pool.get("resourceSliceCount").int() <= 0 {
         pool.get("resourceSliceCount").invalid_int(e, "must be greater than zero");

@@ -88,7 +88,11 @@ fn only_ephemeral(container: &At, e: &mut ErrorList) {
         "lifecycle",
     ];
     for member in refused {
-        if container.get(member).is_set() && !container.get(member).value.is_empty() {
+        let at = container.get(member);
+        // An empty struct behind a pointer is something.
+        if at.is_set()
+            && (!at.value.is_empty() || matches!(member, "livenessProbe" | "readinessProbe" | "startupProbe" | "lifecycle"))
+        {
             container.get(member).forbid(e, NOT_EPHEMERAL);
         }
     }
@@ -346,7 +350,14 @@ fn resize_policy(at: &At, restart: &str, e: &mut ErrorList) {
 }
 
 fn init_restart_policy(container: &At, e: &mut ErrorList) {
-    match container.get("restartPolicy").text() {
+    let policy = container.get("restartPolicy");
+    if !policy.is_set() {
+        if container.get("restartPolicyRules").len() > 0 {
+            policy.require(e, "must specify restartPolicy when restart rules are used");
+        }
+        return;
+    }
+    match policy.text() {
         "Always" if container.get("restartPolicyRules").len() > 0 => {
             let why = "restartPolicyRules are not allowed for init containers with restart policy Always";
             container.get("restartPolicyRules").forbid(e, why);

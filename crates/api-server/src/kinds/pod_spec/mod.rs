@@ -17,7 +17,6 @@ use super::resources::{self, Of};
 
 pub(super) use scheduling::{EFFECTS, node_selector, tolerations};
 pub(super) use update::{ephemeral_containers_update, resize, status_update, update};
-pub(super) use volumes::{HOST_PATH_TYPES, all_required, csi_driver_name, flex};
 
 /// Upstream's `MaxDNSNameservers`, `MaxDNSSearchPaths` and `MaxDNSSearchListChars`.
 const NAMESERVERS_MAX: usize = 3;
@@ -105,6 +104,7 @@ fn validate(spec: &At, pod: &str, e: &mut ErrorList) {
     spec.get("dnsPolicy").required_one_of(e, &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
     spec.get("nodeSelector").labels(e);
     security::of_pod(spec, e);
+    security::host_processes(spec, e);
     scheduling::affinity(&spec.get("affinity"), e);
     dns_config(spec, e);
     for gate in spec.get("readinessGates").items() {
@@ -194,9 +194,13 @@ fn resource_claims(at: &At, e: &mut ErrorList) {
         let (own, template) = (claim.get("resourceClaimName"), claim.get("resourceClaimTemplateName"));
         match (own.is_set(), template.is_set()) {
             (true, true) => {
-                claim.invalid(e, "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified");
+                let why = "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified";
+                claim.invalid_internal(e, "core.v1.PodResourceClaim", why);
             }
-            (false, false) => claim.invalid(e, "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"),
+            (false, false) => {
+                let why = "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`";
+                claim.invalid_internal(e, "core.v1.PodResourceClaim", why);
+            }
             _ => {}
         }
         for reference in [own, template].iter().filter(|reference| reference.is_set()) {

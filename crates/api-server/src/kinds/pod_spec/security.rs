@@ -43,7 +43,8 @@ pub(super) fn of_pod(spec: &At, e: &mut ErrorList) {
         policy.one_of(e, &["Merge", "Strict"]);
     }
     if let Some(policy) = at.set("seLinuxChangePolicy") {
-        policy.one_of(e, &["MountOption", "Recursive"]);
+        // The other one is behind the feature gate SELinuxMount.
+        policy.one_of(e, &["Recursive"]);
     }
 }
 
@@ -96,11 +97,13 @@ pub(super) fn of_container(at: &At, host_users: bool, e: &mut ErrorList) {
     seccomp(&at.get("seccompProfile"), e);
     if at.get("allowPrivilegeEscalation").value.as_bool() == Some(false) {
         if at.get("privileged").is_true() {
-            at.invalid(e, "cannot set `allowPrivilegeEscalation` to false and `privileged` to true");
+            let why = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
+            at.invalid_internal(e, "core.v1.SecurityContext", why);
         }
         let capabilities = at.value.array_at(&["capabilities", "add"]);
         for _ in capabilities.iter().filter(|capability| **capability == "CAP_SYS_ADMIN") {
-            at.invalid(e, "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN");
+            let why = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
+            at.invalid_internal(e, "core.v1.SecurityContext", why);
         }
     }
     windows_options(&at.get("windowsOptions"), e);
@@ -124,7 +127,8 @@ pub(super) fn seccomp(at: &At, e: &mut ErrorList) {
             profile.require(e, "must be set when seccomp type is Localhost");
         }
     } else if profile.is_set() {
-        e.push(Error::invalid(&profile.path(), at.value.clone(), "can only be set when seccomp type is Localhost"));
+        let profile = at.get("localhostProfile").with(at.value);
+        profile.invalid_internal(e, "core.v1.SeccompProfile", "can only be set when seccomp type is Localhost");
     }
 }
 
@@ -170,9 +174,89 @@ fn windows_options(at: &At, e: &mut ErrorList) {
             spec.invalid(e, "gmsaCredentialSpec size must be under 64 KiB");
         }
     }
-    let user = at.get("runAsUserName");
-    if user.is_set() && user.text().is_empty() {
-        user.invalid(e, "runAsUserName cannot be an empty string");
+    if let Some(user) = at.set("runAsUserName") {
+        windows_user(&user, e);
+    }
+}
+
+const DOMAIN_CHARACTERS_MAX: usize = 256;
+const USER_CHARACTERS_MAX: usize = 104;
+
+/// `DOMAIN\\USER`, the domain being optional.
+fn windows_user(at: &At, e: &mut ErrorList) {
+    let text = at.text();
+    if text.is_empty() {
+        return at.invalid(e, "runAsUserName cannot be an empty string");
+    }
+    if text.chars().any(|c| c.is_ascii_control()) {
+        return at.invalid(e, "runAsUserName cannot contain control characters");
+    }
+    let (domain, user) = match text.split('\\').collect::<Vec<_>>()[..] {
+        [user] => (None, user),
+        [domain, user] => (Some(domain), user),
+        _ => return at.invalid(e, "runAsUserName cannot contain more than one backslash"),
+    };
+    if domain.is_some_and(|domain| domain.len() >= DOMAIN_CHARACTERS_MAX) {
+        at.invalid(e, format!("runAsUserName's Domain length must be under {DOMAIN_CHARACTERS_MAX} characters"));
+    }
+    if domain.is_some_and(|domain| !is_net_bios(domain) && !is_windows_domain(domain)) {
+        at.invalid(e, "runAsUserName's Domain doesn't match the NetBios nor the DNS format");
+    }
+    if user.is_empty() {
+        at.invalid(e, "runAsUserName's User cannot be empty");
+    } else if user.len() > USER_CHARACTERS_MAX {
+        at.invalid(e, format!("runAsUserName's User length must not be longer than {USER_CHARACTERS_MAX} characters"));
+    }
+    if !user.is_empty() && user.chars().all(|c| matches!(c, '.' | ' ')) {
+        at.invalid(e, "runAsUserName's User cannot contain only periods or spaces");
+    }
+    if user.contains(|c| r#""/\:;|=,+*?<>@[]"#.contains(c)) {
+        at.invalid(e, r#"runAsUserName's User cannot contain the following characters: "/\:;|=,+*?<>@[]"#);
+    }
+}
+
+fn is_net_bios(domain: &str) -> bool {
+    let bad = |c: char| r#"\/:*?"<>|"#.contains(c);
+    (1..=15).contains(&domain.chars().count()) && !domain.starts_with('.') && !domain.contains(bad)
+}
+
+fn is_windows_domain(domain: &str) -> bool {
+    let label = |part: &str| {
+        let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+        let inner = part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        edge(part.as_bytes().first()) && edge(part.as_bytes().last()) && inner
+    };
+    domain.split('.').all(label)
+}
+
+/// Containers that are processes of the host: all of a pod or none, and in the host's network.
+pub(super) fn host_processes(spec: &At, e: &mut ErrorList) {
+    let of = |owner: &At| owner.get("securityContext").get("windowsOptions").get("hostProcess").value.as_bool();
+    let pod = of(spec);
+    let (mut all, mut processes) = (0, 0);
+    each_container(spec, &mut |container| {
+        all += 1;
+        let own = of(container);
+        if let (Some(pod), Some(own)) = (pod, own)
+            && pod != own
+        {
+            let (context, why) =
+                (container.get("securityContext"), "pod hostProcess value must be identical if both are specified");
+            let options = context.get("windowsOptions");
+            options.get("hostProcess").invalid(e, format!("{why}, was {pod}"));
+        }
+        processes += usize::from(own.or(pod) == Some(true));
+    });
+    if processes == 0 {
+        return;
+    }
+    if processes != all {
+        let why = "If pod contains any hostProcess containers then all containers must be HostProcess containers";
+        e.push(Error::invalid(&spec.path(), "", why));
+    }
+    if !spec.get("hostNetwork").is_true() {
+        let why = "hostNetwork must be true if pod contains any hostProcess containers";
+        e.push(Error::invalid(&spec.get("hostNetwork").path(), false, why));
     }
 }
 

@@ -5,6 +5,7 @@ use apimachinery::{Value, go_quote};
 
 use super::{MIRROR, containers, qos_class, scheduling};
 use crate::kinds::at::{At, subdomain};
+use crate::kinds::{go_diff, go_text};
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` \
     (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
@@ -60,7 +61,8 @@ pub(in crate::kinds) fn update(object: &Value, old: &Value, e: &mut ErrorList) {
     if spec.value != before {
         let munged = munged(&spec, before, e);
         if munged != *before {
-            let why = format!("pod updates may not change fields other than {UPDATABLE}\n{}", changes(before, &munged));
+            let difference = difference(before, &munged, "core.v1.PodSpec");
+            let why = format!("pod updates may not change fields other than {UPDATABLE}\n{difference}");
             spec.forbid(e, why);
         }
     }
@@ -162,17 +164,13 @@ fn node_affinity_change(at: &At, old: &Value, e: &mut ErrorList) {
         let was_empty = ["matchExpressions", "matchFields"].iter().all(|member| old.array_at(&[member]).is_empty());
         let only_added = ["matchExpressions", "matchFields"].iter().all(|member| kept(member) && longer(member));
         if !only_added || (was_empty && *term.value != *old) {
-            term.invalid(e, "only additions are allowed (no mutations or deletions)");
+            term.invalid_internal(e, "core.v1.NodeSelectorTerm", "only additions are allowed (no mutations or deletions)");
         }
     }
 }
 
-/// The members that differ, old and new.
-fn changes(old: &Value, new: &Value) -> String {
-    let keys = old.as_object().into_iter().chain(new.as_object()).flat_map(|members| members.keys());
-    let keys: std::collections::BTreeSet<&str> = keys.map(|key| key.as_str()).collect();
-    let changed = keys.into_iter().filter(|key| old[*key] != new[*key]);
-    changed.map(|key| format!("  {key}: {} -> {}", old[key], new[key])).collect::<Vec<_>>().join("\n")
+fn difference(old: &Value, new: &Value, type_name: &str) -> String {
+    go_diff::diff(&go_text::internal(old, type_name), &go_text::internal(new, type_name))
 }
 
 /// What a node reports.
@@ -276,7 +274,8 @@ pub(in crate::kinds) fn ephemeral_containers_update(object: &Value, old: &Value,
         match list.items().find(|container| container.value["name"] == before["name"]) {
             None => list.forbid(e, format!("existing ephemeral containers {name} may not be removed\n")),
             Some(now) if *now.value != *before => {
-                let why = format!("existing ephemeral containers {name} may not be changed\n{}", changes(before, now.value));
+                let difference = difference(before, now.value, "core.v1.EphemeralContainer");
+                let why = format!("existing ephemeral containers {name} may not be changed\n{difference}");
                 list.forbid(e, why);
             }
             Some(_) => {}

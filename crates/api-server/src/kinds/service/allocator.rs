@@ -14,7 +14,7 @@ use storage::{KeyRange, RangeRequest, Store, StoreError};
 use tokio::sync::OnceCell;
 
 /// Upstream's default of `--service-node-port-range`.
-const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
+pub(super) const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
 /// Upstream's default of `--service-cluster-ip-range`, while there is no ServiceCIDR.
 const DEFAULT_CIDR: &str = "10.0.0.0/24";
 /// The ServiceCIDR that is made at the start.

@@ -3,6 +3,7 @@
 mod addresses;
 mod allocator;
 mod repair;
+mod status;
 mod validate;
 
 use std::collections::HashSet;
@@ -13,7 +14,7 @@ use apimachinery::{GroupKind, Status, Value, field, validation};
 use async_trait::async_trait;
 
 use super::{Rules, warnings};
-use crate::registry::{BeginHook, Companions, Finish, OperationContext, StatusStrategy, Strategy, keep_status, store_status};
+use crate::registry::{BeginHook, Companions, Finish, OperationContext, Strategy, keep_status, store_status};
 
 pub(crate) use addresses::AddressHook;
 pub(crate) use allocator::ServiceAllocator;
@@ -21,7 +22,7 @@ use allocator::{cluster_ips, node_ports, ports_by_key};
 pub(crate) use repair::run as repair_addresses;
 
 pub(super) fn rules(allocator: Arc<ServiceAllocator>) -> Rules {
-    Rules { strategy: Arc::new(ServiceStrategy(allocator)), subresources: vec![("status", Arc::new(StatusStrategy))] }
+    Rules { strategy: Arc::new(ServiceStrategy(allocator)), subresources: vec![("status", Arc::new(status::ServiceStatus))] }
 }
 
 fn type_of(service: &Value) -> &str {
@@ -56,6 +57,10 @@ impl Strategy for ServiceStrategy {
     fn prepare_for_create(&self, _context: &OperationContext, object: &mut Value) {
         object.insert("status", apimachinery::value!({"loadBalancer": {}}));
         normalize_cluster_ips(object, None);
+    }
+
+    fn validate_first(&self, object: &Value, old: Option<&Value>) -> field::ErrorList {
+        validate::addresses(object, old)
     }
 
     fn validate(&self, _context: &OperationContext, object: &Value) -> field::ErrorList {
@@ -98,12 +103,12 @@ impl Strategy for ServiceStrategy {
         addresses::companions(new, old)
     }
 
-    async fn begin_create(&self, _context: &OperationContext, object: &mut Value) -> BeginHook {
-        self.allocate(object, None).await
+    async fn begin_create(&self, context: &OperationContext, object: &mut Value) -> BeginHook {
+        self.allocate(object, None, context.dry_run).await
     }
 
-    async fn begin_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) -> BeginHook {
-        self.allocate(object, Some(old)).await
+    async fn begin_update(&self, context: &OperationContext, object: &mut Value, old: &Value) -> BeginHook {
+        self.allocate(object, Some(old), context.dry_run).await
     }
 
     async fn after_delete(&self, _context: &OperationContext, object: &Value) {
@@ -202,6 +207,7 @@ fn drop_type_dependent(service: &mut Value, old: &Value) {
 
 /// What one write reserved, and what it makes free.
 struct Reserved {
+    dry_run: bool,
     allocator: Arc<ServiceAllocator>,
     ips: Vec<IpAddr>,
     ports: Vec<u16>,
@@ -228,8 +234,9 @@ fn random() -> u128 {
 }
 
 impl ServiceStrategy {
-    async fn allocate(&self, service: &mut Value, old: Option<&Value>) -> BeginHook {
+    async fn allocate(&self, service: &mut Value, old: Option<&Value>, dry_run: bool) -> BeginHook {
         let mut reserved = Box::new(Reserved {
+            dry_run,
             allocator: self.0.clone(),
             ips: Vec::new(),
             ports: Vec::new(),
@@ -395,6 +402,10 @@ impl ServiceStrategy {
         let port = u16::try_from(asked).unwrap_or_default();
         // One port may serve several protocols of a Service.
         if held.contains(&port) || mine.contains(&port) {
+            return Ok(port);
+        }
+        if reserved.dry_run && !allocator::NODE_PORTS.contains(&port) {
+            // Upstream's dry run asks only whether the port is taken.
             return Ok(port);
         }
         let taken = self.0.take_port(port).await.map_err(store_status)?;

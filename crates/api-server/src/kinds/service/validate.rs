@@ -24,10 +24,16 @@ const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
 const TOPOLOGY: &str = "service.kubernetes.io/topology-mode";
 const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
-/// Everything that is wrong with a Service. Its addresses come first and alone, as upstream looks at them before anything else.
-pub(super) fn service(object: &Value, old: Option<&Value>) -> ErrorList {
+/// What is wrong with the addresses and families of a Service.
+pub(super) fn addresses(object: &Value, old: Option<&Value>) -> ErrorList {
     let mut errors = ErrorList::new();
     cluster_ips(object, old, &mut errors);
+    errors
+}
+
+/// Everything that is wrong with a Service. Its addresses come first and alone, as upstream looks at them before anything else.
+pub(super) fn service(object: &Value, old: Option<&Value>) -> ErrorList {
+    let mut errors = addresses(object, old);
     if !errors.is_empty() {
         return errors;
     }

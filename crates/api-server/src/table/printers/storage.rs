@@ -56,7 +56,6 @@ pub(super) const PRINTERS: &[Registration] = &[
         ],
         csi_driver,
     ),
-    printer("csistoragecapacities", GROUP, &["Name", "StorageClassName", "Capacity"], capacity),
 ];
 
 /// The modes in their short forms, each once, in a fixed order.
@@ -168,8 +167,4 @@ fn csi_driver(object: &Value) -> Vec<Value> {
         if modes.is_empty() { "<none>".into() } else { modes.into() },
         age(object),
     ]
-}
-
-fn capacity(object: &Value) -> Vec<Value> {
-    vec![name(object), text(object, &["storageClassName"], ""), text(object, &["capacity"], "<unset>")]
 }
