@@ -101,6 +101,9 @@ fn refuse_others(values: &Values) -> anyhow::Result<()> {
             bail!("--emulated-version={version}: not implemented, only 1.35 is served");
         }
     }
+    if values.given("allow-privileged") && !values.is_set("allow-privileged") {
+        bail!("--allow-privileged=false: not implemented, privileged containers are allowed");
+    }
     match values.text("endpoint-reconciler-type") {
         None | Some("lease" | "none" | "master-count") => Ok(()),
         Some(other) => bail!("--endpoint-reconciler-type={other}: unknown; choose lease, master-count or none"),
