@@ -100,7 +100,7 @@ fn objects_come_out_as_upstream_writes_them() {
             r#"{"spec":{"ports":[{"port":80}]}}"#,
             r#"{"metadata":{},"spec":{"ports":[{"port":80,"targetPort":0}]},"status":{"loadBalancer":{}}}"#,
         ),
-        (info("", "v1", "Secret"), r#"{"data":{"a":"YQ=\n=","b":null}}"#, r#"{"data":{"a":"YQ==","b":null},"metadata":{}}"#),
+        (info("", "v1", "Secret"), r#"{"data":{"a":"YQ=\n=","b":null}}"#, r#"{"data":{"a":"YQ==","b":""},"metadata":{}}"#),
         (
             info("", "v1", "Pod"),
             r#"{"spec":{"securityContext":{},"containers":[null]}}"#,
