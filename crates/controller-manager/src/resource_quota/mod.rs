@@ -26,8 +26,8 @@ use crate::context::{Context, now, wait_synced};
 /// When a kind that a quota names does not exist yet, the resources of the server are asked for again.
 const UNKNOWN_KIND_RETRY: Duration = Duration::from_secs(30);
 
-/// Until the status has a limit, admission does not charge what is created, and the cache may hear of it after it was counted: new limits
-/// are counted once more after so long.
+/// After so long it is counted once more what a written status says, until nothing changes. Admission charges what is created before it
+/// is stored, so that a count in between takes the charge back; and before the status has a limit, admission charges nothing.
 const RECOUNT: Duration = Duration::from_secs(2);
 
 struct Quotas {
@@ -73,7 +73,6 @@ impl Controller for Quotas {
         let hard = quota.spec.as_ref().and_then(|spec| spec.hard.as_ref());
         let names: Vec<&str> = hard.into_iter().flat_map(BTreeMap::keys).map(String::as_str).collect();
         let requirements = requirements(&tree);
-        let new_limits = quota.status.as_ref().and_then(|status| status.hard.as_ref()) != hard;
         let (mut usage, mut unknown) = (Amounts::new(), false);
         for (resource, evaluator) in Evaluator::for_names(names.iter().copied()) {
             match self.monitors.count(&resource, &evaluator).await? {
@@ -85,7 +84,9 @@ impl Controller for Quotas {
                 Count::Unknown => unknown = true,
             }
         }
-        if let Some(status) = plan(&tree, usage) {
+        let status = plan(&tree, usage);
+        let written = status.is_some();
+        if let Some(status) = status {
             let mut wanted = (*quota).clone();
             wanted.status = Some(status);
             let api: Api<ResourceQuota> = self.context.api(&key.namespace);
@@ -95,7 +96,7 @@ impl Controller for Quotas {
                 Err(error) => return Err(ReconcileError::api("update resource quota status")(error)),
             }
         }
-        Ok(Outcome::RequeueAfter(match (new_limits, unknown) {
+        Ok(Outcome::RequeueAfter(match (written, unknown) {
             (true, _) => RECOUNT,
             (false, true) => UNKNOWN_KIND_RETRY,
             (false, false) => self.context.config.resource_quota_sync_period,
