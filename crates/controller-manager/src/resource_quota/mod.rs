@@ -26,7 +26,7 @@ use crate::context::{Context, now, wait_synced};
 /// When a kind that a quota names does not exist yet, the resources of the server are asked for again.
 const UNKNOWN_KIND_RETRY: Duration = Duration::from_secs(30);
 
-/// After so long it is counted once more what a written status says, until nothing changes. Admission charges what is created before it
+/// After so long it is counted once more what a new status says, until nothing changes. Admission charges what is created before it
 /// is stored, so that a count in between takes the charge back; and before the status has a limit, admission charges nothing.
 const RECOUNT: Duration = Duration::from_secs(2);
 
@@ -84,19 +84,19 @@ impl Controller for Quotas {
                 Count::Unknown => unknown = true,
             }
         }
-        let status = plan(&tree, usage);
-        let written = status.is_some();
-        if let Some(status) = status {
+        let mut changed = false;
+        if let Some(status) = plan(&tree, usage) {
             let mut wanted = (*quota).clone();
             wanted.status = Some(status);
             let api: Api<ResourceQuota> = self.context.api(&key.namespace);
             match api.replace_status(&key.name, &PostParams::default(), &wanted).await {
-                Ok(_) => {}
+                // What is empty is not stored, so that such a status is written again and again and stays what it is.
+                Ok(stored) => changed = stored.metadata.resource_version != quota.metadata.resource_version,
                 Err(error) if is_not_found(&error) => return Ok(Outcome::Done),
                 Err(error) => return Err(ReconcileError::api("update resource quota status")(error)),
             }
         }
-        Ok(Outcome::RequeueAfter(match (written, unknown) {
+        Ok(Outcome::RequeueAfter(match (changed, unknown) {
             (true, _) => RECOUNT,
             (false, true) => UNKNOWN_KIND_RETRY,
             (false, false) => self.context.config.resource_quota_sync_period,
