@@ -1,7 +1,8 @@
 //! How every component talks to the API server.
 //!
 //! Owns: building a [`kube::Client`] (in process or from a kubeconfig), shared typed informers, the rate-limited
-//! work queue, the worker loop of controllers, leader election, and the events recorder.
+//! work queue, the worker loop of controllers, leader election, the events recorder, and what node selectors mean, which the scheduler and the
+//! kubelet both ask.
 //!
 //! Invariants: one informer per type, scope and process ([`Informers`]); cached objects are immutable
 //! (`Arc<K>`); a work queue never hands the same key to two workers at once; every task ends with its
@@ -19,6 +20,7 @@ mod instances;
 mod key;
 mod kubeconfig;
 mod leader;
+pub mod node_selector;
 mod rate_limit;
 mod raw;
 mod service_account;

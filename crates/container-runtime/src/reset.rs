@@ -20,14 +20,16 @@ const EXIT_MAX: Duration = Duration::from_secs(10);
 /// removes `run_dir` and the cgroups. What is on disk in `data_dir` stays: the next start brings the pods back. Blocking.
 pub fn kill_all(data_dir: &Path, run_dir: &Path, cgroup_parent: &str) -> io::Result<()> {
     // Shims first, so that nobody writes down how the containers end: after a reboot nobody would know.
-    let killed = kill_shims(run_dir);
+    let mut killed = kill_shims(run_dir);
     let hierarchies = Hierarchies::detect()?;
     let deadline = Instant::now() + EXIT_MAX;
     loop {
         let mut left: BTreeSet<i32> =
             hierarchies.directories(cgroup_parent).iter().flat_map(|directory| all_processes(directory)).collect();
-        left.extend(&killed);
         left.retain(|pid| is_alive(*pid));
+        // For good: its number may soon be somebody else's.
+        killed.retain(|pid| is_alive(*pid));
+        left.extend(&killed);
         if left.is_empty() {
             break;
         }

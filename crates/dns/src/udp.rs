@@ -87,8 +87,7 @@ impl Fast {
         let mut headers = (MultiHeaders::preallocate(BATCH, None), MultiHeaders::preallocate(BATCH, None));
         let mut received: Vec<(usize, SockaddrStorage)> = Vec::with_capacity(BATCH);
         loop {
-            // A full batch may have left some behind.
-            if received.len() < BATCH && wait(&self.socket, wake)? {
+            if wait(&self.socket, wake)? {
                 return Ok(());
             }
             received.clear();

@@ -23,7 +23,6 @@ mod nominator;
 mod plugins;
 mod pod_info;
 mod queue;
-mod requirement;
 mod resource;
 mod run;
 mod simulate;

@@ -1,8 +1,8 @@
 //! Built-in types from their JSON, where speed does not matter.
 //!
-//! Owns: [`FromJson`]. The code that reads one type with all that is in it is up to 100 KB, twice that when it is optimised for speed. The
-//! API server is, and reads a few of them in its authenticators, authorizers and admission plugins: it does so through this crate,
-//! which is optimised for size as most of the executable (`[profile.release]`), and whose code the components share.
+//! Owns: [`FromJson`]. The code that reads one type with all that is in it is up to 100 KB, and more in a crate that is optimised for speed. The
+//! API server reads a few of them in its authenticators, authorizers and admission plugins: it does so through this crate, whose
+//! code the components share.
 //!
 //! Deliberately absent: everything that a request's own object passes; that is never a typed struct (`apimachinery`).
 

@@ -331,8 +331,8 @@ impl Cacher {
         self.state.lock().entries.get(key).cloned()
     }
 
-    /// Entries are going to be asked for protobuf messages.
-    pub(crate) fn expect_messages(&self) {
+    /// Entries have been asked for protobuf messages.
+    pub(crate) fn messages_were_made(&self) {
         self.messages.store(true, Ordering::Relaxed);
     }
 
@@ -345,7 +345,7 @@ impl Cacher {
         // Not `any`: all have to be looked at.
         let left = entries.values().filter(|entry| entry.served.forget_unused_message()).count();
         if left > 0 {
-            self.expect_messages();
+            self.messages_were_made();
         }
     }
 

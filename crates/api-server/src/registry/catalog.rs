@@ -75,10 +75,12 @@ impl Endpoint {
 
     /// A cached object of it as a protobuf message without an envelope; `None` if its kind has no schema.
     pub(crate) fn message(&self, entry: &Entry) -> Option<Bytes> {
+        let message = entry.served.message();
+        // Only now, so that a sweep in between cannot overlook it.
         if let Some(stored) = &self.stored {
-            stored.cacher.expect_messages();
+            stored.cacher.messages_were_made();
         }
-        entry.served.message()
+        message
     }
 }
 

@@ -362,7 +362,6 @@ impl Write<'_> {
         Err(Status::modified_conflict(&self.endpoint.row.group_resource(), name))
     }
 
-    /// One attempt; `Ok(Err(_))` is the newer state that was in the way.
     /// The object is another one than the client means, or there is none. The words are those of upstream's store.
     fn other_uid(&self, name: &str, wanted: &str, found: &str, dry_run: bool) -> Status {
         let key = self.stored.key(self.namespace, name);
@@ -375,6 +374,7 @@ impl Write<'_> {
         Status::conflict(&self.endpoint.row.group_resource(), name, why)
     }
 
+    /// One attempt; `Ok(Err(_))` is the newer state that was in the way.
     async fn update_once(
         &self,
         name: &str,

@@ -6,20 +6,33 @@ use crate::Value;
 use crate::schema::{FieldInfo, Shape, TypeInfo, TypeKind};
 use crate::value::{Place, parse_with_repeated};
 
-/// Makes `object`, which was parsed from the document with the last of repeated members, what Go's decoder makes of all of them.
+/// Makes `object`, which was parsed from the document with the last of repeated members, what Go's decoder makes of all of them. Where there
+/// are very many, the last ones stand.
 pub fn merge_repeated(json: &[u8], object: &mut Value, info: &'static TypeInfo) -> Result<(), DecodeError> {
-    let (_, repeated) = parse_with_repeated(json).map_err(|error| DecodeError::Syntax(error.to_string()))?;
-    for member in repeated {
+    let repeated = parse_with_repeated(json).map_err(|error| DecodeError::Syntax(error.to_string()))?;
+    for member in &repeated {
+        conform(&mut alone(&member.path, member.value.clone()), info)?;
+    }
+    // From the last to the first, so that of several the later ones win.
+    for member in repeated.into_iter().rev() {
         let Some((shape, pointer)) = shape_at(&member.path, info) else { continue };
-        let mut as_it_was = object.clone();
-        let Some(slot) = slot(&mut as_it_was, &member.path) else { continue };
-        *slot = member.value.clone();
-        conform(&mut as_it_was, info)?;
-        if let Some(slot) = self::slot(object, &member.path) {
+        if let Some(slot) = slot(object, &member.path) {
             *slot = merged(member.value, slot.take(), shape, pointer);
         }
     }
     Ok(())
+}
+
+/// A document with nothing but one member.
+fn alone(path: &[Place], value: Value) -> Value {
+    path.iter().rev().fold(value, |inner, place| match place {
+        Place::Member(key) => {
+            let mut object = Value::object();
+            object.insert(key.as_str(), inner);
+            object
+        }
+        Place::Element(_) => vec![inner].into(),
+    })
 }
 
 fn slot<'v>(object: &'v mut Value, path: &[Place]) -> Option<&'v mut Value> {
@@ -114,6 +127,10 @@ mod tests {
         check(
             r#"{"spec":{"nodeSelector":{"a":"b"},"nodeSelector":null,"hostname":"h","hostname":null,"os":{"name":"linux"},"os":null}}"#,
             Ok(r#"{"spec":{"hostname":"h","nodeSelector":null,"os":null}}"#),
+        );
+        check(
+            r#"{"metadata":{"labels":{"x":"1","z":"1"},"labels":{"x":"2","y":"1"},"labels":{"y":"3"}}}"#,
+            Ok(r#"{"metadata":{"labels":{"x":"2","y":"3","z":"1"}}}"#),
         );
         check(
             r#"{"spec":{"hostname":1,"hostname":"h"}}"#,

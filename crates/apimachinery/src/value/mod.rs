@@ -7,6 +7,7 @@ mod json;
 mod macros;
 mod map;
 mod parse;
+mod repeated;
 mod typed;
 
 use std::sync::Arc;
@@ -15,7 +16,8 @@ pub use json::{JsonError, go_quote};
 pub use map::{Key, Map};
 pub(crate) use parse::DEPTH_MAX;
 pub use parse::Wanted;
-pub(crate) use parse::{Place, parse_with_repeated};
+pub(crate) use parse::parse_with_repeated;
+pub(crate) use repeated::Place;
 pub use typed::TypedError;
 
 /// A JSON-like value.

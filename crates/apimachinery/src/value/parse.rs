@@ -4,13 +4,15 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use super::repeated::{Duplicates, Repeated};
 use super::{JsonError, Key, Map, Value};
 
 /// The deepest nesting of lists and objects. Upstream allows 10,000 and handles only that; every recursive walk over a
 /// tree (drop, merge, prune) must fit into a thread's stack. Real objects stay below 100 (nested JSON schemas in a CRD).
 pub(crate) const DEPTH_MAX: usize = 500;
 
-enum Frame {
+/// A container that is being read.
+pub(super) enum Frame {
     Array(Vec<Value>),
     Object { members: Vec<(Key, Value)>, key: Key },
 }
@@ -42,64 +44,43 @@ impl Wanted {
     }
 }
 
-/// A member that another one of the same name follows, in a document that says it more than once.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Repeated {
-    /// The way to it.
-    pub(crate) path: Vec<Place>,
-    /// What it held.
-    pub(crate) value: Value,
-}
-
-/// A step on the way to a member.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// A member of an object.
-    Member(Key),
-    /// An element of a list.
-    Element(usize),
-}
-
 pub(crate) struct Parser<'a> {
     text: &'a str,
     bytes: &'a [u8],
     at: usize,
     stack: Vec<Frame>,
-    /// Paths of members that occur more than once in their object; collected only on request.
-    duplicates: Option<Vec<String>>,
-    /// The members that others follow; collected only on request.
-    repeated: Option<Vec<Repeated>>,
+    /// Members that occur more than once in their object; noted only on request.
+    duplicates: Option<Duplicates>,
 }
 
-/// Parses one JSON value and returns the members that others of the same name follow, in the order in which their objects end.
-pub(crate) fn parse_with_repeated(json: &[u8]) -> Result<(Value, Vec<Repeated>), JsonError> {
+impl<'a> Parser<'a> {
+    fn new(text: &'a str, duplicates: Option<Duplicates>) -> Self {
+        Parser { text, bytes: text.as_bytes(), at: 0, stack: Vec::new(), duplicates }
+    }
+}
+
+/// Parses one JSON value and returns the members that others of the same name follow, in the order in which their objects end; none if
+/// there are very many.
+pub(crate) fn parse_with_repeated(json: &[u8]) -> Result<Vec<Repeated>, JsonError> {
     let text: Cow<'_, str> = String::from_utf8_lossy(json);
-    let mut parser = Parser {
-        text: &text,
-        bytes: text.as_bytes(),
-        at: 0,
-        stack: Vec::new(),
-        duplicates: Some(Vec::new()),
-        repeated: Some(Vec::new()),
-    };
-    let value = parser.document()?;
-    Ok((value, parser.repeated.unwrap_or_default()))
+    let mut parser = Parser::new(&text, Some(Duplicates::new(true)));
+    parser.document()?;
+    Ok(parser.duplicates.map(Duplicates::into_earlier).unwrap_or_default())
 }
 
 /// Parses one JSON value. With `report_duplicates` the paths of repeated members are returned too.
 pub(crate) fn parse(json: &[u8], report_duplicates: bool) -> Result<(Value, Vec<String>), JsonError> {
     let text: Cow<'_, str> = String::from_utf8_lossy(json);
-    let duplicates = report_duplicates.then(Vec::new);
-    let mut parser = Parser { text: &text, bytes: text.as_bytes(), at: 0, stack: Vec::new(), duplicates, repeated: None };
+    let mut parser = Parser::new(&text, report_duplicates.then(|| Duplicates::new(false)));
     let value = parser.document()?;
-    Ok((value, parser.duplicates.unwrap_or_default()))
+    Ok((value, parser.duplicates.map(|duplicates| duplicates.paths).unwrap_or_default()))
 }
 
 /// Parses an object, of which only the wanted members of the first and second level are kept. The others are passed over: that costs
 /// a tenth of reading them, and mistakes in them are not found.
 pub(crate) fn project(json: &[u8], wanted: &[Wanted]) -> Result<Value, JsonError> {
     let text: Cow<'_, str> = String::from_utf8_lossy(json);
-    let mut parser = Parser { text: &text, bytes: text.as_bytes(), at: 0, stack: Vec::new(), duplicates: None, repeated: None };
+    let mut parser = Parser::new(&text, None);
     parser.skip_space();
     parser.members_of(|parser, key| {
         let Some(wanted) = wanted.iter().find(|wanted| wanted.member == key) else { return parser.skip().map(|()| None) };
@@ -476,49 +457,10 @@ impl Parser<'_> {
     }
 
     fn note_duplicates(&mut self, members: &[(Key, Value)]) {
-        let Some(duplicates) = &mut self.duplicates else { return };
-        let mut seen = std::collections::HashSet::with_capacity(members.len());
-        for (key, _) in members {
-            if !seen.insert(key.as_str()) {
-                let path = path_to(&self.stack, key);
-                if !duplicates.contains(&path) {
-                    duplicates.push(path);
-                }
-            }
-        }
-        let Some(repeated) = self.repeated.as_mut().filter(|_| seen.len() < members.len()) else { return };
-        let above = self.stack.iter().map(|frame| match frame {
-            Frame::Array(items) => Place::Element(items.len()),
-            Frame::Object { key, .. } => Place::Member(key.clone()),
-        });
-        let above: Vec<Place> = above.collect();
-        for (at, (key, value)) in members.iter().enumerate() {
-            if members[at + 1..].iter().any(|(other, _)| other == key) {
-                let path = above.iter().cloned().chain([Place::Member(key.clone())]).collect();
-                repeated.push(Repeated { path, value: value.clone() });
-            }
+        if let Some(duplicates) = &mut self.duplicates {
+            duplicates.note(&self.stack, members);
         }
     }
-}
-
-fn path_to(stack: &[Frame], key: &Key) -> String {
-    let mut path = String::new();
-    for frame in stack {
-        match frame {
-            Frame::Array(items) => path.push_str(&format!("[{}]", items.len())),
-            Frame::Object { key, .. } => {
-                if !path.is_empty() {
-                    path.push('.');
-                }
-                path.push_str(key);
-            }
-        }
-    }
-    if !path.is_empty() {
-        path.push('.');
-    }
-    path.push_str(key);
-    path
 }
 
 #[cfg(test)]
@@ -597,11 +539,5 @@ mod tests {
         {
             assert!(project(broken.as_bytes(), &wanted).is_err(), "{broken}");
         }
-    }
-
-    #[test]
-    fn duplicates_have_their_path() {
-        let json = br#"{"spec":{"list":[{"x":1},{"x":1,"y":{"z":1,"z":2,"z":3}}],"list":[]},"a":1,"a":2}"#;
-        assert_eq!(parse(json, true).expect("valid").1, ["spec.list[1].y.z", "spec.list", "a"]);
     }
 }

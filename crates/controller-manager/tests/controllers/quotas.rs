@@ -1,7 +1,7 @@
 //! A quota limits what is created, and gets back what is deleted.
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, ResourceQuota};
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
@@ -44,4 +44,20 @@ async fn a_quota_refuses_counts_and_replenishes() {
     let maps: Api<ConfigMap> = cluster.api("default");
     maps.delete(&map.name_any(), &DeleteParams::default()).await.expect("is deleted");
     until(&quotas, "q", "counted by metadata", |quota| used(quota, "count/configmaps").as_deref() == Some("1")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_that_came_to_something_new_is_not_the_last() {
+    let cluster = Cluster::start(config()).await;
+    let quotas: Api<ResourceQuota> = cluster.api("default");
+    let hard = json!({"count/configmaps": "9"});
+    cluster.create::<ResourceQuota>("default", json!({"metadata": {"name": "q"}, "spec": {"hard": hard}})).await;
+    let counted = |quota: &ResourceQuota| used(quota, "count/configmaps").as_deref() == Some("1");
+    until(&quotas, "q", "counted", counted).await;
+    // Twice, as when objects are charged just before a count that does not find them yet.
+    for _ in 0..2 {
+        let wrong = json!({"status": {"used": {"count/configmaps": "7"}}});
+        quotas.patch_status("q", &PatchParams::default(), &Patch::Merge(wrong)).await.expect("is written");
+        until(&quotas, "q", "counted again", counted).await;
+    }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod};
+use client::node_selector::selector_matches;
+use k8s_openapi::api::core::v1::{Node, Pod};
 
 use super::node_rules::refusal;
 use crate::pod::access::PodAccess;
@@ -21,7 +22,7 @@ pub(super) fn node_affinity(node: &Node, pod: &Pod) -> Result<(), (String, Strin
         .affinity
         .as_ref()
         .and_then(|affinity| affinity.node_affinity.as_ref()?.required_during_scheduling_ignored_during_execution.as_ref());
-    if selected && required.is_none_or(|selector| selector.node_selector_terms.iter().any(|term| matches(term, node))) {
+    if selected && required.is_none_or(|selector| selector_matches(selector, node)) {
         return Ok(());
     }
     Err(refusal(REASON, "node(s) didn't match Pod's node affinity/selector"))
@@ -29,37 +30,6 @@ pub(super) fn node_affinity(node: &Node, pod: &Pod) -> Result<(), (String, Strin
 
 fn label<'a>(labels: Option<&'a BTreeMap<String, String>>, key: &str) -> Option<&'a String> {
     labels?.get(key)
-}
-
-/// Whether all requirements of a term hold; an empty term matches nothing.
-fn matches(term: &NodeSelectorTerm, node: &Node) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    let labels = node.metadata.labels.as_ref();
-    // The name is the only field that the API server admits.
-    let named = |requirement: &NodeSelectorRequirement| {
-        requirement.key == "metadata.name" && holds(requirement, node.metadata.name.as_ref())
-    };
-    (!expressions.is_empty() || !fields.is_empty())
-        && expressions.iter().all(|requirement| holds(requirement, label(labels, &requirement.key)))
-        && fields.iter().all(named)
-}
-
-fn holds(requirement: &NodeSelectorRequirement, value: Option<&String>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let compare = |operation: fn(&i64, &i64) -> bool| {
-        let (Some(value), [bound]) = (value, values) else { return false };
-        matches!((value.parse(), bound.parse()), (Ok(value), Ok(bound)) if operation(&value, &bound))
-    };
-    match requirement.operator.as_str() {
-        "In" => value.is_some_and(|value| values.contains(value)),
-        "NotIn" => value.is_none_or(|value| !values.contains(value)),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compare(i64::gt),
-        "Lt" => compare(i64::lt),
-        _ => false,
-    }
 }
 
 /// Refuses pods of another operating system. As upstream, the label that counts is the pod's own.

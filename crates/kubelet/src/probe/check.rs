@@ -130,8 +130,8 @@ const NO_TLS: &str = "http: server gave HTTP response to HTTPS client";
 /// The beginning of a body; one that breaks off is as good.
 async fn beginning(mut body: Incoming) -> String {
     let mut read = Vec::new();
-    while let Some(Ok(frame)) = body.frame().await
-        && read.len() < BODY_BYTES_MAX
+    while read.len() < BODY_BYTES_MAX
+        && let Some(Ok(frame)) = body.frame().await
     {
         let Ok(data) = frame.into_data() else { continue };
         read.extend_from_slice(&data[..data.len().min(BODY_BYTES_MAX - read.len())]);
@@ -398,6 +398,9 @@ mod tests {
         assert_eq!(outcome(vec![redirect("http://192.0.2.1/", "<a>")]).await, warning("<a>"));
         assert_eq!(outcome(vec![plain(300)]).await, warning("body"));
         assert_eq!(outcome(vec![plain(500)]).await, Err("HTTP probe failed with statuscode: 500".to_owned()));
+        // Nobody waits for the rest of a body that never ends.
+        let endless = format!("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n{}", "x".repeat(BODY_BYTES_MAX));
+        assert_eq!(outcome(vec![endless]).await, Ok(None));
         let long = "x".repeat(2 * BODY_BYTES_MAX);
         assert_eq!(outcome(vec![redirect("//other/", &long)]).await, warning(&long[..BODY_BYTES_MAX]));
     }

@@ -8,8 +8,8 @@ use super::normalize_by_largest;
 use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Hint, Plugin, PreFilter, PreScore, Score, Status};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
-use crate::requirement::{selector_matches, term_matches};
 use crate::snapshot::Snapshot;
+use client::node_selector::{selector_matches, term_matches};
 
 pub(super) struct NodeAffinity;
 

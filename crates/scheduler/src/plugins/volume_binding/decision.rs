@@ -11,7 +11,7 @@ use kube::ResourceExt;
 use super::super::pod_claims::{class_of_claim, class_of_volume};
 use crate::framework::Listers;
 use crate::label_selector::Selector;
-use crate::requirement::selector_matches;
+use client::node_selector::selector_matches;
 
 /// Tells the provisioner where the first pod of a claim will run.
 pub(super) const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
