@@ -46,16 +46,24 @@ impl Connection {
         Ok(Self { sender, target: target.clone() })
     }
 
+    /// A request without headers but those that any has.
+    pub(crate) fn request(&self, method: Method, path: &str) -> hyper::http::request::Builder {
+        let request = Request::builder().method(method).uri(path).header(HOST, &self.target.address);
+        match &self.target.authorization {
+            Some(authorization) => request.header(AUTHORIZATION, authorization),
+            None => request,
+        }
+    }
+
+    /// Sends any request and returns the answer's head; the body is still to be read.
+    pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Incoming>> {
+        self.sender.ready().await?;
+        Ok(self.sender.send_request(request).await?)
+    }
+
     /// Sends a request and returns the answer's head; the body is still to be read.
     pub(crate) async fn start(&mut self, call: &Call) -> anyhow::Result<Response<Incoming>> {
-        let mut request = Request::builder()
-            .method(&call.method)
-            .uri(&call.path)
-            .header(HOST, &self.target.address)
-            .header(ACCEPT, call.accept);
-        if let Some(authorization) = &self.target.authorization {
-            request = request.header(AUTHORIZATION, authorization);
-        }
+        let mut request = self.request(call.method.clone(), &call.path).header(ACCEPT, call.accept);
         if call.gzip {
             request = request.header(ACCEPT_ENCODING, "gzip");
         }
@@ -66,8 +74,7 @@ impl Connection {
             }
             None => Bytes::new(),
         };
-        self.sender.ready().await?;
-        Ok(self.sender.send_request(request.body(Full::new(body))?).await?)
+        self.send(request.body(Full::new(body))?).await
     }
 
     /// Sends a request and reads the answer to its end without keeping it; returns the status and the length of the body.

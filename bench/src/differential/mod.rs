@@ -6,6 +6,7 @@
 mod compare;
 mod data;
 mod edit;
+mod odd;
 mod patch;
 mod random;
 mod request;
@@ -42,6 +43,9 @@ pub(crate) struct Options {
     /// Only kinds whose resource contains this (`apps/v1/`, `v1/pods`).
     #[arg(long)]
     only: Option<String>,
+    /// Send what no client library sends (`bench/differential/odd.yaml`) instead of random requests; headers are compared, too.
+    #[arg(long)]
+    odd: bool,
     /// Upstream against upstream: whether the comparison itself holds.
     #[arg(long = "self")]
     itself: bool,
@@ -71,9 +75,12 @@ pub(crate) async fn run(options: &Options, executable: &Path, scratch: &Path) ->
     let mut ours = Side::start(&ours, scratch).await?;
     let mut summary = Summary::default();
     let days = days();
+    if options.odd {
+        odd::run(&mut theirs, &mut ours, &days, &mut summary).await?;
+    }
     let mut sent = 0;
     for number in 0.. {
-        if sent >= options.requests {
+        if options.odd || sent >= options.requests {
             break;
         }
         let scenario = Scenario::new(&bases, options.seed, number);

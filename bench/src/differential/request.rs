@@ -51,6 +51,11 @@ pub(super) fn chosen(object: &Value, request: &str) -> Vec<Value> {
 }
 
 impl State {
+    /// Of the objects that were saved by name: the one called `object`.
+    pub(super) fn of(saved: &std::collections::BTreeMap<String, Value>) -> State {
+        State { object: saved.get("object").cloned(), ..State::default() }
+    }
+
     pub(super) fn uid(&self) -> &str {
         self.object.as_ref().map_or("", |object| object.meta().uid())
     }

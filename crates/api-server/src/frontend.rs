@@ -137,6 +137,10 @@ pub(crate) async fn respond(server: &Arc<ApiServer>, context: &RequestContext, m
             let text = server.metrics().render(server.object_counts(), store_bytes);
             Some(document("text/plain; version=0.0.4; charset=utf-8", "no-cache, private", text))
         }
+        "/metrics/slis" => {
+            let text = server.metrics().render_slis();
+            Some(document("text/plain; version=0.0.4; charset=utf-8", "no-cache, private", text))
+        }
         "/openid/v1/jwks" => {
             let keys = tokens?.json_web_key_set().to_string();
             Some(document("application/jwk-set+json", "public, max-age=3600", keys))

@@ -42,6 +42,8 @@ pub struct ServerConfig {
     pub components: Vec<(String, std::net::SocketAddr)>,
     /// Which features are on.
     pub gates: FeatureGates,
+    /// Whether containers may be privileged. Upstream's flag is `--allow-privileged`.
+    pub allow_privileged: bool,
     /// Which values the labels of metrics may have. Upstream's flag is `--allow-metric-labels`.
     pub allowed_labels: AllowedLabels,
 }
@@ -59,6 +61,7 @@ impl Default for ServerConfig {
             apis: ApiEnablement::default(),
             components: Vec::new(),
             gates: FeatureGates::default(),
+            allow_privileged: false,
             allowed_labels: AllowedLabels::default(),
         }
     }

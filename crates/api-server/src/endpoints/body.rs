@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, Limited};
 
 use super::codecs;
 use super::negotiate::supported;
-use crate::http::{Body, RequestContext};
+use crate::http::{Body, RequestContext, media_type};
 use crate::registry::FieldValidation;
 
 /// The whole body, if it is not too large.
@@ -32,9 +32,12 @@ pub(crate) enum Encoding {
 
 /// The encoding that the client says; JSON if it says nothing.
 pub(crate) fn encoding(headers: &http::HeaderMap, context: &RequestContext) -> Result<Encoding, Status> {
-    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    match media_type.split(';').next().unwrap_or_default().trim() {
-        "" | "application/json" | "*/*" => Ok(Encoding::Json),
+    let text = headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?")).unwrap_or_default();
+    if text.is_empty() {
+        return Ok(Encoding::Json);
+    }
+    match media_type(text).unwrap_or_default().as_str() {
+        "application/json" => Ok(Encoding::Json),
         "application/yaml" => Ok(Encoding::Yaml),
         "application/vnd.kubernetes.protobuf" => Ok(Encoding::Protobuf),
         cbor::MEDIA_TYPE if context.gates.cbor => Ok(Encoding::Cbor),
@@ -55,6 +58,32 @@ pub(crate) fn decode(
 
 /// As [`decode`]; objects of these versions, which have the same members, are taken for ones of the kind.
 pub(crate) fn decode_like(
+    bytes: &[u8],
+    encoding: Encoding,
+    kind: &GroupVersionKind,
+    older: &[&str],
+    mode: FieldValidation,
+    context: &RequestContext,
+) -> Result<Value, Status> {
+    let mut object = decode_any(bytes, encoding, kind, older, mode, context)?;
+    if let Some(info) = schema::lookup(kind) {
+        decode::drop_empty(&mut object, info);
+    }
+    Ok(object)
+}
+
+/// As [`decode`], for an object that is written: lists and maps that the client says are empty stay until then.
+pub(crate) fn decode_to_write(
+    bytes: &[u8],
+    encoding: Encoding,
+    kind: &GroupVersionKind,
+    mode: FieldValidation,
+    context: &RequestContext,
+) -> Result<Value, Status> {
+    decode_any(bytes, encoding, kind, &[], mode, context)
+}
+
+fn decode_any(
     bytes: &[u8],
     encoding: Encoding,
     kind: &GroupVersionKind,

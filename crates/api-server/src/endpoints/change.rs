@@ -9,7 +9,6 @@ use super::negotiate::{Accepted, Answer, negotiate};
 use super::patch::{PatchType, Patched};
 use super::read;
 use super::respond::{json_response, object_response, value_response};
-use super::sent::{Sent, shown_as_sent};
 use crate::http::{Body, RequestContext};
 use crate::registry::{
     Change, DeleteOptions, Endpoint, Engine, ListOptions, NAMESPACE_MISMATCH, Stored, Write, WriteOptions, Written, convert,
@@ -61,9 +60,8 @@ pub(crate) async fn create(target: &Target<'_>, request: Request<Body>) -> Resul
     let options = WriteOptions::parse(&context.query, "CreateOptions")?;
     let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
     let kind = &target.endpoint().row.kind;
-    let object = body::decode(&bytes, encoding, kind, options.field_validation, context)?;
-    let written = target.write.create(object, &options).await;
-    let written = written.map_err(|status| shown_as_sent(status, Sent::Object(encoding), &bytes, kind))?;
+    let object = body::decode_to_write(&bytes, encoding, kind, options.field_validation, context)?;
+    let written = target.write.create(object, &options).await?;
     Ok(written_response(written, target.endpoint(), accepted))
 }
 
@@ -92,7 +90,7 @@ pub(crate) async fn update(target: &Target<'_>, request: Request<Body>) -> Resul
     let encoding = body::encoding(request.headers(), context)?;
     let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
     let kind = &target.endpoint().row.kind;
-    let object = body::decode(&bytes, encoding, kind, options.field_validation, context)?;
+    let object = body::decode_to_write(&bytes, encoding, kind, options.field_validation, context)?;
     let given = object.meta().namespace();
     if target.stored().namespaced && !given.is_empty() && given != target.context().info.namespace {
         return Err(Status::bad_request(NAMESPACE_MISMATCH));
@@ -100,8 +98,7 @@ pub(crate) async fn update(target: &Target<'_>, request: Request<Body>) -> Resul
     check_name(&object, target.name())?;
     let uid = object.meta().uid().to_owned();
     let change = Replacement { uid, object, stored_kind: target.stored().kind.clone() };
-    let written = target.write.update(target.name(), &change, &options).await;
-    let written = written.map_err(|status| shown_as_sent(status, Sent::Object(encoding), &bytes, kind))?;
+    let written = target.write.update(target.name(), &change, &options).await?;
     Ok(written_response(written, target.endpoint(), accepted))
 }
 
@@ -128,14 +125,13 @@ pub(crate) async fn patch(target: &Target<'_>, request: Request<Body>) -> Result
     let written = match kind {
         PatchType::Apply(encoding) => {
             let change = Applied::new(&bytes, encoding, target.write, &options)?;
-            target.write.update(target.name(), &change, &options).await
+            target.write.update(target.name(), &change, &options).await?
         }
         _ => {
             let change = Patched::new(kind, &bytes, target.write, &options)?;
-            target.write.update(target.name(), &change, &options).await
+            target.write.update(target.name(), &change, &options).await?
         }
     };
-    let written = written.map_err(|status| shown_as_sent(status, Sent::Patch(kind), &bytes, &target.endpoint().row.kind))?;
     Ok(written_response(written, target.endpoint(), accepted))
 }
 

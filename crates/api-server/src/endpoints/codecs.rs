@@ -42,15 +42,15 @@ fn conform_by(decode: Decode, object: &mut Value, kind: &GroupVersionKind) -> Re
     Ok(complaints)
 }
 
-/// Makes a tree that upstream converts to its type, rather than decodes it, what the schema says, and fills in defaults. Kinds without a
-/// schema stay as they are.
+/// Makes a tree that upstream converts to its type, rather than decodes it, what the schema says, and fills in defaults. Empty lists and maps
+/// stay. Kinds without a schema stay as they are.
 pub(crate) fn restored(object: &mut Value, kind: &GroupVersionKind) -> Result<Complaints, DecodeError> {
     conform_by(decode::restore, object, kind)
 }
 
-/// As [`conform_by`], for what a client sends: that it wants to forget all owners outlives the decoding, which drops empty lists.
+/// As [`conform_by`], for what a client sends: empty lists and maps stay, and so does its wish to forget all owners of fields.
 pub(crate) fn conform_sent(object: &mut Value, kind: &GroupVersionKind) -> Result<Complaints, DecodeError> {
-    conform_sent_by(decode::conform, object, kind)
+    conform_sent_by(decode::conform_sent, object, kind)
 }
 
 fn conform_sent_by(decode: Decode, object: &mut Value, kind: &GroupVersionKind) -> Result<Complaints, DecodeError> {
@@ -83,7 +83,7 @@ pub(crate) fn unfit(kind: &GroupVersionKind, why: impl std::fmt::Display) -> Sta
     Status::bad_request(format!("{name} in version \"{}\" cannot be handled as a {name}: {why}", kind.version))
 }
 
-/// The result of a patch as an object of its kind. `complaints` are those about the patch itself; `shown` is what errors show.
+/// The result of a patch as an object of its kind; empty lists and maps stay. `complaints` are those about the patch itself; `shown` is what errors show.
 /// `merged`: by a strategic merge, whose result is not decoded.
 pub(crate) fn patched(
     mut object: Value,
@@ -98,7 +98,7 @@ pub(crate) fn patched(
         let error = field::Error::invalid(&field::Path::new("patch"), shown, why);
         Status::invalid(&GroupKind::default(), "", &[error])
     };
-    let decode = if merged { decode::restore } else { decode::conform };
+    let decode = if merged { decode::restore } else { decode::conform_sent };
     complaints.extend(conform_sent_by(decode, &mut object, kind).map_err(|error| refused(error.to_string()))?);
     judge(complaints, mode, context).map_err(refused)?;
     Ok(object)

@@ -106,7 +106,7 @@ fn paths(server: &ApiServer) -> Vec<Value> {
         }
         paths.extend(served.iter().map(|version| format!("/apis/{}/{version}", info.name)));
     }
-    for path in ["/metrics", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/openid/v1/jwks", "/version"] {
+    for path in ["/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/openid/v1/jwks", "/version"] {
         paths.push(path.to_owned());
     }
     paths.extend(crate::health::paths());

@@ -19,7 +19,6 @@ mod patch;
 mod read;
 mod respond;
 mod scale;
-mod sent;
 
 mod watch;
 mod websocket;

@@ -1,5 +1,7 @@
 //! Which form a client wants the answer in (<https://kubernetes.io/docs/reference/using-api/api-concepts/#alternate-representations-of-resources>).
 
+use std::borrow::Cow;
+
 use apimachinery::{Status, cbor};
 use http::HeaderMap;
 use http::header::ACCEPT;
@@ -107,8 +109,9 @@ pub(crate) fn negotiate_aggregated(headers: &HeaderMap) -> Option<Format> {
 }
 
 /// The media types that a client accepts, best first, without parameters; everything if it does not say.
-pub(crate) fn accepted_media_types(headers: &HeaderMap) -> Vec<&str> {
-    accept_header(headers).map_or_else(|| vec!["*/*"], |text| clauses(text).iter().map(|clause| clause.media_type).collect())
+pub(crate) fn accepted_media_types(headers: &HeaderMap) -> Vec<Cow<'_, str>> {
+    let of = |text| clauses(text).into_iter().map(|clause| clause.media_type).collect();
+    accept_header(headers).map_or_else(|| vec!["*/*".into()], of)
 }
 
 /// The header's first value, as upstream; an empty one says nothing.
@@ -138,7 +141,7 @@ fn clauses(text: &str) -> Vec<Clause<'_>> {
 }
 
 struct Clause<'a> {
-    media_type: &'a str,
+    media_type: Cow<'a, str>,
     parameters: Vec<(&'a str, &'a str)>,
     quality: f32,
 }
@@ -146,16 +149,27 @@ struct Clause<'a> {
 impl<'a> Clause<'a> {
     fn parse(text: &'a str) -> Option<Clause<'a>> {
         let mut parts = text.split(';').map(|part| part.trim_matches(' '));
-        let media_type = match parts.next()? {
-            "*" => "*/*",
-            media_type => media_type,
+        let text = parts.next()?;
+        let (main, sub) = text.split_once('/').unwrap_or((text, ""));
+        let main = main.trim_matches(' ');
+        let sub = match sub.split_once('/').unwrap_or((sub, "")) {
+            ("", _) if main == "*" => "*",
+            ("", _) => return None,
+            (sub, "") => sub.trim_matches(' '),
+            _ => return None,
         };
-        let (main, sub) = media_type.split_once('/')?;
-        if sub.is_empty() || sub.contains('/') || main.contains(' ') {
-            return None;
-        }
+        let plain = text.len() == main.len() + 1 + sub.len();
+        let media_type = if plain { Cow::Borrowed(text) } else { Cow::Owned(format!("{main}/{sub}")) };
         let mut clause = Clause { media_type, parameters: Vec::new(), quality: 1.0 };
         for (key, value) in parts.filter_map(|part| part.split_once('=')).filter(|(_, value)| !value.is_empty()) {
+            // A second equals sign makes it none, unless nothing follows.
+            let Some(value) = (match value.split_once('=') {
+                None => Some(value),
+                Some((value, "")) => Some(value),
+                Some(_) => None,
+            }) else {
+                continue;
+            };
             match key.trim_matches(' ') {
                 // Go's ParseFloat gives zero for what is no number.
                 "q" => clause.quality = value.parse().unwrap_or(0.0),
@@ -172,11 +186,11 @@ impl<'a> Clause<'a> {
     }
 
     fn format(&self) -> Option<Format> {
-        match self.media_type {
-            "application/json" | "application/*" | "*/*" | "*/json" => Some(Format::Json),
-            "application/yaml" | "*/yaml" => Some(Format::Yaml),
-            "application/vnd.kubernetes.protobuf" | "*/vnd.kubernetes.protobuf" => Some(Format::Protobuf),
-            cbor::MEDIA_TYPE | "*/cbor" => Some(Format::Cbor),
+        match &*self.media_type {
+            "application/json" | "application/*" | "*/*" => Some(Format::Json),
+            "application/yaml" => Some(Format::Yaml),
+            "application/vnd.kubernetes.protobuf" => Some(Format::Protobuf),
+            cbor::MEDIA_TYPE => Some(Format::Cbor),
             _ => None,
         }
     }
@@ -250,6 +264,10 @@ mod tests {
         check("application/cbor", Answer::List, None);
         check("application/cbor,application/json;q=0.1", Answer::List, Some((Format::Json, Shape::Object)));
         check("json", Answer::List, None);
+        check("*/json", Answer::List, None);
+        check("application / json", Answer::List, Some((Format::Json, Shape::Object)));
+        check("*/", Answer::List, Some((Format::Json, Shape::Object)));
+        check("application/yaml;q=1=2,application/json", Answer::List, Some((Format::Yaml, Shape::Object)));
         check("*", Answer::List, Some((Format::Json, Shape::Object)));
         check("*/*,application/yaml", Answer::List, Some((Format::Yaml, Shape::Object)));
         check("application/*;q=0.9, application/yaml;q=0.2", Answer::List, Some((Format::Yaml, Shape::Object)));

@@ -149,6 +149,9 @@ pub(crate) async fn respond(server: &ApiServer, context: &RequestContext) -> Opt
         for check in &checks {
             let excluded = context.query.all("exclude").any(|name| name == check.name());
             let result = if excluded { None } else { Some(check.run(server).await) };
+            if let Some(result) = &result {
+                server.metrics().health_checked(check.name(), endpoint, result.is_ok());
+            }
             results.push((check.name(), result));
         }
         return Some(all(endpoint, &results, &context.query));

@@ -2,10 +2,12 @@
 
 mod body;
 mod context;
+mod media_type;
 mod query;
 mod request_info;
 
 pub use body::{Body, BoxError};
 pub use context::{RequestContext, Warnings};
+pub(crate) use media_type::media_type;
 pub use query::Query;
 pub use request_info::{RequestInfo, RequestInfoError, Verb};

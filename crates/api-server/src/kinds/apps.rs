@@ -8,7 +8,7 @@ use apimachinery::selector::LabelSelector;
 use apimachinery::{Value, validation, value};
 
 use super::apps_status::AppsStatus;
-use super::at::At;
+use super::at::{At, Policy};
 use super::go_text::Shown;
 use super::{Rules, collect, go_text, pod_spec, storage, warnings};
 use crate::registry::{OperationContext, Strategy, bump_generation, keep_status};
@@ -54,8 +54,8 @@ impl Strategy for AppStrategy {
         }
     }
 
-    fn validate(&self, _context: &OperationContext, object: &Value) -> ErrorList {
-        collect(|e| spec(self.0, object, None, e))
+    fn validate(&self, context: &OperationContext, object: &Value) -> ErrorList {
+        collect(|e| spec(self.0, object, None, Policy::of(context), e))
     }
 
     fn warnings_on_create(&self, _context: &OperationContext, object: &Value) -> Vec<String> {
@@ -88,7 +88,7 @@ impl Strategy for AppStrategy {
         }
     }
 
-    fn validate_update(&self, _context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
+    fn validate_update(&self, context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
         collect(|e| {
             let root = At::root(object);
             let selector = root.get("spec");
@@ -96,7 +96,7 @@ impl Strategy for AppStrategy {
             if self.0 == App::DaemonSet {
                 selector.immutable(e, &old["spec"]["selector"]);
             }
-            spec(self.0, object, Some(old), e);
+            spec(self.0, object, Some(old), Policy::of(context), e);
             match self.0 {
                 App::Deployment | App::ReplicaSet => selector.immutable(e, &old["spec"]["selector"]),
                 App::StatefulSet => stateful_set_update(object, old, e),
@@ -150,8 +150,8 @@ fn template_generation(object: &Value) -> i64 {
     text.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-fn spec(app: App, object: &Value, old: Option<&Value>, e: &mut ErrorList) {
-    let root = At::root(object);
+fn spec(app: App, object: &Value, old: Option<&Value>, policy: Policy, e: &mut ErrorList) {
+    let root = At::root_under(object, policy);
     let spec = root.get("spec");
     match app {
         App::Deployment => deployment(&spec, e),
@@ -362,7 +362,10 @@ fn stateful_set(spec: &At, old: Option<&Value>, e: &mut ErrorList) {
         let at = spec.get("template");
         let adjusted = adjusted_template(spec);
         labels_fit(spec, &at, false, e);
-        let was_invalid = old.is_some_and(|old| !collect(|e| stateful_set(&At::root(old).get("spec"), None, e)).is_empty());
+        let was_invalid = old.is_some_and(|old| {
+            let old = At::root_under(old, spec.policy());
+            !collect(|e| stateful_set(&old.get("spec"), None, e)).is_empty()
+        });
         if !was_invalid {
             pod_spec::template(&at.with(&adjusted), e);
         }
@@ -580,7 +583,8 @@ mod tests {
         for (app, path, value, expected) in cases {
             let mut object = valid(app);
             object.set_path(path, value);
-            let found: Vec<String> = collect(|e| spec(app, &object, None, e)).iter().map(ToString::to_string).collect();
+            let found: Vec<String> =
+                collect(|e| spec(app, &object, None, Policy::OPEN, e)).iter().map(ToString::to_string).collect();
             assert_eq!(found, expected, "{app:?} {object}");
         }
     }

@@ -7,14 +7,32 @@ use apimachinery::field::{Error, ErrorList, Path};
 use apimachinery::{Quantity, Value, validation};
 
 use super::go_text::{self, Shown};
+use crate::registry::OperationContext;
 
 pub(super) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 pub(super) const POSITIVE: &str = "must be greater than 0";
 pub(super) const IMMUTABLE: &str = "field is immutable";
 
+/// What the cluster lets pods be (upstream's `pkg/capabilities`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Policy {
+    /// Containers may be privileged.
+    pub(super) privileged: bool,
+}
+
+impl Policy {
+    /// Everything is allowed.
+    pub(super) const OPEN: Policy = Policy { privileged: true };
+
+    /// That of the server.
+    pub(super) fn of(context: &OperationContext) -> Policy {
+        Policy { privileged: context.allow_privileged }
+    }
+}
+
 #[derive(Clone, Copy)]
 enum Step<'v> {
-    Root,
+    Root(Policy),
     Field(&'v str),
     Index(usize),
     Key(&'v str),
@@ -33,13 +51,27 @@ static NULL: Value = Value::Null;
 impl<'v> At<'_, 'v> {
     /// The object itself.
     pub(super) fn root(value: &'v Value) -> At<'v, 'v> {
-        At { value, up: None, step: Step::Root }
+        At::root_under(value, Policy::OPEN)
+    }
+
+    /// The object itself, in a cluster with a policy.
+    pub(super) fn root_under(value: &'v Value, policy: Policy) -> At<'v, 'v> {
+        At { value, up: None, step: Step::Root(policy) }
+    }
+
+    /// What the cluster allows.
+    pub(super) fn policy(&self) -> Policy {
+        match (self.step, self.up) {
+            (Step::Root(policy), _) => policy,
+            (_, Some(up)) => up.policy(),
+            (_, None) => Policy::OPEN,
+        }
     }
 
     pub(super) fn path(&self) -> Path {
         let above = self.up.map_or_else(Path::root, At::path);
         match self.step {
-            Step::Root => above,
+            Step::Root(_) => above,
             Step::Field(name) => above.child(name),
             Step::Index(index) => above.index(index),
             Step::Key(key) => above.key(key),

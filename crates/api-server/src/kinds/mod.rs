@@ -42,7 +42,7 @@ use std::sync::Arc;
 use apimachinery::field::ErrorList;
 use apimachinery::{GroupResource, Value, validation};
 
-use crate::registry::{BeginHook, DefaultStrategy, Resource, Strategy};
+use crate::registry::{BeginHook, DefaultStrategy, Resource, Strategy, bump_generation_exactly};
 
 use apps::App;
 pub(crate) use disabled::drop_disabled;
@@ -127,6 +127,15 @@ fn has_generation(resource: &GroupResource) -> bool {
     }
 }
 
+/// What upstream compares with `reflect.DeepEqual`, to which something empty is not nothing, before it counts the generation up.
+fn compared_exactly(resource: &GroupResource) -> Option<&'static str> {
+    match (resource.group.as_str(), resource.resource.as_str()) {
+        ("networking.k8s.io", "networkpolicies") => Some("spec"),
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations" | "validatingwebhookconfigurations") => Some("webhooks"),
+        _ => None,
+    }
+}
+
 /// Kinds whose generation is 1 and stays so.
 fn is_first_generation(resource: &GroupResource) -> bool {
     resource.group == "scheduling.k8s.io" && resource.resource == "priorityclasses"
@@ -195,6 +204,9 @@ impl Strategy for PlainStrategy {
         normalize::on_update(&self.resource, object, old);
         let generation = object.meta().generation();
         self.rules.prepare_for_update(context, object, old);
+        if let Some(part) = compared_exactly(&self.resource) {
+            bump_generation_exactly(context, object, old, part);
+        }
         if object.meta().generation() < generation {
             object.meta_mut().set_generation(generation);
         }

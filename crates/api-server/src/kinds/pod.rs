@@ -5,7 +5,7 @@ use std::sync::Arc;
 use apimachinery::Value;
 use apimachinery::field::ErrorList;
 
-use super::at::At;
+use super::at::{At, Policy};
 use super::status_meta::{StatusMeta, keep_for_status};
 use super::{Rules, collect, pod_spec, warnings};
 use crate::registry::{FieldAttrs, OperationContext, Strategy, bump_generation, keep_status, now};
@@ -39,12 +39,12 @@ impl Strategy for PodStrategy {
         }
     }
 
-    fn validate(&self, _context: &OperationContext, object: &Value) -> ErrorList {
-        collect(|e| pod_spec::create(object, e))
+    fn validate(&self, context: &OperationContext, object: &Value) -> ErrorList {
+        collect(|e| pod_spec::create(object, Policy::of(context), e))
     }
 
-    fn validate_update(&self, _context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
-        collect(|e| pod_spec::update(object, old, e))
+    fn validate_update(&self, context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
+        collect(|e| pod_spec::update(object, old, Policy::of(context), e))
     }
 
     fn warnings_on_create(&self, _context: &OperationContext, object: &Value) -> Vec<String> {
@@ -94,11 +94,11 @@ impl Strategy for PodStrategy {
 }
 
 /// A subresource that changes only these members of the spec.
-struct PartStrategy(&'static [&'static str], fn(&Value, &Value, &mut ErrorList));
+struct PartStrategy(&'static [&'static str], fn(&Value, &Value, Policy, &mut ErrorList));
 
 impl Strategy for PartStrategy {
-    fn validate_update(&self, _context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
-        collect(|e| (self.1)(object, old, e))
+    fn validate_update(&self, context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
+        collect(|e| (self.1)(object, old, Policy::of(context), e))
     }
 
     fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {

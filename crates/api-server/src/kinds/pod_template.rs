@@ -5,7 +5,7 @@ use std::sync::Arc;
 use apimachinery::Value;
 use apimachinery::field::ErrorList;
 
-use super::at::At;
+use super::at::{At, Policy};
 use super::{Rules, collect, pod_spec, warnings};
 use crate::registry::{OperationContext, Strategy, bump_generation};
 
@@ -24,8 +24,8 @@ impl Strategy for PodTemplateStrategy {
         bump_generation(object, old);
     }
 
-    fn validate(&self, _context: &OperationContext, object: &Value) -> ErrorList {
-        collect(|e| pod_spec::template(&At::root(object).get("template"), e))
+    fn validate(&self, context: &OperationContext, object: &Value) -> ErrorList {
+        collect(|e| pod_spec::template(&At::root_under(object, Policy::of(context)).get("template"), e))
     }
 
     fn validate_update(&self, context: &OperationContext, object: &Value, _old: &Value) -> ErrorList {

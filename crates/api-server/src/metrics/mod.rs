@@ -5,6 +5,7 @@
 
 mod allowed;
 mod process;
+mod slis;
 
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ pub struct Metrics {
     storage_size: IntGaugeVec,
     allowed: AllowedLabels,
     storage_objects: IntGaugeVec,
+    health_checks: slis::HealthChecks,
 }
 
 /// What a request is counted under.
@@ -111,8 +113,19 @@ impl Metrics {
             ),
             allowed,
             storage_objects: gauge("apiserver_storage_objects", "Number of stored objects, by resource.", &["resource"]),
+            health_checks: slis::HealthChecks::new(),
             registry,
         }
+    }
+
+    /// Notes how a check of `/healthz`, `/livez` or `/readyz` ended.
+    pub(crate) fn health_checked(&self, name: &str, endpoint: &str, good: bool) {
+        self.health_checks.note(name, endpoint, good);
+    }
+
+    /// What `/metrics/slis` tells, in the text format.
+    pub(crate) fn render_slis(&self) -> Vec<u8> {
+        self.health_checks.render()
     }
 
     /// Counts an answered request.

@@ -3,10 +3,11 @@
 //!
 //! The documents come from the schema facts; what people read in them (`kubectl explain`) comes from the k8s-openapi crate. A document of
 //! version 3 is made when it is asked for: clients keep it by its hash, so that a cache here would only hold memory. That of version 2
-//! is large, and made once: only its compressed form is kept. Version 3 in protobuf is not there: no client of Kubernetes asks for it.
+//! is large, and made once: only its compressed form is kept.
 
 mod descriptions;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -36,6 +37,9 @@ const JSON: &str = "application/json";
 const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 /// The older name of the same form, which clients still send.
 const PROTOBUF_OLD: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// Version 3 in protobuf, and its older name.
+const PROTOBUF_V3: &str = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf";
+const PROTOBUF_V3_OLD: &str = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf";
 
 /// The documents of one server.
 pub(crate) struct OpenApi {
@@ -110,9 +114,12 @@ impl OpenApi {
         if !self.source.with_describe(&|_, _| None, |options| openapi::document_paths(options).contains(&path)) {
             return Err(Status::path_not_found());
         }
-        if !accepted_media_types(headers).iter().any(|wanted| matches!(*wanted, JSON | "application/*" | "*/*")) {
-            return Ok(not_acceptable());
-        }
+        let form = |wanted: &Cow<'_, str>| match &**wanted {
+            JSON | "application/*" | "*/*" => Some(JSON),
+            PROTOBUF_V3 | PROTOBUF_V3_OLD => Some(PROTOBUF_V3),
+            _ => None,
+        };
+        let Some(media_type) = accepted_media_types(headers).iter().find_map(form) else { return Ok(not_acceptable()) };
         let asked = query.non_empty("hash");
         if asked.is_some_and(|hash| hash != self.source.hash) {
             let mut response = Response::new(Body::empty());
@@ -122,13 +129,14 @@ impl OpenApi {
             return Ok(response);
         }
         let source = self.source.clone();
-        let json = match self.is_known(headers) {
+        let make = if media_type == JSON { openapi::document } else { openapi::document_protobuf };
+        let document = match self.is_known(headers) {
             true => Vec::new(),
-            false => background(move || source.with_options(|options| openapi::document(&path, options)))
+            false => background(move || source.with_options(|options| make(&path, options)))
                 .await?
                 .ok_or_else(Status::path_not_found)?,
         };
-        let mut response = self.answer(JSON, headers, json);
+        let mut response = self.answer(media_type, headers, document);
         if asked.is_some() {
             let expires = jiff::Timestamp::now() + FOREVER_AGE;
             response.headers_mut().insert(CACHE_CONTROL, FOREVER);
@@ -139,7 +147,7 @@ impl OpenApi {
     }
 
     async fn v2(&self, headers: &HeaderMap) -> Result<Response<Body>, Status> {
-        let form = |wanted: &&str| match *wanted {
+        let form = |wanted: &Cow<'_, str>| match &**wanted {
             JSON | "application/*" | "*/*" => Some(JSON),
             PROTOBUF | PROTOBUF_OLD => Some(PROTOBUF),
             _ => None,

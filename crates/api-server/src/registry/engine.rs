@@ -29,6 +29,8 @@ pub(crate) struct Engine {
     metrics: Arc<Metrics>,
     event_ttl: Duration,
     event_lease: Mutex<Option<(Instant, LeaseId)>>,
+    /// Containers may be privileged.
+    pub(super) allow_privileged: bool,
 }
 
 impl Engine {
@@ -43,7 +45,16 @@ impl Engine {
         let feed = Feed::new(store.clone(), prefix, shutdown);
         let services = Arc::new(ServiceAllocator::new(store.clone(), prefix));
         let catalog = Catalog::builtin(config, &feed, &services);
-        Engine { store, feed, catalog, admission, metrics, event_ttl: config.event_ttl, event_lease: Mutex::default() }
+        Engine {
+            store,
+            feed,
+            catalog,
+            admission,
+            metrics,
+            event_ttl: config.event_ttl,
+            event_lease: Mutex::default(),
+            allow_privileged: config.allow_privileged,
+        }
     }
 
     /// Waits for the store and notes how long it took.

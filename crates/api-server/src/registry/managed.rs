@@ -19,7 +19,23 @@ impl KindVersions<'_> {
     fn kind_in(&self, api_version: &str) -> Option<GroupVersionKind> {
         GroupVersionKind::from_api_version(api_version, &self.0.kind).ok()
     }
+
+    fn in_version(&self, object: &Value, api_version: &str, conform: Conform) -> Option<Value> {
+        let kind = self.kind_in(api_version)?;
+        let mut object = match object.gvk().is_some_and(|have| have != kind) {
+            true => convert(object.clone(), &kind),
+            false => object.clone(),
+        };
+        object.set_gvk(&kind);
+        if let Some(info) = schema::lookup(&kind) {
+            conform(&mut object, info).ok()?;
+        }
+        Some(object)
+    }
 }
+
+/// Makes an object what its type says.
+type Conform = fn(&mut Value, &'static schema::TypeInfo) -> Result<Vec<String>, decode::DecodeError>;
 
 impl Versions for KindVersions<'_> {
     fn schema(&self, api_version: &str) -> Option<Node<'_>> {
@@ -32,16 +48,11 @@ impl Versions for KindVersions<'_> {
     }
 
     fn convert(&self, object: &Value, api_version: &str) -> Option<Value> {
-        let kind = self.kind_in(api_version)?;
-        let mut object = match object.gvk().is_some_and(|have| have != kind) {
-            true => convert(object.clone(), &kind),
-            false => object.clone(),
-        };
-        object.set_gvk(&kind);
-        if let Some(info) = schema::lookup(&kind) {
-            decode::conform(&mut object, info).ok()?;
-        }
-        Some(object)
+        self.in_version(object, api_version, decode::conform_written)
+    }
+
+    fn restore(&self, object: &Value, api_version: &str) -> Option<Value> {
+        self.in_version(object, api_version, decode::conform_sent)
     }
 }
 

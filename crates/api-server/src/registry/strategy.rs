@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use apimachinery::decode::EmptyMember;
 use apimachinery::{Status, Value, decode, defaults, field, schema, validation};
 use async_trait::async_trait;
 
@@ -29,8 +30,12 @@ pub struct OperationContext {
     pub dry_run: bool,
     /// Which features are on.
     pub gates: FeatureGates,
+    /// Containers may be privileged.
+    pub allow_privileged: bool,
     /// Warnings for the client.
     pub warnings: Warnings,
+    /// The lists and maps of the object that the client said are empty; the object has them no more.
+    pub empty: Vec<EmptyMember>,
 }
 
 /// What a `begin_*` hook reserved: `finish(true)` after the write was stored, `finish(false)` if it was not.
@@ -220,6 +225,16 @@ pub(crate) fn keep_status(object: &mut Value, old: &Value) {
         Some(status) => object.insert("status", status.clone()),
         None => object.remove("status"),
     };
+}
+
+/// As [`bump_generation`], for the few kinds where upstream compares Go's variables: something empty is not the same as nothing.
+pub(crate) fn bump_generation_exactly(context: &OperationContext, object: &mut Value, old: &Value, part: &str) {
+    bump_generation(object, old);
+    let same = object.meta().generation() == old.meta().generation();
+    let inside = |path: &str| path.strip_prefix(part).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+    if same && context.empty.iter().any(|member| inside(&member.path)) {
+        object.meta_mut().set_generation(old.meta().generation() + 1);
+    }
 }
 
 /// Counts `metadata.generation` up if anything but metadata and status changed.

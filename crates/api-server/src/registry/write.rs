@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use apimachinery::decode::EmptyMember;
 use apimachinery::managed_fields::keep_times;
-use apimachinery::{GroupKind, GroupVersionResource, Reason, Status, Value, field, validation};
+use apimachinery::{GroupKind, GroupVersionResource, Reason, Status, Value, decode, field, schema, validation};
 use bytes::Bytes;
 use storage::{Compare, KeyValue, Op, OpResponse, Revision, Txn};
 
@@ -12,6 +13,7 @@ use super::codec::Served;
 use super::engine::{Engine, durability, store_status};
 use super::meta::{self, generated_name};
 use super::options::WriteOptions;
+use super::sent::shown_as_sent;
 use super::strategy::{OperationContext, Strategy, finish_all};
 use super::{conversion, managed, size};
 use crate::admission::{Attributes, Operation};
@@ -40,6 +42,8 @@ pub(crate) struct Write<'a> {
 
 /// How an object comes to be.
 struct Creation {
+    /// The lists and maps that the client said are empty.
+    empty: Vec<EmptyMember>,
     /// `managedFields` may go if there is no room for them.
     droppable: bool,
     /// The request is one to create; otherwise the permission for that is still to be asked for.
@@ -102,7 +106,9 @@ impl Write<'_> {
             subresource: self.subresource.to_owned(),
             dry_run,
             gates: self.context.gates,
+            allow_privileged: self.engine.allow_privileged,
             warnings: self.context.warnings.clone(),
+            empty: Vec::new(),
         }
     }
 
@@ -140,11 +146,17 @@ impl Write<'_> {
     /// Stores a new object, given in any served version.
     pub(crate) async fn create(&self, object: Value, options: &WriteOptions) -> Result<Written, Status> {
         let object = self.with_managers(conversion::convert(object, &self.stored.kind), options);
-        self.create_managed(object, options, &Creation { droppable: true, authorized: true }).await
+        self.create_managed(object, options, Creation { droppable: true, authorized: true, empty: Vec::new() }).await
+    }
+
+    /// Takes out what the client said is empty: from here on, as in the store, that is the same as nothing.
+    fn without_empty(&self, object: &mut Value) -> Vec<EmptyMember> {
+        schema::lookup(&self.stored.kind).map(|info| decode::drop_empty(object, info)).unwrap_or_default()
     }
 
     /// Stores a new object that has its `managedFields`.
-    async fn create_managed(&self, object: Value, options: &WriteOptions, creation: &Creation) -> Result<Written, Status> {
+    async fn create_managed(&self, mut object: Value, options: &WriteOptions, mut creation: Creation) -> Result<Written, Status> {
+        creation.empty = self.without_empty(&mut object);
         let generated = object.meta().name().is_empty() && !object.meta().generate_name().is_empty();
         let mut attributes =
             self.attributes(Operation::Create, object.meta().name(), options.to_value("CreateOptions"), options.dry_run);
@@ -158,7 +170,7 @@ impl Write<'_> {
                 object.meta_mut().set_name(&name);
             }
             let name = object.meta().name().to_owned();
-            match self.create_named(object, &mut attributes, options, creation).await {
+            match self.create_named(object, &mut attributes, options, &creation).await {
                 Err(status) if generated && status.reason == Reason::AlreadyExists => {
                     if attempt == NAME_ATTEMPTS {
                         return Err(Status::generate_name_conflict(&self.endpoint.row.group_resource(), &name, 1));
@@ -177,9 +189,9 @@ impl Write<'_> {
         options: &WriteOptions,
         creation: &Creation,
     ) -> Result<Written, Status> {
-        let operation = self.operation(options.dry_run);
+        let operation = OperationContext { empty: creation.empty.clone(), ..self.operation(options.dry_run) };
         meta::fill_system_fields(&mut object);
-        self.before_create(&operation, &mut object)?;
+        self.before_create(&operation, &mut object).map_err(|status| shown_as_sent(status, &creation.empty))?;
         let name = object.meta().name().to_owned();
         attributes.name.clone_from(&name);
         if !creation.authorized {
@@ -340,7 +352,10 @@ impl Write<'_> {
                     if !managed {
                         object = self.with_managers(object, options);
                     }
-                    match self.create_managed(object, options, &Creation { droppable: !managed, authorized: false }).await {
+                    match self
+                        .create_managed(object, options, Creation { droppable: !managed, authorized: false, empty: Vec::new() })
+                        .await
+                    {
                         Err(status) if status.reason == Reason::AlreadyExists => Err(self.current(name).await?),
                         result => {
                             let mut written = result?;
@@ -382,20 +397,20 @@ impl Write<'_> {
         change: &dyn Change,
         options: &WriteOptions,
     ) -> Result<Result<Written, Option<Current>>, Status> {
-        let operation = self.operation(options.dry_run);
         let old = &current.object;
         let object = change.apply(Some(old))?;
-        let object = match change.manages_fields() {
+        let mut object = match change.manages_fields() {
             true => object,
             false => managed::updated(self, object, old, options),
         };
+        let operation = OperationContext { empty: self.without_empty(&mut object), ..self.operation(options.dry_run) };
         let mut attributes = self.attributes(Operation::Update, name, options.to_value(change.options_kind()), options.dry_run);
         attributes.object = Some(object);
         attributes.old_object = Some(old.clone());
         self.engine.admission.admit(&mut attributes).await?;
         let mut object = attributes.object.take().unwrap_or_default();
         self.check_revision(name, &mut object, current)?;
-        self.before_update(&operation, &mut object, old)?;
+        self.before_update(&operation, &mut object, old).map_err(|status| shown_as_sent(status, &operation.empty))?;
         keep_times(old, &mut object);
         attributes.object = Some(object.clone());
         self.engine.admission.validate(&attributes).await?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::zero;
+use super::zero::{self, Empty};
 use super::{DecodeError, STRICT_MAX};
 use crate::schema::{FieldInfo, Shape, TypeInfo, TypeKind, type_named};
 use crate::{Key, Map, Quantity, Value, time};
@@ -18,10 +18,25 @@ pub fn conform(object: &mut Value, info: &'static TypeInfo) -> Result<Vec<String
     Ok(walk.strict)
 }
 
-/// As [`conform`], for a tree that a strategic merge made: upstream restores its object by a conversion that complains in other words than
-/// a decoder does, and cuts numbers off that are too large.
+/// As [`conform_sent`], for a tree that a strategic merge made: upstream restores its object by a conversion that complains in other words
+/// than a decoder does, and cuts numbers off that are too large.
 pub fn restore(object: &mut Value, info: &'static TypeInfo) -> Result<Vec<String>, DecodeError> {
-    let mut walk = Walk { restores: true, ..Walk::default() };
+    let mut walk = Walk { restores: true, empty: Empty::Kept, ..Walk::default() };
+    *object = walk.typed(object.take(), info)?;
+    Ok(walk.strict)
+}
+
+/// As [`conform`], for what a client sends: lists and maps that it says are empty stay, as they do in Go's variables. They are `[]` and `{}`
+/// until [`drop_empty`](super::drop_empty) takes them out.
+pub fn conform_sent(object: &mut Value, info: &'static TypeInfo) -> Result<Vec<String>, DecodeError> {
+    let mut walk = Walk { empty: Empty::Kept, ..Walk::default() };
+    *object = walk.typed(object.take(), info)?;
+    Ok(walk.strict)
+}
+
+/// As [`conform`], for an object whose empty lists and maps were kept: of these there are still those that Go writes.
+pub fn conform_written(object: &mut Value, info: &'static TypeInfo) -> Result<Vec<String>, DecodeError> {
+    let mut walk = Walk { empty: Empty::Written, ..Walk::default() };
     *object = walk.typed(object.take(), info)?;
     Ok(walk.strict)
 }
@@ -41,6 +56,8 @@ struct Walk {
     strict: Vec<String>,
     /// The tree is restored, not decoded.
     restores: bool,
+    /// What becomes of empty lists and maps.
+    empty: Empty,
 }
 
 impl Walk {
@@ -203,7 +220,7 @@ impl Walk {
             self.steps.push(Step::Field(field));
             let member = self.shape(member, field.shape)?;
             self.steps.pop();
-            push(&mut out, field, zero::emitted(field, member));
+            push(&mut out, field, zero::emitted(field, member, self.empty));
         }
         for field in fields {
             push(&mut out, field, zero::of_field(field));

@@ -5,6 +5,7 @@
 //! Error texts are those of Go's decoders, because clients match them.
 
 mod conform;
+mod empty;
 mod order;
 mod repeated;
 mod zero;
@@ -13,7 +14,8 @@ use crate::schema::TypeInfo;
 use crate::value::parse_reporting_duplicates;
 use crate::{Value, yaml};
 
-pub use conform::{conform, restore};
+pub use conform::{conform, conform_sent, conform_written, restore};
+pub use empty::{EmptyMember, drop_empty};
 pub use order::in_document_order;
 pub use repeated::merge_repeated;
 

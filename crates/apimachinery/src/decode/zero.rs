@@ -35,14 +35,32 @@ pub(super) fn of_field(field: &FieldInfo) -> Option<Value> {
     Some(if field.pointer() { Value::Null } else { of_shape(field.shape) })
 }
 
+/// What becomes of an empty list or map in a field of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Empty {
+    /// It is none: upstream's storage is protobuf, which does not tell them apart.
+    #[default]
+    None,
+    /// It stays, as in Go's variables.
+    Kept,
+    /// It stays where Go's encoder writes it.
+    Written,
+}
+
 /// What Go writes for a field with this value; `None` when it leaves it out.
-pub(super) fn emitted(field: &FieldInfo, value: Value) -> Option<Value> {
+pub(super) fn emitted(field: &FieldInfo, value: Value, empty: Empty) -> Option<Value> {
     if value.is_null() {
         return of_field(field);
     }
-    // Upstream's storage is protobuf, which does not tell an empty list from none.
     if matches!(field.shape, Shape::List(_) | Shape::Map(_)) && value.is_empty() {
-        return of_field(field);
+        return match empty {
+            Empty::Kept => Some(value),
+            Empty::Written if !field.omit_empty() => Some(value),
+            _ => of_field(field),
+        };
+    }
+    if empty == Empty::Kept && matches!(field.shape, Shape::Bytes) {
+        return Some(value);
     }
     let is_struct = matches!(field.shape, Shape::Type(_));
     if field.pointer() || (is_struct && !field.omit_zero()) {

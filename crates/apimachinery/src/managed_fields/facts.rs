@@ -2,7 +2,7 @@
 
 use super::schema::Node;
 use super::updater::Versions;
-use crate::schema::lookup;
+use crate::schema::{TypeInfo, lookup};
 use crate::{GroupVersionKind, Value, decode};
 
 /// A built-in kind that has one version, or whose versions are converted by a function.
@@ -18,14 +18,8 @@ impl<F: Fn(Value, &GroupVersionKind) -> Value> BuiltIn<F> {
         let kind = GroupVersionKind::from_api_version(api_version, &self.kind.kind).ok()?;
         Some(kind)
     }
-}
 
-impl<F: Fn(Value, &GroupVersionKind) -> Value> Versions for BuiltIn<F> {
-    fn schema(&self, api_version: &str) -> Option<Node<'_>> {
-        lookup(&self.kind_in(api_version)?).map(Node::Kind)
-    }
-
-    fn convert(&self, object: &Value, api_version: &str) -> Option<Value> {
+    fn in_version(&self, object: &Value, api_version: &str, conform: Conform) -> Option<Value> {
         let kind = self.kind_in(api_version)?;
         let info = lookup(&kind)?;
         let mut object = match object.gvk().is_some_and(|now| now != kind) {
@@ -33,7 +27,24 @@ impl<F: Fn(Value, &GroupVersionKind) -> Value> Versions for BuiltIn<F> {
             false => object.clone(),
         };
         object.set_gvk(&kind);
-        decode::conform(&mut object, info).ok()?;
+        conform(&mut object, info).ok()?;
         Some(object)
+    }
+}
+
+/// Makes an object what its type says.
+type Conform = fn(&mut Value, &'static TypeInfo) -> Result<Vec<String>, decode::DecodeError>;
+
+impl<F: Fn(Value, &GroupVersionKind) -> Value> Versions for BuiltIn<F> {
+    fn schema(&self, api_version: &str) -> Option<Node<'_>> {
+        lookup(&self.kind_in(api_version)?).map(Node::Kind)
+    }
+
+    fn convert(&self, object: &Value, api_version: &str) -> Option<Value> {
+        self.in_version(object, api_version, decode::conform_written)
+    }
+
+    fn restore(&self, object: &Value, api_version: &str) -> Option<Value> {
+        self.in_version(object, api_version, decode::conform_sent)
     }
 }

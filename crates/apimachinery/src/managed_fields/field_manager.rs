@@ -223,7 +223,7 @@ impl FieldManager<'_> {
                 if let Some(owned) = managers.get_mut(&writer) {
                     owned.time = Some(self.now.to_owned());
                 }
-                self.versions.convert(&object, self.api_version).unwrap_or(object)
+                self.versions.restore(&object, self.api_version).unwrap_or(object)
             }
             None => without_managed_fields(live),
         };

@@ -16,9 +16,12 @@ pub trait Versions {
     /// The schema of a version; `None` when the version is no longer (or not yet) there.
     fn schema(&self, api_version: &str) -> Option<Node<'_>>;
 
-    /// The object in another version, in the normal form of upstream's typed objects (see [`crate::decode::conform`]).
+    /// The object in another version, as upstream's typed objects are written (see [`crate::decode::conform_written`]).
     /// `None` when that version is not there.
     fn convert(&self, object: &Value, api_version: &str) -> Option<Value>;
+
+    /// As [`Versions::convert`], for what an apply makes of an object: empty lists and maps stay.
+    fn restore(&self, object: &Value, api_version: &str) -> Option<Value>;
 }
 
 /// One write to one object.

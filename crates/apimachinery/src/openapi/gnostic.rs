@@ -5,26 +5,26 @@ use crate::Value;
 use crate::protobuf::wire::{bytes, nested};
 
 /// A field that is text, if it is there.
-fn text(number: u16, value: &Value, out: &mut Vec<u8>) {
+pub(super) fn text(number: u16, value: &Value, out: &mut Vec<u8>) {
     if let Some(text) = value.as_str().filter(|text| !text.is_empty()) {
         bytes(number, text.as_bytes(), out);
     }
 }
 
-fn texts(number: u16, value: &Value, out: &mut Vec<u8>) {
+pub(super) fn texts(number: u16, value: &Value, out: &mut Vec<u8>) {
     for item in value.as_array().unwrap_or_default() {
         bytes(number, item.as_str().unwrap_or_default().as_bytes(), out);
     }
 }
 
-fn flag(number: u16, value: &Value, out: &mut Vec<u8>) {
+pub(super) fn flag(number: u16, value: &Value, out: &mut Vec<u8>) {
     if value.as_bool() == Some(true) {
         crate::protobuf::wire::integer(number, 1, out);
     }
 }
 
 /// A map's member: its name, then its value.
-fn named(number: u16, name: &str, out: &mut Vec<u8>, value: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn named(number: u16, name: &str, out: &mut Vec<u8>, value: impl FnOnce(&mut Vec<u8>)) {
     nested(number, out, |out| {
         bytes(1, name.as_bytes(), out);
         nested(2, out, value);
@@ -32,7 +32,7 @@ fn named(number: u16, name: &str, out: &mut Vec<u8>, value: impl FnOnce(&mut Vec
 }
 
 /// Any: its YAML.
-fn any(value: &Value, out: &mut Vec<u8>) {
+pub(super) fn any(value: &Value, out: &mut Vec<u8>) {
     let mut yaml = String::new();
     write_yaml(value, 0, &mut yaml);
     if !yaml.ends_with('\n') {
@@ -41,7 +41,7 @@ fn any(value: &Value, out: &mut Vec<u8>) {
     bytes(2, yaml.as_bytes(), out);
 }
 
-fn extensions(number: u16, of: &Value, out: &mut Vec<u8>) {
+pub(super) fn extensions(number: u16, of: &Value, out: &mut Vec<u8>) {
     for (key, member) in of.as_object().into_iter().flatten().filter(|(key, _)| key.starts_with("x-")) {
         named(number, key, out, |out| any(member, out));
     }

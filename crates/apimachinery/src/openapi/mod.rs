@@ -6,6 +6,7 @@
 //! words of our own.
 
 mod gnostic;
+mod gnostic_v3;
 mod parameters;
 mod paths;
 mod roots;
@@ -125,6 +126,18 @@ pub fn document(path: &str, options: &Options<'_>) -> Option<Vec<u8>> {
     out.extend_from_slice(b",\"openapi\":\"3.0.0\",");
     write_members("paths", paths, &mut out);
     out.push(b'}');
+    Some(out)
+}
+
+/// A document in the protobuf form of the gnostic project, as upstream makes it from JSON; `None` when there is no such document.
+pub fn document_protobuf(path: &str, options: &Options<'_>) -> Option<Vec<u8>> {
+    let (paths, used) = paths_of(path, options)?;
+    let mut out = Vec::with_capacity(64 * 1024);
+    gnostic_v3::begin(&info(options), &mut out);
+    gnostic_v3::paths(&paths, &mut out);
+    let types = schemas::reachable(&used).into_iter();
+    let schemas = types.map(|info| (schemas::openapi_name(info), schemas::of_type(info, options)));
+    gnostic_v3::components(schemas, "BearerToken", &bearer_token(), &mut out);
     Some(out)
 }
 

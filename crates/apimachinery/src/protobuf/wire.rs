@@ -44,7 +44,7 @@ pub(crate) fn integer(number: u16, value: i64, out: &mut Vec<u8>) {
     varint(value as u64, out);
 }
 
-pub(super) fn double(number: u16, value: f64, out: &mut Vec<u8>) {
+pub(crate) fn double(number: u16, value: f64, out: &mut Vec<u8>) {
     tag(number, 1, out);
     out.extend_from_slice(&value.to_bits().to_le_bytes());
 }

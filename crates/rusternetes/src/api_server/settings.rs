@@ -101,9 +101,6 @@ fn refuse_others(values: &Values) -> anyhow::Result<()> {
             bail!("--emulated-version={version}: not implemented, only 1.35 is served");
         }
     }
-    if values.given("allow-privileged") && !values.is_set("allow-privileged") {
-        bail!("--allow-privileged=false: not implemented, privileged containers are allowed");
-    }
     match values.text("endpoint-reconciler-type") {
         None | Some("lease" | "none" | "master-count") => Ok(()),
         Some(other) => bail!("--endpoint-reconciler-type={other}: unknown; choose lease, master-count or none"),
@@ -127,6 +124,7 @@ fn server(values: &Values) -> anyhow::Result<ServerConfig> {
         apis: ApiEnablement::parse(&values.list("runtime-config"))
             .map_err(|error| anyhow::anyhow!("--runtime-config: {error}"))?,
         components: COMPONENTS.iter().map(|(name, port)| ((*name).to_owned(), (Ipv4Addr::LOCALHOST, *port).into())).collect(),
+        allow_privileged: values.is_set("allow-privileged"),
         allowed_labels: AllowedLabels::parse(&values.list("allow-metric-labels"))
             .map_err(|error| anyhow::anyhow!("--allow-metric-labels: {error}"))?,
         ..ServerConfig::default()

@@ -275,7 +275,9 @@ fn build_server(store: Arc<dyn Store>, pki: &Pki, stop: &CancellationToken) -> a
     .context("cannot use the credentials in the data directory")?;
     let kubelets = KubeletAccess::new(&pki.api_server_kubelet_client, &pki.ca_cert_pem, stop.clone())
         .context("cannot use the kubelet client's certificate in the data directory")?;
-    Ok(ApiServer::builder(ServerConfig::default(), store).credentials(credentials).kubelets(&kubelets).build())
+    // As installers of upstream's components have it: the service proxy, network plugins and storage drivers need it.
+    let config = ServerConfig { allow_privileged: true, ..ServerConfig::default() };
+    Ok(ApiServer::builder(config, store).credentials(credentials).kubelets(&kubelets).build())
 }
 
 fn bootstrap_config(site: &Site, pki: &Pki, port: u16) -> BootstrapConfig {

@@ -10,18 +10,17 @@ use crate::kinds::at::At;
 /// A Job's name is this one's, a dash and ten digits, and fits into a label.
 const NAME_BYTES_MAX: usize = 63 - 11;
 
-pub(super) fn create(cron_job: &Value, e: &mut ErrorList) {
-    let root = At::root(cron_job);
+pub(super) fn create(root: &At, e: &mut ErrorList) {
     check(&root.get("spec"), None, e);
     let meta = root.get("metadata");
-    if cron_job.meta().name().len() > NAME_BYTES_MAX {
+    if root.value.meta().name().len() > NAME_BYTES_MAX {
         meta.get("name").invalid(e, "must be no more than 52 characters");
     }
 }
 
 /// Names that are too long stay: such CronJobs come from older releases.
-pub(super) fn update(cron_job: &Value, old: &Value, e: &mut ErrorList) {
-    check(&At::root(cron_job).get("spec"), Some(&old["spec"]), e);
+pub(super) fn update(root: &At, old: &Value, e: &mut ErrorList) {
+    check(&root.get("spec"), Some(&old["spec"]), e);
 }
 
 fn check(spec: &At, old: Option<&Value>, e: &mut ErrorList) {

@@ -38,8 +38,8 @@ pub(super) fn generate_selector(job: &mut Value) {
 }
 
 /// A whole Job (upstream's `ValidateJob`). `prefixed`: the template must have the labels with a prefix, too.
-pub(super) fn create(job: &Value, prefixed: bool, e: &mut ErrorList) {
-    let root = At::root(job);
+pub(super) fn create(root: &At, prefixed: bool, e: &mut ErrorList) {
+    let job = root.value;
     let job_spec = root.get("spec");
     generated_selector(job, &job_spec, prefixed, e);
     with_selector(&job_spec, e);
@@ -187,13 +187,12 @@ fn indexed(at: &At, e: &mut ErrorList) {
 }
 
 /// An update (upstream's `ValidateJobUpdate`, after the rules for a new one).
-pub(super) fn update(job: &Value, old: &Value, e: &mut ErrorList) {
+pub(super) fn update(root: &At, old: &Value, e: &mut ErrorList) {
     let before = &old["spec"];
     let labels = &before["template"]["metadata"]["labels"];
     // Jobs of old releases have only the labels without prefix.
     let prefixed = !labels[UID_LABELS[1]].is_null() && !labels[NAME_LABELS[1]].is_null();
-    create(job, prefixed, e);
-    let root = At::root(job);
+    create(root, prefixed, e);
     let job_spec = root.get("spec");
     // Upstream asks for the rules of a new one, and then for those of a change, which ask for most of them again.
     with_selector(&job_spec, e);

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use apimachinery::field::ErrorList;
 use apimachinery::{Value, validation};
 
+use super::at::{At, Policy};
 use super::{Rules, collect};
 use crate::registry::{FieldAttrs, OperationContext, StatusStrategy, Strategy, bump_generation, keep_status, reset_status};
 
@@ -57,8 +58,8 @@ impl Strategy for JobStrategy {
         object.meta_mut().set_generation(1);
     }
 
-    fn validate(&self, _context: &OperationContext, object: &Value) -> ErrorList {
-        collect(|e| job::create(object, true, e))
+    fn validate(&self, context: &OperationContext, object: &Value) -> ErrorList {
+        collect(|e| job::create(&At::root_under(object, Policy::of(context)), true, e))
     }
 
     fn warnings_on_create(&self, _context: &OperationContext, object: &Value) -> Vec<String> {
@@ -70,8 +71,8 @@ impl Strategy for JobStrategy {
         bump_generation(object, old);
     }
 
-    fn validate_update(&self, _context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
-        collect(|e| job::update(object, old, e))
+    fn validate_update(&self, context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
+        collect(|e| job::update(&At::root_under(object, Policy::of(context)), old, e))
     }
 
     fn warnings_on_update(&self, _context: &OperationContext, object: &Value, old: &Value) -> Vec<String> {
@@ -113,8 +114,8 @@ impl Strategy for JobStatusStrategy {
 struct CronJobStrategy;
 
 impl Strategy for CronJobStrategy {
-    fn validate(&self, _context: &OperationContext, object: &Value) -> ErrorList {
-        collect(|e| cron_job::create(object, e))
+    fn validate(&self, context: &OperationContext, object: &Value) -> ErrorList {
+        collect(|e| cron_job::create(&At::root_under(object, Policy::of(context)), e))
     }
 
     fn warnings_on_create(&self, _context: &OperationContext, object: &Value) -> Vec<String> {
@@ -122,8 +123,8 @@ impl Strategy for CronJobStrategy {
         name_warning(object).into_iter().chain(size_warning(template, "spec.jobTemplate.spec")).collect()
     }
 
-    fn validate_update(&self, _context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
-        collect(|e| cron_job::update(object, old, e))
+    fn validate_update(&self, context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
+        collect(|e| cron_job::update(&At::root_under(object, Policy::of(context)), old, e))
     }
 
     fn warnings_on_update(&self, _context: &OperationContext, object: &Value, old: &Value) -> Vec<String> {

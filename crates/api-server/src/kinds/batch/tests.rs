@@ -2,6 +2,7 @@ use apimachinery::field::ErrorList;
 use apimachinery::{Value, value};
 
 use super::{cron_job, indexes, job, status};
+use crate::kinds::at::At;
 use crate::kinds::collect;
 
 /// A valid Job as it is after defaults and the generated selector.
@@ -44,7 +45,7 @@ fn texts(errors: &ErrorList) -> Vec<String> {
 
 fn created(changes: &[(&str, Value)]) -> Vec<String> {
     let object = with(changes);
-    texts(&collect(|e| job::create(&object, true, e)))
+    texts(&collect(|e| job::create(&At::root(&object), true, e)))
 }
 
 fn indexed(more: &[(&'static str, Value)]) -> Vec<(&'static str, Value)> {
@@ -181,7 +182,7 @@ fn numbers_and_modes() {
             object.remove_path(&["spec", "template", "metadata"]);
             job::generate_selector(&mut object);
         }
-        assert_eq!(texts(&collect(|e| job::create(&object, true, e))), expected, "{changes:?}");
+        assert_eq!(texts(&collect(|e| job::create(&At::root(&object), true, e))), expected, "{changes:?}");
     }
 }
 
@@ -338,7 +339,7 @@ fn what_may_change() {
         let old = with(&before);
         let mut new = old.clone();
         set(&mut new, &after);
-        let errors = collect(|e| job::update(&new, &old, e));
+        let errors = collect(|e| job::update(&At::root(&new), &old, e));
         let fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
         assert_eq!(fields, expected, "{before:?} -> {after:?}: {errors:?}");
     }
@@ -348,8 +349,8 @@ fn what_may_change() {
         old.remove_path(&["spec", "template", "metadata", "labels", label]);
     }
     old.set_path(&["spec", "selector"], value!({"matchLabels": {"controller-uid": "u1"}}));
-    assert_eq!(texts(&collect(|e| job::update(&old, &old, e))), Vec::<String>::new());
-    assert_eq!(collect(|e| job::create(&old, true, e)).len(), 2, "new ones need them");
+    assert_eq!(texts(&collect(|e| job::update(&At::root(&old), &old, e))), Vec::<String>::new());
+    assert_eq!(collect(|e| job::create(&At::root(&old), true, e)).len(), 2, "new ones need them");
 }
 
 fn conditions(kinds: &[&str]) -> Value {
@@ -578,15 +579,15 @@ fn cron_jobs() {
         ),
     ] {
         let object = cron(&changes);
-        assert_eq!(texts(&collect(|e| cron_job::create(&object, e))), expected, "{changes:?}");
+        assert_eq!(texts(&collect(|e| cron_job::create(&At::root(&object), e))), expected, "{changes:?}");
     }
 }
 
 #[test]
 fn a_zone_in_the_schedule_may_stay() {
     let zoned = cron(&[("spec.schedule", value!("TZ=UTC * * * * *"))]);
-    assert_eq!(texts(&collect(|e| cron_job::update(&zoned, &zoned, e))), Vec::<String>::new());
+    assert_eq!(texts(&collect(|e| cron_job::update(&At::root(&zoned), &zoned, e))), Vec::<String>::new());
     let both = cron(&[("spec.schedule", value!("TZ=UTC * * * * *")), ("spec.timeZone", value!("UTC"))]);
     let why = "spec.schedule: Invalid value: \"TZ=UTC * * * * *\": cannot use both timeZone field and TZ or CRON_TZ in schedule";
-    assert_eq!(texts(&collect(|e| cron_job::update(&both, &zoned, e))), [why]);
+    assert_eq!(texts(&collect(|e| cron_job::update(&At::root(&both), &zoned, e))), [why]);
 }

@@ -12,7 +12,7 @@ mod volumes;
 use apimachinery::field::{Error, ErrorList};
 use apimachinery::{Quantity, Value, validation};
 
-use super::at::{At, subdomain};
+use super::at::{At, Policy, subdomain};
 use super::resources::{self, Of};
 
 pub(super) use scheduling::{EFFECTS, node_selector, tolerations};
@@ -24,8 +24,8 @@ const SEARCHES_MAX: usize = 32;
 const SEARCHES_BYTES_MAX: usize = 2048;
 
 /// A whole pod (upstream's `validatePodMetadataAndSpec`).
-pub(super) fn pod(object: &Value, e: &mut ErrorList) {
-    let root = At::root(object);
+pub(super) fn pod(object: &Value, policy: Policy, e: &mut ErrorList) {
+    let root = At::root_under(object, policy);
     let (meta, spec) = (root.get("metadata"), root.get("spec"));
     annotations(&meta.get("annotations"), &spec, e);
     validate(&spec, object.meta().name(), e);
@@ -44,8 +44,8 @@ pub(super) fn pod(object: &Value, e: &mut ErrorList) {
 }
 
 /// A new pod (upstream's `ValidatePodCreate`).
-pub(super) fn create(object: &Value, e: &mut ErrorList) {
-    pod(object, e);
+pub(super) fn create(object: &Value, policy: Policy, e: &mut ErrorList) {
+    pod(object, policy, e);
     let root = At::root(object);
     let spec = root.get("spec");
     if spec.get("ephemeralContainers").len() > 0 {

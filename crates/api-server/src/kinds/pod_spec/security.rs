@@ -86,6 +86,10 @@ pub(super) fn of_container(at: &At, host_users: bool, e: &mut ErrorList) {
     if !at.is_set() {
         return;
     }
+    let privileged = at.get("privileged");
+    if privileged.is_true() && !at.policy().privileged {
+        privileged.forbid(e, "disallowed by cluster policy");
+    }
     id(&at.get("runAsUser"), e);
     id(&at.get("runAsGroup"), e);
     if let Some(proc) = at.set("procMount") {
@@ -257,6 +261,9 @@ pub(super) fn host_processes(spec: &At, e: &mut ErrorList) {
     if !spec.get("hostNetwork").is_true() {
         let why = "hostNetwork must be true if pod contains any hostProcess containers";
         e.push(Error::invalid(&spec.get("hostNetwork").path(), false, why));
+    }
+    if !spec.policy().privileged {
+        spec.forbid(e, "hostProcess containers are disallowed by cluster policy");
     }
 }
 

@@ -29,7 +29,7 @@ fn container(member: &'static str, value: Value) -> Value {
 
 fn texts(pod: &Value) -> Vec<String> {
     let mut errors = ErrorList::new();
-    create(pod, &mut errors);
+    create(pod, Policy::OPEN, &mut errors);
     errors.iter().map(ToString::to_string).collect()
 }
 
@@ -122,12 +122,39 @@ fn refused() {
 }
 
 #[test]
+fn only_where_the_cluster_allows_it() {
+    let mut host_process = container("securityContext", value!({"windowsOptions": {"hostProcess": true}}));
+    host_process.set_path(&["spec", "hostNetwork"], true);
+    let cases = [
+        (
+            container("securityContext", value!({"privileged": true})),
+            "spec.containers[0].securityContext.privileged: Forbidden: disallowed by cluster policy",
+        ),
+        (host_process, "spec: Forbidden: hostProcess containers are disallowed by cluster policy"),
+    ];
+    for (pod, expected) in cases {
+        assert_eq!(texts(&pod), Vec::<String>::new());
+        let mut errors = ErrorList::new();
+        create(&pod, Policy { privileged: false }, &mut errors);
+        assert_eq!(errors.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected]);
+    }
+    let mut errors = ErrorList::new();
+    let template = value!({"template": container("securityContext", value!({"privileged": true}))});
+    super::template(&At::root_under(&template, Policy { privileged: false }).get("template"), &mut errors);
+    let found: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    assert!(
+        found.contains(&"template.spec.containers[0].securityContext.privileged: Forbidden: disallowed by cluster policy".into()),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn updates() {
     let old = pod();
     let mut image = container("image", "other".into());
     let check = |now: &Value| {
         let mut errors = ErrorList::new();
-        update(now, &old, &mut errors);
+        update(now, &old, Policy::OPEN, &mut errors);
         errors.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     assert_eq!(check(&image), Vec::<String>::new());
@@ -144,7 +171,7 @@ fn resizes() {
     let old = container("resources", value!({"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}));
     let check = |now: Value| {
         let mut errors = ErrorList::new();
-        resize(&now, &old, &mut errors);
+        resize(&now, &old, Policy::OPEN, &mut errors);
         errors.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     assert_eq!(

@@ -4,7 +4,7 @@ use apimachinery::field::{Error, ErrorList};
 use apimachinery::{Value, go_quote};
 
 use super::{MIRROR, containers, qos_class, scheduling};
-use crate::kinds::at::{At, subdomain};
+use crate::kinds::at::{At, Policy, subdomain};
 use crate::kinds::{go_diff, go_text};
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` \
@@ -34,8 +34,8 @@ fn annotation_changes(object: &Value, old: &Value, e: &mut ErrorList) {
 }
 
 /// An update of the pod itself.
-pub(in crate::kinds) fn update(object: &Value, old: &Value, e: &mut ErrorList) {
-    super::pod(object, e);
+pub(in crate::kinds) fn update(object: &Value, old: &Value, policy: Policy, e: &mut ErrorList) {
+    super::pod(object, policy, e);
     annotation_changes(object, old, e);
     let root = At::root(object);
     let (spec, before) = (root.get("spec"), &old["spec"]);
@@ -260,8 +260,8 @@ fn refuse(why: &str, e: &mut ErrorList) {
 }
 
 /// Ephemeral containers are only added.
-pub(in crate::kinds) fn ephemeral_containers_update(object: &Value, old: &Value, e: &mut ErrorList) {
-    super::pod(object, e);
+pub(in crate::kinds) fn ephemeral_containers_update(object: &Value, old: &Value, policy: Policy, e: &mut ErrorList) {
+    super::pod(object, policy, e);
     annotation_changes(object, old, e);
     if old.meta().annotation(MIRROR).is_some() {
         return refuse("static pods do not support ephemeral containers", e);
@@ -284,8 +284,8 @@ pub(in crate::kinds) fn ephemeral_containers_update(object: &Value, old: &Value,
 }
 
 /// Requests and limits of cpu and memory may change while a pod runs (KEP-1287).
-pub(in crate::kinds) fn resize(object: &Value, old: &Value, e: &mut ErrorList) {
-    super::pod(object, e);
+pub(in crate::kinds) fn resize(object: &Value, old: &Value, policy: Policy, e: &mut ErrorList) {
+    super::pod(object, policy, e);
     if old.meta().annotation(MIRROR).is_some() {
         return refuse("static pods cannot be resized", e);
     }
