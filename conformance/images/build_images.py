@@ -200,6 +200,9 @@ class Builder:
             return binary
         if not self.args.mirror:
             sys.exit("no busybox binary in --bin: name a Debian mirror with --mirror to build it from source")
+        missing = [tool for tool in ("gcc", "make", "bzip2") if not shutil.which(tool)]
+        if missing:
+            sys.exit(f"busybox is built from source, which needs {', '.join(missing)}: apt-get install {' '.join(missing)}")
         shutil.rmtree(work, ignore_errors=True)
         for d in ("lists/partial", "cache/partial"):
             os.makedirs(os.path.join(work, d))

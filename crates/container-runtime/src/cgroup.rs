@@ -47,13 +47,19 @@ impl Hierarchies {
         }
     }
 
-    /// The controllers of v1; named hierarchies without one are not among them.
-    pub(crate) fn controllers(&self) -> impl Iterator<Item = &str> {
-        let controllers = match self {
-            Self::V1(controllers) => Some(controllers),
-            Self::V2(_) => None,
-        };
-        controllers.into_iter().flat_map(BTreeMap::keys).map(String::as_str).filter(|name| !name.starts_with("name="))
+    /// The directories of the cgroup `path` by the names under which a container sees them in v1: each controller, each named hierarchy, and
+    /// hierarchies of several controllers by all of them (`cpu,cpuacct`) too. None in v2.
+    pub(crate) fn mount_points(&self, path: &str) -> BTreeMap<String, PathBuf> {
+        let Self::V1(controllers) = self else { return BTreeMap::new() };
+        let relative = path.trim_start_matches('/');
+        let mut found = BTreeMap::new();
+        for (controller, mount) in controllers {
+            found.insert(controller.trim_start_matches("name=").to_owned(), mount.join(relative));
+            if let Some(name) = mount.file_name() {
+                found.insert(name.to_string_lossy().into_owned(), mount.join(relative));
+            }
+        }
+        found
     }
 
     pub(crate) fn is_v2(&self) -> bool {
@@ -161,5 +167,7 @@ mod tests {
             directories,
             [Path::new("/sys/fs/cgroup/cpu,cpuacct/kubepods/x"), Path::new("/sys/fs/cgroup/systemd/kubepods/x")]
         );
+        let seen: Vec<String> = hierarchies.mount_points("/x").into_keys().collect();
+        assert_eq!(seen, ["cpu", "cpu,cpuacct", "cpuacct", "systemd"]);
     }
 }

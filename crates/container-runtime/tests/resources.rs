@@ -61,6 +61,33 @@ async fn limits_are_set_and_changed() {
     node.stop().await;
 }
 
+/// Root in a container reads its limits, and only a privileged container changes them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_cannot_lift_its_limits() {
+    let node = Node::start().await;
+    let sandbox = node.sandbox("lift").await;
+    let v1 = std::path::Path::new("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists();
+    let file = if v1 { "/sys/fs/cgroup/memory/memory.limit_in_bytes" } else { "/sys/fs/cgroup/memory.max" };
+    let resources = v1::LinuxContainerResources { memory_limit_in_bytes: 64 << 20, ..Default::default() };
+    let limit = (64 << 20).to_string();
+
+    let id = node.run(&sandbox, limited("c", &["sleep"], resources.clone())).await;
+    assert_eq!(node.output(&id, &["rusternetes", "cat", file]).await.trim(), limit);
+    let processes = if v1 { "/sys/fs/cgroup/memory/cgroup.procs" } else { "/sys/fs/cgroup/cgroup.procs" };
+    for (name, attempt) in [("limit", file), ("file", "/sys/fs/cgroup/new"), ("processes", processes)] {
+        let (status, log) = node.run_to_end(&sandbox, limited(name, &["write", attempt, "0"], resources.clone())).await;
+        assert_eq!(status.exit_code, 1, "{attempt}");
+        assert!(log.contains("Read-only file system"), "{attempt}: {log}");
+    }
+    assert_eq!(node.output(&id, &["rusternetes", "cat", file]).await.trim(), limit);
+
+    let mut config = limited("p", &["write", file, "134217728"], resources);
+    config.linux.as_mut().and_then(|linux| linux.security_context.as_mut()).expect("context").privileged = true;
+    let (status, log) = node.run_to_end(&sandbox, config).await;
+    assert_eq!(status.exit_code, 0, "{log}");
+    node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn too_much_memory_is_oom_killed() {
     let node = Node::start().await;

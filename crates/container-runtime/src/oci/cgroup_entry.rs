@@ -4,7 +4,6 @@
 //! forks and exits of the machine, and with it waits for an RCU grace period: 10 to 20 ms (`cgroup_procs_write_start` in the kernel's
 //! kernel/cgroup/cgroup.c spares a lone thread that moves itself). In v2, where one thread cannot leave the others' cgroup, libcontainer's way is taken.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use libcgroups::common::{CgroupConfig, CgroupManager, ControllerOpt};
@@ -43,7 +42,8 @@ pub(super) fn create(path: &Path, id: &str, resources: Option<&LinuxResources>) 
         return create_v2(path, id, resources);
     }
     let text = path.to_string_lossy();
-    let directories = directories(&hierarchies, &text);
+    // Named hierarchies too, as runc does: tools know a process's container by them.
+    let directories = hierarchies.directories(&text);
     for directory in &directories {
         std::fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     }
@@ -60,15 +60,10 @@ pub(super) fn create(path: &Path, id: &str, resources: Option<&LinuxResources>) 
 /// Moves this process, which must have one thread, into a cgroup that is there.
 pub(super) fn enter(path: &Path, id: &str) -> Result<(), String> {
     let hierarchies = Hierarchies::detect().map_err(|error| format!("cgroups: {error}"))?;
-    if hierarchies.is_v2() { create_v2(path, id, None) } else { move_in(&directories(&hierarchies, &path.to_string_lossy())) }
+    if hierarchies.is_v2() { create_v2(path, id, None) } else { move_in(&hierarchies.directories(&path.to_string_lossy())) }
 }
 
-/// The directories of a cgroup, each once: several controllers may share one.
-fn directories(hierarchies: &Hierarchies, path: &str) -> BTreeSet<PathBuf> {
-    hierarchies.controllers().filter_map(|controller| hierarchies.directory(controller, path)).collect()
-}
-
-fn move_in(directories: &BTreeSet<PathBuf>) -> Result<(), String> {
+fn move_in(directories: &[PathBuf]) -> Result<(), String> {
     directories.iter().try_for_each(|directory| write(directory.join("tasks"), "0"))
 }
 

@@ -16,6 +16,9 @@ use crate::oci::{Privileges, Propagation};
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Where a container sees its cgroup.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
 /// What a specification is made of.
 pub(crate) struct Inputs<'a> {
     pub(crate) config: &'a ContainerConfig,
@@ -35,6 +38,11 @@ pub(crate) struct Inputs<'a> {
 impl Inputs<'_> {
     fn context(&self) -> LinuxContainerSecurityContext {
         self.config.linux.as_ref().and_then(|linux| linux.security_context.clone()).unwrap_or_default()
+    }
+
+    /// Whether the configuration mounts something of its own where the container's cgroup would be.
+    fn brings_cgroups(&self) -> bool {
+        self.config.mounts.iter().any(|mount| Path::new(CGROUPS).starts_with(&mount.container_path))
     }
 }
 
@@ -120,7 +128,9 @@ pub(crate) fn spec(inputs: &Inputs<'_>) -> Result<Value, String> {
     });
     if !context.privileged {
         linux["maskedPaths"] = json!(context.masked_paths);
-        linux["readonlyPaths"] = json!(context.readonly_paths);
+        // The tmpfs above the hierarchies of v1.
+        let cgroups = (!inputs.hierarchies.is_v2() && !inputs.brings_cgroups()).then(|| CGROUPS.to_owned());
+        linux["readonlyPaths"] = json!(context.readonly_paths.iter().cloned().chain(cgroups).collect::<Vec<_>>());
     }
     Ok(json!({
         "ociVersion": "1.2.0",
@@ -214,11 +224,13 @@ fn mounts(inputs: &Inputs<'_>, context: &LinuxContainerSecurityContext) -> Vec<V
         system("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
         system("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         system("/sys", "sysfs", &["nosuid", "noexec", "nodev", sys]),
-        system("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", sys]),
         bind("/dev/shm", &shm, false),
         bind("/etc/hostname", &inputs.sandbox_run.join("hostname"), context.readonly_rootfs),
         bind("/etc/resolv.conf", &inputs.sandbox_run.join("resolv.conf"), context.readonly_rootfs),
     ];
+    if !inputs.brings_cgroups() {
+        list.extend(cgroup_mounts(inputs, sys));
+    }
     list.retain(|mount| {
         !inputs.config.mounts.iter().any(|wanted| mount["destination"] == wanted.container_path.trim_end_matches('/'))
     });
@@ -231,6 +243,24 @@ fn mounts(inputs: &Inputs<'_>, context: &LinuxContainerSecurityContext) -> Vec<V
             value["options"] = json!(["rbind", "ro", "rro"]);
         }
         list.push(value);
+    }
+    list
+}
+
+/// `/sys/fs/cgroup` as the container sees it: its own cgroup, which only a privileged one may change. In v1 each hierarchy is bound by
+/// name: libcontainer's own way mounts them writable, so that root in a container could lift its limits, and looks for the parent process in
+/// `/proc` by a number of the wrong PID namespace where that is shared.
+fn cgroup_mounts(inputs: &Inputs<'_>, mode: &str) -> Vec<Value> {
+    let own = inputs.hierarchies.mount_points(inputs.cgroup);
+    if own.is_empty() {
+        let options = ["nosuid", "noexec", "nodev", "relatime", mode];
+        return vec![json!({ "destination": CGROUPS, "type": "cgroup", "source": "cgroup", "options": options })];
+    }
+    let options = ["nosuid", "noexec", "nodev", "mode=755", "size=64k"];
+    let mut list = vec![json!({ "destination": CGROUPS, "type": "tmpfs", "source": "tmpfs", "options": options })];
+    for (name, directory) in own {
+        let options = ["bind", "nosuid", "noexec", "nodev", "relatime", mode];
+        list.push(json!({ "destination": format!("{CGROUPS}/{name}"), "type": "bind", "source": directory, "options": options }));
     }
     list
 }
