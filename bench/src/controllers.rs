@@ -38,11 +38,11 @@ pub(crate) struct ControllersWorkload {
     #[serde(rename = "title")]
     _title: String,
     /// Hollow nodes; each takes 110 pods.
-    nodes: usize,
+    pub(crate) nodes: usize,
     /// Deployments.
-    deployments: usize,
+    pub(crate) deployments: usize,
     /// Pods of each.
-    replicas: usize,
+    pub(crate) replicas: usize,
     /// So many of them get a new template.
     rolled: usize,
     /// What is wanted.
@@ -51,6 +51,13 @@ pub(crate) struct ControllersWorkload {
 }
 
 impl ControllersWorkload {
+    /// Deployments that are made and stay as they are.
+    pub(crate) fn still(deployments: usize, replicas: usize) -> Self {
+        // As many nodes as they need, and some room.
+        let nodes = (deployments * replicas).div_ceil(80).max(3);
+        Self { _title: String::new(), nodes, deployments, replicas, rolled: 0, goals: Goals::default() }
+    }
+
     /// Reads and checks a file.
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -139,7 +146,7 @@ async fn one_run(plan: &Plan, side: Side, figures: &mut Figures) -> anyhow::Resu
     cluster.daemons.stop()
 }
 
-fn deployment(index: usize, replicas: usize) -> Value {
+pub(crate) fn deployment(index: usize, replicas: usize) -> Value {
     let name = format!("d-{index}");
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
@@ -157,12 +164,12 @@ fn deployment(index: usize, replicas: usize) -> Value {
 }
 
 /// What runs beside the API server. The controller manager comes last.
-struct Cluster {
-    daemons: Daemons,
+pub(crate) struct Cluster {
+    pub(crate) daemons: Daemons,
 }
 
 impl Cluster {
-    fn start(plan: &Plan, server: &ApiServer, directory: &Path, side: Side) -> anyhow::Result<Self> {
+    pub(crate) fn start(plan: &Plan, server: &ApiServer, directory: &Path, side: Side) -> anyhow::Result<Self> {
         let kubeconfig = format!("--kubeconfig={}", server.kubeconfig().display());
         let ours = |arguments: &[&str]| {
             let mut command = Command::new(&plan.executable);
@@ -171,9 +178,9 @@ impl Cluster {
         };
         let mut daemons = Daemons::new(directory);
         daemons.start("hollow", ours(&["hollow", "--count", &plan.workload.nodes.to_string()]))?;
-        daemons.start("scheduler", ours(&["scheduler", "--leader-elect=false"]))?;
+        daemons.start("scheduler", ours(&["scheduler", "--leader-elect=false", "--secure-port=0"]))?;
         let controllers = match side {
-            Side::Ours => ours(&["controller-manager", "--leader-elect=false"]),
+            Side::Ours => ours(&["controller-manager", "--leader-elect=false", "--secure-port=0"]),
             Side::Peer => {
                 let mut command = Command::new(peers::find("kube-controller-manager")?);
                 command.args(["--leader-elect=false", "--secure-port=0"]).arg(&kubeconfig);
@@ -208,7 +215,11 @@ impl Cluster {
     }
 
     /// Asks until it is so.
-    async fn until<F: Future<Output = anyhow::Result<bool>>>(&mut self, what: &str, ask: impl Fn() -> F) -> anyhow::Result<()> {
+    pub(crate) async fn until<F: Future<Output = anyhow::Result<bool>>>(
+        &mut self,
+        what: &str,
+        ask: impl Fn() -> F,
+    ) -> anyhow::Result<()> {
         let started = Instant::now();
         while !ask().await? {
             self.daemons.check()?;
@@ -218,23 +229,23 @@ impl Cluster {
         Ok(())
     }
 
-    fn logs(&self) -> String {
+    pub(crate) fn logs(&self) -> String {
         let tails = ["controllers", "scheduler", "hollow"].map(|name| format!("{name}:\n{}", self.daemons.tail(name)));
         tails.join("\n")
     }
 }
 
-async fn get(target: &Target, path: &str) -> anyhow::Result<Value> {
+pub(crate) async fn get(target: &Target, path: &str) -> anyhow::Result<Value> {
     Ok(serde_json::from_slice(&Connection::open(target).await?.fetch(&json_call(Method::GET, path, None)).await?)?)
 }
 
-async fn nodes_ready(target: &Target, wanted: usize) -> anyhow::Result<bool> {
+pub(crate) async fn nodes_ready(target: &Target, wanted: usize) -> anyhow::Result<bool> {
     let list = get(target, "/api/v1/nodes").await?;
     let nodes = list["items"].as_array().context("a list has items")?;
     Ok(nodes.iter().filter(|node| node["spec"]["taints"].as_array().is_none_or(Vec::is_empty)).count() == wanted)
 }
 
-async fn service_account(target: &Target) -> anyhow::Result<bool> {
+pub(crate) async fn service_account(target: &Target) -> anyhow::Result<bool> {
     let list = get(target, &format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts")).await?;
     Ok(list["items"].as_array().is_some_and(|items| !items.is_empty()))
 }
@@ -256,7 +267,7 @@ fn is_write(line: &str) -> bool {
 }
 
 /// Follows the Deployments.
-struct Progress {
+pub(crate) struct Progress {
     body: hyper::body::Incoming,
     /// Held open.
     _connection: Connection,
@@ -302,7 +313,7 @@ fn done_for(one: &Deployment, replicas: usize) -> i64 {
 }
 
 impl Progress {
-    async fn open(target: &Target) -> anyhow::Result<Self> {
+    pub(crate) async fn open(target: &Target) -> anyhow::Result<Self> {
         let mut connection = Connection::open(target).await?;
         let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments?watch=1&resourceVersion=0");
         let response = connection.start(&json_call(Method::GET, &path, None)).await?;
@@ -310,10 +321,24 @@ impl Progress {
         Ok(Self { body: response.into_body(), _connection: connection, line: Vec::new(), done: HashMap::new() })
     }
 
+    /// What was done so far does not count any more.
+    pub(crate) fn forget(&mut self) {
+        self.done.clear();
+    }
+
     /// Waits until every Deployment is done for at least the generation that is wanted of its number.
     async fn until(&mut self, workload: &ControllersWorkload, generation: impl Fn(usize) -> i64) -> anyhow::Result<()> {
-        let wanted: HashMap<String, i64> =
-            (0..workload.deployments).map(|index| (format!("d-{index}"), generation(index))).collect();
+        self.until_first(workload.deployments, workload.replicas, generation).await
+    }
+
+    /// The same for the first so many.
+    pub(crate) async fn until_first(
+        &mut self,
+        deployments: usize,
+        replicas: usize,
+        generation: impl Fn(usize) -> i64,
+    ) -> anyhow::Result<()> {
+        let wanted: HashMap<String, i64> = (0..deployments).map(|index| (format!("d-{index}"), generation(index))).collect();
         loop {
             let done =
                 wanted.iter().filter(|(name, generation)| self.done.get(*name).is_some_and(|done| done >= generation)).count();
@@ -330,7 +355,7 @@ impl Progress {
                 if self.line.ends_with(b"\n") {
                     let event: Event = serde_json::from_slice(&self.line)?;
                     self.line.clear();
-                    self.done.insert(event.object.metadata.name.clone(), done_for(&event.object, workload.replicas));
+                    self.done.insert(event.object.metadata.name.clone(), done_for(&event.object, replicas));
                 }
             }
         }
@@ -338,7 +363,7 @@ impl Progress {
 }
 
 /// A number with commas between its thousands.
-fn grouped(number: usize) -> String {
+pub(crate) fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let commas = |(index, digit): (usize, char)| {
         let comma = index > 0 && (digits.len() - index).is_multiple_of(3);

@@ -15,6 +15,7 @@ mod daemons;
 mod differential;
 mod dns_bench;
 mod flame;
+mod growth;
 mod load;
 mod machine;
 mod objects;
@@ -124,6 +125,12 @@ enum Benchmark {
         rounds: usize,
         /// The workload.
         #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/workloads/controllers.yaml"))]
+        workload: PathBuf,
+    },
+    /// What one pod's change costs in a small cluster and in a large one.
+    Growth {
+        /// The workload.
+        #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/workloads/growth.yaml"))]
         workload: PathBuf,
     },
     /// Containers: create, start, kill, delete (needs root).
@@ -348,6 +355,11 @@ async fn measure(
             let workload = controllers::ControllersWorkload::load(&workload)?;
             let plan = controllers::Plan { executable, scratch, workload, rounds, upstream: peer.map(ControllersPeer::limits) };
             ("controllers".to_owned(), peer.map(|peer| peer.name().to_owned()), alone(controllers::run(&plan).await?))
+        }
+        Benchmark::Growth { workload } => {
+            let workload = growth::GrowthWorkload::load(&workload)?;
+            let plan = growth::Plan { executable, scratch, workload };
+            ("growth".to_owned(), None, alone(growth::run(&plan).await?))
         }
         Benchmark::Cluster { peer, rounds, workload } => {
             let workload = cluster::ClusterWorkload::load(&workload)?;

@@ -218,7 +218,9 @@ impl Scheduler {
         let mut command;
         if ours {
             command = Command::new(&plan.executable);
-            command.arg("scheduler").arg("--leader-elect=false").arg(format!("--kubeconfig={}", kubeconfig.display()));
+            command
+                .args(["scheduler", "--leader-elect=false", "--secure-port=0"])
+                .arg(format!("--kubeconfig={}", kubeconfig.display()));
         } else {
             // Its own limit of 50 requests a second would be what is measured.
             let config = json!({

@@ -1,8 +1,8 @@
 //! Clients of a server elsewhere, from a kubeconfig file: HTTPS with our own connector, because kube's would bring a
 //! second set of TLS dependencies.
 //!
-//! The server must be given by IP address or as `localhost`: a static binary has no name resolution of the C
-//! library, and a resolver of our own is not wired in here. Any other host name is refused with an error.
+//! The server must be given by IP address, as `localhost`, or by a name that `/etc/hosts` has when a connection is opened: a static
+//! binary has no name resolution of the C library, and a resolver of our own is not wired in here.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hyper_util::client::legacy::Client as HttpClient;
-use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::client::legacy::connect::{Connected, Connection as Connectable};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kube::client::{ClientBuilder, ConfigExt};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
@@ -26,6 +26,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tower::{BoxError, Service};
 
+use crate::rate_limit::RateLimitLayer;
 use crate::service_account::AsServiceAccount;
 
 /// Why a kubeconfig does not make a client.
@@ -50,32 +51,78 @@ pub enum KubeconfigError {
     #[error("kubeconfig: cannot use its authentication")]
     Authentication(#[source] Box<kube::Error>),
     /// The server is given by a host name.
-    #[error("kubeconfig: server {0:?} must be given by IP address or as localhost")]
+    #[error("kubeconfig: server {0:?} must be given by IP address, as localhost or by a name in /etc/hosts")]
     HostName(String),
+    /// `--master` is no address of a server.
+    #[error("the server {0:?} is not a URL")]
+    Server(String),
+    /// Neither a file nor a server is given.
+    #[error("neither a kubeconfig nor the address of a server is given")]
+    Missing,
+}
+
+/// Which server, and how much of it.
+#[derive(Clone, Debug, Default)]
+pub struct Connection {
+    /// The file; without it only `master` counts, and there are no credentials.
+    pub kubeconfig: Option<PathBuf>,
+    /// Another server than the file's (`--master`).
+    pub master: Option<String>,
+    /// Requests a second at most, and how many of them at once (`--kube-api-qps`, `--kube-api-burst`). `None`: as many as there are.
+    pub rate: Option<(f64, u32)>,
+}
+
+impl Connection {
+    /// The server of a kubeconfig, without a limit.
+    pub fn to(kubeconfig: &Path) -> Self {
+        Self { kubeconfig: Some(kubeconfig.to_owned()), ..Self::default() }
+    }
+
+    /// A client. Must be called inside a Tokio runtime; the server need not be reachable yet.
+    pub async fn client(&self) -> Result<kube::Client, KubeconfigError> {
+        client(&self.config().await?, self.rate)
+    }
+
+    /// Makes clients that act as ServiceAccounts of a namespace, by their names; the connection's own user must be allowed to create
+    /// ServiceAccounts and tokens there. Each has the whole rate to itself, as upstream has it. Must be called inside a Tokio runtime.
+    pub async fn service_accounts(
+        &self,
+        namespace: &str,
+    ) -> Result<impl Fn(&str) -> kube::Client + Send + Sync + 'static, KubeconfigError> {
+        let config = self.config().await?;
+        let issuer = client(&config, None)?;
+        // Without the user's certificate, which the server would believe rather than the token.
+        let transport = transport(&config, None)?;
+        let (namespace, rate) = (namespace.to_owned(), self.rate);
+        Ok(move |account: &str| {
+            let transport = AsServiceAccount::new(transport.clone(), issuer.clone(), &namespace, account);
+            let service = tower::ServiceBuilder::new()
+                .layer(config.base_uri_layer())
+                .option_layer(rate.map(RateLimitLayer::new))
+                .service(transport);
+            ClientBuilder::new(service, config.default_namespace.clone()).build()
+        })
+    }
+
+    async fn config(&self) -> Result<kube::Config, KubeconfigError> {
+        let server = |url: &String| url.parse::<http::Uri>().map_err(|_| KubeconfigError::Server(url.clone()));
+        let master = self.master.as_ref().map(server).transpose()?;
+        match (&self.kubeconfig, master) {
+            (None, None) => Err(KubeconfigError::Missing),
+            (None, Some(server)) => Ok(kube::Config::new(server)),
+            (Some(path), master) => {
+                let mut config = load(path).await?;
+                config.cluster_url = master.unwrap_or(config.cluster_url);
+                Ok(config)
+            }
+        }
+    }
 }
 
 /// A client of the server that the current context of a kubeconfig names. Must be called inside a Tokio runtime; the
 /// server need not be reachable yet.
 pub async fn from_kubeconfig(path: &Path) -> Result<kube::Client, KubeconfigError> {
-    client(&load(path).await?)
-}
-
-/// Makes clients of the same server that act as ServiceAccounts of a namespace, by their names; the kubeconfig's own user must be
-/// allowed to create ServiceAccounts and tokens there. Must be called inside a Tokio runtime.
-pub async fn service_accounts_from_kubeconfig(
-    path: &Path,
-    namespace: &str,
-) -> Result<impl Fn(&str) -> kube::Client + Send + Sync + 'static, KubeconfigError> {
-    let config = load(path).await?;
-    let issuer = client(&config)?;
-    // Without the user's certificate, which the server would believe rather than the token.
-    let transport = transport(&config, None)?;
-    let namespace = namespace.to_owned();
-    Ok(move |account: &str| {
-        let transport = AsServiceAccount::new(transport.clone(), issuer.clone(), &namespace, account);
-        let service = tower::ServiceBuilder::new().layer(config.base_uri_layer()).service(transport);
-        ClientBuilder::new(service, config.default_namespace.clone()).build()
-    })
+    Connection::to(path).client().await
 }
 
 async fn load(path: &Path) -> Result<kube::Config, KubeconfigError> {
@@ -84,12 +131,13 @@ async fn load(path: &Path) -> Result<kube::Config, KubeconfigError> {
     kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(load_error)
 }
 
-fn client(config: &kube::Config) -> Result<kube::Client, KubeconfigError> {
+fn client(config: &kube::Config, rate: Option<(f64, u32)>) -> Result<kube::Client, KubeconfigError> {
     let http = transport(config, client_certificate(&config.auth_info)?)?;
     let authentication = config.auth_layer().map_err(|error| KubeconfigError::Authentication(Box::new(error)))?;
     let service = tower::ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(authentication)
+        .option_layer(rate.map(RateLimitLayer::new))
         .map_err(BoxError::from)
         .service(http);
     Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
@@ -102,7 +150,10 @@ fn transport(
 ) -> Result<HttpClient<Connector, kube::client::Body>, KubeconfigError> {
     let tls = tls_config(config, identity)?;
     let host = config.cluster_url.host().unwrap_or_default();
-    let address = address_of(host).ok_or_else(|| KubeconfigError::HostName(host.to_owned()))?;
+    let address = Host::new(host);
+    if address.resolve().is_none() {
+        return Err(KubeconfigError::HostName(host.to_owned()));
+    }
     let server_name = config.tls_server_name.clone().unwrap_or_else(|| host.trim_matches(['[', ']']).to_owned());
     let server_name = ServerName::try_from(server_name.clone()).map_err(|_| KubeconfigError::HostName(server_name))?;
     let connector = Connector {
@@ -114,11 +165,37 @@ fn transport(
     Ok(HttpClient::builder(TokioExecutor::new()).build(connector))
 }
 
-fn address_of(host: &str) -> Option<IpAddr> {
-    if host == "localhost" {
-        return Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+/// A server's address, or a name that the machine's own table has.
+#[derive(Clone)]
+enum Host {
+    Address(IpAddr),
+    Name(Arc<str>),
+}
+
+impl Host {
+    fn new(host: &str) -> Self {
+        if host == "localhost" {
+            return Self::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        }
+        host.trim_matches(['[', ']']).parse().map_or_else(|_| Self::Name(host.into()), Self::Address)
     }
-    host.trim_matches(['[', ']']).parse().ok()
+
+    /// Its address now; the table may have changed since.
+    fn resolve(&self) -> Option<IpAddr> {
+        match self {
+            Self::Address(address) => Some(*address),
+            Self::Name(name) => listed(&std::fs::read_to_string("/etc/hosts").ok()?, name),
+        }
+    }
+}
+
+/// The first address that a table of hosts (hosts(5)) has for a name.
+fn listed(table: &str, name: &str) -> Option<IpAddr> {
+    let lines = table.lines().map(|line| line.split('#').next().unwrap_or_default());
+    lines.filter_map(|line| line.split_whitespace().next().map(|address| (address, line))).find_map(|(address, line)| {
+        let named = line.split_whitespace().skip(1).any(|have| have.eq_ignore_ascii_case(name));
+        named.then(|| address.parse().ok()).flatten()
+    })
 }
 
 fn tls_config(config: &kube::Config, identity: Option<Identity>) -> Result<rustls::ClientConfig, KubeconfigError> {
@@ -127,13 +204,23 @@ fn tls_config(config: &kube::Config, identity: Option<Identity>) -> Result<rustl
         roots.add(CertificateDer::from(der.clone())).map_err(KubeconfigError::Tls)?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
+    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(KubeconfigError::Tls)?
         .with_root_certificates(roots);
     match identity {
         None => Ok(builder.with_no_client_auth()),
-        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(KubeconfigError::Tls),
+        Some((chain, key)) => {
+            // Not `with_client_auth_cert`: that reads the certificate, and does not know those of version 1, which upstream takes.
+            let key = provider.key_provider.load_private_key(key).map_err(KubeconfigError::Tls)?;
+            let pair = rustls::sign::CertifiedKey::new(chain, key);
+            match pair.keys_match() {
+                Err(error @ rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {
+                    Err(KubeconfigError::Tls(error))
+                }
+                _ => Ok(builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(pair)))),
+            }
+        }
     }
 }
 
@@ -167,7 +254,7 @@ fn data_or_file(what: &str, data: Option<&str>, file: Option<&str>) -> Result<Op
 struct Connector {
     tls: TlsConnector,
     secure: bool,
-    address: IpAddr,
+    address: Host,
     server_name: ServerName<'static>,
 }
 
@@ -184,7 +271,8 @@ impl Service<http::Uri> for Connector {
         let this = self.clone();
         let port = uri.port_u16().unwrap_or(if this.secure { 443 } else { 80 });
         Box::pin(async move {
-            let stream = TcpStream::connect((this.address, port)).await?;
+            let address = this.address.resolve().ok_or(std::io::ErrorKind::HostUnreachable)?;
+            let stream = TcpStream::connect((address, port)).await?;
             stream.set_nodelay(true)?;
             if !this.secure {
                 return Ok(TokioIo::new(Stream::Plain(stream)));
@@ -201,7 +289,7 @@ enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Connection for Stream {
+impl Connectable for Stream {
     fn connected(&self) -> Connected {
         Connected::new()
     }
@@ -244,12 +332,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_by_address_only() {
-        for (host, expected) in
-            [("127.0.0.1", Some("127.0.0.1")), ("localhost", Some("127.0.0.1")), ("[::1]", Some("::1")), ("example.com", None)]
-        {
+    fn servers_by_address_or_by_the_table_of_hosts() {
+        let table = "127.0.0.1 localhost\n# 10.0.0.1 no\n10.0.0.2\tcontrol-plane cp # no\nnonsense other\n";
+        for (host, expected) in [
+            ("127.0.0.1", Some("127.0.0.1")),
+            ("localhost", Some("127.0.0.1")),
+            ("[::1]", Some("::1")),
+            ("CP", Some("10.0.0.2")),
+            ("no", None),
+            ("other", None),
+        ] {
             let expected = expected.map(|address| address.parse().expect("is an address"));
-            assert_eq!(address_of(host), expected, "{host}");
+            let found = match Host::new(host) {
+                Host::Address(address) => Some(address),
+                Host::Name(name) => listed(table, &name),
+            };
+            assert_eq!(found, expected, "{host}");
         }
     }
 }

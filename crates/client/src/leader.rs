@@ -5,6 +5,7 @@
 //! the renew deadline is shorter than the lease duration.
 
 use std::future::Future;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,6 +13,8 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::Api;
 use kube::api::PostParams;
+use parking_lot::Mutex;
+use prometheus::{IntGaugeVec, register_int_gauge_vec};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +33,28 @@ pub struct LeaderElection {
     pub renew_deadline: Duration,
     /// Time between attempts.
     pub retry_period: Duration,
+    /// Tells others how it stands.
+    pub watch: LeaderWatch,
+}
+
+/// How an election stands for a candidate; clones show the same. Upstream's `HealthzAdaptor`.
+#[derive(Clone, Debug, Default)]
+pub struct LeaderWatch(Arc<Mutex<Option<Instant>>>);
+
+impl LeaderWatch {
+    /// Whether this candidate leads.
+    pub fn is_leading(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
+    /// For how long a leader has not renewed; nothing for others.
+    pub fn not_renewed_for(&self) -> Option<Duration> {
+        self.0.lock().map(|renewed| renewed.elapsed())
+    }
+
+    fn set(&self, renewed: Option<Instant>) {
+        *self.0.lock() = renewed;
+    }
 }
 
 impl LeaderElection {
@@ -42,7 +67,21 @@ impl LeaderElection {
             lease_duration: Duration::from_secs(15),
             renew_deadline: Duration::from_secs(10),
             retry_period: Duration::from_secs(2),
+            watch: LeaderWatch::default(),
         }
+    }
+}
+
+/// `leader_election_master_status` of upstream: whether this process leads, by lease.
+static MASTER_STATUS: LazyLock<Option<IntGaugeVec>> = LazyLock::new(|| {
+    let help = "Gauge of if the reporting system is master of the relevant lease, 0 indicates backup, 1 indicates master. 'name' is \
+                the string used to identify the lease. Please make sure to group by name.";
+    register_int_gauge_vec!("leader_election_master_status", help, &["name"]).ok()
+});
+
+fn set_master_status(lease: &str, leads: bool) {
+    if let Some(gauge) = MASTER_STATUS.as_ref() {
+        gauge.with_label_values(&[lease]).set(leads.into());
     }
 }
 
@@ -74,9 +113,12 @@ where
 {
     let mut elector =
         Elector { api: Api::namespaced(client, &config.namespace), config, observed: None, observed_at: Instant::now() };
+    set_master_status(&elector.config.name, false);
     if !elector.acquire(&token).await {
         return Ok(());
     }
+    elector.config.watch.set(Some(Instant::now()));
+    set_master_status(&elector.config.name, true);
     tracing::info!(lease = elector.config.name, identity = elector.config.identity, "became leader");
     let leading = token.child_token();
     let mut lost = false;
@@ -91,6 +133,8 @@ where
             }
         }
     }
+    elector.config.watch.set(None);
+    set_master_status(&elector.config.name, false);
     if lost {
         return Err(LeaderElectionError::Lost { namespace: elector.config.namespace, name: elector.config.name });
     }
@@ -138,7 +182,10 @@ impl Elector {
             tokio::select! {
                 () = token.cancelled() => return true,
                 result = tokio::time::timeout_at(deadline, attempt) => match result {
-                    Ok(true) => renewed = Instant::now(),
+                    Ok(true) => {
+                        renewed = Instant::now();
+                        self.config.watch.set(Some(renewed));
+                    }
                     Ok(false) => {}
                     Err(_) => return false,
                 },

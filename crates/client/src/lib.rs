@@ -36,8 +36,8 @@ pub use informers::{Informers, Scope};
 #[doc(hidden)]
 pub use instances::shared as shared_instances;
 pub use key::NamespacedName;
-pub use kubeconfig::{KubeconfigError, from_kubeconfig, service_accounts_from_kubeconfig};
-pub use leader::{LeaderElection, LeaderElectionError, run_as_leader};
+pub use kubeconfig::{Connection, KubeconfigError, from_kubeconfig};
+pub use leader::{LeaderElection, LeaderElectionError, LeaderWatch, run_as_leader};
 pub use rate_limit::{ExponentialBackoff, RateLimiter, TokenBucket};
 pub use store::{IndexFn, Store};
 pub use workqueue::WorkQueue;

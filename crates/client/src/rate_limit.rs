@@ -1,10 +1,16 @@
 //! When a failed key may be tried again. Numbers are client-go's `DefaultTypedControllerRateLimiter`.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::hash::Hash;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
+use tower::{Layer, Service};
 
 /// Delay that doubles with every failure of the same item.
 #[derive(Debug)]
@@ -128,6 +134,60 @@ impl<T: Eq + Hash + Clone> Default for RateLimiter<T> {
     }
 }
 
+/// Delays requests so that no more of them are sent than a bucket allows. Clones share the bucket.
+#[derive(Clone, Debug)]
+pub(crate) struct RateLimitLayer(Arc<Mutex<TokenBucket>>);
+
+impl RateLimitLayer {
+    /// So many a second, and so many at once.
+    pub(crate) fn new((per_second, burst): (f64, u32)) -> Self {
+        Self(Arc::new(Mutex::new(TokenBucket::new(per_second, burst))))
+    }
+}
+
+impl<S> Layer<S> for RateLimitLayer {
+    type Service = RateLimited<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        RateLimited { inner, bucket: self.0.clone() }
+    }
+}
+
+/// A service behind a [`RateLimitLayer`].
+#[derive(Clone, Debug)]
+pub(crate) struct RateLimited<S> {
+    inner: S,
+    bucket: Arc<Mutex<TokenBucket>>,
+}
+
+impl<S, R> Service<R> for RateLimited<S>
+where
+    S: Service<R> + Clone + Send + 'static,
+    S::Future: Send,
+    R: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        // The instance that is ready, not its clone, gets the request.
+        let next = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, next);
+        let delay = self.bucket.lock().reserve();
+        Box::pin(async move {
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            inner.call(request).await
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,5 +226,17 @@ mod tests {
         assert_eq!(taken, [true, true, false]);
         let later = start + Duration::from_millis(1100);
         assert_eq!([(); 2].map(|()| bucket.try_take_at(later)), [true, false]);
+    }
+
+    #[tokio::test]
+    async fn requests_over_the_rate_wait() {
+        let service = tower::service_fn(|(): ()| async { Ok::<_, std::convert::Infallible>(Instant::now()) });
+        let layer = RateLimitLayer::new((50.0, 1));
+        let (mut first, mut second) = (layer.layer(service), layer.layer(service));
+        let start = Instant::now();
+        let at = [first.call(()).await, second.call(()).await, first.call(()).await];
+        let at = at.map(|sent| sent.expect("cannot fail").duration_since(start));
+        // They share the bucket: the second and the third waited, however fast the machine is.
+        assert!(at[1] >= Duration::from_millis(15) && at[2] >= Duration::from_millis(30), "{at:?}");
     }
 }

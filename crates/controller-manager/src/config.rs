@@ -1,6 +1,7 @@
 //! What can be set on the controller manager. Names follow kube-controller-manager's flags.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use client::LeaderElection;
@@ -121,6 +122,37 @@ pub struct LocalVolumes {
     pub directory: PathBuf,
 }
 
+/// How fast node-lifecycle-controller marks nodes for eviction.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NodeEviction {
+    /// `--node-eviction-rate`: nodes a second of a zone that is healthy as a whole.
+    pub rate: f64,
+    /// `--secondary-node-eviction-rate`: nodes a second of a large zone that is not.
+    pub secondary_rate: f64,
+    /// `--large-cluster-size-threshold`: smaller zones stop evicting when they are not healthy.
+    pub large_zone: usize,
+    /// `--unhealthy-zone-threshold`: the share of nodes that makes a zone unhealthy.
+    pub unhealthy_share: f64,
+    /// `--node-startup-grace-period`: silence that is allowed to a node that has never spoken.
+    pub startup_grace_period: Duration,
+}
+
+impl Default for NodeEviction {
+    /// Upstream's.
+    fn default() -> Self {
+        Self {
+            rate: 0.1,
+            secondary_rate: 0.01,
+            large_zone: 50,
+            unhealthy_share: 0.55,
+            startup_grace_period: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Is told the name of each controller that was started.
+pub type Started = Arc<dyn Fn(&'static str) + Send + Sync>;
+
 /// `--feature-gates`: those that a controller here knows both sides of, with v1.35's defaults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FeatureGates {
@@ -129,7 +161,7 @@ pub struct FeatureGates {
 }
 
 /// Settings of all controllers.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// `--controllers`: `*` enables all that are on by default, `foo` enables, `-foo` disables.
     pub controllers: Vec<String>,
@@ -152,6 +184,8 @@ pub struct Config {
     pub concurrent_deployment_syncs: usize,
     /// `--concurrent-replicaset-syncs`.
     pub concurrent_replicaset_syncs: usize,
+    /// `--concurrent-rc-syncs`.
+    pub concurrent_rc_syncs: usize,
     /// `--concurrent-job-syncs`.
     pub concurrent_job_syncs: usize,
     /// `--concurrent-cron-job-syncs`.
@@ -162,8 +196,10 @@ pub struct Config {
     pub concurrent_statefulset_syncs: usize,
     /// `--concurrent-daemonset-syncs`.
     pub concurrent_daemonset_syncs: usize,
-    /// `--concurrent-service-endpoint-syncs` and `--concurrent-endpoint-syncs`.
+    /// `--concurrent-endpoint-syncs`.
     pub concurrent_endpoint_syncs: usize,
+    /// `--concurrent-service-endpoint-syncs`.
+    pub concurrent_service_endpoint_syncs: usize,
     /// `--mirroring-concurrent-service-endpoint-syncs`.
     pub mirroring_concurrent_service_endpoint_syncs: usize,
     /// `--mirroring-max-endpoints-per-subset`: further addresses of Endpoints are not mirrored.
@@ -179,6 +215,8 @@ pub struct Config {
     pub resource_quota_sync_period: Duration,
     /// The directory of local-path-provisioner-controller. `None` where nodes are elsewhere; the controller does not run then.
     pub local_volumes: Option<LocalVolumes>,
+    /// Services of type LoadBalancer are reached on the nodes' own addresses; service-lb-controller does not run otherwise.
+    pub service_lb: bool,
     /// `--concurrent-ephemeralvolume-syncs`.
     pub concurrent_ephemeralvolume_syncs: usize,
     /// `--concurrent-horizontal-pod-autoscaler-syncs`.
@@ -195,8 +233,21 @@ pub struct Config {
     pub node_monitor_period: Duration,
     /// `--node-monitor-grace-period`: silence after which a node is called Unknown.
     pub node_monitor_grace_period: Duration,
+    /// `--disable-force-detach-on-timeout`: a node keeps the volumes that it does not unmount, however long it is not healthy.
+    pub disable_force_detach_on_timeout: bool,
+    /// Pace and thresholds of evictions from nodes that are not healthy.
+    pub node_eviction: NodeEviction,
     /// `--terminated-pod-gc-threshold`: finished pods kept; 0 keeps all.
     pub terminated_pod_gc_threshold: usize,
+    /// Hears of each controller's start: what health is asked about.
+    pub started: Option<Started>,
+}
+
+impl std::fmt::Debug for Config {
+    /// What identifies a configuration in a log; the rest is in `/configz`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config").field("controllers", &self.controllers).finish_non_exhaustive()
+    }
 }
 
 impl Default for Config {
@@ -215,12 +266,14 @@ impl Default for Config {
             feature_gates: FeatureGates::default(),
             concurrent_deployment_syncs: 5,
             concurrent_replicaset_syncs: 5,
+            concurrent_rc_syncs: 5,
             concurrent_job_syncs: 5,
             concurrent_cron_job_syncs: 5,
             concurrent_ttl_after_finished_syncs: 5,
             concurrent_statefulset_syncs: 5,
             concurrent_daemonset_syncs: 2,
             concurrent_endpoint_syncs: 5,
+            concurrent_service_endpoint_syncs: 5,
             mirroring_concurrent_service_endpoint_syncs: 5,
             mirroring_max_endpoints_per_subset: 1000,
             concurrent_namespace_syncs: 5,
@@ -228,6 +281,7 @@ impl Default for Config {
             concurrent_resource_quota_syncs: 5,
             resource_quota_sync_period: Duration::from_secs(5 * 60),
             local_volumes: None,
+            service_lb: false,
             concurrent_ephemeralvolume_syncs: 5,
             concurrent_horizontal_pod_autoscaler_syncs: 5,
             pod_autoscaler: PodAutoscaler::default(),
@@ -236,7 +290,10 @@ impl Default for Config {
             node_ipam: None,
             node_monitor_period: Duration::from_secs(5),
             node_monitor_grace_period: Duration::from_secs(50),
+            disable_force_detach_on_timeout: false,
+            node_eviction: NodeEviction::default(),
             terminated_pod_gc_threshold: 12_500,
+            started: None,
         }
     }
 }

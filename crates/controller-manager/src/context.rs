@@ -1,16 +1,18 @@
 //! What every controller is given at its start.
 
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use client::{EventRecorder, Informer, Informers, NamespacedName, WorkQueue};
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
+use crate::selected::Selected;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -20,6 +22,8 @@ pub(crate) struct Context {
     pub(crate) config: Arc<Config>,
     pub(crate) token: CancellationToken,
     events: EventRecorder,
+    /// What Services select; made for the first controller that asks.
+    selected_services: Arc<OnceLock<Selected<Service>>>,
 }
 
 impl Context {
@@ -30,12 +34,18 @@ impl Context {
         events: EventRecorder,
         token: CancellationToken,
     ) -> Self {
-        Self { client, informers, config: Arc::new(config), token, events }
+        Self { client, informers, config: Arc::new(config), token, events, selected_services: Arc::default() }
     }
 
     /// The same for a controller with a client, and so an identity, of its own.
     pub(crate) fn with_client(&self, client: kube::Client) -> Self {
         Self { client, ..self.clone() }
+    }
+
+    /// The pods of Services, shared by the controllers that look at them.
+    pub(crate) fn selected_services(&self) -> Selected<Service> {
+        let make = || Selected::follow(&self.informers.get::<Service>(), &self.informers.get::<Pod>());
+        self.selected_services.get_or_init(make).clone()
     }
 
     /// Events in the name of one controller.

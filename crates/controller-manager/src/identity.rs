@@ -55,6 +55,7 @@ pub fn service_account(controller: &str) -> Option<&str> {
         "bootstrap-signer-controller" => "bootstrap-signer",
         "token-cleaner-controller" => "token-cleaner",
         "resourceclaim-controller" => "resource-claim-controller",
+        "service-lb-controller" => "service-controller",
         "service-cidr-controller" => "service-cidrs-controller",
         same => same,
     };

@@ -10,7 +10,7 @@ use kube::core::{Selector, SelectorExt};
 static NO_LABELS: LazyLock<BTreeMap<String, String>> = LazyLock::new(BTreeMap::new);
 
 /// A parsed selector.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Matcher(Option<Selector>);
 
 impl Matcher {

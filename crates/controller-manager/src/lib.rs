@@ -10,11 +10,13 @@
 //! that are not written: a kind without its controller is stored and served, and nothing pretends to act on it.
 
 mod api_errors;
+mod attach_detach;
 mod bootstrap_tokens;
 mod certificates;
 mod cidr;
 mod cluster_role_aggregation;
 mod config;
+mod config_roll;
 mod context;
 mod cronjob;
 mod daemonset;
@@ -24,7 +26,9 @@ mod disruption;
 mod endpoints;
 mod endpointslice;
 mod endpointslice_mirroring;
+mod ensure;
 mod ephemeral_volume;
+mod expand;
 mod expectations;
 mod garbage_collector;
 mod hash;
@@ -55,7 +59,9 @@ mod resource_claims;
 mod resource_quota;
 mod root_ca_publisher;
 mod run;
+mod selected;
 mod service_cidr;
+mod service_lb;
 mod service_pods;
 mod serviceaccount;
 mod serviceaccount_tokens;
@@ -67,7 +73,11 @@ mod toleration;
 mod ttl;
 mod ttl_after_finished;
 
-pub use config::{ClusterSigning, Config, FeatureGates, LocalVolumes, NodeIpam, PodAutoscaler, ServiceAccountKey, SigningCa};
+pub use config::{
+    ClusterSigning, Config, FeatureGates, LocalVolumes, NodeEviction, NodeIpam, PodAutoscaler, ServiceAccountKey, SigningCa,
+    Started,
+};
+pub use config_roll::{NAME as CONFIG_ROLL, ensure_rights as ensure_config_roll_rights};
 pub use identity::{Clients, service_account};
 pub use local_provisioner::ensure_local_storage;
 pub use registry::controller_names;

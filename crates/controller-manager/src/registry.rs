@@ -30,6 +30,8 @@ pub(crate) const REGISTRY: &[Entry] = &[
     Entry { name: "service-cidr-controller", start: |c| Box::pin(crate::service_cidr::run(c)) },
     Entry { name: "persistentvolume-binder-controller", start: |c| Box::pin(crate::persistent_volume::run(c)) },
     Entry { name: "local-path-provisioner-controller", start: |c| Box::pin(crate::local_provisioner::run(c)) },
+    Entry { name: "persistentvolume-attach-detach-controller", start: |c| Box::pin(crate::attach_detach::run(c)) },
+    Entry { name: "persistentvolume-expander-controller", start: |c| Box::pin(crate::expand::run(c)) },
     Entry { name: "ephemeral-volume-controller", start: |c| Box::pin(crate::ephemeral_volume::run(c)) },
     Entry { name: "persistentvolumeclaim-protection-controller", start: |c| Box::pin(crate::storage_protection::run_claims(c)) },
     Entry { name: "persistentvolume-protection-controller", start: |c| Box::pin(crate::storage_protection::run_volumes(c)) },
@@ -37,6 +39,8 @@ pub(crate) const REGISTRY: &[Entry] = &[
         name: "volumeattributesclass-protection-controller",
         start: |c| Box::pin(crate::storage_protection::run_attributes_classes(c)),
     },
+    Entry { name: crate::config_roll::NAME, start: |c| Box::pin(crate::config_roll::run(c)) },
+    Entry { name: "service-lb-controller", start: |c| Box::pin(crate::service_lb::run(c)) },
     Entry { name: "horizontal-pod-autoscaler-controller", start: |c| Box::pin(crate::pod_autoscaler::run(c)) },
     Entry { name: "disruption-controller", start: |c| Box::pin(crate::disruption::run(c)) },
     Entry { name: "resourceclaim-controller", start: |c| Box::pin(crate::resource_claims::run(c)) },
@@ -58,8 +62,73 @@ pub(crate) const REGISTRY: &[Entry] = &[
     Entry { name: "pod-garbage-collector-controller", start: |c| Box::pin(crate::pod_gc::run(c)) },
 ];
 
-/// Off unless `--controllers` names them, as upstream.
-const OFF_BY_DEFAULT: &[&str] = &["bootstrap-signer-controller", "token-cleaner-controller"];
+/// Off unless `--controllers` names them: as upstream, and what needs rights that upstream's cluster roles do not have.
+const OFF_BY_DEFAULT: &[&str] = &["bootstrap-signer-controller", "token-cleaner-controller", crate::config_roll::NAME];
+
+/// Upstream's older names of controllers, which it still takes.
+const ALIASES: &[(&str, &str)] = &[
+    ("attachdetach", "persistentvolume-attach-detach-controller"),
+    ("bootstrapsigner", "bootstrap-signer-controller"),
+    ("clusterrole-aggregation", "clusterrole-aggregation-controller"),
+    ("cronjob", "cronjob-controller"),
+    ("csrapproving", "certificatesigningrequest-approving-controller"),
+    ("csrcleaner", "certificatesigningrequest-cleaner-controller"),
+    ("csrsigning", "certificatesigningrequest-signing-controller"),
+    ("daemonset", "daemonset-controller"),
+    ("deployment", "deployment-controller"),
+    ("disruption", "disruption-controller"),
+    ("endpoint", "endpoints-controller"),
+    ("endpointslice", "endpointslice-controller"),
+    ("endpointslicemirroring", "endpointslice-mirroring-controller"),
+    ("ephemeral-volume", "ephemeral-volume-controller"),
+    ("garbagecollector", "garbage-collector-controller"),
+    ("horizontalpodautoscaling", "horizontal-pod-autoscaler-controller"),
+    ("job", "job-controller"),
+    ("legacy-service-account-token-cleaner", "legacy-serviceaccount-token-cleaner-controller"),
+    ("namespace", "namespace-controller"),
+    ("nodeipam", "node-ipam-controller"),
+    ("nodelifecycle", "node-lifecycle-controller"),
+    ("persistentvolume-binder", "persistentvolume-binder-controller"),
+    ("persistentvolume-expander", "persistentvolume-expander-controller"),
+    ("podgc", "pod-garbage-collector-controller"),
+    ("pv-protection", "persistentvolume-protection-controller"),
+    ("pvc-protection", "persistentvolumeclaim-protection-controller"),
+    ("replicaset", "replicaset-controller"),
+    ("replicationcontroller", "replicationcontroller-controller"),
+    ("resource-claim-controller", "resourceclaim-controller"),
+    ("resourcequota", "resourcequota-controller"),
+    ("root-ca-cert-publisher", "root-ca-certificate-publisher-controller"),
+    ("service", "service-lb-controller"),
+    ("serviceaccount", "serviceaccount-controller"),
+    ("serviceaccount-token", "serviceaccount-token-controller"),
+    ("statefulset", "statefulset-controller"),
+    ("storage-version-gc", "storageversion-garbage-collector-controller"),
+    ("svm", "storage-version-migrator-controller"),
+    ("tokencleaner", "token-cleaner-controller"),
+    ("ttl", "ttl-controller"),
+    ("ttl-after-finished", "ttl-after-finished-controller"),
+];
+
+/// Controllers of upstream's that may be named and are not there: they can be switched off, not on.
+const ABSENT: &[&str] = &[
+    "cloud-node-lifecycle-controller",
+    "device-taint-eviction-controller",
+    "kube-apiserver-serving-clustertrustbundle-publisher-controller",
+    "node-route-controller",
+    "podcertificaterequest-cleaner-controller",
+    "selinux-warning-controller",
+    "storage-version-migrator-controller",
+    "storageversion-garbage-collector-controller",
+    "validatingadmissionpolicy-status-controller",
+];
+
+/// An item of `--controllers` by the controller's present name; `None` if there is no such controller.
+pub(crate) fn resolve(item: &str) -> Option<String> {
+    let (sign, name) = item.strip_prefix('-').map_or(("", item), |name| ("-", name));
+    let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, name)| name);
+    let known = name == "*" && sign.is_empty() || controller_names().any(|known| known == name);
+    (known || sign == "-" && ABSENT.contains(&name)).then(|| format!("{sign}{name}"))
+}
 
 /// Names of all controllers, in the order of their start.
 pub fn controller_names() -> impl Iterator<Item = &'static str> {
@@ -103,6 +172,26 @@ mod tests {
             let enabled = (is_enabled("foo", &wanted), is_enabled("token-cleaner-controller", &wanted));
             assert_eq!(enabled, (on, off), "{wanted:?}");
         }
+    }
+
+    #[test]
+    fn older_names_and_what_is_not_there() {
+        for (item, expected) in [
+            ("*", Some("*")),
+            ("bootstrapsigner", Some("bootstrap-signer-controller")),
+            ("-job", Some("-job-controller")),
+            ("job-controller", Some("job-controller")),
+            ("-selinux-warning-controller", Some("-selinux-warning-controller")),
+            ("selinux-warning-controller", None),
+            ("nonsense", None),
+            ("-nonsense", None),
+            ("-*", None),
+        ] {
+            assert_eq!(resolve(item).as_deref(), expected, "{item}");
+        }
+        let known = |name: &&str| controller_names().any(|known| known == *name) || ABSENT.contains(name);
+        assert!(ALIASES.iter().all(|(_, name)| known(name)));
+        assert!(ABSENT.iter().all(|name| !controller_names().any(|known| known == *name)), "it is there by now");
     }
 
     #[test]

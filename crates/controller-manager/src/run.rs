@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Config;
 use crate::context::Context;
 use crate::identity::Clients;
-use crate::registry::{REGISTRY, controller_names, is_enabled};
+use crate::registry::{REGISTRY, controller_names, is_enabled, resolve};
 
 /// Why the controller manager ended without being asked to.
 #[derive(Debug, thiserror::Error)]
@@ -24,12 +24,8 @@ pub enum RunError {
 ///
 /// `informers` may be shared with other components of the process; they must not outlive their own token.
 pub async fn run(config: Config, clients: Clients, informers: Informers, token: CancellationToken) -> Result<(), RunError> {
-    for wanted in &config.controllers {
-        let name = wanted.strip_prefix('-').unwrap_or(wanted);
-        if name != "*" && !controller_names().any(|known| known == name) {
-            return Err(RunError::UnknownController(name.to_owned()));
-        }
-    }
+    let wanted = config.controllers.iter().map(|item| resolve(item).ok_or_else(|| RunError::UnknownController(item.clone())));
+    let config = Config { controllers: wanted.collect::<Result<_, _>>()?, ..config.clone() };
     match config.leader_election.clone() {
         None => run_controllers(config, clients, informers, token).await,
         Some(election) => {
@@ -49,6 +45,9 @@ async fn run_controllers(config: Config, clients: Clients, informers: Informers,
     for entry in REGISTRY.iter().filter(|entry| is_enabled(entry.name, &wanted)) {
         tasks.spawn((entry.start)(context.with_client(clients.of_controller(entry.name))));
         tracing::debug!(controller = entry.name, "started controller");
+        if let Some(started) = &context.config.started {
+            started(entry.name);
+        }
     }
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {

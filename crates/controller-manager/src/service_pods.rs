@@ -2,29 +2,20 @@
 //! pods and services wake a service.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use client::{Change, Informer, NamespacedName, Store, WorkQueue};
+use client::{Change, Informer, NamespacedName, WorkQueue};
 use k8s_openapi::api::core::v1::{Container, Pod, Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
 use crate::context::enqueue_all;
-use crate::label_match::{Matcher, contains_labels};
 use crate::pod_state::{is_ready, is_terminal};
+use crate::selected::Selected;
 
 /// The spec of a service whose endpoints a controller manages: it has a selector and is no ExternalName.
 pub(crate) fn managed_spec(service: &Service) -> Option<&ServiceSpec> {
     let spec = service.spec.as_ref()?;
     (spec.type_.as_deref() != Some("ExternalName") && spec.selector.is_some()).then_some(spec)
-}
-
-/// Pods that the service selects.
-pub(crate) fn selected_pods(service: &Service, pods: &Store<Pod>) -> Vec<Arc<Pod>> {
-    let matcher = Matcher::from_map(service.spec.as_ref().and_then(|spec| spec.selector.as_ref()));
-    let mut selected = pods.list_namespace(service.metadata.namespace.as_deref().unwrap_or(""));
-    selected.retain(|pod| matcher.matches(&pod.metadata));
-    selected
 }
 
 pub(crate) fn is_headless(spec: &ServiceSpec) -> bool {
@@ -73,15 +64,17 @@ pub(crate) fn target_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
 }
 
 /// Queues services when they or the pods that they select change in a way that endpoints show.
-pub(crate) fn watch(services: &Informer<Service>, pods: &Informer<Pod>, queue: &WorkQueue<NamespacedName>) {
+pub(crate) fn watch(
+    services: &Informer<Service>,
+    pods: &Informer<Pod>,
+    selected: &Selected<Service>,
+    queue: &WorkQueue<NamespacedName>,
+) {
     enqueue_all(services, queue);
-    let (services, queue) = (services.store().clone(), queue.clone());
+    let (selected, queue) = (selected.clone(), queue.clone());
     let wake = move |pod: &Pod| {
-        for service in services.list_namespace(pod.metadata.namespace.as_deref().unwrap_or("")) {
-            let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-            if selector.is_some_and(|s| !s.is_empty()) && contains_labels(pod.metadata.labels.as_ref(), selector) {
-                queue.add(NamespacedName::of(&*service));
-            }
+        for service in selected.selectors_of(&pod.metadata) {
+            queue.add(NamespacedName::of(&*service));
         }
     };
     pods.add_handler(move |change| match change {

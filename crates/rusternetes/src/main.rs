@@ -7,6 +7,7 @@ mod api_server;
 mod component;
 mod controller_manager_command;
 mod exit;
+mod flags;
 mod hello;
 mod hollow_command;
 mod image;
@@ -14,6 +15,7 @@ mod memory;
 mod reset;
 mod scheduler_command;
 mod server;
+mod serving;
 mod simulate_command;
 
 use std::ffi::OsString;
@@ -46,7 +48,7 @@ enum Command {
     ApiServer(api_server::Options),
     /// Run the controllers alone, against any API server; the executable called `kube-controller-manager` is this command.
     #[command(visible_alias = controller_manager_command::UPSTREAM_NAME)]
-    ControllerManager(Box<controller_manager_command::Options>),
+    ControllerManager(controller_manager_command::Options),
     /// Run the scheduler alone, against any API server; the executable called `kube-scheduler` is this command.
     #[command(visible_alias = scheduler_command::UPSTREAM_NAME)]
     Scheduler(scheduler_command::Options),

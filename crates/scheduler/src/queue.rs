@@ -77,11 +77,13 @@ pub(crate) struct Backoff {
     pub(crate) first: Duration,
     /// `podMaxBackoffSeconds`.
     pub(crate) max: Duration,
+    /// After this a pod that nothing seems to help is tried again.
+    pub(crate) unschedulable_max: Duration,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { first: Duration::from_secs(1), max: Duration::from_secs(10) }
+        Self { first: Duration::from_secs(1), max: Duration::from_secs(10), unschedulable_max: UNSCHEDULABLE_MAX }
     }
 }
 
@@ -319,13 +321,14 @@ impl Queue {
                 self.make_active(waiting, "BackoffComplete", now);
             }
         }
-        while let Some((_, id)) = self.unschedulable.first().cloned().filter(|(since, _)| *since + UNSCHEDULABLE_MAX <= now) {
+        let longest = self.backing_off.unschedulable_max;
+        while let Some((_, id)) = self.unschedulable.first().cloned().filter(|(since, _)| *since + longest <= now) {
             if let Some((waiting, _)) = self.remove(&id) {
                 self.requeue(profiles, waiting, Worth::AfterBackoff, "UnschedulableTimeout", now);
             }
         }
         let backoffs = [self.backoff.first(), self.failed_backoff.first()].into_iter().flatten().map(|(due, _)| *due);
-        backoffs.chain(self.unschedulable.first().map(|(since, _)| *since + UNSCHEDULABLE_MAX)).min()
+        backoffs.chain(self.unschedulable.first().map(|(since, _)| *since + self.backing_off.unschedulable_max)).min()
     }
 
     /// The pods of each part, under the names of the metric `scheduler_pending_pods`.

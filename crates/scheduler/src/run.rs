@@ -19,7 +19,7 @@ use crate::extender::Extender;
 use crate::framework::{ClusterEvent, Code, Handle, Profile, Status, Unreserve, Wait};
 use crate::metrics;
 use crate::pod_info::PodInfo;
-use crate::queue::{Profiles, Queue, Waiting};
+use crate::queue::{Backoff, Profiles, Queue, Waiting};
 use crate::snapshot::Snapshot;
 use crate::watching::Watches;
 
@@ -49,6 +49,7 @@ pub async fn run(config: Config, client: kube::Client, token: CancellationToken)
         result = watches.feed(&scheduler) => result?,
         () = token.cancelled() => return Ok(()),
     }
+    config.ready.set();
     scheduler.schedule_all(&token).await;
     scheduler.tasks.close();
     scheduler.tasks.wait().await;
@@ -105,7 +106,7 @@ impl Scheduler {
         handle: Arc<Handle>,
     ) -> Result<Self, ConfigError> {
         let mut state = State::default();
-        state.queue.backing_off = config.backoff;
+        state.queue.backing_off = Backoff { unschedulable_max: config.pod_max_in_unschedulable, ..config.backoff };
         Ok(Self {
             profiles: config.make_profiles(&handle)?,
             extenders: config.make_extenders()?,

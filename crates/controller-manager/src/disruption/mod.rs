@@ -34,12 +34,13 @@ use crate::context::{Context, enqueue_all, now, wait_synced};
 use crate::label_match::{Matcher, selector_text};
 use crate::ownership::controller_of;
 use crate::pod_state::is_ready;
+use crate::selected::Selected;
 
 struct Disruption {
     context: Context,
     events: EventRecorder,
     budgets: Store<PodDisruptionBudget>,
-    pods: Store<Pod>,
+    selected: Selected<PodDisruptionBudget>,
     workloads: Workloads,
     scales: Scales,
 }
@@ -58,7 +59,8 @@ pub(crate) async fn run(context: Context) {
     enqueue_all(&budgets, &queue);
     // Budgets first: a pod that comes before its budget is counted when the budget comes.
     wait_synced!(budgets);
-    let (known, on_pod, on_stale, told) = (budgets.store().clone(), queue.clone(), stale.clone(), events.clone());
+    let selected = Selected::follow(&budgets, &pods);
+    let (known, on_pod, on_stale, told) = (selected.clone(), queue.clone(), stale.clone(), events.clone());
     pods.add_handler(move |change| {
         let pod = change.object();
         if is_relevant(change) {
@@ -81,7 +83,7 @@ pub(crate) async fn run(context: Context) {
     let controller = Disruption {
         events,
         budgets: budgets.store().clone(),
-        pods: pods.store().clone(),
+        selected,
         workloads,
         scales: Scales::new(context.client.clone()),
         context: context.clone(),
@@ -104,38 +106,19 @@ fn is_relevant(change: &Change<'_, Pod>) -> bool {
 }
 
 /// The budgets that match a pod, as it is and as it was.
-fn concerned(budgets: &Store<PodDisruptionBudget>, change: &Change<'_, Pod>, events: &EventRecorder) -> Vec<NamespacedName> {
+fn concerned(selected: &Selected<PodDisruptionBudget>, change: &Change<'_, Pod>, events: &EventRecorder) -> Vec<NamespacedName> {
     let pod = change.object();
     let before = match change {
-        Change::Updated { old, new } if old.metadata.labels != new.metadata.labels => Some(&old.metadata),
-        _ => None,
+        Change::Updated { old, new } if old.metadata.labels != new.metadata.labels => selected.selectors_of(&old.metadata),
+        _ => Vec::new(),
     };
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
-    let (mut keys, mut now_matching) = (Vec::new(), Vec::new());
-    for budget in budgets.list_namespace(namespace) {
-        let Ok(selector) = matcher(&budget) else { continue };
-        let matches = selector.matches(&pod.metadata);
-        if matches {
-            now_matching.push(budget.name_any());
-        }
-        if matches || before.is_some_and(|before| selector.matches(before)) {
-            keys.push(NamespacedName::of(&*budget));
-        }
-    }
-    if let [first, _, ..] = now_matching.as_slice() {
-        let name = pod.name_any();
+    let matching = selected.selectors_of(&pod.metadata);
+    if let [first, _, ..] = matching.as_slice() {
+        let (namespace, name, first) = (pod.namespace().unwrap_or_default(), pod.name_any(), first.name_any());
         let message = format!("Pod {namespace:?}/{name:?} matches multiple PodDisruptionBudgets.  Chose {first:?} arbitrarily.");
         events.record(&**pod, EventKind::Warning, "MultiplePodDisruptionBudgets", message);
     }
-    keys
-}
-
-/// An absent selector matches nothing.
-fn matcher(budget: &PodDisruptionBudget) -> Result<Matcher, String> {
-    match budget.spec.as_ref().and_then(|spec| spec.selector.as_ref()) {
-        None => Ok(Matcher::from_map(None)),
-        Some(selector) => Matcher::new(selector).ok_or_else(|| "the selector is invalid".to_owned()),
-    }
+    matching.iter().chain(&before).map(|budget| NamespacedName::of(&**budget)).collect()
 }
 
 impl Disruption {
@@ -143,10 +126,14 @@ impl Disruption {
         self.events.record(budget, EventKind::Warning, reason, message);
     }
 
-    fn pods_of(&self, budget: &PodDisruptionBudget, namespace: &str) -> Result<Vec<Arc<Pod>>, String> {
-        let selector = matcher(budget).inspect_err(|why| self.warn(budget, "NoPods", format!("Failed to get pods: {why}")))?;
-        let mut pods = self.pods.list_namespace(namespace);
-        pods.retain(|pod| selector.matches(&pod.metadata));
+    fn pods_of(&self, budget: &PodDisruptionBudget) -> Result<Vec<Arc<Pod>>, String> {
+        let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        if selector.is_some_and(|selector| Matcher::new(selector).is_none()) {
+            let why = "the selector is invalid".to_owned();
+            self.warn(budget, "NoPods", format!("Failed to get pods: {why}"));
+            return Err(why);
+        }
+        let pods = self.selected.pods_of(budget);
         if pods.is_empty() {
             self.events.record(budget, EventKind::Normal, "NoPods", "No matching pods found");
         }
@@ -186,7 +173,7 @@ impl Disruption {
     }
 
     async fn sync(&self, budget: &PodDisruptionBudget, namespace: &str) -> Result<Outcome, ReconcileError> {
-        let counted = match self.pods_of(budget, namespace) {
+        let counted = match self.pods_of(budget) {
             Ok(pods) => self.count(budget, &pods).await.map(|counts| (pods, counts)),
             Err(why) => Err(why),
         };

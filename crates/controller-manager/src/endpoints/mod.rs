@@ -17,7 +17,8 @@ use kube::{Api, ResourceExt};
 use self::plan::plan;
 use crate::api_errors::{self, ignore_not_found, is_already_exists, is_conflict, is_namespace_terminating};
 use crate::context::{Context, wait_synced};
-use crate::service_pods::{managed_spec, selected_pods, watch};
+use crate::selected::Selected;
+use crate::service_pods::{managed_spec, watch};
 
 const LEADER_RECORD: &str = "control-plane.alpha.kubernetes.io/leader";
 
@@ -25,7 +26,7 @@ struct EndpointsController {
     context: Context,
     events: EventRecorder,
     services: Store<Service>,
-    pods: Store<Pod>,
+    selected: Selected<Service>,
     endpoints: Store<Endpoints>,
 }
 
@@ -36,7 +37,8 @@ pub(crate) async fn run(context: Context) {
     let limiter = RateLimiter::item(Duration::from_secs(1), Duration::from_secs(1000));
     let queue = WorkQueue::with_limiter("endpoint", limiter);
     wait_synced!(services);
-    watch(&services, &pods, &queue);
+    let selected = context.selected_services();
+    watch(&services, &pods, &selected, &queue);
     wait_synced!(pods, endpoints);
     queue_leftovers(endpoints.store(), services.store(), &queue);
     let on_endpoints = queue.clone();
@@ -49,7 +51,7 @@ pub(crate) async fn run(context: Context) {
     let controller = EndpointsController {
         events: context.events("endpoint-controller"),
         services: services.store().clone(),
-        pods: pods.store().clone(),
+        selected,
         endpoints: endpoints.store().clone(),
         context: context.clone(),
     };
@@ -87,7 +89,7 @@ impl Controller for EndpointsController {
         if managed_spec(&service).is_none() {
             return Ok(Outcome::Done);
         }
-        let pods = selected_pods(&service, &self.pods);
+        let pods = self.selected.pods_of(&service);
         let current = self.endpoints.get_key(key);
         let Some(wanted) = plan(&service, &pods, current.as_deref()) else {
             return Ok(Outcome::Done);

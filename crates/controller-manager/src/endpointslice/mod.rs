@@ -21,7 +21,8 @@ use self::plan::{Plan, plan};
 pub(crate) use self::tracker::Tracker;
 use crate::api_errors::{self, ignore_not_found, is_namespace_terminating};
 use crate::context::{Context, wait_synced};
-use crate::service_pods::{managed_spec, selected_pods, watch};
+use crate::selected::Selected;
+use crate::service_pods::{managed_spec, watch};
 
 const SLICES_BY_SERVICE: &str = "managedSlicesByService";
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -30,7 +31,7 @@ struct EndpointSlices {
     context: Context,
     events: EventRecorder,
     services: Store<Service>,
-    pods: Store<Pod>,
+    selected: Selected<Service>,
     nodes: Store<Node>,
     slices: Store<EndpointSlice>,
     tracker: Tracker,
@@ -48,7 +49,8 @@ pub(crate) async fn run(context: Context) {
     let limiter = RateLimiter::item(Duration::from_secs(1), Duration::from_secs(1000));
     let queue = WorkQueue::with_limiter("endpoint_slice", limiter);
     wait_synced!(services, nodes);
-    watch(&services, &pods, &queue);
+    let selected = context.selected_services();
+    watch(&services, &pods, &selected, &queue);
     wait_synced!(pods, slices);
     let on_slice = queue.clone();
     slices.add_handler(move |change| {
@@ -64,13 +66,13 @@ pub(crate) async fn run(context: Context) {
     let controller = EndpointSlices {
         events: context.events("endpoint-slice-controller"),
         services: services.store().clone(),
-        pods: pods.store().clone(),
+        selected,
         nodes: nodes.store().clone(),
         slices: slices.store().clone(),
         tracker: Tracker::default(),
         context: context.clone(),
     };
-    let workers = context.config.concurrent_endpoint_syncs;
+    let workers = context.config.concurrent_service_endpoint_syncs;
     run_workers(Arc::new(controller), queue, workers, context.token).await;
 }
 
@@ -103,7 +105,7 @@ impl Controller for EndpointSlices {
         if !self.tracker.caught_up(key, &self.slices) {
             return Ok(Outcome::RequeueAfter(Duration::from_millis(50)));
         }
-        let pods = selected_pods(&service, &self.pods);
+        let pods = self.selected.pods_of(&service);
         let mut existing = self.slices.by_index(SLICES_BY_SERVICE, &key.to_string());
         existing.retain(|slice| slice.metadata.deletion_timestamp.is_none());
         let plan = plan(&service, &pods, existing, |name| match self.nodes.get("", name) {

@@ -8,8 +8,15 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-/// Silence that a node without any status may keep after it registered (upstream's `--node-startup-grace-period`).
-pub(super) const STARTUP_GRACE: Duration = Duration::from_secs(60);
+/// How long a node may keep silent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grace {
+    /// `--node-monitor-grace-period`.
+    pub(super) usual: Duration,
+    /// A node without any status, after it registered (`--node-startup-grace-period`).
+    pub(super) startup: Duration,
+}
+
 /// Conditions that only the kubelet can tell.
 const CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 
@@ -44,7 +51,7 @@ pub(super) fn assess(
     node: &Node,
     lease_renewed: Option<Timestamp>,
     last: Option<&Health>,
-    grace: Duration,
+    grace: Grace,
     now: Timestamp,
 ) -> Assessment {
     let ready = ready_condition(node);
@@ -64,7 +71,7 @@ pub(super) fn assess(
         health.probed = now;
     }
     let observed_ready = ready.map_or("Unknown", |ready| &ready.status).to_owned();
-    let grace = if ready.is_some() { grace } else { STARTUP_GRACE };
+    let grace = if ready.is_some() { grace.usual } else { grace.startup };
     let silent = now.duration_since(health.probed).as_millis() > i128::try_from(grace.as_millis()).unwrap_or(i128::MAX);
     if !silent {
         return Assessment {
@@ -110,7 +117,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    const GRACE: Duration = Duration::from_secs(40);
+    const GRACE: Grace = Grace { usual: Duration::from_secs(40), startup: Duration::from_secs(60) };
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_704_067_200 + second).expect("in range")

@@ -22,9 +22,9 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use self::health::{Assessment, Health, assess};
+use self::health::{Assessment, Grace, Health, assess};
 use self::taints::{NOT_READY, NoExecute, UNREACHABLE};
-use self::zones::{Count, EVICTION_RATE, ZoneState};
+use self::zones::{Count, ZoneState};
 use crate::api_errors::ignore_not_found;
 use crate::context::{Context, now, wait_synced};
 
@@ -230,7 +230,8 @@ impl Monitor {
         let name = node.name_any();
         let lease = self.leases.get(LEASES, &name);
         let renewed = lease.and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref().map(|time| time.0));
-        let grace = self.context.config.node_monitor_grace_period;
+        let config = &self.context.config;
+        let grace = Grace { usual: config.node_monitor_grace_period, startup: config.node_eviction.startup_grace_period };
         let Assessment { health, observed_ready, ready, conditions } = assess(node, renewed, self.health.get(&name), grace, now);
         self.health.insert(name.clone(), health);
         if let Some(conditions) = conditions {
@@ -259,7 +260,8 @@ impl Monitor {
     }
 
     async fn keep_evicting_taints(&mut self, node: &Node, ready: &str, now: Timestamp) {
-        let waiting = self.waiting.entry(zone_of(node)).or_insert_with(|| Waiting::new(EVICTION_RATE));
+        let rate = self.context.config.node_eviction.rate;
+        let waiting = self.waiting.entry(zone_of(node)).or_insert_with(|| Waiting::new(rate));
         match taints::no_execute(node, ready, now) {
             NoExecute::Enqueue => {
                 waiting.nodes.insert(node.name_any());
@@ -314,7 +316,7 @@ impl Monitor {
     }
 
     async fn handle_disruption(&mut self, nodes: &[Arc<Node>], counts: &BTreeMap<String, Count>) {
-        let change = zones::update(&mut self.zones, counts);
+        let change = zones::update(&mut self.zones, counts, &self.context.config.node_eviction);
         for (zone, rate) in change.rates {
             let waiting = self.waiting.entry(zone).or_insert_with(|| Waiting::new(rate));
             if (waiting.rate - rate).abs() > f64::EPSILON {

@@ -5,14 +5,7 @@
 
 use std::collections::BTreeMap;
 
-/// Upstream's `--node-eviction-rate`, nodes a second.
-pub(super) const EVICTION_RATE: f64 = 0.1;
-/// Upstream's `--secondary-node-eviction-rate`.
-const SECONDARY_EVICTION_RATE: f64 = 0.01;
-/// Upstream's `--large-cluster-size-threshold`: smaller zones stop evicting when partly down.
-const LARGE_ZONE: usize = 50;
-/// Upstream's `--unhealthy-zone-threshold`.
-const UNHEALTHY_SHARE: f64 = 0.55;
+use crate::NodeEviction;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ZoneState {
@@ -30,25 +23,25 @@ pub(super) struct Count {
 }
 
 impl Count {
-    fn state(self) -> ZoneState {
+    fn state(self, limits: &NodeEviction) -> ZoneState {
         let total = self.ready + self.not_ready;
         // Counts of nodes are exact in an f64.
         #[allow(clippy::cast_precision_loss)]
         let share = self.not_ready as f64 / total.max(1) as f64;
         if self.ready == 0 && self.not_ready > 0 {
             ZoneState::FullDisruption
-        } else if self.not_ready > 2 && share >= UNHEALTHY_SHARE {
+        } else if self.not_ready > 2 && share >= limits.unhealthy_share {
             ZoneState::PartialDisruption
         } else {
             ZoneState::Normal
         }
     }
 
-    fn rate(self, state: ZoneState) -> f64 {
+    fn rate(self, state: ZoneState, limits: &NodeEviction) -> f64 {
         match state {
-            ZoneState::PartialDisruption if self.ready + self.not_ready > LARGE_ZONE => SECONDARY_EVICTION_RATE,
+            ZoneState::PartialDisruption if self.ready + self.not_ready > limits.large_zone => limits.secondary_rate,
             ZoneState::PartialDisruption => 0.0,
-            _ => EVICTION_RATE,
+            _ => limits.rate,
         }
     }
 }
@@ -65,12 +58,16 @@ pub(super) struct Change {
 }
 
 /// Updates the states by the counts of this look.
-pub(super) fn update(states: &mut BTreeMap<String, ZoneState>, counts: &BTreeMap<String, Count>) -> Change {
+pub(super) fn update(
+    states: &mut BTreeMap<String, ZoneState>,
+    counts: &BTreeMap<String, Count>,
+    limits: &NodeEviction,
+) -> Change {
     states.retain(|zone, _| counts.contains_key(zone));
     for zone in counts.keys() {
         states.entry(zone.clone()).or_insert(ZoneState::Initial);
     }
-    let all_down = counts.values().all(|count| count.state() == ZoneState::FullDisruption);
+    let all_down = counts.values().all(|count| count.state(limits) == ZoneState::FullDisruption);
     let were_all_down = states.values().all(|state| *state == ZoneState::FullDisruption);
     let mut change = Change::default();
     if all_down && were_all_down {
@@ -79,11 +76,11 @@ pub(super) fn update(states: &mut BTreeMap<String, ZoneState>, counts: &BTreeMap
     change.enters_full_disruption = all_down;
     change.leaves_full_disruption = were_all_down;
     for (zone, count) in counts {
-        let state = count.state();
+        let state = count.state(limits);
         if all_down {
             change.rates.insert(zone.clone(), 0.0);
         } else if were_all_down || states.get(zone) != Some(&state) {
-            change.rates.insert(zone.clone(), count.rate(state));
+            change.rates.insert(zone.clone(), count.rate(state, limits));
         }
         states.insert(zone.clone(), state);
     }
@@ -93,6 +90,10 @@ pub(super) fn update(states: &mut BTreeMap<String, ZoneState>, counts: &BTreeMap
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn update(states: &mut BTreeMap<String, ZoneState>, counts: &BTreeMap<String, Count>) -> Change {
+        super::update(states, counts, &NodeEviction::default())
+    }
 
     fn counts(zones: &[(&str, usize, usize)]) -> BTreeMap<String, Count> {
         let count = |ready, not_ready| Count { ready, not_ready };

@@ -65,7 +65,7 @@ async fn run_for<K: ReplicaOwner>(context: Context) {
         expectations,
         context: context.clone(),
     };
-    let workers = context.config.concurrent_replicaset_syncs;
+    let workers = K::workers(&context.config);
     run_workers(Arc::new(controller), queue, workers, context.token).await;
 }
 

@@ -11,6 +11,7 @@ use kube::Resource;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::Config;
 use crate::label_match::Matcher;
 
 /// The status, in ReplicaSet's terms.
@@ -37,6 +38,8 @@ pub(super) trait ReplicaOwner:
     /// Component in events.
     const COMPONENT: &'static str;
 
+    /// How many are worked on at the same time.
+    fn workers(config: &Config) -> usize;
     fn replicas(&self) -> i32;
     fn min_ready_seconds(&self) -> i32;
     /// `None` if it cannot be parsed.
@@ -54,6 +57,10 @@ impl ReplicaOwner for ReplicaSet {
     const CONTROLLER: &'static str = "replicaset-controller";
     const QUEUE: &'static str = "replicaset";
     const COMPONENT: &'static str = "replicaset-controller";
+
+    fn workers(config: &Config) -> usize {
+        config.concurrent_replicaset_syncs
+    }
 
     fn replicas(&self) -> i32 {
         self.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
@@ -105,6 +112,10 @@ impl ReplicaOwner for ReplicationController {
     const CONTROLLER: &'static str = "replicationcontroller-controller";
     const QUEUE: &'static str = "replicationmanager";
     const COMPONENT: &'static str = "replication-controller";
+
+    fn workers(config: &Config) -> usize {
+        config.concurrent_rc_syncs
+    }
 
     fn replicas(&self) -> i32 {
         self.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)

@@ -290,9 +290,76 @@ pub(super) fn of_server(items: &[String]) -> Result<api_server::FeatureGates, St
 
 /// The controllers', which have code both ways for fewer of them.
 pub(crate) fn of_controllers(items: &[String]) -> Result<controller_manager::FeatureGates, String> {
-    let gates = parse(items, &[MAX_UNAVAILABLE])?;
+    let honoured = [&[MAX_UNAVAILABLE], ZPAGES, API_SERVERS, SCHEDULERS, KUBELETS].concat();
+    let gates = parse(items, &honoured)?;
     Ok(controller_manager::FeatureGates { max_unavailable_stateful_set: gates.is_enabled(MAX_UNAVAILABLE) })
 }
+
+/// The scheduler's, which has code one way for each of its own.
+pub(crate) fn check_scheduler(items: &[String]) -> Result<(), String> {
+    parse(items, &[ZPAGES, API_SERVERS, CONTROLLERS, KUBELETS].concat()).map(drop)
+}
+
+/// Whether a component alone has `/flagz` and `/statusz`.
+pub(crate) fn zpages(items: &[String]) -> Result<(bool, bool), String> {
+    let all: Vec<&str> = GATES.iter().map(|(name, ..)| *name).collect();
+    let gates = parse(items, &all)?;
+    Ok((gates.is_enabled(ZPAGES[0]), gates.is_enabled(ZPAGES[1])))
+}
+
+/// The pages of components alone.
+const ZPAGES: &[&str] = &["ComponentFlagz", "ComponentStatusz"];
+
+// Gates of one component that the others may be given too, because one list is usually given to all of them.
+
+const API_SERVERS: &[&str] = &[
+    CBOR,
+    WATCH_LIST,
+    CLEARING_NOMINATED,
+    "APIResponseCompression",
+    "APIServerIdentity",
+    "APIServingWithRoutine",
+    "AllowUnsafeMalformedObjectDeletion",
+    "ClientsAllowCBOR",
+    "ClientsPreferCBOR",
+    "ConcurrentWatchObjectDecode",
+    "ListFromCacheSnapshot",
+    "MutatingAdmissionPolicy",
+    "OpenAPIEnums",
+    "RelaxedServiceNameValidation",
+    "StrictIPCIDRValidation",
+    "WatchListClient",
+];
+const SCHEDULERS: &[&str] = &[
+    "DRASchedulerFilterTimeout",
+    "NominatedNodeNameForExpectation",
+    "OpportunisticBatching",
+    "SchedulerAsyncAPICalls",
+    "SchedulerAsyncPreemption",
+    "SchedulerPopFromBackoffQ",
+    "StorageCapacityScoring",
+    "VolumeLimitScaling",
+];
+const CONTROLLERS: &[&str] = &[MAX_UNAVAILABLE, TERMINATING_REPLICAS, "StatefulSetSemanticRevisionComparison"];
+const KUBELETS: &[&str] = &[
+    "ContainerCheckpoint",
+    "EventedPLEG",
+    "GracefulNodeShutdown",
+    "GracefulNodeShutdownBasedOnPodPriority",
+    "ImageVolume",
+    "KubeletCrashLoopBackOffMax",
+    "KubeletEnsureSecretPulledImages",
+    "KubeletInUserNamespace",
+    "KubeletPSI",
+    "KubeletSeparateDiskGC",
+    "MemoryQoS",
+    "NodeLogQuery",
+    "PodAndContainerStatsFromCRI",
+    "PodReadyToStartContainersCondition",
+    "QOSReserved",
+    "ReduceDefaultCrashLoopBackOffDecay",
+    "RotateKubeletServerCertificate",
+];
 
 /// Reads `NAME=true|false` and `COMPONENT:NAME=true|false` items.
 fn parse(items: &[String], honoured: &[&str]) -> Result<FeatureGates, String> {
@@ -331,6 +398,12 @@ mod tests {
         assert!(gates.of_server().max_unavailable_stateful_set);
         assert!(of_controllers(&owned(&["MaxUnavailableStatefulSet=true"])).unwrap().max_unavailable_stateful_set);
         assert!(!of_controllers(&owned(&["WatchList=true"])).unwrap().max_unavailable_stateful_set);
+        // What only others have code for is theirs.
+        assert!(check_scheduler(&owned(&["KubeletPSI=false", "MaxUnavailableStatefulSet=true"])).is_ok());
+        assert!(check_scheduler(&owned(&["SchedulerAsyncPreemption=false"])).unwrap_err().contains("not implemented"));
+        assert_eq!(zpages(&owned(&["ComponentStatusz=true"])), Ok((false, true)));
+        let lists = [API_SERVERS, SCHEDULERS, CONTROLLERS, KUBELETS, ZPAGES].concat();
+        assert!(lists.iter().all(|name| GATES.iter().any(|(have, ..)| have == name)));
         // The controllers have no code for it, the API server need not have any.
         let semantic = owned(&["StatefulSetSemanticRevisionComparison=false"]);
         assert!(of_server(&semantic).is_ok());

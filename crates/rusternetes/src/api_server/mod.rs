@@ -23,7 +23,9 @@ use clap::{ArgMatches, Command};
 use storage::Store;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use feature_gates::of_controllers as controller_feature_gates;
+pub(crate) use feature_gates::{
+    check_scheduler as check_scheduler_gates, of_controllers as controller_feature_gates, zpages as component_zpages,
+};
 
 use crate::memory;
 use crate::server::{CLUSTER_DOMAIN, explain_bind, open_store, primary_address, stop_after_second_signal, wait_for_signal};
@@ -39,17 +41,17 @@ pub(crate) struct Options(flags::Values);
 
 impl clap::Args for Options {
     fn augment_args(command: Command) -> Command {
-        flags::augment(command)
+        crate::flags::augment(command, flags::FLAGS)
     }
 
     fn augment_args_for_update(command: Command) -> Command {
-        flags::augment(command)
+        crate::flags::augment(command, flags::FLAGS)
     }
 }
 
 impl clap::FromArgMatches for Options {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let read = flags::Values::read(matches);
+        let read = flags::Values::read(matches, flags::FLAGS);
         read.map(Self).map_err(|reason| clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{reason}\n")))
     }
 

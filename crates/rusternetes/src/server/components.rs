@@ -73,6 +73,16 @@ pub(super) async fn start(
         tasks.spawn(publish_local_storage(client, stop.clone()));
     }
 
+    if site.runs(Component::ControllerManager) {
+        let client = client_for(UserInfo::new("system:config-roll-publisher", &["system:masters"]));
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            let rights = || controller_manager::ensure_config_roll_rights(&client);
+            put_in_place("the rights of config-roll-controller", &stop, rights).await;
+            Ok(())
+        });
+    }
+
     if site.runs(Component::Scheduler) {
         let client = client_for(UserInfo::new("system:kube-scheduler", &[]));
         let (config, token) = (scheduler::Config::default(), stop.clone());
@@ -113,6 +123,8 @@ fn start_controllers(
     let user = UserInfo::new("system:kube-controller-manager", &[]);
     let manager = client::from_service(server.client_service(user), "default");
     let config = controller_manager::Config {
+        controllers: vec!["*".to_owned(), controller_manager::CONFIG_ROLL.to_owned()],
+        service_lb: !site.options.disable_service_lb,
         root_ca: Some(pki.ca_cert_pem.clone()),
         service_account_key: Some(controller_manager::ServiceAccountKey { pem: pki.service_account_key_pem.clone() }),
         cluster_signing: controller_manager::ClusterSigning::with(Some(controller_manager::SigningCa {

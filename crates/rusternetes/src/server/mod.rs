@@ -72,6 +72,9 @@ pub(crate) struct Options {
     /// No StorageClass `local-path`, and no volumes in the data directory.
     #[arg(long)]
     disable_local_storage: bool,
+    /// Services of type LoadBalancer wait for somebody else; otherwise they are reached on this machine's address.
+    #[arg(long)]
+    disable_service_lb: bool,
     /// Components that somebody else runs: what they need to take part is written to DATA-DIR/COMPONENT.kubeconfig.
     #[arg(long, value_name = "COMPONENT", value_enum, value_delimiter = ',')]
     without: Vec<left_out::Component>,

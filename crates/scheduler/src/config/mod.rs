@@ -5,12 +5,13 @@ mod profile;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use self::file::{File, LeaderElection as Election, ProfileFile};
 use crate::extender::{Extender, ExtenderFile, HttpExtender};
 use crate::framework::{Handle, Profile};
-use crate::queue::Backoff;
+use crate::queue::{Backoff, UNSCHEDULABLE_MAX};
 
 const API_VERSION: &str = "kubescheduler.config.k8s.io/v1";
 const DEFAULT_NAME: &str = "default-scheduler";
@@ -48,6 +49,25 @@ pub struct Config {
     pub kubeconfig: Option<String>,
     /// `leaderElection`; `None` if it is switched off. The identity is for the caller to fill in.
     pub leader_election: Option<client::LeaderElection>,
+    /// `--pod-max-in-unschedulable-pods-duration`: after this a pod is tried again, in case an event was misjudged.
+    pub pod_max_in_unschedulable: Duration,
+    /// Is set when the scheduler has seen the cluster.
+    pub ready: Ready,
+}
+
+/// Whether a scheduler has seen the cluster; clones show the same.
+#[derive(Clone, Debug, Default)]
+pub struct Ready(Arc<AtomicBool>);
+
+impl Ready {
+    /// Whether it has.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Default for Config {
@@ -60,6 +80,8 @@ impl Default for Config {
             extenders: Vec::new(),
             kubeconfig: None,
             leader_election: Some(client::LeaderElection::new("kube-scheduler", "")),
+            pod_max_in_unschedulable: UNSCHEDULABLE_MAX,
+            ready: Ready::default(),
         }
     }
 }
@@ -160,6 +182,7 @@ impl Config {
         let backoff = Backoff {
             first: seconds("podInitialBackoffSeconds", file.pod_initial_backoff_seconds, defaults.first)?,
             max: seconds("podMaxBackoffSeconds", file.pod_max_backoff_seconds, defaults.max)?,
+            ..defaults
         };
         if backoff.max < backoff.first {
             let reason = "must be greater than or equal to PodInitialBackoffSeconds";
@@ -185,11 +208,17 @@ impl Config {
             extenders: file.extenders,
             kubeconfig: file.client_connection.and_then(|connection| connection.kubeconfig).filter(|path| !path.is_empty()),
             leader_election: election(file.leader_election.unwrap_or_default())?,
+            ..Self::default()
         };
         // What is wrong with the plugins is better said now than when the cluster is there.
         config.make_profiles(&Arc::default())?;
         config.make_extenders()?;
         Ok(config)
+    }
+
+    /// The profiles' names: what pods ask for by `schedulerName`.
+    pub fn profile_names(&self) -> impl Iterator<Item = &str> {
+        self.profiles.iter().map(|profile| profile.scheduler_name.as_deref().unwrap_or(DEFAULT_NAME))
     }
 
     /// The extenders. The ignorable ones come last: those that decide without them need not wait for them.

@@ -2,17 +2,13 @@
 //!
 //! A flag that is refused is refused by name; it may be given with its default value, since that asks for what is done anyway.
 
-use super::Kind::{Array, Bool, Duration, Int, List, Text};
-use super::State::{DefaultOnly, Ignored, Works};
-use super::{Flag, Kind, State};
-
-const fn flag(name: &'static str, kind: Kind, default: &'static str, state: State) -> Flag {
-    Flag { name, kind, default, state }
-}
+use crate::flags::Kind::{Array, Bool, Duration, Int, List, Text};
+use crate::flags::State::{DefaultOnly, Ignored, Works};
+use crate::flags::{Table, flag};
 
 /// All flags, by upstream's headings.
 #[rustfmt::skip]
-pub(super) const FLAGS: &[(&str, &[Flag])] = &[
+pub(crate) const FLAGS: Table = &[
     ("Generic flags", &[
         flag("advertise-address", Text, "", Works),
         flag("cors-allowed-origins", List, "", DefaultOnly),

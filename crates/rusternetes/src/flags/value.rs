@@ -16,6 +16,11 @@ pub(super) fn integer(text: &str) -> Result<i64, String> {
     if text.is_empty() { Ok(0) } else { text.parse().map_err(|_| format!("{text:?} is not a whole number")) }
 }
 
+/// A number; nothing is zero.
+pub(super) fn float(text: &str) -> Result<f64, String> {
+    if text.is_empty() { Ok(0.0) } else { text.parse().map_err(|_| format!("{text:?} is not a number")) }
+}
+
 /// Go's `time.ParseDuration` without a sign: `300ms`, `1.5h`, `2h45m`; nothing is zero.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a duration, such as 300ms, 90s or 2h45m");
@@ -41,6 +46,24 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         rest = &rest[unit..];
     }
     Ok(total)
+}
+
+/// As Go writes a duration: `1m0s`, `1h30m0s`, `500ms`.
+pub(crate) fn go_duration(duration: Duration) -> String {
+    let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
+    if seconds == 0 && nanos > 0 {
+        return match nanos {
+            ..1_000 => format!("{nanos}ns"),
+            1_000..1_000_000 => format!("{}µs", f64::from(nanos) / 1e3),
+            _ => format!("{}ms", f64::from(nanos) / 1e6),
+        };
+    }
+    let rest = f64::from(u32::try_from(seconds % 60).unwrap_or(0)) + f64::from(nanos) / 1e9;
+    match (seconds / 3600, seconds / 60 % 60) {
+        (0, 0) => format!("{rest}s"),
+        (0, minutes) => format!("{minutes}m{rest}s"),
+        (hours, minutes) => format!("{hours}h{minutes}m{rest}s"),
+    }
 }
 
 /// One line of comma-separated values (RFC 4180), as pflag reads lists.
@@ -73,6 +96,13 @@ mod tests {
         }
         for text in ["5", "-1s", "1d", "s"] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_are_written_as_go_writes_them() {
+        for text in ["1m0s", "0s", "1h30m0s", "12h0m0s", "500ms", "1.5s", "2m0.25s", "3ns", "1.5µs"] {
+            assert_eq!(go_duration(duration(text).unwrap()), text);
         }
     }
 

@@ -1,0 +1,302 @@
+//! Who calls: a front proxy's headers, a client certificate, a bearer token (TokenReview), else nobody in particular
+//! (upstream's delegating authenticator, <https://kubernetes.io/docs/reference/access-authn-authz/webhook/>).
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::{HeaderMap, header};
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
+use kube::api::{Api, PostParams};
+use parking_lot::Mutex;
+use rustls_pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::certificates::{Authorities, CertificateError};
+use crate::cluster::{self, LookupError, Trusted};
+use crate::user::User;
+
+/// Upstream's limit of a review.
+const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
+/// Answers remembered at most; when there are more all are forgotten.
+const CACHE_MAX: usize = 1000;
+
+/// The headers in which a front proxy says for whom it calls (`--requestheader-*`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestHeaders {
+    /// Common names that proxies' certificates may have; empty for any.
+    pub allowed_names: Vec<String>,
+    /// Headers with the user's name; the first that is there counts.
+    pub username_headers: Vec<String>,
+    /// Headers with the user's uid.
+    pub uid_headers: Vec<String>,
+    /// Headers with groups.
+    pub group_headers: Vec<String>,
+    /// What headers with extra attributes start with.
+    pub extra_header_prefixes: Vec<String>,
+}
+
+/// How callers are known.
+#[derive(Clone, Default)]
+pub struct AuthenticationConfig {
+    /// Reviews tokens (`--authentication-kubeconfig`); without it tokens count for nothing.
+    pub client: Option<kube::Client>,
+    /// How long an answer about a token is good for (`--authentication-token-webhook-cache-ttl`).
+    pub token_ttl: Duration,
+    /// Authorities of client certificates in PEM (`--client-ca-file`); the cluster's otherwise.
+    pub client_ca_pem: Option<String>,
+    /// The front proxy's authorities in PEM (`--requestheader-client-ca-file`) and its headers; the cluster's otherwise.
+    pub proxy: Option<(String, RequestHeaders)>,
+    /// The cluster is not asked (`--authentication-skip-lookup`).
+    pub skip_lookup: bool,
+    /// A cluster that does not answer is no reason not to start (`--authentication-tolerate-lookup-failure`).
+    pub tolerate_lookup_failure: bool,
+}
+
+/// A front proxy that is believed.
+#[derive(Clone, Debug)]
+pub(crate) struct Proxy {
+    pub(crate) authorities: Authorities,
+    pub(crate) headers: RequestHeaders,
+}
+
+/// Finds out who calls.
+pub struct Authentication {
+    client: Option<kube::Client>,
+    token_ttl: Duration,
+    clients: Option<Authorities>,
+    proxy: Option<Proxy>,
+    cluster: Arc<ArcSwap<Trusted>>,
+    tokens: Mutex<HashMap<[u8; 32], (Instant, Option<User>)>>,
+}
+
+/// Why a caller is not known: the answer is 401.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unknown {
+    #[error("the client certificate is not believed: {0}")]
+    Certificate(String),
+    #[error("invalid bearer token")]
+    Token,
+    #[error("the token could not be reviewed")]
+    Review(#[source] kube::Error),
+    #[error("the token was not reviewed in time")]
+    Slow,
+}
+
+/// Why authentication cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// A CA of the flags cannot be used.
+    #[error("cannot use the CA of client certificates")]
+    Authority(#[from] CertificateError),
+    /// The cluster could not be asked.
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+}
+
+impl Authentication {
+    /// Sets it up; what the cluster publishes is followed on a task until the token is cancelled.
+    pub async fn new(config: AuthenticationConfig, token: CancellationToken) -> Result<Self, SetupError> {
+        let clients = config.client_ca_pem.as_deref().map(Authorities::new).transpose()?;
+        let proxy = config.proxy.map(|(pem, headers)| Ok(Proxy { authorities: Authorities::new(&pem)?, headers }));
+        let proxy = proxy.transpose().map_err(SetupError::Authority)?;
+        let cluster: Arc<ArcSwap<Trusted>> = Arc::default();
+        if !config.skip_lookup && (clients.is_none() || proxy.is_none()) {
+            match &config.client {
+                None => tracing::warn!("no authentication kubeconfig: client certificates are not believed"),
+                Some(client) => match cluster::follow(client.clone(), cluster.clone(), token).await {
+                    Ok(follow) => drop(tokio::spawn(follow)),
+                    Err(error) if config.tolerate_lookup_failure => {
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "going on without the cluster's authentication configuration"
+                        );
+                    }
+                    Err(error) => return Err(error.into()),
+                },
+            }
+        }
+        let tokens = Mutex::default();
+        Ok(Self { client: config.client, token_ttl: config.token_ttl, clients, proxy, cluster, tokens })
+    }
+
+    /// Who sent these headers over a connection with this client certificate.
+    pub(crate) async fn user(&self, headers: &HeaderMap, chain: Option<&[CertificateDer<'static>]>) -> Result<User, Unknown> {
+        let cluster = self.cluster.load();
+        if let Some(chain) = chain {
+            let proxy = self.proxy.as_ref().or(cluster.proxy.as_ref());
+            if let Some(user) = proxy.and_then(|proxy| proxy.user(headers, chain)) {
+                return Ok(user.known());
+            }
+        }
+        // As upstream: a certificate that is not believed counts only where no other credential is good.
+        let mut failed = None;
+        if let (Some(chain), Some(authorities)) = (chain, self.clients.as_ref().or(cluster.clients.as_ref())) {
+            match authorities.user(chain) {
+                Ok(user) => return Ok(user.known()),
+                Err(reason) => failed = Some(Unknown::Certificate(reason)),
+            }
+        }
+        match (bearer(headers), &self.client) {
+            (Some(token), Some(client)) => self.reviewed(client, token).await.map(User::known),
+            _ => failed.map_or_else(|| Ok(User::anonymous()), Err),
+        }
+    }
+
+    async fn reviewed(&self, client: &kube::Client, token: &str) -> Result<User, Unknown> {
+        let key: [u8; 32] = Sha256::digest(token).into();
+        let known = self.tokens.lock().get(&key).filter(|(at, _)| at.elapsed() < self.token_ttl).map(|(_, user)| user.clone());
+        if let Some(user) = known {
+            return user.ok_or(Unknown::Token);
+        }
+        let spec = TokenReviewSpec { token: Some(token.to_owned()), audiences: None };
+        let review = TokenReview { spec, ..TokenReview::default() };
+        let (api, parameters): (Api<TokenReview>, _) = (Api::all(client.clone()), PostParams::default());
+        let answer = tokio::time::timeout(REVIEW_TIMEOUT, api.create(&parameters, &review)).await;
+        let answer = answer.map_err(|_| Unknown::Slow)?.map_err(Unknown::Review)?;
+        let user = answer.status.filter(|status| status.authenticated == Some(true)).map(|status| user(status.user));
+        let mut tokens = self.tokens.lock();
+        if tokens.len() >= CACHE_MAX {
+            tokens.clear();
+        }
+        tokens.insert(key, (Instant::now(), user.clone()));
+        user.ok_or(Unknown::Token)
+    }
+}
+
+impl std::fmt::Debug for Authentication {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authentication").finish_non_exhaustive()
+    }
+}
+
+fn user(info: Option<UserInfo>) -> User {
+    let info = info.unwrap_or_default();
+    User {
+        name: info.username.unwrap_or_default(),
+        uid: info.uid.unwrap_or_default(),
+        groups: info.groups.unwrap_or_default(),
+        extra: info.extra.unwrap_or_default(),
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.trim().split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+impl Proxy {
+    /// The user that a proxy names; `None` if the caller is no proxy or names nobody.
+    fn user(&self, headers: &HeaderMap, chain: &[CertificateDer<'static>]) -> Option<User> {
+        let RequestHeaders { allowed_names, username_headers, uid_headers, group_headers, extra_header_prefixes } = &self.headers;
+        let first = |names: &[String]| -> Option<String> {
+            let mut values = names.iter().filter_map(|name| headers.get(name)?.to_str().ok());
+            values.find(|value| !value.is_empty()).map(str::to_owned)
+        };
+        let name = first(username_headers)?;
+        let proxy = self.authorities.name(chain).ok()?;
+        if !allowed_names.is_empty() && !allowed_names.contains(&proxy) {
+            return None;
+        }
+        let texts = |name: &str| -> Vec<String> {
+            headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect()
+        };
+        let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for header in headers.keys().map(http::HeaderName::as_str) {
+            let prefixes = extra_header_prefixes.iter().filter(|prefix| !prefix.is_empty());
+            let key = prefixes.filter_map(|prefix| header.strip_prefix(prefix.to_ascii_lowercase().as_str())).next();
+            if let Some(key) = key {
+                extra.entry(percent_decoded(key)).or_default().extend(texts(header));
+            }
+        }
+        let groups = group_headers.iter().flat_map(|name| texts(name)).collect();
+        Some(User { name, uid: first(uid_headers).unwrap_or_default(), groups, extra })
+    }
+}
+
+/// `%xx` escapes; what does not decode stays as it is, as upstream has it.
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let digits = (*first == b'%').then(|| tail.get(..2)).flatten();
+        match digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            None if *first == b'%' => return text.to_owned(),
+            None => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn tokens_are_found_in_the_header() {
+        for (value, expected) in
+            [("Bearer abc", Some("abc")), ("bearer  abc", Some("abc")), ("Basic abc", None), ("Bearer", None), ("Bearer ", None)]
+        {
+            assert_eq!(bearer(&headers(&[("authorization", value)])), expected, "{value:?}");
+        }
+    }
+
+    /// A certificate of an authority, and that authority.
+    fn signed(name: &str) -> (Authorities, Vec<CertificateDer<'static>>) {
+        use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+        let key = KeyPair::generate().expect("a key");
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = ca.self_signed(&key).expect("signed");
+        let mut leaf = CertificateParams::default();
+        leaf.distinguished_name.push(DnType::CommonName, name);
+        let leaf = leaf.signed_by(&KeyPair::generate().expect("a key"), &Issuer::from_params(&ca, &key)).expect("signed");
+        (Authorities::new(&root.pem()).expect("a CA"), vec![leaf.der().clone()])
+    }
+
+    #[tokio::test]
+    async fn callers_are_known_in_upstreams_order() {
+        let (authorities, proxy) = signed("front-proxy-client");
+        let (clients, ada) = signed("ada");
+        let mut known = Authentication::new(AuthenticationConfig { skip_lookup: true, ..Default::default() }, Default::default())
+            .await
+            .expect("is set up");
+        let one = |text: &str| vec![text.to_owned()];
+        let names = RequestHeaders {
+            allowed_names: one("front-proxy-client"),
+            username_headers: one("X-Remote-User"),
+            group_headers: one("X-Remote-Group"),
+            extra_header_prefixes: one("X-Remote-Extra-"),
+            ..RequestHeaders::default()
+        };
+        known.proxy = Some(Proxy { authorities, headers: names });
+        known.clients = Some(clients);
+        let claims = headers(&[("x-remote-user", "eve"), ("x-remote-group", "g"), ("x-remote-extra-a%2fb", "c")]);
+        let eve = known.user(&claims, Some(&proxy)).await.expect("is known");
+        assert_eq!(
+            (eve.name.as_str(), eve.groups.as_slice()),
+            ("eve", ["g".to_owned(), "system:authenticated".to_owned()].as_slice())
+        );
+        assert_eq!(eve.extra["a/b"], ["c"]);
+        // The headers of somebody who is no proxy say nothing.
+        assert_eq!(known.user(&claims, Some(&ada)).await.expect("is known").name, "ada");
+        assert_eq!(known.user(&claims, None).await.expect("is nobody"), User::anonymous());
+        assert!(matches!(known.user(&headers(&[]), Some(&proxy)).await, Err(Unknown::Certificate(_))));
+    }
+}
