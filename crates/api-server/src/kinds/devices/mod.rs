@@ -1,12 +1,13 @@
 //! The kinds of resource.k8s.io (upstream's `pkg/apis/resource/validation`): claims and their templates, classes, slices.
 //!
-//! Not here: whether CEL expressions compile; there is no CEL in this crate yet.
+//! Selectors are compiled when an object is written, and refused if evaluating them could cost too much.
 
 mod claim;
 mod slice;
 
 use apimachinery::field::{Error, ErrorList};
 use apimachinery::{Value, validation};
+use cel::device;
 
 use super::at::At;
 use super::table::{Checks, any};
@@ -28,7 +29,6 @@ pub(super) const CHECKS: &[Checks] = &[
 
 /// Upstream's limits.
 const LIST_MAX: usize = 32;
-const EXPRESSION_BYTES_MAX: usize = 10 << 10;
 const PARAMETERS_BYTES_MAX: usize = 10 << 10;
 const POOL_BYTES_MAX: usize = 253;
 const ID_BYTES_MAX: usize = 32;
@@ -83,8 +83,19 @@ fn selectors(at: &At, e: &mut ErrorList) {
         let cel = selector.get("cel");
         if !cel.is_set() {
             cel.require(e, "");
-        } else if cel.get("expression").text().len() > EXPRESSION_BYTES_MAX {
-            cel.get("expression").too_long(e, EXPRESSION_BYTES_MAX);
+            continue;
+        }
+        let expression = cel.get("expression");
+        if expression.text().len() > device::EXPRESSION_BYTES_MAX {
+            expression.too_long(e, device::EXPRESSION_BYTES_MAX);
+            continue;
+        }
+        match device::compile(expression.text()) {
+            Err(why) => expression.invalid_text(e, why),
+            Ok(selector) if selector.cost_max > device::COST_MAX => {
+                expression.forbid(e, "too complex, exceeds cost limit");
+            }
+            Ok(_) => {}
         }
     }
 }

@@ -1,0 +1,35 @@
+//! The Common Expression Language as Kubernetes uses it: parser, type checker, cost estimate and evaluator, with the libraries of
+//! upstream's base environment for v1.35 (`k8s.io/apiserver/pkg/cel`), and the environments of the API built on it.
+//!
+//! Errors are cel-go's, to the word and the caret, because clients see them. Hostile input gives an error: depth and size of an
+//! expression are bounded by the parser, what an evaluation may take by its [`Budget`], and what a value may grow to by the evaluator.
+//!
+//! Not here: CRD validation rules (`self`, `oldSelf`), which come with CustomResourceDefinitions; messages of protocol buffers.
+
+pub mod admission;
+mod ast;
+mod authorizer;
+mod checker;
+mod cost;
+mod decls;
+pub mod device;
+mod env;
+mod eval;
+mod library;
+mod parser;
+mod runtime_cost;
+mod source;
+mod types;
+mod validate;
+mod value;
+
+pub use authorizer::{Authorizer, Decision, GroupCheck, PathCheck, Request, ResourceCheck, Subject};
+pub use cost::{Range, SizeEstimator, estimate};
+pub use env::{Ast, COMPATIBLE, Env};
+pub use eval::{Activation, Budget, EvalError, Program};
+pub use library::format::Format;
+pub use library::semver::Version;
+pub use library::urls::Url;
+pub use source::{Issue, Issues};
+pub use types::Type;
+pub use value::{Extension, List, Map, MapKey, Val};

@@ -1,0 +1,90 @@
+//! What is refused although its types fit: literals that are no duration, timestamp or pattern, lists of mixed elements, formats that do
+//! not fit their arguments (cel-go's `cel/validator.go`).
+
+use crate::ast::{Expr, Kind, Literal};
+use crate::env::Ast;
+use crate::library::{self, regex::Pattern};
+use crate::source::Issue;
+use crate::types::Type;
+use crate::value::Val;
+
+/// Everything that is wrong, one check after the other.
+pub(crate) fn validate(ast: &Ast) -> Vec<Issue> {
+    let mut issues = Vec::new();
+    for function in ["duration", "timestamp", "matches"] {
+        ast.expr.walk(&mut |expr| literal(expr, function, &mut issues));
+    }
+    homogeneous(ast, &ast.expr, false, &mut issues);
+    ast.expr.walk(&mut |expr| {
+        if let Kind::Call { target: Some(target), function, args } = &*expr.kind
+            && &**function == "format"
+            && let (Some(format), [list]) = (target.as_text(), args.as_slice())
+            && let Kind::List(args, _) = &*list.kind
+        {
+            issues.extend(library::check_format(&ast.checked, expr, format, args));
+        }
+    });
+    issues
+}
+
+fn literal(expr: &Expr, wanted: &str, issues: &mut Vec<Issue>) {
+    let Kind::Call { function, args, .. } = &*expr.kind else { return };
+    let Some(arg) = args.first().filter(|_| &**function == wanted) else { return };
+    let Kind::Literal(value) = &*arg.kind else { return };
+    let fits = match (wanted, value) {
+        ("matches", Literal::String(pattern)) => Pattern::new(pattern).is_ok(),
+        ("matches", _) => true,
+        (_, value) => library::invoke(wanted, &[Val::from(value)], None).is_ok(),
+    };
+    if !fits {
+        issues.push(Issue { offset: arg.pos, message: format!("invalid {wanted} argument") });
+    }
+}
+
+fn mismatch(at: &Expr, expected: &Type, found: &Type) -> Issue {
+    Issue { offset: at.pos, message: format!("expected type '{}' but found '{}'", expected.shown(), found.shown()) }
+}
+
+/// Elements of a list, keys and values of a map have one type each; only arguments of `format` need not.
+fn homogeneous(ast: &Ast, expr: &Expr, exempt: bool, issues: &mut Vec<Issue>) {
+    if let (Kind::List(elements, optionals), false) = (&*expr.kind, exempt) {
+        let type_of = |i: usize| {
+            let t = ast.checked.type_of(&elements[i]);
+            if optionals.contains(&i) { t.unwrap_optional().unwrap_or(t) } else { t }
+        };
+        let odd = (1..elements.len()).find(|i| !type_of(0).is_equivalent(type_of(*i)));
+        issues.extend(odd.map(|i| mismatch(&elements[i], type_of(0), type_of(i))));
+    }
+    if let (Kind::Map(entries), false) = (&*expr.kind, exempt)
+        && let Some(first) = entries.first()
+    {
+        let value_type = |entry: &crate::ast::Entry<Expr>| {
+            let t = ast.checked.type_of(&entry.value);
+            if entry.optional { t.unwrap_optional().unwrap_or(t).clone() } else { t.clone() }
+        };
+        let (key, value) = (ast.checked.type_of(&first.key), value_type(first));
+        for entry in &entries[1..] {
+            let (k, v) = (ast.checked.type_of(&entry.key), value_type(entry));
+            if !key.is_equivalent(k) {
+                issues.push(mismatch(&entry.key, key, k));
+            }
+            if !value.is_equivalent(&v) {
+                issues.push(mismatch(&entry.value, &value, &v));
+            }
+        }
+    }
+    let within = exempt || matches!(&*expr.kind, Kind::Call { function, .. } if &**function == "format");
+    let mut visit = |child: &Expr| homogeneous(ast, child, within, issues);
+    match &*expr.kind {
+        Kind::Unspecified | Kind::Literal(_) | Kind::Ident(_) => {}
+        Kind::Select { operand, .. } => visit(operand),
+        Kind::Call { target, args, .. } => target.iter().chain(args).for_each(visit),
+        Kind::List(elements, _) => elements.iter().for_each(visit),
+        Kind::Map(entries) => entries.iter().for_each(|entry| {
+            visit(&entry.key);
+            visit(&entry.value);
+        }),
+        Kind::Struct(_, fields) => fields.iter().for_each(|field| visit(&field.value)),
+        Kind::Comprehension(c) => [&c.range, &c.init, &c.condition, &c.step, &c.result].into_iter().for_each(visit),
+    }
+}
