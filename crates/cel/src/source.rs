@@ -39,6 +39,10 @@ impl std::error::Error for Issues {}
 /// Lines count from 1, columns from 0; an error without a place is at line -1.
 fn location(source: &str, offset: Option<u32>) -> (i64, i64) {
     let Some(offset) = offset else { return (-1, -1) };
+    if source.is_empty() {
+        // cel-go finds no place in an empty text.
+        return (1, -1);
+    }
     let (mut line, mut column) = (1, 0);
     for c in source.chars().take(offset as usize) {
         match c {
@@ -52,7 +56,8 @@ fn location(source: &str, offset: Option<u32>) -> (i64, i64) {
 fn show(f: &mut fmt::Formatter<'_>, source: &str, (line, column): (i64, i64), message: &str) -> fmt::Result {
     write!(f, "ERROR: <input>:{line}:{}: {message}", column + 1)?;
     let snippet = usize::try_from(line - 1).ok().and_then(|line| source.split('\n').nth(line));
-    let Some(snippet) = snippet.filter(|text| text.len() <= SNIPPET_BYTES_MAX) else { return Ok(()) };
+    let shown = |text: &&str| text.len() <= SNIPPET_BYTES_MAX && !source.is_empty();
+    let Some(snippet) = snippet.filter(shown) else { return Ok(()) };
     write!(f, "\n | {}\n | ", snippet.replace('\t', " "))?;
     let mut rest = snippet.chars();
     for c in rest.by_ref().take(usize::try_from(column).unwrap_or_default()) {
@@ -89,5 +94,6 @@ mod tests {
         let issues = Issues::new("a\n\tü b", vec![at(Some(5), "second"), at(Some(0), "first"), at(None, "nowhere")]);
         let expected = "ERROR: <input>:-1:0: nowhere\nERROR: <input>:1:1: first\n | a\n | ^\nERROR: <input>:2:4: second\n |  ü b\n | .\u{ff0e}.^";
         assert_eq!(issues.to_string(), expected);
+        assert_eq!(Issues::new("", vec![at(Some(0), "nothing")]).to_string(), "ERROR: <input>:1:0: nothing");
     }
 }

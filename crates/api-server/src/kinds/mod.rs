@@ -165,6 +165,10 @@ fn name_rule(resource: &GroupResource) -> validation::NameFn {
     match (resource.group.as_str(), resource.resource.as_str()) {
         ("rbac.authorization.k8s.io", _) => validation::name_is_path_segment,
         ("", "services") => validation::name_is_dns1035_label,
+        // Upstream takes the start of a generated name as it is.
+        ("resource.k8s.io", "deviceclasses") => |name, start| {
+            if start { Vec::new() } else { validation::name_is_dns_subdomain(name, false) }
+        },
         _ if is_ip_address(resource) => validation::name_is_ip,
         _ => validation::name_is_dns_subdomain,
     }

@@ -70,6 +70,13 @@ pub(super) fn of(resource: &GroupResource, object: &Value, old: Option<&Value>) 
             }
         }
         ("storage.k8s.io", "csidrivers") => csi_driver(object, old, &mut found),
+        ("resource.k8s.io", "resourceslices") => {
+            let driver = object.str_at(&["spec", "driver"]).unwrap_or_default();
+            if driver != driver.to_lowercase() {
+                let name = apimachinery::go_quote(driver);
+                found.push(format!("spec.driver: driver names should be lowercase; {name} contains uppercase characters"));
+            }
+        }
         ("node.k8s.io", "runtimeclasses") => {
             for (label, _) in root.get("scheduling").get("nodeSelector").entries() {
                 found.extend(deprecated_label(label).map(|why| format!("scheduling.nodeSelector: {why}")));

@@ -317,11 +317,10 @@ impl Parser<'_> {
     }
 
     fn member(&mut self) -> Parsed<Expr> {
-        let parsed = match self.selections() {
+        match self.selections() {
             Ok(expr) => Ok(expr),
             Err(fail) => self.recover("member", fail).map(|()| self.nothing()),
-        };
-        parsed
+        }
     }
 
     fn selections(&mut self) -> Parsed<Expr> {
