@@ -20,12 +20,25 @@ impl Scheduler {
     pub(crate) async fn tell_rejection(&self, pod: &Arc<Pod>, rejection: &Rejection) {
         let note = shortened(&rejection.message);
         self.recorder_of(pod).record(pod.as_ref(), EventKind::Warning, "FailedScheduling", note);
+        self.give_back_claims().await;
         let Some(status) = status_after(pod, rejection) else { return };
         let pods = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
         let _permit = self.requests.acquire().await;
         if let Err(error) = patch_status(&pods, pod, status).await {
             // The pod may be gone; otherwise the next attempt tells again.
             tracing::debug!(namespace = pod.namespace(), name = pod.name_any(), %error, "cannot set the condition PodScheduled");
+        }
+    }
+
+    /// Carries out what plugins found to be given back.
+    pub(crate) async fn give_back_claims(&self) {
+        let releases = std::mem::take(&mut *self.handle.releases.lock());
+        for release in releases {
+            let _permit = self.requests.acquire().await;
+            if let Err(error) = release.carry_out(&self.client).await {
+                // The claim has changed or is gone; otherwise the next attempt at the pod finds it again.
+                tracing::debug!(%error, "cannot give a claim to devices back");
+            }
         }
     }
 

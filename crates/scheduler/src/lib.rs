@@ -4,7 +4,7 @@
 //! Owns: the queue of pods that wait, the cache of nodes with what is assumed on them, the framework's extension points, the plugins.
 //! Invariants: one scheduling cycle at a time, binding cycles run beside it; a node never gets more than its allocatable resources by
 //! our decisions; a pod is in exactly one part of the queue or in flight.
-//! Deliberately absent for now: resource claims (DynamicResources), gang scheduling.
+//! Deliberately absent for now: gang scheduling.
 
 mod cache;
 mod condition;

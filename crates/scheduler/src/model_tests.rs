@@ -185,7 +185,7 @@ impl Instance {
         let (recorder, _writer) = EventRecorder::new(client.clone(), "default-scheduler", None, CancellationToken::new());
         let handle = Arc::new(Handle { random: Mutex::new(StdRng::seed_from_u64(7)), ..Handle::default() });
         // Backing off only takes time.
-        let backoff = Backoff { first: Duration::ZERO, max: Duration::ZERO };
+        let backoff = Backoff { first: Duration::ZERO, max: Duration::ZERO, ..Backoff::default() };
         let mut config = Config::default();
         config.backoff = backoff;
         let scheduler = Scheduler::new(&config, client, recorder, handle).expect("defaults are valid");

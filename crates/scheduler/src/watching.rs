@@ -6,6 +6,7 @@ use client::{Change, Informer, Informers, ResyncError};
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use kube::ResourceExt;
 use tokio::time::Instant;
@@ -33,6 +34,9 @@ pub(crate) struct Watches {
     csi_drivers: Informer<CSIDriver>,
     csi_capacities: Informer<CSIStorageCapacity>,
     attachments: Informer<VolumeAttachment>,
+    resource_claims: Informer<ResourceClaim>,
+    device_classes: Informer<DeviceClass>,
+    resource_slices: Informer<ResourceSlice>,
 }
 
 impl Watches {
@@ -54,6 +58,9 @@ impl Watches {
             csi_drivers: informers.get(),
             csi_capacities: informers.get(),
             attachments: informers.get(),
+            resource_claims: informers.get(),
+            device_classes: informers.get(),
+            resource_slices: informers.get(),
         }
     }
 
@@ -74,6 +81,9 @@ impl Watches {
             csi_drivers: self.csi_drivers.store().clone(),
             csi_capacities: self.csi_capacities.store().clone(),
             attachments: self.attachments.store().clone(),
+            resource_claims: self.resource_claims.store().clone(),
+            device_classes: self.device_classes.store().clone(),
+            resource_slices: self.resource_slices.store().clone(),
         }
     }
 
@@ -97,6 +107,9 @@ impl Watches {
         announce(&self.csi_drivers, scheduler, ClusterEvent::CsiDriver).await?;
         announce(&self.csi_capacities, scheduler, ClusterEvent::CsiStorageCapacity).await?;
         announce(&self.attachments, scheduler, ClusterEvent::VolumeAttachment).await?;
+        announce(&self.device_classes, scheduler, ClusterEvent::DeviceClass).await?;
+        announce(&self.resource_slices, scheduler, ClusterEvent::ResourceSlice).await?;
+        announce(&self.resource_claims, scheduler, ClusterEvent::ResourceClaim).await?;
         self.nodes.wait_synced().await?;
         self.pods.wait_synced().await
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 
 /// An object before and after.
@@ -86,6 +87,12 @@ pub enum ClusterEvent {
     CsiStorageCapacity(Transition<CSIStorageCapacity>),
     /// A volume is attached to a node.
     VolumeAttachment(Transition<VolumeAttachment>),
+    /// A claim to devices.
+    ResourceClaim(Transition<ResourceClaim>),
+    /// A class of devices.
+    DeviceClass(Transition<DeviceClass>),
+    /// The devices of a driver, or some of them.
+    ResourceSlice(Transition<ResourceSlice>),
     /// The pod with this uid is to be tried, whatever else.
     Force(String),
 }
@@ -115,6 +122,8 @@ impl EventSet {
     pub const NODE_DELETE: Self = Self(1 << 6);
     /// Volumes, claims, classes and CSI objects.
     pub const STORAGE: Self = Self(1 << 7);
+    /// Claims to devices, their classes and slices.
+    pub const DEVICES: Self = Self(1 << 8);
 
     /// Both sets together.
     #[must_use]
@@ -140,6 +149,7 @@ impl ClusterEvent {
             Self::Node { .. } => EventSet::NODE_UPDATE,
             Self::NodeGone(_) => EventSet::NODE_DELETE,
             Self::Force(_) => EventSet::ALL,
+            Self::ResourceClaim(_) | Self::DeviceClass(_) | Self::ResourceSlice(_) => EventSet::DEVICES,
             _ => EventSet::STORAGE,
         }
     }
@@ -180,6 +190,21 @@ impl ClusterEvent {
                 "storage.k8s.io/VolumeAttachmentAdd",
                 "storage.k8s.io/VolumeAttachmentUpdate",
                 "storage.k8s.io/VolumeAttachmentDelete",
+            ]),
+            Self::ResourceClaim(change) => change.label([
+                "resource.k8s.io/ResourceClaimAdd",
+                "resource.k8s.io/ResourceClaimUpdate",
+                "resource.k8s.io/ResourceClaimDelete",
+            ]),
+            Self::DeviceClass(change) => change.label([
+                "resource.k8s.io/DeviceClassAdd",
+                "resource.k8s.io/DeviceClassUpdate",
+                "resource.k8s.io/DeviceClassDelete",
+            ]),
+            Self::ResourceSlice(change) => change.label([
+                "resource.k8s.io/ResourceSliceAdd",
+                "resource.k8s.io/ResourceSliceUpdate",
+                "resource.k8s.io/ResourceSliceDelete",
             ]),
             Self::Force(_) => "ForceActivate",
         }

@@ -6,12 +6,14 @@ use client::{NamespacedName, Store};
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
 
+use super::release::ClaimRelease;
 use super::waiting::WaitingPods;
 use crate::label_selector::Labels;
 use crate::nominator::Nominator;
@@ -47,6 +49,12 @@ pub struct Listers {
     pub csi_capacities: Store<CSIStorageCapacity>,
     /// Volumes that are attached to nodes.
     pub attachments: Store<VolumeAttachment>,
+    /// Claims to devices.
+    pub resource_claims: Store<ResourceClaim>,
+    /// Classes of devices.
+    pub device_classes: Store<DeviceClass>,
+    /// Devices.
+    pub resource_slices: Store<ResourceSlice>,
 }
 
 impl Listers {
@@ -69,6 +77,8 @@ pub struct Handle {
     pub(crate) storage_changed: watch::Sender<u64>,
     /// The pods that a Permit plugin told to wait.
     pub(crate) waiting: WaitingPods,
+    /// Claims to devices that are to be given back, by whoever comes to it next: plugins that find out do no I/O.
+    pub(crate) releases: Mutex<Vec<ClaimRelease>>,
     /// What decides among equals. A test that needs to know its answers seeds it.
     pub(crate) random: Mutex<StdRng>,
 }
@@ -81,6 +91,7 @@ impl Default for Handle {
             preempting: Mutex::default(),
             storage_changed: watch::Sender::default(),
             waiting: WaitingPods::default(),
+            releases: Mutex::default(),
             random: Mutex::new(StdRng::from_rng(&mut rand::rng())),
         }
     }
@@ -90,6 +101,14 @@ impl Handle {
     /// A Permit plugin has nothing more against a pod (by uid) that it told to wait.
     pub fn allow_waiting_pod(&self, uid: &str, plugin: &str) {
         self.waiting.allow(uid, plugin);
+    }
+
+    /// Has a claim given back; at most one entry a claim and pod.
+    pub(crate) fn release(&self, release: ClaimRelease) {
+        let mut releases = self.releases.lock();
+        if !releases.contains(&release) {
+            releases.push(release);
+        }
     }
 
     /// Whether the eviction of a pod's victims is under way. It is over when the last has begun to terminate.

@@ -110,7 +110,11 @@ pub const REGISTRY: &[Registration] = &[
         make: |handle, args| with(args, |args| inter_pod_affinity::InterPodAffinity::with_args(handle, args)),
         weight: 2,
     },
-    Registration { name: "DynamicResources", make: |_, args| plain(dynamic_resources::DynamicResources, args), weight: 0 },
+    Registration {
+        name: "DynamicResources",
+        make: |handle, args| with(args, |args| dynamic_resources::DynamicResources::with_args(handle, &args)),
+        weight: 2,
+    },
     Registration {
         name: "DefaultPreemption",
         make: |handle, args| with(args, |args| default_preemption::DefaultPreemption::with_args(handle, args)),

@@ -4,6 +4,7 @@ use client::Store;
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use kube::api::ListParams;
@@ -59,6 +60,9 @@ pub struct Cluster {
     csi_drivers: Vec<CSIDriver>,
     csi_capacities: Vec<CSIStorageCapacity>,
     attachments: Vec<VolumeAttachment>,
+    resource_claims: Vec<ResourceClaim>,
+    device_classes: Vec<DeviceClass>,
+    resource_slices: Vec<ResourceSlice>,
 }
 
 async fn list<K>(client: &kube::Client) -> Result<Vec<K>, ClusterError>
@@ -98,6 +102,9 @@ impl Cluster {
             csi_drivers: list(client).await?,
             csi_capacities: list(client).await?,
             attachments: list(client).await?,
+            resource_claims: list(client).await?,
+            device_classes: list(client).await?,
+            resource_slices: list(client).await?,
         })
     }
 
@@ -146,6 +153,9 @@ impl Cluster {
             "CSIDriver" => take(&mut self.csi_drivers, &kind, object),
             "CSIStorageCapacity" => take(&mut self.csi_capacities, &kind, object),
             "VolumeAttachment" => take(&mut self.attachments, &kind, object),
+            "ResourceClaim" => take(&mut self.resource_claims, &kind, object),
+            "DeviceClass" => take(&mut self.device_classes, &kind, object),
+            "ResourceSlice" => take(&mut self.resource_slices, &kind, object),
             _ => Ok(()),
         }
     }
@@ -170,6 +180,9 @@ impl Cluster {
             csi_drivers: store(&self.csi_drivers),
             csi_capacities: store(&self.csi_capacities),
             attachments: store(&self.attachments),
+            resource_claims: store(&self.resource_claims),
+            device_classes: store(&self.device_classes),
+            resource_slices: store(&self.resource_slices),
         }
     }
 }
