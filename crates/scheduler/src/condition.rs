@@ -15,13 +15,21 @@ use crate::run::Scheduler;
 /// Upstream's NoteLengthLimit of events, in bytes.
 const NOTE_MAX: usize = 1024;
 
+/// An attempt for the same reason as the one before is told of so seldom: every half hour where nothing changes, of the hour that an
+/// event lives.
+const ATTEMPTS_TOLD: u32 = 6;
+
 impl Scheduler {
-    /// Tells about a rejection.
-    pub(crate) async fn tell_rejection(&self, pod: &Arc<Pod>, rejection: &Rejection) {
-        let note = shortened(&rejection.message);
-        self.recorder_of(pod).record(pod.as_ref(), EventKind::Warning, "FailedScheduling", note);
+    /// Tells about a rejection. What the pod says already is not written again with every attempt, but often enough that its event does
+    /// not expire: a cluster in which nothing changes is still.
+    pub(crate) async fn tell_rejection(&self, pod: &Arc<Pod>, rejection: &Rejection, attempts: u32) {
+        let status = status_after(pod, rejection);
+        if status.is_some() || attempts.is_multiple_of(ATTEMPTS_TOLD) {
+            let note = shortened(&rejection.message);
+            self.recorder_of(pod).record(pod.as_ref(), EventKind::Warning, "FailedScheduling", note);
+        }
         self.give_back_claims().await;
-        let Some(status) = status_after(pod, rejection) else { return };
+        let Some(status) = status else { return };
         let pods = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
         let _permit = self.requests.acquire().await;
         if let Err(error) = patch_status(&pods, pod, status).await {

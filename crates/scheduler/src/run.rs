@@ -285,7 +285,7 @@ impl Scheduler {
     fn give_up(self: &Arc<Self>, waiting: Waiting, mut rejection: Rejection, profile: &Profile, started: Instant) {
         let result = if rejection.is_failure { "error" } else { "unschedulable" };
         metrics::attempt(result, profile.name(), started.elapsed());
-        let pod = waiting.pod;
+        let (pod, attempts) = (waiting.pod, waiting.attempts);
         let before = self.handle.nominator.node_of(&pod.uid);
         if let Some(node) = &rejection.nominate {
             self.handle.nominator.set(&pod, node);
@@ -303,7 +303,7 @@ impl Scheduler {
         drop(state);
         self.changed.notify_one();
         let scheduler = Arc::clone(self);
-        self.tasks.spawn(async move { scheduler.tell_rejection(&pod.pod, &rejection).await });
+        self.tasks.spawn(async move { scheduler.tell_rejection(&pod.pod, &rejection, attempts).await });
     }
 
     async fn bind(self: Arc<Self>, assumed: Assumed) {

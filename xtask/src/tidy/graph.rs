@@ -46,6 +46,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("bench", &["apimachinery", "client", "container-runtime", "cri", "dns", "kube-proxy"]),
+    ("simulation", &[]),
     ("vectors", &["api-server", "apimachinery", "storage"]),
     ("xtask", &["apimachinery"]),
 ];

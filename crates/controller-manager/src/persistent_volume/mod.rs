@@ -14,6 +14,7 @@ pub(crate) mod matching;
 mod tests;
 mod volumes;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::PostParams;
 use kube::{Api, Resource, ResourceExt};
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use self::claims::{Note, World};
 use self::matching::volume_name;
@@ -33,8 +36,10 @@ use crate::api_errors::ignore_not_found;
 use crate::context::{Context, wait_synced};
 use crate::pod_claims::{CLAIMS_INDEX, claim_keys, is_finished};
 
-/// How often what waits is looked at again, and its events repeated (upstream's `--pvclaimbinder-sync-period`).
+/// How often what waits is looked at again (upstream's `--pvclaimbinder-sync-period`).
 const RESYNC: Duration = Duration::from_secs(15);
+/// How often its events are repeated: they live for an hour.
+const REMIND: Duration = Duration::from_secs(1800);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Key {
@@ -50,6 +55,8 @@ struct Binder {
     claims: Store<PersistentVolumeClaim>,
     classes: Store<StorageClass>,
     pods: Store<Pod>,
+    /// What was last told of claims that wait, by their UIDs.
+    told: Mutex<HashMap<String, (String, Instant)>>,
 }
 
 pub(crate) async fn run(context: Context) {
@@ -76,6 +83,7 @@ pub(crate) async fn run(context: Context) {
         claims: claims.store().clone(),
         classes: classes.store().clone(),
         pods: pods.store().clone(),
+        told: Mutex::default(),
         context: context.clone(),
     };
     // One worker: claims choose among the same volumes.
@@ -144,6 +152,20 @@ impl Binder {
         self.events.record(object, kind, note.reason, note.message);
     }
 
+    /// Tells of a claim that waits; the same thing again only before its event expires, so that a cluster in which nothing changes is still.
+    fn remind(&self, claim: &PersistentVolumeClaim, note: Note) {
+        let (uid, now) = (claim.uid().unwrap_or_default(), Instant::now());
+        let text = note.message.clone();
+        let mut told = self.told.lock();
+        if told.get(&uid).is_some_and(|(before, at)| *before == text && now.duration_since(*at) < REMIND) {
+            return;
+        }
+        told.retain(|_, (_, at)| now.duration_since(*at) < REMIND);
+        told.insert(uid, (text, now));
+        drop(told);
+        self.tell(claim, note);
+    }
+
     async fn sync_claim(&self, claim: &PersistentVolumeClaim) -> Result<Outcome, ReconcileError> {
         let key = NamespacedName::of(claim).to_string();
         let unscheduled_pods = || self.unscheduled_pods(&key);
@@ -157,12 +179,12 @@ impl Binder {
             }
             claims::Step::Provision(provisioner) => self.ask_provisioner(claim, &provisioner).await,
             claims::Step::Tell(note) => {
-                self.tell(claim, note);
+                self.remind(claim, note);
                 Ok(Outcome::RequeueAfter(RESYNC))
             }
             claims::Step::Pending(note) => {
                 if let Some(note) = note {
-                    self.tell(claim, note);
+                    self.remind(claim, note);
                 }
                 self.set_claim_phase(claim, "Pending", None).await?;
                 Ok(Outcome::RequeueAfter(RESYNC))
@@ -207,7 +229,7 @@ impl Binder {
             "Waiting for a volume to be created either by the external provisioner '{provisioner}' or manually by the system \
              administrator. If volume creation is delayed, please verify that the provisioner is running and correctly registered."
         );
-        self.tell(claim, Note::normal("ExternalProvisioning", message));
+        self.remind(claim, Note::normal("ExternalProvisioning", message));
         Ok(Outcome::RequeueAfter(RESYNC))
     }
 

@@ -4,6 +4,7 @@ mod accounts;
 mod apps;
 mod autoscaling;
 mod batch;
+mod beyond;
 mod cluster;
 mod collection;
 mod disruption;
