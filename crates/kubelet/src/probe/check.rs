@@ -32,6 +32,17 @@ pub(crate) enum Outcome {
     Error(String),
 }
 
+impl Outcome {
+    /// Nothing if the check could not be made.
+    pub(crate) fn healthy(&self) -> Option<bool> {
+        match self {
+            Self::Success | Self::Warning(_) => Some(true),
+            Self::Failure(_) => Some(false),
+            Self::Error(_) => None,
+        }
+    }
+}
+
 /// Checks once.
 pub(crate) async fn run(
     core: &Core,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Core;
@@ -206,64 +207,148 @@ fn threshold(value: Option<i32>, default: u32) -> u32 {
     value.and_then(|v| u32::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default)
 }
 
+/// When a container that has run for `age` is checked first with consequences, from now on. As upstream's workers, whose ticks begin with
+/// the container and spare the first: an application gets one period to start, or its initial delay to the next tick.
+fn first_tick(delay: Duration, period: Duration, age: Duration) -> Duration {
+    let ticks = delay.as_nanos().div_ceil(period.as_nanos().max(1)).max(1);
+    let first = period.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX));
+    if age < first { first - age } else { period }
+}
+
 impl Runner {
     async fn run(self) {
+        let age = self.started_at.and_then(|s| Duration::try_from(Timestamp::now().duration_since(s)).ok()).unwrap_or_default();
         let delay = seconds(self.probe.initial_delay_seconds, 0);
-        let running =
-            self.started_at.and_then(|s| Duration::try_from(Timestamp::now().duration_since(s)).ok()).unwrap_or_default();
-        tokio::time::sleep(delay.saturating_sub(running)).await;
         let period = seconds(self.probe.period_seconds, 10).max(Duration::from_secs(1));
-        let (successes, failures) = (threshold(self.probe.success_threshold, 1), threshold(self.probe.failure_threshold, 3));
-        let mut timer = tokio::time::interval(period);
+        let mut first = Instant::now() + first_tick(delay, period, age);
+        let mut tally = Tally::new(&self.probe);
+        // A failed liveness check could only do harm while the application starts.
+        if self.kind != ProbeKind::Liveness {
+            tokio::time::sleep(delay.saturating_sub(age)).await;
+            if self.wait_for_success(first).await {
+                first = Instant::now() + period;
+                if tally.add(true) && self.decide(true) {
+                    return;
+                }
+            }
+        }
+        let mut timer = tokio::time::interval_at(first, period);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let key = (self.id.clone(), self.kind);
-        let mut last = None;
-        let mut count = 0u32;
         loop {
             timer.tick().await;
-            let outcome = self.once().await;
-            self.core.probes.count(&key, outcome);
-            let Some(healthy) = outcome else { continue };
-            count = if last == Some(healthy) { count + 1 } else { 1 };
-            last = Some(healthy);
-            let decided = count >= if healthy { successes } else { failures };
-            if !decided {
-                continue;
-            }
-            if self.core.probes.set(&key, healthy) {
-                self.core.pods.poke(self.pod.uid());
-            }
-            // A passed startup probe is done; a failed startup or liveness probe waits for the container's end.
-            if (self.kind == ProbeKind::Startup) || (!healthy && self.kind == ProbeKind::Liveness) {
+            let outcome = self.check().await;
+            self.report(&outcome);
+            let Some(healthy) = outcome.healthy() else { continue };
+            if tally.add(healthy) && self.decide(healthy) {
                 return;
             }
         }
     }
 
-    /// One check; `None`: the probe itself broke, which counts as nothing.
-    async fn once(&self) -> Option<bool> {
+    /// Checks ever less often until one succeeds or `end` has come; no failure counts or is told of. Upstream asks for readiness when the
+    /// status changes, which is about when an application listens; ours may be there before it, and would wait a whole period then.
+    async fn wait_for_success(&self, end: Instant) -> bool {
+        let mut pause = if self.probe.exec.is_some() { Duration::from_millis(250) } else { Duration::from_millis(20) };
+        loop {
+            let outcome = self.check().await;
+            if outcome.healthy() == Some(true) {
+                self.report(&outcome);
+                return true;
+            }
+            if Instant::now() + pause >= end {
+                return false;
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+    }
+
+    /// Makes a result known; whether the probe is done with this container: a startup probe that has passed, or a failed startup or liveness
+    /// probe, which waits for the container's end.
+    fn decide(&self, healthy: bool) -> bool {
+        if self.core.probes.set(&self.key(), healthy) {
+            self.core.pods.poke(self.pod.uid());
+        }
+        self.kind == ProbeKind::Startup || !healthy && self.kind == ProbeKind::Liveness
+    }
+
+    fn key(&self) -> Key {
+        (self.id.clone(), self.kind)
+    }
+
+    /// One check, counted for the metrics.
+    async fn check(&self) -> Outcome {
         // The address may come after the container in the status that we have.
         let ip = self.core.pods.get(self.pod.uid()).and_then(|e| e.status.lock().pod_ip.clone()).unwrap_or_default();
         let timeout = seconds(self.probe.timeout_seconds, 1).max(Duration::from_secs(1));
         let outcome = check::run(&self.core, &self.container, &self.id, &self.probe, &ip, timeout).await;
-        let event = |event_type: &str, reason: &str, text: String| {
-            self.core.events.container(&self.pod, &self.container.name, event_type, reason, text)
-        };
+        self.core.probes.count(&self.key(), outcome.healthy());
+        outcome
+    }
+
+    /// Tells of what is not simply well.
+    fn report(&self, outcome: &Outcome) {
         let title = self.kind.title();
-        match outcome {
-            Outcome::Success => Some(true),
-            Outcome::Warning(message) => {
-                event("Warning", "ProbeWarning", format!("{title} probe warning: {message}"));
-                Some(true)
-            }
-            Outcome::Failure(message) => {
-                event("Warning", "Unhealthy", format!("{title} probe failed: {message}"));
-                Some(false)
-            }
-            Outcome::Error(message) => {
-                event("Warning", "Unhealthy", format!("{title} probe errored and resulted in unknown state: {message}"));
-                None
-            }
+        let (reason, text) = match outcome {
+            Outcome::Success => return,
+            Outcome::Warning(message) => ("ProbeWarning", format!("{title} probe warning: {message}")),
+            Outcome::Failure(message) => ("Unhealthy", format!("{title} probe failed: {message}")),
+            Outcome::Error(message) => ("Unhealthy", format!("{title} probe errored and resulted in unknown state: {message}")),
+        };
+        self.core.events.container(&self.pod, &self.container.name, "Warning", reason, text);
+    }
+}
+
+/// Equal results in a row against the thresholds of a probe.
+struct Tally {
+    successes: u32,
+    failures: u32,
+    last: Option<bool>,
+    count: u32,
+}
+
+impl Tally {
+    fn new(probe: &Probe) -> Self {
+        let (successes, failures) = (threshold(probe.success_threshold, 1), threshold(probe.failure_threshold, 3));
+        Self { successes, failures, last: None, count: 0 }
+    }
+
+    /// Whether enough equal results have come for this one to be the probe's.
+    fn add(&mut self, healthy: bool) -> bool {
+        self.count = if self.last == Some(healthy) { self.count.saturating_add(1) } else { 1 };
+        self.last = Some(healthy);
+        self.count >= if healthy { self.successes } else { self.failures }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_application_has_a_period_to_start() {
+        let cases = [
+            // Delay, period and age in seconds; the first check that counts, from now.
+            (0, 10, 0, 10),
+            (0, 1, 0, 1),
+            (5, 10, 0, 10),
+            (10, 10, 0, 10),
+            (15, 10, 0, 20),
+            (15, 5, 0, 15),
+            (15, 5, 4, 11),
+            // Taken over from an earlier run of the node's agent.
+            (0, 10, 3600, 10),
+        ];
+        for (delay, period, age, wanted) in cases {
+            let found = first_tick(Duration::from_secs(delay), Duration::from_secs(period), Duration::from_secs(age));
+            assert_eq!(found, Duration::from_secs(wanted), "{delay} {period} {age}");
         }
+    }
+
+    #[test]
+    fn results_count_in_a_row() {
+        let mut tally = Tally { successes: 2, failures: 3, last: None, count: 0 };
+        let results = [false, false, true, true, true, false, false, false, true].map(|healthy| tally.add(healthy));
+        assert_eq!(results, [false, false, false, true, true, false, false, true, false]);
     }
 }
