@@ -128,7 +128,7 @@ impl Context<'_> {
         if version.len() > 1 && text.contains("ersion") {
             text = text.replace(version, "<rv>");
         }
-        numbers_after(&text, "ResourceVersion in object meta: ")
+        REVISIONS_FOLLOW.iter().fold(text, |text, before| numbers_after(&text, before))
     }
 
     /// UUIDs that the request did not name.
@@ -185,10 +185,26 @@ impl Context<'_> {
     }
 }
 
+/// What a revision of the server's own is written after, in messages and in YAML.
+const REVISIONS_FOLLOW: [&str; 4] = [
+    "ResourceVersion in object meta: ",
+    "ResourceVersion in record (",
+    "resource version: 999999999, current: ",
+    "resourceVersion: \"",
+];
+
 fn numbers_after(text: &str, before: &str) -> String {
-    let Some(at) = text.find(before).map(|at| at + before.len()) else { return text.to_owned() };
-    let end = text[at..].find(|c: char| !c.is_ascii_digit()).map_or(text.len(), |end| at + end);
-    format!("{}<rv>{}", &text[..at], &text[end..])
+    let mut parts = text.split(before);
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_digit());
+        out.push_str(before);
+        if rest.len() < part.len() {
+            out.push_str("<rv>");
+        }
+        out.push_str(rest);
+    }
+    out
 }
 
 /// Everything that is different between normalized answers, `theirs` being upstream's; nothing where they are the same.

@@ -114,7 +114,9 @@ fn expand(row: &Value, all: &mut Vec<Probe>) -> anyhow::Result<()> {
         .as_object()
         .into_iter()
         .flatten()
-        .map(|(name, value)| (name.to_string(), value.as_str().map_or_else(|| value.to_json(), str::to_owned)))
+        .map(|(name, value)| {
+            (name.to_string(), value.as_str().map_or_else(|| value.to_json(), str::to_owned).replace("$ns", NAMESPACE))
+        })
         .collect();
     let content_type = if row.get("body").is_some() || row.get("bodies").is_some() { "application/json" } else { "" };
     for method in texts(row, "method", "methods", "GET") {
@@ -194,7 +196,7 @@ impl Player<'_> {
         let request = self.request(probe)?;
         let answered = async {
             let response = self.side.connection.send(request).await?;
-            read(response).await
+            read(response, &self.side.target.address).await
         };
         match tokio::time::timeout(ANSWER_MAX, answered).await {
             Ok(Ok(seen)) => {
@@ -211,13 +213,18 @@ impl Player<'_> {
     }
 }
 
-async fn read(response: Response<hyper::body::Incoming>) -> anyhow::Result<Seen> {
+async fn read(response: Response<hyper::body::Incoming>, address: &str) -> anyhow::Result<Seen> {
     let code = response.status().as_u16();
     let headers = shown(response.headers());
     let warnings = response.headers().get_all("warning").iter();
     let warnings = warnings.filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
     let compressed = response.headers().contains_key("content-encoding");
     let bytes = response.into_body().collect().await?.to_bytes();
+    // Some answers say where the server is.
+    let bytes = match std::str::from_utf8(&bytes) {
+        Ok(text) if text.contains(address) => Bytes::from(text.replace(address, "ADDRESS:PORT")),
+        _ => bytes,
+    };
     let (body, text) = if compressed { (Value::Null, String::new()) } else { decoded(&bytes) };
     Ok(Seen { answer: Answer { code, body, text, warnings }, headers })
 }

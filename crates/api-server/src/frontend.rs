@@ -3,13 +3,13 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use ::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use ::http::{Method, Response};
+use ::http::{HeaderMap, Method, Response};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{Access, Credentials, RbacFeed};
 use crate::auth::UserInfo;
 use crate::bootstrap::{self, BootstrapConfig};
-use crate::endpoints::GIT_VERSION;
+use crate::endpoints::{GIT_VERSION, check_accept};
 use crate::filters::InFlightLimits;
 use crate::health::{self, Lifecycle};
 use crate::http::{Body, RequestContext, RequestInfo};
@@ -126,26 +126,38 @@ impl ApiServer {
 }
 
 /// Answers the server's own paths (health, metrics, OpenID discovery), or `None` for all others.
-pub(crate) async fn respond(server: &Arc<ApiServer>, context: &RequestContext, method: &Method) -> Option<Response<Body>> {
-    if context.info.is_resource || !matches!(*method, Method::GET | Method::HEAD) {
+///
+/// Other methods and other `Accept` headers for OpenID discovery are refused with the rest of the registered paths.
+pub(crate) async fn respond(
+    server: &Arc<ApiServer>,
+    context: &RequestContext,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Option<Response<Body>> {
+    let asks_for = |media_type: &str| *method == Method::GET && check_accept(headers, &[media_type]).is_ok();
+    if context.info.is_resource {
         return None;
     }
     let tokens = server.access().tokens();
-    match context.info.path.as_str() {
+    let path = context.info.path.as_str();
+    match path {
+        "/metrics" | "/metrics/slis" if *method == Method::DELETE => {
+            if path == "/metrics" {
+                server.metrics().reset();
+            }
+            Some(document(PLAIN, "no-cache, private", "metrics reset\n"))
+        }
         "/metrics" => {
             let store_bytes = server.store().size_bytes().await.ok();
             let text = server.metrics().render(server.object_counts(), store_bytes);
-            Some(document("text/plain; version=0.0.4; charset=utf-8", "no-cache, private", text))
+            Some(document(METRICS, "no-cache, private", text))
         }
-        "/metrics/slis" => {
-            let text = server.metrics().render_slis();
-            Some(document("text/plain; version=0.0.4; charset=utf-8", "no-cache, private", text))
-        }
-        "/openid/v1/jwks" => {
+        "/metrics/slis" => Some(document(METRICS, "no-cache, private", server.metrics().render_slis())),
+        "/openid/v1/jwks" | "/openid/v1/jwks/" if asks_for("application/jwk-set+json") => {
             let keys = tokens?.json_web_key_set().to_string();
             Some(document("application/jwk-set+json", "public, max-age=3600", keys))
         }
-        "/.well-known/openid-configuration" => {
+        "/.well-known/openid-configuration" | "/.well-known/openid-configuration/" if asks_for("application/json") => {
             let tokens = tokens?;
             let configuration = tokens.openid_configuration(&tokens.api_audiences()[0]);
             Some(document("application/json", "public, max-age=3600", configuration.to_string()))
@@ -153,6 +165,10 @@ pub(crate) async fn respond(server: &Arc<ApiServer>, context: &RequestContext, m
         _ => health::respond(server, context).await,
     }
 }
+
+/// The media type of metrics, as Prometheus' library for Go says it.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+const PLAIN: &str = "text/plain; charset=utf-8";
 
 fn document(content_type: &'static str, caching: &'static str, body: impl Into<bytes::Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::full(body));

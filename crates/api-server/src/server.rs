@@ -97,16 +97,23 @@ impl ApiServerBuilder {
     /// Sets how kubelets are reached, for logs, exec, attach, port-forward, `nodes/proxy` and metrics.k8s.io. Without it these answer "not
     /// implemented".
     #[must_use]
-    pub fn kubelets(mut self, access: &KubeletAccess) -> ApiServerBuilder {
+    pub fn kubelets(self, access: &KubeletAccess) -> ApiServerBuilder {
+        let mut builder = self.kubelet_connectors(access);
+        let metrics = Arc::new(ResourceMetrics::new(access.clone()));
+        for resource in ["nodes", "pods"] {
+            builder.connectors.add(resource_metrics::GROUP, resource, "", metrics.clone());
+        }
+        builder.resource_metrics = Some(metrics);
+        builder
+    }
+
+    /// As [`ApiServerBuilder::kubelets`], without metrics.k8s.io: for a server that has no way to kubelets and yet answers what it can.
+    #[must_use]
+    pub fn kubelet_connectors(mut self, access: &KubeletAccess) -> ApiServerBuilder {
         for (subresource, connector) in access.connectors() {
             self.connectors.add("", "pods", subresource, connector);
         }
         self.connectors.add("", "nodes", "proxy", Arc::new(Proxy::of_nodes(access.clone())));
-        let metrics = Arc::new(ResourceMetrics::new(access.clone()));
-        for resource in ["nodes", "pods"] {
-            self.connectors.add(resource_metrics::GROUP, resource, "", metrics.clone());
-        }
-        self.resource_metrics = Some(metrics);
         self
     }
 

@@ -274,18 +274,13 @@ impl Status {
     /// No media type that the client accepts is known; `supported` are those that are, in the words of the web framework that upstream
     /// uses: it is the first to look.
     pub fn not_acceptable(supported: &[&str]) -> Status {
-        Status::refused_accept(format!("406: Not Acceptable\n\nAvailable representations: {}", supported.join(", ")))
+        let why = format!("406: Not Acceptable\n\nAvailable representations: {}", supported.join(", "));
+        Status::new(Reason::NotAcceptable, why).with_details(StatusDetails::default())
     }
 
     /// What the client accepts is known, and cannot be written here; `supported` are the media types that can.
     pub fn only_accepted(supported: &[&str]) -> Status {
-        Status::refused_accept(format!("only the following media types are accepted: {}", supported.join(", ")))
-    }
-
-    fn refused_accept(why: String) -> Status {
-        let mut status = Status::new(Reason::NotAcceptable, why);
-        status.details = Some(StatusDetails::default());
-        status
+        Status::new(Reason::NotAcceptable, format!("only the following media types are accepted: {}", supported.join(", ")))
     }
 
     /// As the API object that clients get.

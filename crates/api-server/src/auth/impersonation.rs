@@ -93,7 +93,14 @@ fn requested(headers: &HeaderMap) -> Result<Option<UserInfo>, ImpersonationError
     if wanted.groups.is_empty() && wanted.uid.is_empty() && wanted.extra.is_empty() {
         return Ok(None);
     }
-    Err(ImpersonationError::WithoutUser(format!("groups {:?}, uid {:?}, extra {:?}", wanted.groups, wanted.uid, wanted.extra)))
+    // Upstream prints its references: kind, namespace, name, uid, version, resourceVersion, path.
+    let groups = wanted.groups.iter().map(|group| format!("{{Group  {group}    }}"));
+    let extra = wanted.extra.iter().flat_map(|(key, values)| {
+        values.iter().map(move |value| format!("{{UserExtra  {value}  authentication.k8s.io/v1  {key}}}"))
+    });
+    let uid = (!wanted.uid.is_empty()).then(|| format!("{{UID  {}  authentication.k8s.io/v1  }}", wanted.uid));
+    let all: Vec<String> = groups.chain(extra).chain(uid).collect();
+    Err(ImpersonationError::WithoutUser(format!("[{}]", all.join(" "))))
 }
 
 fn parts(wanted: &UserInfo) -> Vec<Part<'_>> {

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Connector;
 use super::backend::Backends;
+use super::log_options;
 use crate::http::{Body, RequestContext};
 use crate::objects;
 use crate::pki::KeyCert;
@@ -49,17 +50,30 @@ pub struct KubeletAccess {
 impl KubeletAccess {
     /// Uses a client certificate, and trusts the CA that signs kubelets' serving certificates. Upgraded connections end with `stop`.
     pub fn new(client: &KeyCert, ca_pem: &str, stop: CancellationToken) -> Result<Self, KubeletAccessError> {
+        Self::with(Some(client), ca_pem, stop)
+    }
+
+    /// Trusts nobody: what needs no kubelet is answered, and a connection to one fails.
+    pub fn none(stop: CancellationToken) -> Result<Self, KubeletAccessError> {
+        Self::with(None, "", stop)
+    }
+
+    fn with(client: Option<&KeyCert>, ca_pem: &str, stop: CancellationToken) -> Result<Self, KubeletAccessError> {
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
             roots.add(certificate?)?;
         }
-        let chain = CertificateDer::pem_slice_iter(client.cert_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
-        let key = PrivateKeyDer::from_pem_slice(client.key_pem.as_bytes())?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)?;
+            .with_root_certificates(roots);
+        let config = match client {
+            None => builder.with_no_client_auth(),
+            Some(client) => {
+                let chain = CertificateDer::pem_slice_iter(client.cert_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+                builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(client.key_pem.as_bytes())?)?
+            }
+        };
         Ok(Self { tls: TlsConnector::from(Arc::new(config)), backends: Backends::new(stop) })
     }
 
@@ -133,6 +147,9 @@ impl Connector for PodConnector {
         request: Request<Body>,
     ) -> Result<Response<Body>, Status> {
         let (namespace, name) = (context.info.namespace.as_str(), context.info.name.as_str());
+        if self.action == Action::Log {
+            log_options::check(&context.query, name)?;
+        }
         let pod: Option<Pod> = objects::get(server.loopback(), namespace, name).await.map_err(Status::internal_error)?;
         let pod = pod.ok_or_else(|| Status::not_found(&GroupResource::new("", "pods"), name))?;
         let path = self.kubelet_path(context, &pod)?;
@@ -140,9 +157,18 @@ impl Connector for PodConnector {
         if node_name.is_empty() {
             // Logs of a pod that waits for a node are empty; there is nobody to ask.
             return match self.action {
-                Action::Log => Ok(Response::new(Body::empty())),
+                Action::Log => {
+                    let mut nothing = Response::new(Body::empty());
+                    *nothing.status_mut() = StatusCode::NO_CONTENT;
+                    Ok(nothing)
+                }
                 _ => Err(Status::bad_request(format!("pod {name} does not have a host assigned"))),
             };
+        }
+        let streams = ["stdin", "stdout", "stderr"];
+        if matches!(self.action, Action::Exec | Action::Attach) && streams.iter().all(|key| context.query.flag(key) != Some(true))
+        {
+            return Err(Status::bad_request("you must specify at least 1 of stdin, stdout, stderr"));
         }
         let node: Option<Node> = objects::get(server.loopback(), "", node_name).await.map_err(Status::internal_error)?;
         let node = node.ok_or_else(|| Status::not_found(&GroupResource::new("", "nodes"), node_name))?;
@@ -175,9 +201,6 @@ impl PodConnector {
                 (if action == Action::Exec { "exec" } else { "attach" }, wanted.chain(commands).collect())
             }
         };
-        if self.action != Action::Log && pairs.iter().all(|(key, _)| matches!(*key, "command" | "tty")) {
-            return Err(Status::bad_request("you must specify at least 1 of stdin, stdout, stderr"));
-        }
         Ok(format!("/{root}/{namespace}/{name}/{container}{}", encode_query(pairs.into_iter())))
     }
 

@@ -5,6 +5,7 @@
 
 mod backend;
 mod kubelet;
+mod log_options;
 mod proxy;
 mod rewrite;
 mod target;

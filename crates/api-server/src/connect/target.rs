@@ -98,7 +98,7 @@ pub(super) async fn service(objects: &dyn Objects, namespace: &str, id: &str) ->
         })?;
     }
     let endpoints: Option<Endpoints> = objects::get(objects, namespace, wanted.name).await.map_err(Status::internal_error)?;
-    let endpoints = endpoints.ok_or_else(|| Status::not_found(&GroupResource::new("", "endpoints"), wanted.name))?;
+    let endpoints = endpoints.ok_or_else(|| Status::not_found(&GroupResource::new("", "services"), wanted.name))?;
     let mut candidates: Vec<(EndpointAddress, u16)> = Vec::new();
     let subsets = endpoints.subsets.unwrap_or_default();
     if subsets.is_empty() {

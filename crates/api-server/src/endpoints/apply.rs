@@ -43,9 +43,14 @@ impl<'a> Applied<'a> {
     ) -> Result<Applied<'a>, Status> {
         let (config, complaints) = codecs::parse(bytes, encoding, &write.endpoint.row.kind)
             .map_err(|status| Status::bad_request(format!("error decoding YAML: {}", status.message)))?;
-        if config.as_object().is_none() {
-            return Err(Status::bad_request("error decoding YAML: the configuration is not an object"));
+        if config.as_object().is_none() && !config.is_null() {
+            let found = config.type_name();
+            return Err(Status::bad_request(format!(
+                "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {found} into Go value of type \
+                 map[string]interface {{}}"
+            )));
         }
+        let config = if config.is_null() { Value::object() } else { config };
         Ok(Applied { config, complaints, write, options })
     }
 
@@ -57,12 +62,15 @@ impl<'a> Applied<'a> {
         match self.options.field_validation {
             FieldValidation::Ignore => Ok(()),
             FieldValidation::Warn => {
-                self.complaints.iter().for_each(|complaint| self.write.context.warnings.add(complaint.as_str()));
+                // One for each line of go-yaml's error.
+                let lines = self.complaints.iter().flat_map(|complaint| complaint.split("\n  "));
+                for line in lines.filter(|line| !line.ends_with("unmarshal errors:")) {
+                    self.write.context.warnings.add(line);
+                }
                 Ok(())
             }
             FieldValidation::Strict => {
-                let why = self.complaints.join("\n  ");
-                let why = format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {why}");
+                let why = format!("error converting YAML to JSON: {}", self.complaints.join(", "));
                 Err(Status::bad_request(format!("error strict decoding YAML: {why}")))
             }
         }

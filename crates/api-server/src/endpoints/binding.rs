@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ::http::{Request, Response, StatusCode};
-use apimachinery::{GroupResource, GroupVersionKind, Status, StatusDetails, Value, value};
+use apimachinery::{GroupResource, GroupVersionKind, Reason, Status, Value, field, value};
 
 use super::negotiate::{Answer, negotiate};
 use super::respond::value_response;
@@ -24,9 +24,10 @@ pub(crate) async fn create(
         "" => binding.meta().name().to_owned(),
         name => name.to_owned(),
     };
-    if !binding.meta().name().is_empty() && binding.meta().name() != name {
+    if binding.meta().name() != name {
         return Err(Status::bad_request("name in URL does not match name in Binding object"));
     }
+    validate(&binding)?;
     let catalog = &server.engine().catalog;
     let endpoint = catalog.get("", "v1", "pods").ok_or_else(Status::path_not_found)?;
     let stored = endpoint.stored.as_ref().ok_or_else(Status::path_not_found)?;
@@ -34,7 +35,24 @@ pub(crate) async fn create(
     let write = Write { engine: server.engine(), authorizers, endpoint, stored, context, namespace, subresource: "binding" };
     let bind = Bind { binding, ends_nomination: context.gates.clearing_nominated_node_name };
     write.update(&name, &bind, &options).await?;
-    Ok(value_response(StatusCode::CREATED, &Status::success(&StatusDetails::default()), accepted))
+    Ok(value_response(StatusCode::CREATED, &created(), accepted))
+}
+
+/// Upstream's `ValidatePodBinding`, whose errors it does not make into one of an invalid object.
+fn validate(binding: &Value) -> Result<(), Status> {
+    let place = field::Path::new("target");
+    let (kind, name) = (&binding["target"]["kind"], binding["target"]["name"].as_str().unwrap_or_default());
+    let mut errors = field::ErrorList::new();
+    if !matches!(kind.as_str(), None | Some("" | "Node")) {
+        errors.push(field::Error::not_supported(&place.child("kind"), kind.clone(), &["Node", "<empty>"]));
+    }
+    if name.is_empty() {
+        errors.push(field::Error::required(&place.child("name"), ""));
+    }
+    match field::aggregate(&errors) {
+        Some(why) => Err(Status::new(Reason::Unknown, why.to_string())),
+        None => Ok(()),
+    }
 }
 
 struct Bind {
@@ -49,9 +67,6 @@ impl Change for Bind {
         let conflict = |why: String| Err(Status::conflict(&GroupResource::new("", "pods/binding"), &name, why));
         let target = &self.binding["target"];
         let node = target["name"].as_str().unwrap_or_default();
-        if node.is_empty() || !matches!(target["kind"].as_str(), None | Some("" | "Node" | "Minion")) {
-            return Err(Status::bad_request("the binding's target must be a Node with a name"));
-        }
         let uid = self.binding.meta().uid();
         if !uid.is_empty() && uid != pod.meta().uid() {
             let found = pod.meta().uid();
@@ -81,6 +96,11 @@ impl Change for Bind {
     fn options_kind(&self) -> &'static str {
         "CreateOptions"
     }
+}
+
+/// What a creation that leaves no object answers.
+pub(super) fn created() -> Value {
+    value!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
 }
 
 /// The condition `PodScheduled` becomes true.

@@ -116,7 +116,7 @@ fn decode_any(
     Ok(object)
 }
 
-const NO_KIND: &str = "couldn't get version/kind; json parse error: ";
+pub(super) const NO_KIND: &str = "couldn't get version/kind; json parse error: ";
 /// What upstream shows of a body at most.
 const SUMMARY_BYTES_MAX: usize = 30;
 
@@ -134,18 +134,8 @@ fn unrecognized(bytes: &[u8], kind: &GroupVersionKind, why: &str) -> Status {
 
 /// The body is of the kind that the endpoint takes, or says nothing about it.
 fn check_kind(object: &Value, bytes: &[u8], kind: &GroupVersionKind) -> Result<(), Status> {
-    if object.as_object().is_none() {
-        let found = object.type_name();
-        let into = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
-        let why = format!("{NO_KIND}json: cannot unmarshal {found} into Go value of type {into}");
+    if let Some(why) = no_kind(object) {
         return Err(unrecognized(bytes, kind, &why));
-    }
-    for member in ["apiVersion", "kind"] {
-        if !object[member].is_null() && object[member].as_str().is_none() {
-            let found = object[member].type_name();
-            let why = format!("{NO_KIND}json: cannot unmarshal {found} into Go struct field .{member} of type string");
-            return Err(unrecognized(bytes, kind, &why));
-        }
     }
     let mut given = kind.clone();
     if !object.kind().is_empty() {
@@ -153,12 +143,52 @@ fn check_kind(object: &Value, bytes: &[u8], kind: &GroupVersionKind) -> Result<(
     }
     if !object.api_version().is_empty() {
         given = GroupVersionKind::from_api_version(object.api_version(), &given.kind)
-            .map_err(|error| Status::bad_request(error.to_string()))?;
+            .map_err(|error| unrecognized(bytes, kind, &error.to_string()))?;
     }
-    if given == *kind {
-        return Ok(());
+    let Some(why) = unusable(&given, kind) else { return Ok(()) };
+    if schema::lookup(&given).is_some() && shares_type(&given, kind) {
+        let (given, expected) = (given.api_version(), kind.api_version());
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({given}) does not match the expected API version ({expected})"
+        )));
     }
-    let why = match schema::lookup(&given) {
+    let (kind_given, version) = (&given.kind, &given.version);
+    let wanted = &kind.kind;
+    Err(Status::bad_request(format!("{kind_given} in version \"{version}\" cannot be handled as a {wanted}: {why}")))
+}
+
+/// Upstream decodes both into the same internal type: another version, or what moved between groups.
+fn shares_type(given: &GroupVersionKind, kind: &GroupVersionKind) -> bool {
+    let families: &[&str] = match kind.kind.as_str() {
+        "Event" => &["", "events.k8s.io"],
+        "Scale" => &["extensions", "apps", "autoscaling"],
+        "Deployment" | "DaemonSet" | "ReplicaSet" => &["extensions", "apps"],
+        "Ingress" | "NetworkPolicy" => &["extensions", "networking.k8s.io"],
+        _ => &[],
+    };
+    let related = |group: &str| families.contains(&group);
+    given.kind == kind.kind && (given.group == kind.group || related(&given.group) && related(&kind.group))
+}
+
+/// Why a document cannot have a kind and a version, in upstream's words.
+pub(super) fn no_kind(object: &Value) -> Option<String> {
+    if object.as_object().is_none() {
+        let found = object.type_name();
+        let into = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+        return Some(format!("{NO_KIND}json: cannot unmarshal {found} into Go value of type {into}"));
+    }
+    let odd =
+        ["apiVersion", "kind"].into_iter().find(|member| !object[*member].is_null() && object[*member].as_str().is_none())?;
+    let found = object[odd].type_name();
+    Some(format!("{NO_KIND}json: cannot unmarshal {found} into Go struct field .{odd} of type string"))
+}
+
+/// Why an object of one kind cannot be taken for one of another; `None` if they are the same.
+pub(super) fn unusable(given: &GroupVersionKind, kind: &GroupVersionKind) -> Option<String> {
+    if given == kind {
+        return None;
+    }
+    Some(match schema::lookup(given) {
         None => format!(
             "no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"",
             go_quote(&given.kind),
@@ -169,8 +199,5 @@ fn check_kind(object: &Value, bytes: &[u8], kind: &GroupVersionKind) -> Result<(
             let group = kind.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
             format!("converting ({}.{}) to ({group}.{}): unknown conversion", given.version, given.kind, kind.kind)
         }
-    };
-    let (kind_given, version) = (&given.kind, &given.version);
-    let wanted = &kind.kind;
-    Err(Status::bad_request(format!("{kind_given} in version \"{version}\" cannot be handled as a {wanted}: {why}")))
+    })
 }

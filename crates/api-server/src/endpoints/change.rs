@@ -103,7 +103,7 @@ pub(crate) async fn update(target: &Target<'_>, request: Request<Body>) -> Resul
 }
 
 /// The name in the body is the one in the URL.
-fn check_name(object: &Value, name: &str) -> Result<(), Status> {
+pub(super) fn check_name(object: &Value, name: &str) -> Result<(), Status> {
     match object.meta().name() {
         "" => Err(Status::bad_request(format!(
             "the name of the object ({name} based on URL) was undeterminable: name must be provided"
@@ -128,7 +128,7 @@ pub(crate) async fn patch(target: &Target<'_>, request: Request<Body>) -> Result
             target.write.update(target.name(), &change, &options).await?
         }
         _ => {
-            let change = Patched::new(kind, &bytes, target.write, &options)?;
+            let change = Patched::new(kind, &bytes, target.write, &options);
             target.write.update(target.name(), &change, &options).await?
         }
     };
@@ -144,9 +144,17 @@ async fn delete_options(request: Request<Body>, target: &Target<'_>) -> Result<D
         true => DeleteOptions::parse(&context.query, None),
         false => {
             let kind = GroupVersionKind::new("", "v1", "DeleteOptions");
-            let (mut parsed, _) = super::codecs::parse(&bytes, encoding?, &kind).map_err(|status| {
-                Status::bad_request(format!("couldn't get version/kind; json parse error: {}", status.message))
+            let encoding = encoding?;
+            let (mut parsed, _) = super::codecs::parse(&bytes, encoding, &kind).map_err(|status| match encoding {
+                body::Encoding::Json => Status::bad_request(format!("{}{}", body::NO_KIND, status.message)),
+                _ => status,
             })?;
+            if parsed.is_null() {
+                parsed = Value::object();
+            }
+            if let Some(why) = body::no_kind(&parsed) {
+                return Err(Status::bad_request(why));
+            }
             let unknown = parsed.kind() != kind.kind && !parsed.kind().is_empty();
             if unknown {
                 // The scheme is upstream's, and so is its name.

@@ -52,10 +52,10 @@ pub(super) async fn respond(
     let metadata = Value::object();
     let list = match accepted.shape {
         Shape::Table(version) => {
-            let include = table::Include::parse(context.query.get("includeObject"));
+            let include = table::Include::parse(context.query.get("includeObject"))?;
             table::table(&endpoint.row, version, metadata, &items, include, true)
         }
-        Shape::Metadata(_) => return Err(Status::not_acceptable(super::negotiate::supported(context))),
+        Shape::Metadata(_) | Shape::Misfit => return Err(Status::only_accepted(super::negotiate::supported(context))),
         Shape::Object => {
             items.iter_mut().for_each(|item| {
                 item.remove("kind");

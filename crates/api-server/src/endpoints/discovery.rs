@@ -8,8 +8,9 @@ use ::http::{Method, Request, Response, StatusCode};
 use apimachinery::{Status, Value, schema, value};
 use sha2::{Digest, Sha512};
 
-use super::negotiate::{Accepted, Answer, Format, Shape, negotiate, negotiate_aggregated};
+use super::negotiate::{Accepted, Answer, Format, Shape, negotiate, negotiate_aggregated, supported};
 use super::respond::{json_response, value_response};
+use super::routes::{Router, check_accept, page_not_found};
 use crate::http::{Body, RequestContext};
 use crate::registry::{Catalog, Resource};
 use crate::resource_metrics;
@@ -24,17 +25,34 @@ pub(crate) fn respond(
     context: &RequestContext,
     request: &Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Err(Status::path_not_found());
-    }
     let catalog = &server.engine().catalog;
-    let parts: Vec<&str> = context.info.path.split('/').filter(|part| !part.is_empty()).collect();
+    let path = context.info.path.as_str();
+    let parts: Vec<&str> = path.strip_suffix('/').unwrap_or(path).split('/').skip(1).collect();
+    let router = Router::of(server, context);
+    let written: &[&str] = match parts.as_slice() {
+        [] | ["index.html"] => return Ok(index(server)),
+        // The plain router's, which takes every method and every `Accept`.
+        ["apis"] => &[],
+        ["apis", _] if router == Router::Restful => &[],
+        ["version"] => &["application/json"],
+        ["openid", "v1", "jwks"] => &["application/jwk-set+json"],
+        [".well-known", "openid-configuration"] => &["application/json"],
+        ["api"] | ["api", "v1"] => supported(context),
+        ["apis", group, version] if resource_list(catalog, group, version).is_some() => supported(context),
+        _ if router == Router::Restful => return Err(Status::path_not_found()),
+        _ => return Ok(page_not_found()),
+    };
+    if !written.is_empty() {
+        if *request.method() != Method::GET {
+            return Err(Status::method_not_allowed());
+        }
+        check_accept(request.headers(), written)?;
+    }
     if let ([prefix @ ("api" | "apis")], Some(format)) = (parts.as_slice(), negotiate_aggregated(request.headers())) {
         return Ok(aggregated(server, prefix, format, request));
     }
     let document = match parts.as_slice() {
-        [] => value!({"paths": paths(server)}),
-        ["version"] => version(),
+        ["version"] => return Ok(raw_json(&version())),
         ["api"] => value!({
             "kind": "APIVersions",
             "versions": ["v1"],
@@ -56,19 +74,25 @@ pub(crate) fn respond(
     Ok(value_response(StatusCode::OK, &document, accepted))
 }
 
+/// All paths there are.
+fn index(server: &ApiServer) -> Response<Body> {
+    raw_json(&value!({"paths": paths(server)}))
+}
+
+/// JSON for people, whatever the client accepts.
+fn raw_json(value: &Value) -> Response<Body> {
+    json_response(StatusCode::OK, serde_json::to_vec_pretty(value).unwrap_or_else(|_| value.to_vec()))
+}
+
 /// Answers the paths below `/openapi`. (Apart from [`respond`], which looks at the request: a body may not be looked at while something is
 /// waited for.)
 pub(crate) async fn openapi(
     server: &Arc<ApiServer>,
     context: &RequestContext,
-    method: &Method,
     headers: &::http::HeaderMap,
 ) -> Result<Response<Body>, Status> {
-    if !matches!(*method, Method::GET | Method::HEAD) {
-        return Err(Status::path_not_found());
-    }
-    let parts: Vec<&str> = context.info.path.split('/').filter(|part| !part.is_empty()).collect();
-    server.openapi().respond(&parts[1..], &context.query, headers).await
+    let document = context.info.path.strip_prefix("/openapi/").unwrap_or_default();
+    Ok(server.openapi().respond(document, &context.query, headers).await?.unwrap_or_else(page_not_found))
 }
 
 fn server_address(request: &Request<Body>) -> String {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use ::http::{Request, Response, StatusCode};
 use apimachinery::selector::LabelSelector;
-use apimachinery::{GroupResource, GroupVersionKind, Reason, Status, StatusCause, StatusDetails, Value};
+use apimachinery::{GroupResource, GroupVersionKind, Reason, Status, StatusCause, Value};
 
 use super::body;
 use super::negotiate::{Answer, negotiate};
 use super::respond::value_response;
 use crate::http::{Body, RequestContext};
-use crate::registry::{Change, DeleteOptions, Engine, Write, WriteOptions, now};
+use crate::registry::{Change, DeleteOptions, Engine, NAMESPACE_MISMATCH, Write, WriteOptions, now};
 use crate::server::ApiServer;
 
 /// A pod that changes all the time is judged so often, and then the client hears of the conflict.
@@ -32,8 +32,19 @@ pub(crate) async fn create(
     let kind = GroupVersionKind::new("policy", "v1", "Eviction");
     let eviction = body::decode_like(&bytes, encoding, &kind, &["policy/v1beta1"], options.field_validation, context)?;
     let name = &context.info.name;
-    if !eviction.meta().name().is_empty() && eviction.meta().name() != name {
+    let given = eviction.meta().namespace();
+    if !given.is_empty() && given != context.info.namespace {
+        return Err(Status::bad_request(NAMESPACE_MISMATCH));
+    }
+    if eviction.meta().name() != name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
+    }
+    let dry_run: Vec<&str> = context.query.all("dryRun").collect();
+    let also: Vec<&str> = eviction.array_at(&["deleteOptions", "dryRun"]).iter().filter_map(Value::as_str).collect();
+    if !dry_run.is_empty() && !also.is_empty() && dry_run != also {
+        let (dry_run, also) = (dry_run.join(" "), also.join(" "));
+        let why = format!("Non-matching dry-run options in request and content: [{dry_run}] and [{also}]");
+        return Err(Status::new(Reason::Unknown, why));
     }
     let mut deletion = DeleteOptions::parse(&context.query, eviction.get("deleteOptions"))?;
     deletion.dry_run |= options.dry_run;
@@ -42,7 +53,7 @@ pub(crate) async fn create(
     loop {
         let mut attempt = deletion.clone();
         match evict(server, context, &mut attempt).await {
-            Ok(()) => return Ok(value_response(StatusCode::CREATED, &Status::success(&StatusDetails::default()), accepted)),
+            Ok(()) => return Ok(value_response(StatusCode::CREATED, &super::binding::created(), accepted)),
             // The pod changed since it was judged: judge it again, unless the client named the state that it means.
             Err(status) if status.reason == Reason::Conflict && !given_version && tries < ATTEMPTS => tries += 1,
             Err(status) => return Err(status),

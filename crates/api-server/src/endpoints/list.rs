@@ -67,7 +67,7 @@ pub(super) fn message(entry: &Entry, endpoint: &Endpoint, shape: Shape) -> Optio
         Shape::Object if !endpoint.converts() => endpoint.message(entry),
         Shape::Object => encode(&in_version(entry.served.object().ok()?, endpoint)),
         Shape::Metadata(_) => Some(protobuf::partial_metadata_message(&entry.served.object().ok()?).into()),
-        Shape::Table(_) => None,
+        Shape::Table(_) | Shape::Misfit => None,
     }
 }
 

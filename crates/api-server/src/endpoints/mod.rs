@@ -18,6 +18,7 @@ mod negotiate;
 mod patch;
 mod read;
 mod respond;
+mod routes;
 mod scale;
 
 mod watch;
@@ -32,27 +33,31 @@ pub(crate) use compress::accepts_gzip;
 pub(crate) use discovery::GIT_VERSION;
 pub(crate) use negotiate::accepted_media_types;
 pub(crate) use respond::{json_response, partial_metadata, status_response};
+pub(crate) use routes::{check_accept, text_error};
 
 use crate::admission::Operation;
 use crate::http::{Body, RequestContext, Verb};
-use crate::registry::{Endpoint, Stored, Write, WriteOptions};
+use crate::registry::{Endpoint, NAMESPACE_MISMATCH, Stored, Write, WriteOptions};
 use crate::review;
 use crate::server::ApiServer;
 
 /// Finds the endpoint of a request and lets it answer.
 pub(crate) async fn dispatch(server: &Arc<ApiServer>, context: RequestContext, mut request: Request<Body>) -> Response<Body> {
-    if let Some(response) = crate::frontend::respond(server, &context, request.method()).await {
+    if let Some(response) = crate::frontend::respond(server, &context, request.method(), request.headers()).await {
         return response;
     }
     let head = request.method() == Method::HEAD;
-    let accepted = negotiate::negotiate(request.headers(), &context, negotiate::Answer::Fixed).ok();
+    let accepted = negotiate::negotiate(request.headers(), &context, negotiate::Answer::Error).ok();
     let compressed = compress::is_wanted(request.headers(), &context.info);
     let upgrade = websocket::Upgrade::of(&context, &mut request);
     let result = match context.info.is_resource {
+        true if !server.serves(&context.info) && routes::Router::of(server, &context) == routes::Router::Plain => {
+            Ok(routes::page_not_found())
+        }
         true => resource(server, &context, request).await,
         false if context.info.path.starts_with("/openapi/") => {
-            let (method, headers) = (request.method().clone(), request.headers().clone());
-            discovery::openapi(server, &context, &method, &headers).await
+            let headers = request.headers().clone();
+            discovery::openapi(server, &context, &headers).await
         }
         false => discovery::respond(server, &context, &request),
     };
@@ -73,14 +78,14 @@ async fn resource(server: &Arc<ApiServer>, context: &RequestContext, request: Re
     let info = &context.info;
     let endpoint =
         server.engine().catalog.get(&info.api_group, &info.api_version, &info.resource).ok_or_else(Status::path_not_found)?;
-    if let Some(warning) = &endpoint.deprecation {
-        context.warnings.add(warning.clone());
-        server.metrics().deprecated(info, endpoint.removed_release);
-    }
     check_scope(endpoint, context)?;
     if !info.subresource.is_empty() {
         return subresource(server, endpoint, context, request).await;
     }
+    if info.verb == Verb::Watch && !endpoint.row.verbs.contains(&"watch") && is_old_watch(context) {
+        return Err(Status::path_not_found());
+    }
+    routes::check_method(request.method(), context)?;
     check_verb(&endpoint.row.verbs, info.verb)?;
     // Collections are posted to, objects are everything else.
     if (info.verb == Verb::Create) != info.name.is_empty()
@@ -88,7 +93,13 @@ async fn resource(server: &Arc<ApiServer>, context: &RequestContext, request: Re
     {
         return Err(Status::method_not_allowed());
     }
+    routes::check_headers(request.method(), request.headers(), context)?;
+    if let Some(warning) = &endpoint.deprecation {
+        context.warnings.add(warning.clone());
+        server.metrics().deprecated(info, endpoint.removed_release);
+    }
     let Some(stored) = &endpoint.stored else { return computed(server, endpoint, context, request).await };
+    check_name(context)?;
     let target = target(server, endpoint, stored, context);
     match info.verb {
         Verb::Get => read::get(server.engine(), endpoint, stored, context, request.headers()).await,
@@ -101,6 +112,12 @@ async fn resource(server: &Arc<ApiServer>, context: &RequestContext, request: Re
         Verb::DeleteCollection => change::delete_collection(&target, request).await,
         _ => Err(Status::method_not_allowed()),
     }
+}
+
+/// Whether the path says that it is a watch.
+fn is_old_watch(context: &RequestContext) -> bool {
+    let path = context.info.path.trim_start_matches('/');
+    path.split('/').nth(if context.info.api_prefix == "api" { 2 } else { 3 }) == Some("watch")
 }
 
 fn target<'a>(
@@ -116,6 +133,19 @@ fn target<'a>(
     change::Target { write, body_bytes_max: server.config().body_bytes_max }
 }
 
+/// A name that could not be a part of a key.
+fn check_name(context: &RequestContext) -> Result<(), Status> {
+    let name = context.info.name.as_str();
+    let why = apimachinery::validation::name_is_path_segment(name, false);
+    match why.is_empty() || matches!(context.info.verb, Verb::List | Verb::Watch) {
+        true => Ok(()),
+        false => {
+            let name = apimachinery::go_quote(name);
+            Err(Status::bad_request(format!("Name parameter invalid: {name}: {}", why.join(";"))))
+        }
+    }
+}
+
 /// Namespaced objects are reached through their namespace, others are not.
 fn check_scope(endpoint: &Endpoint, context: &RequestContext) -> Result<(), Status> {
     let info = &context.info;
@@ -125,7 +155,7 @@ fn check_scope(endpoint: &Endpoint, context: &RequestContext) -> Result<(), Stat
         // Only the whole cluster's list and watch have no namespace (the name is the field selector's).
         return match info.verb {
             Verb::List | Verb::Watch => Ok(()),
-            Verb::Create | Verb::DeleteCollection => Err(Status::method_not_allowed()),
+            _ if info.parts.len() == 1 => Err(Status::method_not_allowed()),
             _ => Err(Status::path_not_found()),
         };
     }
@@ -174,6 +204,8 @@ async fn review(
 ) -> Result<Response<Body>, Status> {
     let accepted = negotiate::negotiate(request.headers(), context, negotiate::Answer::Fixed)?;
     let object = read_object(server, kind, context, request).await?;
+    let manager = context.query.non_empty("fieldManager").unwrap_or(context.field_manager());
+    let object = crate::registry::note_creation(kind, object, &context.info.subresource, manager);
     let answer = review::respond(server, context, &object).await.ok_or_else(Status::method_not_allowed)??;
     Ok(respond::value_response(StatusCode::CREATED, &answer, accepted))
 }
@@ -188,7 +220,25 @@ async fn read_object(
     let options = WriteOptions::parse(&context.query, "CreateOptions")?;
     let encoding = body::encoding(request.headers(), context)?;
     let bytes = body::read(request.into_body(), server.config().body_bytes_max).await?;
-    body::decode(&bytes, encoding, kind, options.field_validation, context)
+    let mut object = body::decode(&bytes, encoding, kind, options.field_validation, context)?;
+    check_namespace(&mut object, context)?;
+    Ok(object)
+}
+
+/// An object that is posted is of the request's namespace, or of none if the request is.
+fn check_namespace(object: &mut Value, context: &RequestContext) -> Result<(), Status> {
+    let (given, wanted) = (object.meta().namespace(), context.info.namespace.as_str());
+    match given {
+        given if !given.is_empty() && !wanted.is_empty() && given != wanted => Err(Status::bad_request(NAMESPACE_MISMATCH)),
+        "" if wanted.is_empty() => Ok(()),
+        _ => {
+            match wanted {
+                "" => drop(object.meta_mut().remove("namespace")),
+                wanted => object.meta_mut().set_namespace(wanted),
+            }
+            Ok(())
+        }
+    }
 }
 
 async fn subresource(
@@ -200,10 +250,20 @@ async fn subresource(
     let info = &context.info;
     let row = endpoint.row.subresource(&info.subresource).ok_or_else(Status::path_not_found)?;
     let gvr = &endpoint.row.gvr;
+    // Only what is proxied has a path of its own.
+    let deeper = info.parts.len() > 3 && info.subresource != "proxy";
+    if deeper || (info.verb == Verb::Watch && is_old_watch(context)) {
+        return Err(Status::path_not_found());
+    }
+    routes::check_method(request.method(), context)?;
+    if info.subresource != "proxy" {
+        check_verb(&row.verbs, info.verb)?;
+    }
     if let Some(connector) = server.connectors().get(&gvr.group, &gvr.resource, &info.subresource).cloned() {
         return connect(server, endpoint, connector, context, request).await;
     }
     check_verb(&row.verbs, info.verb)?;
+    routes::check_headers(request.method(), request.headers(), context)?;
     let Some(stored) = &endpoint.stored else { return Err(not_implemented(&info.subresource)) };
     match (gvr.group.as_str(), gvr.resource.as_str(), info.subresource.as_str()) {
         (_, _, "scale") => scale::respond(server, endpoint, stored, context, request).await,

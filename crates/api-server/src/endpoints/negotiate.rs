@@ -26,6 +26,8 @@ pub(crate) enum Shape {
     Table(&'static str),
     /// Only the metadata, of objects or of a list's items.
     Metadata(&'static str),
+    /// Metadata of a list where there is an object, or the other way round: found out when there is something to answer with.
+    Misfit,
 }
 
 /// What the client accepts best of what we can do.
@@ -45,6 +47,8 @@ pub(crate) enum Answer {
     List,
     /// Something that has no other shapes (discovery, reviews).
     Fixed,
+    /// A failure, which is not asked to be anything else.
+    Error,
 }
 
 /// What the server can read and write, for errors. CBOR is behind its gate.
@@ -65,16 +69,12 @@ impl Accepted {
 
 /// Chooses from the `Accept` header.
 pub(crate) fn negotiate(headers: &HeaderMap, context: &RequestContext, answer: Answer) -> Result<Accepted, Status> {
-    let refused = || match answer {
-        Answer::List => refuse_list(context),
-        Answer::Object | Answer::Fixed => Status::not_acceptable(supported(context)),
-    };
-    choose(headers, context, answer).ok_or_else(refused)
+    choose(headers, context, answer).ok_or_else(|| Status::only_accepted(supported(context)))
 }
 
 /// Chooses for a watch: YAML cannot be streamed.
 pub(crate) fn negotiate_stream(headers: &HeaderMap, context: &RequestContext) -> Result<Accepted, Status> {
-    let accepted = choose(headers, context, Answer::Object).ok_or_else(|| refuse_list(context))?;
+    let accepted = negotiate(headers, context, Answer::Object)?;
     match accepted.format {
         Format::Yaml => Err(Status::only_accepted(&STREAMS)),
         _ => Ok(accepted),
@@ -92,11 +92,6 @@ fn choose(headers: &HeaderMap, context: &RequestContext, answer: Answer) -> Opti
         Some(Accepted { format, shape: clause.shape(answer)?, pretty })
     };
     clauses(text).iter().find_map(choose)
-}
-
-/// Where lists are, watches are too.
-fn refuse_list(context: &RequestContext) -> Status {
-    Status::not_acceptable(&[supported(context), &STREAMS].concat())
 }
 
 /// The encoding that a client wants discovery in one document in; `None` when it does not ask for that. Like upstream, any clause that
@@ -203,7 +198,7 @@ impl<'a> Clause<'a> {
     fn shape(&self, answer: Answer) -> Option<Shape> {
         let stream = self.parameter("stream");
         if stream.is_some_and(|stream| stream != "watch" || self.format() == Some(Format::Yaml))
-            || self.parameter("sv").is_some_and(|version| version != "v1" || answer == Answer::Fixed)
+            || self.parameter("sv").is_some_and(|version| version != "v1" || matches!(answer, Answer::Fixed | Answer::Error))
         {
             return None;
         }
@@ -225,6 +220,7 @@ impl<'a> Clause<'a> {
             ("PartialObjectMetadata", Answer::Object) | ("PartialObjectMetadataList", Answer::List) => {
                 Some(Shape::Metadata(version))
             }
+            ("PartialObjectMetadata", Answer::List) | ("PartialObjectMetadataList", Answer::Object) => Some(Shape::Misfit),
             _ => None,
         }
     }
@@ -280,7 +276,7 @@ mod tests {
         check("application/json;q=0.5,application/yaml", Answer::Object, Some((Format::Yaml, Shape::Object)));
         let metadata = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
         check(metadata, Answer::List, Some((Format::Json, Shape::Metadata("v1"))));
-        check(metadata, Answer::Object, None);
+        check(metadata, Answer::Object, Some((Format::Json, Shape::Misfit)));
     }
 
     #[test]

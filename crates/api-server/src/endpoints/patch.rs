@@ -5,7 +5,7 @@ use apimachinery::{GroupKind, GroupVersionKind, Reason, Status, StatusDetails, V
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 
-use super::body::Encoding;
+use super::body::{Encoding, unusable};
 use super::codecs;
 use crate::http::RequestContext;
 use crate::registry::{Change, FieldValidation, Write, WriteOptions, convert};
@@ -52,42 +52,17 @@ impl PatchType {
 /// A patch as a change of an object.
 pub(crate) struct Patched<'a> {
     kind: PatchType,
-    patch: Value,
-    /// What strict decoding finds wrong with the patch itself.
-    complaints: Vec<String>,
+    /// With what strict decoding finds wrong with it; or what is so wrong with it that it is none, which matters only where there is
+    /// something to patch.
+    patch: Result<(Value, Vec<String>), Status>,
     write: Write<'a>,
     mode: FieldValidation,
 }
 
 impl<'a> Patched<'a> {
-    pub(crate) fn new(kind: PatchType, bytes: &[u8], write: Write<'a>, options: &WriteOptions) -> Result<Patched<'a>, Status> {
-        let prefix = if kind == PatchType::Strategic { "" } else { "error decoding patch: " };
-        let (patch, mut complaints) = codecs::parse(bytes, Encoding::Json, &write.endpoint.row.kind)
-            .map_err(|status| Status::bad_request(format!("{prefix}{}", status.message)))?;
-        let wanted = match kind {
-            PatchType::Json if patch.as_array().is_none() => "[]handlers.jsonPatchOp",
-            PatchType::Merge | PatchType::Strategic if patch.as_object().is_none() => "map[string]interface {}",
-            _ => "",
-        };
-        if !wanted.is_empty() && !patch.is_null() {
-            let found = patch.type_name();
-            return Err(Status::bad_request(format!("{prefix}json: cannot unmarshal {found} into Go value of type {wanted}")));
-        }
-        if patch.is_null() && kind == PatchType::Merge {
-            return Err(Status::bad_request("Invalid JSON Patch"));
-        }
-        if kind == PatchType::Json {
-            complaints.iter_mut().for_each(|complaint| complaint.insert_str(0, "json patch "));
-        }
-        // No operations, no members.
-        let nothing = if kind == PatchType::Json { Value::array() } else { Value::object() };
-        Ok(Patched {
-            kind,
-            patch: if patch.is_null() { nothing } else { patch },
-            complaints,
-            write,
-            mode: options.field_validation,
-        })
+    pub(crate) fn new(kind: PatchType, bytes: &[u8], write: Write<'a>, options: &WriteOptions) -> Patched<'a> {
+        let patch = read(kind, bytes, &write.endpoint.row.kind);
+        Patched { kind, patch, write, mode: options.field_validation }
     }
 
     fn served_kind(&self) -> &'a GroupVersionKind {
@@ -97,17 +72,17 @@ impl<'a> Patched<'a> {
     /// A patch cannot make the object one of another kind.
     fn check_kind(&self, patched: &Value, shown: &str) -> Result<(), Status> {
         let (version, kind) = (patched.api_version(), patched.kind());
-        let (same_version, same_kind) = (version == self.served_kind().api_version(), kind == self.served_kind().kind);
-        if self.kind == PatchType::Strategic || (same_version && same_kind) || version.is_empty() || kind.is_empty() {
+        if self.kind == PatchType::Strategic || version.is_empty() || kind.is_empty() {
             return Ok(());
         }
-        let why = format!(
-            "no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"",
-            apimachinery::go_quote(kind),
-            apimachinery::go_quote(version)
-        );
-        let error = field::Error::invalid(&field::Path::new("patch"), shown, why);
-        Err(Status::invalid(&GroupKind::default(), "", &[error]))
+        let Ok(given) = GroupVersionKind::from_api_version(version, kind) else { return Ok(()) };
+        match unusable(&given, self.served_kind()) {
+            None => Ok(()),
+            Some(why) => {
+                let error = field::Error::invalid(&field::Path::new("patch"), shown, why);
+                Err(Status::invalid(&GroupKind::default(), "", &[error]))
+            }
+        }
     }
 
     /// Upstream's `checkName`.
@@ -123,6 +98,31 @@ impl<'a> Patched<'a> {
             _ => Ok(()),
         }
     }
+}
+
+/// Reads a patch.
+pub(super) fn read(kind: PatchType, bytes: &[u8], served: &GroupVersionKind) -> Result<(Value, Vec<String>), Status> {
+    let prefix = if kind == PatchType::Strategic { "" } else { "error decoding patch: " };
+    let (patch, mut complaints) = codecs::parse(bytes, Encoding::Json, served)
+        .map_err(|status| Status::bad_request(format!("{prefix}{}", status.message)))?;
+    let wanted = match kind {
+        PatchType::Json if patch.as_array().is_none() => "[]handlers.jsonPatchOp",
+        PatchType::Merge | PatchType::Strategic if patch.as_object().is_none() => "map[string]interface {}",
+        _ => "",
+    };
+    if !wanted.is_empty() && !patch.is_null() {
+        let found = patch.type_name();
+        return Err(Status::bad_request(format!("{prefix}json: cannot unmarshal {found} into Go value of type {wanted}")));
+    }
+    if patch.is_null() && kind == PatchType::Merge {
+        return Err(Status::bad_request("Invalid JSON Patch"));
+    }
+    if kind == PatchType::Json {
+        complaints.iter_mut().for_each(|complaint| complaint.insert_str(0, "json patch "));
+    }
+    // No operations, no members.
+    let nothing = if kind == PatchType::Json { Value::array() } else { Value::object() };
+    Ok((if patch.is_null() { nothing } else { patch }, complaints))
 }
 
 /// Applies a patch to an object of a kind.
@@ -145,9 +145,10 @@ pub(crate) fn apply_patch(kind: PatchType, current: &Value, patch: &Value, gvk: 
 /// Upstream's `interpretStrategicMergePatchError`: what it does not know is an error of the server's, without a reason.
 fn strategic_status(error: &StrategicError) -> Status {
     match error {
-        StrategicError::UnknownDirective { .. } | StrategicError::OrderMismatch { .. } | StrategicError::NoMergeKey { .. } => {
-            Status::new(Reason::Unknown, error.to_string())
-        }
+        StrategicError::UnknownDirective { .. }
+        | StrategicError::OrderMismatch { .. }
+        | StrategicError::MixedList { .. }
+        | StrategicError::NoMergeKey { .. } => Status::new(Reason::Unknown, error.to_string()),
         _ => Status::bad_request(error.to_string()),
     }
 }
@@ -169,20 +170,21 @@ impl Change for Patched<'_> {
     fn apply(&self, current: Option<&Value>) -> Result<Value, Status> {
         // Only a configuration that is applied makes what is not there.
         let current = current.ok_or_else(|| self.write.not_found(&self.write.context.info.name))?;
+        let (patch, complaints) = self.patch.as_ref().map_err(Status::clone)?;
         let served_kind = self.served_kind();
         let current = convert(current.clone(), served_kind);
-        let mut patched = apply_patch(self.kind, &current, &self.patch, served_kind)?;
+        let mut patched = apply_patch(self.kind, &current, patch, served_kind)?;
         if patched.as_object().is_none() {
             return Err(Status::bad_request("the patch did not leave an object"));
         }
         // What upstream shows of it in errors.
         let shown = match self.kind {
-            PatchType::Strategic => go_text(&self.patch),
+            PatchType::Strategic => go_text(patch),
             _ => patched.to_json(),
         };
         self.check_kind(&patched, &shown)?;
         patched.set_gvk(served_kind);
-        let complaints = self.complaints.clone();
+        let complaints = complaints.clone();
         let patched = codecs::patched(
             patched,
             served_kind,

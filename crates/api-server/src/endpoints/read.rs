@@ -10,7 +10,7 @@ use storage::{KeyRange, RangeRequest, Revision, StoreError};
 
 use super::list;
 use super::negotiate::{Accepted, Answer, Format, Shape, negotiate};
-use super::respond::{in_version, json_response, object_response, partial_metadata, protobuf_response, value_response};
+use super::respond::{in_version, json_response, misfit, object_response, partial_metadata, protobuf_response, value_response};
 use crate::cache::{Entry, Snapshot, next_key, prefix_end};
 use crate::http::{Body, RequestContext};
 use crate::registry::{ContinueToken, Endpoint, Engine, ListOptions, ListRevision, Stored, store_status};
@@ -33,6 +33,9 @@ pub(crate) async fn get(
         let why = format!("resourceVersion: Invalid value: {text}: strconv.ParseUint: parsing {text}: invalid syntax");
         return Err(Status::new(apimachinery::Reason::Unknown, why));
     }
+    if context.query.flag("export") == Some(true) {
+        return Err(Status::bad_request("the export parameter, deprecated since v1.14, is no longer supported"));
+    }
     let entry = find(engine, endpoint, stored, context).await?;
     if accepted.is_plain_json() && !endpoint.converts() {
         return Ok(json_response(StatusCode::OK, entry.served.json().clone()));
@@ -49,7 +52,7 @@ pub(crate) async fn get(
         Shape::Table(version) => {
             let object = in_version(object, endpoint);
             let metadata = value!({"resourceVersion": object.meta().resource_version()});
-            let include = table::Include::parse(context.query.get("includeObject"));
+            let include = table::Include::parse(context.query.get("includeObject"))?;
             let table = table::table(&endpoint.row, version, metadata, &[object], include, true);
             value_response(StatusCode::OK, &table, accepted)
         }
@@ -110,6 +113,9 @@ pub(crate) async fn page_response(
     if accepted.is_plain_json() && !endpoint.converts() {
         return Ok(list::json(endpoint, page));
     }
+    if accepted.shape == Shape::Misfit {
+        return Err(misfit(endpoint, true));
+    }
     if accepted.format == Format::Protobuf {
         return list::protobuf(endpoint, accepted.shape, page).await;
     }
@@ -118,7 +124,10 @@ pub(crate) async fn page_response(
         objects.push(in_version(entry.served.object().map_err(Status::internal_error)?, endpoint));
     }
     let metadata = list_metadata(&page);
-    let include = table::Include::parse(context.query.get("includeObject"));
+    let include = match accepted.shape {
+        Shape::Table(_) => table::Include::parse(context.query.get("includeObject"))?,
+        _ => table::Include::None,
+    };
     Ok(value_response(StatusCode::OK, &list_value(endpoint, accepted, metadata, objects, include), accepted))
 }
 
@@ -131,13 +140,17 @@ fn list_value(
 ) -> Value {
     match accepted.shape {
         Shape::Table(version) => table::table(&endpoint.row, version, metadata, &objects, include, true),
-        Shape::Metadata(version) => value!({
-            "kind": "PartialObjectMetadataList",
-            "apiVersion": format!("meta.k8s.io/{version}"),
-            "metadata": metadata,
-            "items": objects.iter().map(|object| partial_metadata(object, version)).collect::<Vec<Value>>(),
-        }),
-        Shape::Object => {
+        Shape::Metadata(version) => {
+            let items: Vec<Value> = objects.iter().map(|object| partial_metadata(object, version)).collect();
+            value!({
+                "kind": "PartialObjectMetadataList",
+                "apiVersion": format!("meta.k8s.io/{version}"),
+                "metadata": metadata,
+                // Go's list of nothing is null.
+                "items": if items.is_empty() { Value::Null } else { items.into() },
+            })
+        }
+        Shape::Object | Shape::Misfit => {
             for object in &mut objects {
                 object.remove("kind");
                 object.remove("apiVersion");
@@ -177,17 +190,17 @@ pub(crate) async fn gather(
         None => start,
     };
     let everything = options.selection.is_everything();
-    let candidates = snapshot.candidates(&options.selection.terms(stored), start, end);
-    let mut matching = candidates.filter(|entry| everything || options.selection.matches(stored, entry));
-    let mut entries = Vec::new();
+    let candidates = snapshot.candidates(&options.selection.terms(stored), start, end.clone());
+    let mut entries: Vec<Arc<Entry>> = Vec::new();
     let mut more = None;
-    for entry in matching.by_ref() {
+    for entry in candidates.filter(|entry| everything || options.selection.matches(stored, entry)) {
+        entries.push(entry.clone());
         if options.limit > 0 && entries.len() == options.limit {
-            // Upstream counts what remains only where no selector makes that a guess.
-            more = Some(if everything { 1 + matching.count() } else { 0 });
+            // There is more if there is anything more, whether it matches or not; upstream counts it only where no selector makes that a guess.
+            let mut left = snapshot.candidates(&[], next_key(&entry.key), end);
+            more = left.next().map(|_| if everything { 1 + left.count() } else { 0 });
             break;
         }
-        entries.push(entry.clone());
     }
     let token = more.and_then(|_| entries.last()).map(|last: &Arc<Entry>| {
         let next = next_key(&last.key[stored.prefix.len()..]);

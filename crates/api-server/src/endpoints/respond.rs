@@ -1,6 +1,6 @@
 //! Making responses.
 
-use apimachinery::{GroupVersionKind, Status, Value, cbor, protobuf, schema};
+use apimachinery::{GroupVersionKind, Reason, Status, Value, cbor, protobuf, schema};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
@@ -94,7 +94,7 @@ pub(crate) fn sealed(object: &Value) -> Option<Bytes> {
         // Types of the API machinery, which every group has.
         _ => protobuf::encode_message(
             object,
-            schema::lookup(&object.gvk()?).or_else(|| schema::type_named(&format!("meta.v1.{kind}")))?,
+            object.gvk().and_then(|gvk| schema::lookup(&gvk)).or_else(|| schema::type_named(&format!("meta.v1.{kind}")))?,
         ),
     };
     Some(protobuf::seal(api_version, kind, &message).into())
@@ -106,8 +106,33 @@ fn pretty(value: &Value) -> Vec<u8> {
     json
 }
 
+/// Upstream's answer to a client that wants metadata of a list and asks for an object, or the other way round.
+pub(crate) fn misfit(endpoint: &Endpoint, list: bool) -> Status {
+    let kind = &endpoint.row.kind;
+    // The names of upstream's internal types.
+    let package = match kind.group.as_str() {
+        "" | "events.k8s.io" => "core",
+        group => group.split('.').next().unwrap_or_default(),
+    };
+    Status::new(
+        Reason::NotAcceptable,
+        match list {
+            true => {
+                format!("you requested PartialObjectMetadata, but the requested object is a list (*{package}.{}List)", kind.kind)
+            }
+            false => format!(
+                "you requested PartialObjectMetadataList, but the requested object is not a list (*{package}.{})",
+                kind.kind
+            ),
+        },
+    )
+}
+
 /// One object in the shape that the client accepts. `object` is in the storage version.
 pub(crate) fn object_response(code: StatusCode, object: Value, endpoint: &Endpoint, accepted: Accepted) -> Response<Body> {
+    if accepted.shape == Shape::Misfit {
+        return status_response(&misfit(endpoint, false));
+    }
     let object = in_version(object, endpoint);
     value_response(code, &shape(object, endpoint, accepted.shape), accepted)
 }
@@ -120,12 +145,20 @@ pub(crate) fn in_version(object: Value, endpoint: &Endpoint) -> Value {
 /// An object (in the served version) in another shape.
 pub(crate) fn shape(object: Value, endpoint: &Endpoint, shape: Shape) -> Value {
     match shape {
-        Shape::Object => object,
+        Shape::Object | Shape::Misfit => object,
         Shape::Metadata(version) => partial_metadata(&object, version),
         Shape::Table(version) => {
-            let metadata = apimachinery::value!({"resourceVersion": object.meta().resource_version()});
+            let metadata = table_metadata(&object);
             table::table(&endpoint.row, version, metadata, &[object], table::Include::Metadata, true)
         }
+    }
+}
+
+/// The metadata of a Table of one object; one that is not stored has no version.
+pub(crate) fn table_metadata(object: &Value) -> Value {
+    match object.meta().resource_version() {
+        "" => Value::object(),
+        version => apimachinery::value!({"resourceVersion": version}),
     }
 }
 

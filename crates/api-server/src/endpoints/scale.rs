@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use ::http::{Request, Response, StatusCode};
 use apimachinery::selector::LabelSelector;
-use apimachinery::{GroupKind, GroupResource, GroupVersionKind, Status, Value, field, value};
+use apimachinery::{GroupKind, GroupVersionKind, Status, Value, field, value};
 
 use super::apply::option_errors;
 use super::body::{self, Encoding};
-use super::change::Target;
+use super::change::{Target, check_name};
 use super::codecs;
 use super::negotiate::{Answer, negotiate};
-use super::patch::{PatchType, apply_patch};
+use super::patch::{PatchType, apply_patch, read as read_patch};
 use super::read;
 use super::respond::value_response;
 use crate::http::{Body, RequestContext, Verb};
-use crate::registry::{Change, Endpoint, ScaleWrite, Stored, Write, WriteOptions, scale_managed};
+use crate::registry::{Change, Endpoint, NAMESPACE_MISMATCH, ScaleWrite, Stored, Write, WriteOptions, scale_managed};
 use crate::server::ApiServer;
 
 /// Answers get, update and patch.
@@ -34,6 +34,13 @@ pub(crate) async fn respond(
     }
     let target = super::target(server, endpoint, stored, context);
     let (sent, options) = Sent::read(&target, request).await?;
+    if let Sent::Replacement(scale) = &sent {
+        let given = scale.meta().namespace();
+        if !given.is_empty() && given != context.info.namespace {
+            return Err(Status::bad_request(NAMESPACE_MISMATCH));
+        }
+        check_name(scale, &context.info.name)?;
+    }
     // The object itself is written, by its own rules: generation and the rest follow.
     let write = Write { subresource: "", ..target.write };
     let change = ScaleChange { sent, write, options: &options };
@@ -99,8 +106,11 @@ impl Sent {
             _ => Encoding::Json,
         };
         let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
-        let (patch, complaints) = codecs::parse(&bytes, encoding, &scale_kind())
-            .map_err(|status| Status::bad_request(format!("error decoding patch: {}", status.message)))?;
+        let (patch, complaints) = match kind {
+            PatchType::Apply(_) => codecs::parse(&bytes, encoding, &scale_kind())
+                .map_err(|status| Status::bad_request(format!("error decoding YAML: {}", status.message)))?,
+            _ => read_patch(kind, &bytes, &scale_kind())?,
+        };
         codecs::judge(complaints, options.field_validation, context).map_err(Status::bad_request)?;
         let sent = match kind {
             PatchType::Apply(_) => Sent::Configuration(patch),
@@ -124,8 +134,13 @@ impl ScaleChange<'_> {
             Sent::Patch(kind, patch) => {
                 let patched = apply_patch(*kind, current, patch, &scale_kind())?;
                 let shown = patched.to_json();
+                let given = patched.gvk().filter(|_| *kind != PatchType::Strategic);
+                if let Some(why) = given.and_then(|given| body::unusable(&given, &scale_kind())) {
+                    let error = field::Error::invalid(&field::Path::new("patch"), shown, why);
+                    return Err(Status::invalid(&GroupKind::default(), "", &[error]));
+                }
                 let mode = self.options.field_validation;
-                codecs::patched(
+                let patched = codecs::patched(
                     patched,
                     &scale_kind(),
                     mode,
@@ -133,7 +148,9 @@ impl ScaleChange<'_> {
                     Vec::new(),
                     &shown,
                     *kind == PatchType::Strategic,
-                )
+                )?;
+                check_name(&patched, &self.write.context.info.name)?;
+                Ok(patched)
             }
             Sent::Replacement(scale) | Sent::Configuration(scale) => Ok(scale.clone()),
         }
@@ -159,7 +176,6 @@ impl Change for ScaleChange<'_> {
         let (given, uid) = (scale.meta().uid(), object.meta().uid());
         if !given.is_empty() && given != uid {
             let resource = self.write.endpoint.row.group_resource();
-            let resource = GroupResource::new(resource.group, format!("{}/scale", resource.resource));
             let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {uid}");
             return Err(Status::conflict(&resource, name, why));
         }
@@ -168,6 +184,13 @@ impl Change for ScaleChange<'_> {
         meta.set_resource_version(scale.meta().resource_version());
         meta.set_managed_fields(managed_fields);
         Ok(object)
+    }
+
+    fn uid(&self) -> Option<&str> {
+        match &self.sent {
+            Sent::Replacement(scale) => Some(scale.meta().uid()).filter(|uid| !uid.is_empty()),
+            _ => None,
+        }
     }
 
     fn manages_fields(&self) -> bool {

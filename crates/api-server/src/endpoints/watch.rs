@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apimachinery::{Status, Value, cbor, protobuf, value};
+use apimachinery::{Status, Value, cbor, decode, protobuf, schema, value};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -41,13 +41,18 @@ pub(crate) async fn watch(
     let accepted = negotiate_stream(headers, context)?;
     let engine = server.engine();
     let options = ListOptions::parse(context, stored, true)?;
+    if accepted.shape == Shape::Misfit {
+        // Upstream's ends at the first event.
+        return Ok(stream_response(accepted.format, Body::empty()));
+    }
     let initial = options.send_initial_events.unwrap_or(matches!(options.resource_version, None | Some(0)));
     match options.resource_version {
         None => engine.fresh(stored).await?,
         Some(0) => engine.ready(stored).await?,
         Some(revision) => {
             engine.ready(stored).await?;
-            engine.wait_for(revision).await?;
+            // A state that is still to come is waited for: what happens until then is no event.
+            let _ = engine.wait_for(revision).await;
         }
     }
     let start = match options.resource_version {
@@ -69,7 +74,8 @@ pub(crate) async fn watch(
             return Ok(stream_response(accepted.format, Body::full(error_frame(&status, accepted.format))));
         }
     };
-    let mut stream = Frames::new(server, endpoint, stored, context, &options, accepted, watcher);
+    let include = table::Include::parse(context.query.get("includeObject")).unwrap_or(table::Include::Metadata);
+    let mut stream = Frames::new(server, endpoint, stored, context, &options, accepted, include, watcher);
     if initial {
         stream.queue_initial(&snapshot, options.send_initial_events == Some(true) && options.bookmarks);
     }
@@ -232,6 +238,7 @@ impl Frames {
         context: &RequestContext,
         options: &ListOptions,
         accepted: Accepted,
+        include: table::Include,
         watcher: Watcher,
     ) -> Frames {
         let shortest = server.config().min_request_timeout;
@@ -254,7 +261,7 @@ impl Frames {
             initial: Vec::new().into_iter(),
             initial_end: None,
             headers_sent: false,
-            include: table::Include::parse(context.query.get("includeObject")),
+            include,
             end,
             next_bookmark,
             done: false,
@@ -448,7 +455,7 @@ impl Frames {
 
     fn shape(&mut self, object: Value) -> Value {
         match self.accepted.shape {
-            Shape::Object => object,
+            Shape::Object | Shape::Misfit => object,
             Shape::Metadata(version) => partial_metadata(&object, version),
             Shape::Table(version) => {
                 let headers = !std::mem::replace(&mut self.headers_sent, true);
@@ -459,8 +466,13 @@ impl Frames {
     }
 
     fn put_bookmark(&mut self, out: &mut BytesMut, revision: i64, initial_end: bool) {
-        let mut object = value!({"metadata": {"resourceVersion": revision.to_string(), "creationTimestamp": null}});
-        object.set_gvk(&self.endpoint.row.kind);
+        let kind = &self.endpoint.row.kind;
+        let mut object = value!({"metadata": {"resourceVersion": revision.to_string()}});
+        // With what Go writes of an object that was never filled in.
+        if let Some(info) = schema::lookup(kind) {
+            let _ = decode::conform(&mut object, info);
+        }
+        object.set_gvk(kind);
         if initial_end {
             object.meta_mut().set_annotation("k8s.io/initial-events-end", "true");
         }
@@ -473,7 +485,7 @@ impl Frames {
                 table
             }
             Shape::Metadata(version) => partial_metadata(&object, version),
-            Shape::Object => object,
+            Shape::Object | Shape::Misfit => object,
         };
         put_frame(out, self.accepted.format, "BOOKMARK", &object);
     }

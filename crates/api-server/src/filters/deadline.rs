@@ -24,10 +24,9 @@ pub(super) fn is_long_running(info: &RequestInfo) -> bool {
 /// The time a request may take: the client's `timeout` parameter, at most the server's own.
 pub(super) fn limit(query: &Query, server: Duration) -> Result<Duration, Status> {
     let Some(text) = query.non_empty("timeout") else { return Ok(server) };
-    let Some(wanted) = go_duration(text) else {
-        let message = format!("invalid timeout specified in the request URL - time: invalid duration {text:?}");
-        return Err(Status::new(Reason::BadRequest, message));
-    };
+    let refused =
+        |why: String| Status::new(Reason::BadRequest, format!("invalid timeout specified in the request URL - time: {why}"));
+    let wanted = go_duration(text).map_err(refused)?;
     Ok(if wanted.is_zero() { server } else { wanted.min(server) })
 }
 
@@ -35,15 +34,21 @@ pub(super) fn timed_out() -> Status {
     Status::new(Reason::Timeout, "request did not complete within the allotted timeout")
 }
 
-/// Go's duration syntax, non-negative: `1h2m3.5s`, `300ms`, `0`.
-fn go_duration(text: &str) -> Option<Duration> {
-    if text == "0" {
-        return Some(Duration::ZERO);
+/// Go's duration syntax: `1h2m3.5s`, `300ms`, `0`; a negative one counts as none. The error is in the words of `time.ParseDuration`.
+fn go_duration(text: &str) -> Result<Duration, String> {
+    let quoted = apimachinery::go_quote(text);
+    let invalid = || format!("invalid duration {quoted}");
+    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if unsigned == "0" {
+        return Ok(Duration::ZERO);
     }
-    let (mut rest, mut seconds) = (text, 0.0);
+    if unsigned.is_empty() {
+        return Err(invalid());
+    }
+    let (mut rest, mut seconds) = (unsigned, 0.0);
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let number: f64 = rest[..digits].parse().map_err(|_| invalid())?;
         let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |at| digits + at);
         seconds += number
             * match &rest[digits..unit_end] {
@@ -53,11 +58,13 @@ fn go_duration(text: &str) -> Option<Duration> {
                 "ms" => 1e-3,
                 "us" | "µs" => 1e-6,
                 "ns" => 1e-9,
-                _ => return None,
+                "" => return Err(format!("missing unit in duration {quoted}")),
+                unit => return Err(format!("unknown unit {} in duration {quoted}", apimachinery::go_quote(unit))),
             };
         rest = &rest[unit_end..];
     }
-    Duration::try_from_secs_f64(seconds).ok().filter(|_| !text.is_empty())
+    let duration = Duration::try_from_secs_f64(seconds).map_err(|_| invalid())?;
+    Ok(if text.starts_with('-') { Duration::ZERO } else { duration })
 }
 
 /// A long-running answer that ends when the server drains, and is counted as long as it runs.
@@ -112,7 +119,7 @@ mod tests {
             ("timeout=500ms", Some(Duration::from_millis(500))),
             ("timeout=1.5s", Some(Duration::from_millis(1500))),
             ("timeout=5", None),
-            ("timeout=-1s", None),
+            ("timeout=-1s", Some(server)),
             ("timeout=soon", None),
         ] {
             assert_eq!(limit(&Query::parse(query), server).ok(), wanted, "{query:?}");

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ::http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use ::http::{Request, Response};
+use ::http::{Request, Response, StatusCode};
 use apimachinery::{GroupResource, Reason, Status};
 use futures::FutureExt;
 
@@ -32,11 +32,20 @@ const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 pub(crate) async fn run(server: &Arc<ApiServer>, mut request: Request<Body>) -> Response<Body> {
     let audit_id = audit_id(request.headers());
     let started = Instant::now();
+    if has_broken_escape(request.uri().path()) {
+        // Go's server does not come to asking anybody.
+        let mut response = endpoints::text_error(StatusCode::BAD_REQUEST, "400 Bad Request");
+        response.headers_mut().remove(header::X_CONTENT_TYPE_OPTIONS);
+        return response;
+    }
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let info = match RequestInfo::new(request.method(), request.uri().path(), &query) {
         Ok(info) => Arc::new(info),
         Err(error) => {
-            return endpoints::status_response(&Status::internal_error(format_args!("failed to create RequestInfo: {error}")));
+            let asked = request.uri().path_and_query().map(|asked| asked.as_str()).unwrap_or_default();
+            let asked = apimachinery::go_quote(asked);
+            let text = format!("Internal Server Error: {asked}: failed to create RequestInfo: {error}\n");
+            return endpoints::text_error(StatusCode::INTERNAL_SERVER_ERROR, text);
         }
     };
     let long_running = deadline::is_long_running(&info);
@@ -76,6 +85,13 @@ pub(crate) async fn run(server: &Arc<ApiServer>, mut request: Request<Body>) -> 
     }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     response
+}
+
+/// Whether a percent sign is not followed by two hexadecimal digits.
+fn has_broken_escape(path: &str) -> bool {
+    let bytes = path.as_bytes();
+    let is_hex = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_hexdigit);
+    bytes.iter().enumerate().any(|(at, byte)| *byte == b'%' && !(is_hex(at + 1) && is_hex(at + 2)))
 }
 
 /// The client's id for the request if it has a sane one, or a new one.
@@ -123,7 +139,11 @@ async fn identified(server: &Arc<ApiServer>, mut context: RequestContext, reques
     // Audit goes here: it must see the real user, and everything below.
     let user = match impersonate(request.headers_mut(), &real, &server.access().authorizers).await {
         Ok(impersonated) => impersonated.unwrap_or(real),
-        Err(error) => return endpoints::status_response(&impersonation_status(error)),
+        Err(error) => {
+            let mut response = endpoints::status_response(&impersonation_status(error));
+            response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            return response;
+        }
     };
     context.user = Arc::new(user);
     let Some(permit) = server.in_flight().enter(&context, server.metrics()) else {
@@ -136,7 +156,7 @@ async fn identified(server: &Arc<ApiServer>, mut context: RequestContext, reques
 
 fn impersonation_status(error: ImpersonationError) -> Status {
     match error {
-        ImpersonationError::WithoutUser(_) => Status::internal_error(error),
+        ImpersonationError::WithoutUser(_) => Status::bad_request(error.to_string()),
         ImpersonationError::Forbidden { group, resource, name, message } => {
             Status::forbidden(&GroupResource { group: group.to_owned(), resource: resource.to_owned() }, &name, message)
         }

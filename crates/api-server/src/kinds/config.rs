@@ -39,8 +39,9 @@ impl Strategy for ConfigStrategy {
                 // Base64 is what the client sends for bytes; the limit is on the bytes.
                 let is_text = *member == "data" && self.0.len() > 1;
                 bytes += if is_text { text.len() } else { text.trim_end_matches('=').len() * 3 / 4 };
-                if self.0[1..].contains(member) && object[self.0[0]].get(key).is_some() {
-                    let why = format!("duplicate of key present in {}", self.0[0]);
+                let other = self.0.get(1).filter(|other| *member == self.0[0] && object[**other].get(key).is_some());
+                if let Some(other) = other {
+                    let why = format!("duplicate of key present in {other}");
                     errors.push(Error::invalid(&at, key.as_str(), why));
                 }
             }

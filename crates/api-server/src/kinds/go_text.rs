@@ -62,7 +62,7 @@ pub(crate) fn tagged(value: &Value, type_name: &str) -> String {
 }
 
 /// An error that shows its value as a text of our own making.
-pub(super) trait Shown {
+pub(crate) trait Shown {
     /// Shows this instead of the value's JSON.
     fn shown_as(self, text: String) -> Error;
 }

@@ -46,7 +46,7 @@ use crate::registry::{BeginHook, DefaultStrategy, Resource, Strategy, bump_gener
 
 use apps::App;
 pub(crate) use disabled::drop_disabled;
-pub(crate) use go_text::{internal as internal_text, tagged as tagged_text};
+pub(crate) use go_text::{Shown, internal as internal_text, tagged as tagged_text};
 pub(crate) use meta_checks::{checks_own_metadata, meta_checks};
 pub(crate) use service::{ServiceAllocator, repair_addresses};
 use status_meta::{StatusMeta, keep_for_status};

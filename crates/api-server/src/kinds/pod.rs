@@ -15,10 +15,13 @@ pub(super) fn rules() -> Rules {
         strategy: Arc::new(PodStrategy),
         subresources: vec![
             ("status", Arc::new(PodStatusStrategy)),
-            ("ephemeralcontainers", Arc::new(PartStrategy(&["ephemeralContainers"], pod_spec::ephemeral_containers_update))),
+            (
+                "ephemeralcontainers",
+                Arc::new(PartStrategy { part: Part::Ephemeral, check: pod_spec::ephemeral_containers_update }),
+            ),
             // Only the endpoint writes through this one: it changes the node's name, annotations and a condition, and nothing else.
             ("binding", Arc::new(BindingStrategy)),
-            ("resize", Arc::new(PartStrategy(&["containers", "initContainers", "resources"], pod_spec::resize))),
+            ("resize", Arc::new(PartStrategy { part: Part::Resources, check: pod_spec::resize })),
         ],
     }
 }
@@ -93,24 +96,67 @@ impl Strategy for PodStrategy {
     }
 }
 
-/// A subresource that changes only these members of the spec.
-struct PartStrategy(&'static [&'static str], fn(&Value, &Value, Policy, &mut ErrorList));
+/// A subresource that changes only a part of the spec.
+struct PartStrategy {
+    part: Part,
+    check: fn(&Value, &Value, Policy, &mut ErrorList),
+}
+
+/// What a subresource changes.
+#[derive(Clone, Copy)]
+enum Part {
+    Ephemeral,
+    /// What each container may use.
+    Resources,
+}
+
+/// Takes over the resources of each container, unless the containers are others, which validation refuses.
+fn resized(object: &mut Value, sent: &Value, list: &'static str) {
+    let wanted = sent.array_at(&["spec", list]);
+    let Some(containers) = object.get_path_mut(&["spec", list]).and_then(Value::as_array_mut) else { return };
+    if containers.iter().zip(wanted).any(|(now, wanted)| now["name"] != wanted["name"]) {
+        *containers = wanted.to_vec();
+        return;
+    }
+    for (now, wanted) in containers.iter_mut().zip(wanted) {
+        for member in ["resources", "resizePolicy"] {
+            match wanted.get(member) {
+                Some(value) => drop(now.insert(member, value.clone())),
+                None => drop(now.remove(member)),
+            }
+        }
+    }
+}
 
 impl Strategy for PartStrategy {
     fn validate_update(&self, context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
-        collect(|e| (self.1)(object, old, Policy::of(context), e))
+        collect(|e| (self.check)(object, old, Policy::of(context), e))
     }
 
     fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
         let sent = object.clone();
-        *object = old.clone();
-        object.meta_mut().set_resource_version(sent.meta().resource_version());
-        for member in self.0 {
-            match sent.get_path(&["spec", member]) {
-                Some(value) => object.set_path(&["spec", member], value.clone()),
-                None => {
-                    object.remove_path(&["spec", member]);
+        // All but these parts stays; of the metadata, what a status update may change may change.
+        keep_for_status(object, old, StatusMeta::Nothing);
+        for part in ["spec", "status"] {
+            match old.get(part) {
+                Some(kept) => drop(object.insert(part, kept.clone())),
+                None => drop(object.remove(part)),
+            }
+        }
+        match self.part {
+            Part::Ephemeral => match sent.get_path(&["spec", "ephemeralContainers"]) {
+                Some(list) => object.set_path(&["spec", "ephemeralContainers"], list.clone()),
+                None => drop(object.remove_path(&["spec", "ephemeralContainers"])),
+            },
+            Part::Resources => {
+                let lists = ["containers", "initContainers"];
+                let same = |list: &str| sent.array_at(&["spec", list]).len() == old.array_at(&["spec", list]).len();
+                if !lists.into_iter().all(same) {
+                    // For validation to refuse.
+                    *object = sent;
+                    return bump_generation(object, old);
                 }
+                lists.into_iter().for_each(|list| resized(object, &sent, list));
             }
         }
         bump_generation(object, old);

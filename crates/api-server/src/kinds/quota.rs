@@ -104,7 +104,7 @@ fn compare_limits(limit: &At, name: &str, e: &mut ErrorList) {
         e.push(Error::invalid(&at, ratio.clone(), format!("ratio {} is less than 1", text(&ratio))));
     }
     if let (Some(min), Some(max)) = (quantity(&entry("min")), quantity(&entry("max")))
-        && min > Quantity::default()
+        && min != Quantity::default()
         && most.as_f64() > max.as_f64() / min.as_f64()
     {
         let bound = max.as_f64() / min.as_f64();

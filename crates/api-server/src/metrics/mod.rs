@@ -123,6 +123,14 @@ impl Metrics {
         self.health_checks.note(name, endpoint, good);
     }
 
+    /// Counts from nothing again (`DELETE /metrics`); what is at work now stays counted.
+    pub(crate) fn reset(&self) {
+        self.requests.reset();
+        self.durations.reset();
+        self.deprecated.reset();
+        self.store.reset();
+    }
+
     /// What `/metrics/slis` tells, in the text format.
     pub(crate) fn render_slis(&self) -> Vec<u8> {
         self.health_checks.render()

@@ -13,7 +13,8 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 use ::http::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPIRES, HeaderValue, IF_NONE_MATCH, LOCATION, VARY,
+    ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPIRES, HeaderValue, IF_NONE_MATCH,
+    LAST_MODIFIED, LOCATION, VARY,
 };
 use ::http::{HeaderMap, Response, StatusCode};
 use apimachinery::Status;
@@ -45,6 +46,8 @@ const PROTOBUF_V3_OLD: &str = "application/com.github.proto-openapi.spec.v3@v1.0
 pub(crate) struct OpenApi {
     source: Arc<Source>,
     etag: HeaderValue,
+    /// Since when the documents are what they are.
+    made: jiff::Timestamp,
     /// Version 2, compressed: in JSON, and in protobuf.
     v2: [OnceCell<Bytes>; 2],
 }
@@ -94,38 +97,52 @@ impl OpenApi {
         let text = format!("{} {version} {sorted:?}", openapi::hash());
         let hash = hex::encode_upper(Sha512::digest(text));
         let etag = HeaderValue::from_str(&format!("\"{hash}\"")).unwrap_or(HeaderValue::from_static("\"\""));
-        OpenApi { source: Arc::new(Source { served, version, hash }), etag, v2: [OnceCell::new(), OnceCell::new()] }
+        let made = jiff::Timestamp::now();
+        OpenApi { source: Arc::new(Source { served, version, hash }), etag, made, v2: [OnceCell::new(), OnceCell::new()] }
     }
 
-    /// Answers the paths below `/openapi`.
-    pub(crate) async fn respond(&self, parts: &[&str], query: &Query, headers: &HeaderMap) -> Result<Response<Body>, Status> {
-        match parts {
-            ["v2"] => self.v2(headers).await,
-            ["v3"] => {
+    /// Answers the paths below `/openapi/`, with any method; `None` for those that are not there.
+    pub(crate) async fn respond(&self, path: &str, query: &Query, headers: &HeaderMap) -> Result<Option<Response<Body>>, Status> {
+        match path {
+            "v2" => self.v2(headers).await.map(Some),
+            "v3" => {
                 let index = self.source.with_describe(&|_, _| None, |options| openapi::index(options, &self.source.hash));
-                Ok(self.answer(JSON, headers, index.to_vec()))
+                // Upstream says neither what it is nor which one.
+                let mut response = self.document(index.to_vec());
+                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+                Ok(Some(response))
             }
-            ["v3", document @ ..] => self.v3(document.join("/"), query, headers).await,
-            _ => Err(Status::path_not_found()),
+            _ => match path.strip_prefix("v3/") {
+                Some(document) => self.v3(document.to_owned(), query, headers).await.map(Some),
+                None => Ok(None),
+            },
         }
     }
 
     async fn v3(&self, path: String, query: &Query, headers: &HeaderMap) -> Result<Response<Body>, Status> {
         if !self.source.with_describe(&|_, _| None, |options| openapi::document_paths(options).contains(&path)) {
-            return Err(Status::path_not_found());
+            return Ok(nothing(StatusCode::NOT_FOUND));
         }
         let form = |wanted: &Cow<'_, str>| match &**wanted {
             JSON | "application/*" | "*/*" => Some(JSON),
             PROTOBUF_V3 | PROTOBUF_V3_OLD => Some(PROTOBUF_V3),
             _ => None,
         };
-        let Some(media_type) = accepted_media_types(headers).iter().find_map(form) else { return Ok(not_acceptable()) };
+        let Some(media_type) = accepted_media_types(headers).iter().find_map(form) else {
+            let mut response = nothing(StatusCode::NOT_ACCEPTABLE);
+            response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+            return Ok(response);
+        };
         let asked = query.non_empty("hash");
         if asked.is_some_and(|hash| hash != self.source.hash) {
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
             let url = format!("/openapi/v3/{path}?hash={}", self.source.hash);
-            response.headers_mut().insert(LOCATION, HeaderValue::from_str(&url).map_err(Status::internal_error)?);
+            let headers = response.headers_mut();
+            headers.insert(LOCATION, HeaderValue::from_str(&url).map_err(Status::internal_error)?);
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+            headers.insert(ETAG, self.etag.clone());
+            headers.insert(VARY, HeaderValue::from_static("Accept"));
             return Ok(response);
         }
         let source = self.source.clone();
@@ -137,6 +154,7 @@ impl OpenApi {
                 .ok_or_else(Status::path_not_found)?,
         };
         let mut response = self.answer(media_type, headers, document);
+        response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
         if asked.is_some() {
             let expires = jiff::Timestamp::now() + FOREVER_AGE;
             response.headers_mut().insert(CACHE_CONTROL, FOREVER);
@@ -152,16 +170,23 @@ impl OpenApi {
             PROTOBUF | PROTOBUF_OLD => Some(PROTOBUF),
             _ => None,
         };
-        let Some(media_type) = accepted_media_types(headers).iter().find_map(form) else { return Ok(not_acceptable()) };
+        let vary = |mut response: Response<Body>| {
+            response.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+            response.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
+            response
+        };
+        let Some(media_type) = accepted_media_types(headers).iter().find_map(form) else {
+            return Ok(vary(nothing(StatusCode::NOT_ACCEPTABLE)));
+        };
         if self.is_known(headers) {
-            return Ok(self.answer(media_type, headers, Vec::new()));
+            return Ok(vary(self.answer(media_type, headers, Vec::new())));
         }
         let at = usize::from(media_type == PROTOBUF);
         let source = self.source.clone();
         let make = || background(move || source.with_options(|options| pack(at == 1, options)));
         let packed = self.v2[at].get_or_try_init(make).await?.clone();
-        if crate::endpoints::accepts_gzip(headers) {
-            let mut response = self.answer(media_type, headers, packed);
+        if crate::endpoints::accepts_gzip(headers) && !refuses_gzip(headers) {
+            let mut response = vary(self.answer(media_type, headers, packed));
             response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             return Ok(response);
         }
@@ -169,26 +194,48 @@ impl OpenApi {
             let mut plain = Vec::new();
             flate2::read::GzDecoder::new(packed.as_ref()).read_to_end(&mut plain).map(|_| plain)
         });
-        Ok(self.answer(media_type, headers, plain.await?.map_err(Status::internal_error)?))
+        Ok(vary(self.answer(media_type, headers, plain.await?.map_err(Status::internal_error)?)))
     }
 
     fn is_known(&self, headers: &HeaderMap) -> bool {
-        headers.get(IF_NONE_MATCH) == Some(&self.etag)
+        let Some(known) = headers.get(IF_NONE_MATCH).and_then(|known| known.to_str().ok()) else { return false };
+        known.trim() == "*" || known.split(',').any(|one| one.trim().trim_start_matches("W/") == self.etag)
     }
 
     /// A document, or that the client has it.
     fn answer(&self, media_type: &'static str, headers: &HeaderMap, body: impl Into<Bytes>) -> Response<Body> {
         let mut response = match self.is_known(headers) {
-            true => crate::endpoints::json_response(StatusCode::NOT_MODIFIED, Bytes::new()),
-            false => crate::endpoints::json_response(StatusCode::OK, body),
+            true => nothing(StatusCode::NOT_MODIFIED),
+            false => {
+                let mut response = self.document(body);
+                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+                response
+            }
         };
-        let answered = response.headers_mut();
-        answered.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-        answered.insert(ETAG, self.etag.clone());
-        answered.insert(VARY, HeaderValue::from_static("Accept"));
-        answered.append(VARY, HeaderValue::from(ACCEPT_ENCODING));
+        response.headers_mut().insert(ETAG, self.etag.clone());
         response
     }
+
+    /// With what Go's `http.ServeContent` says of it.
+    fn document(&self, body: impl Into<Bytes>) -> Response<Body> {
+        let mut response = Response::new(Body::full(body));
+        let headers = response.headers_mut();
+        headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        if let Ok(made) = HeaderValue::try_from(self.made.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()) {
+            headers.insert(LAST_MODIFIED, made);
+        }
+        response
+    }
+}
+
+/// A quality of zero, which only this document's handler heeds.
+fn refuses_gzip(headers: &HeaderMap) -> bool {
+    let clauses = headers.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default().split(',');
+    let quality = |clause: &str| {
+        let mut parts = clause.split(';').map(str::trim);
+        (parts.next() == Some("gzip")).then(|| parts.find_map(|part| part.strip_prefix("q=")?.parse().ok()).unwrap_or(1.0))
+    };
+    clauses.filter_map(quality).last().is_some_and(|quality: f64| quality <= 0.0)
 }
 
 /// Version 2, compressed.
@@ -203,9 +250,9 @@ async fn background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
     tokio::task::spawn_blocking(work).await.map_err(Status::internal_error)
 }
 
-/// Upstream's answer has no body.
-fn not_acceptable() -> Response<Body> {
+/// An answer without a body.
+fn nothing(code: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
+    *response.status_mut() = code;
     response
 }

@@ -108,6 +108,10 @@ impl Write<'_> {
 
     /// Decides, without touching the store.
     fn plan(&self, object: &Value, options: &DeleteOptions) -> Step {
+        let going = object.meta().deletion_timestamp().is_some() && !object.array_at(&["spec", "finalizers"]).is_empty();
+        if self.is_namespace() && going {
+            return Step::Pending;
+        }
         let (unchanged, mut object) = (object.clone(), object.clone());
         let strategy = &*self.stored.strategy;
         let requested = options.grace_period_seconds.map(|seconds| if seconds < 0 { 1 } else { seconds });

@@ -100,6 +100,20 @@ pub(crate) fn created(write: &Write<'_>, object: Value, options: &WriteOptions) 
     tracking.manager(write.subresource).update(None, object, manager_name(write, options))
 }
 
+/// Records the creation of an object that is not stored.
+pub(crate) fn note_creation(kind: &GroupVersionKind, object: Value, subresource: &str, manager: &str) -> Value {
+    let (versions, api_version) = (KindVersions(kind), kind.api_version());
+    let recorder = FieldManager {
+        versions: &versions,
+        api_version: &api_version,
+        kind: &kind.kind,
+        subresource,
+        reset_fields: &Set::new(),
+        now: &now(),
+    };
+    recorder.update(None, object, manager)
+}
+
 /// Records an update.
 pub(crate) fn updated(write: &Write<'_>, object: Value, old: &Value, options: &WriteOptions) -> Value {
     let tracking = Tracking::new(write);

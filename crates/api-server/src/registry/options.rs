@@ -121,21 +121,31 @@ impl ContinueToken {
 
     fn decode(text: &str) -> Result<ContinueToken, Status> {
         let bad = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
-        let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|error| bad(&error.to_string()))?;
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|error| bad(&go_base64_error(&error, text.len())))?;
         let token = Value::from_slice(&bytes).map_err(|error| bad(&error.to_string()))?;
-        if token["v"] != "meta.k8s.io/v1" {
-            return Err(bad("server does not recognize this encoded version"));
+        let version = token["v"].as_str().unwrap_or_default();
+        if version != "meta.k8s.io/v1" {
+            return Err(bad(&format!("server does not recognize this encoded version {version}")));
         }
-        if token["rv"].as_i64().unwrap_or(0) == 0 {
-            return Err(bad("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
-        }
-        match (token["rv"].as_i64(), token["start"].as_str()) {
-            (Some(revision), Some(start)) if !start.contains("/../") && revision != 0 => {
-                Ok(ContinueToken { revision, start: start.to_owned() })
-            }
-            _ => Err(bad("incorrect encoded start resourceVersion or key (version meta.k8s.io/v1)")),
+        let revision = token["rv"].as_i64().unwrap_or(0);
+        let start = token["start"].as_str().unwrap_or_default();
+        let above = start.strip_prefix('/').unwrap_or(start).split('/').any(|part| matches!(part, "" | "." | ".."));
+        match (revision, start) {
+            (0, _) => Err(bad("incorrect encoded start resourceVersion (version meta.k8s.io/v1)")),
+            (_, "") => Err(bad("encoded start key empty (version meta.k8s.io/v1)")),
+            _ if above => Err(bad(start)),
+            _ => Ok(ContinueToken { revision, start: start.to_owned() }),
         }
     }
+}
+
+/// Where Go's decoder stops at what is not base64.
+fn go_base64_error(error: &base64::DecodeError, length: usize) -> String {
+    let at = match error {
+        base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => *at,
+        base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => length.saturating_sub(1),
+    };
+    format!("illegal base64 data at input byte {at}")
 }
 
 /// What a list or watch asks for.
@@ -158,13 +168,20 @@ impl ListOptions {
         let query = &context.query;
         let text = query.non_empty("resourceVersion");
         let mode = query.non_empty("resourceVersionMatch");
-        let number = |key: &str| -> Result<Option<i64>, Status> { query.non_empty(key).map(parse_int).transpose() };
+        let number = |key: &str| -> Result<Option<i64>, Status> { query.get(key).map(parse_int).transpose() };
         // In this order upstream reads them: numbers, then selectors.
         let timeout_seconds = number("timeoutSeconds")?;
         let limit = number("limit")?.unwrap_or(0);
         let token = query.non_empty("continue");
         let send_initial_events = query.flag("sendInitialEvents");
         let selectors = parse_selectors(query)?;
+        check_name(context, &selectors.1)?;
+        // The watches of old clients, which say nothing about it, begin with what is there too.
+        let unasked = watch && context.gates.watch_list && mode.is_none() && matches!(text, None | Some("0"));
+        let (mode, send_initial_events) = match unasked && send_initial_events.is_none() {
+            true => (Some("NotOlderThan"), Some(true)),
+            false => (mode, send_initial_events),
+        };
         let given = Given { mode, version: text, token, send_initial_events };
         match watch {
             true => given.check_watch(context.gates.watch_list)?,
@@ -172,11 +189,11 @@ impl ListOptions {
         }
         // Upstream refuses options that do not go together before fields that it does not know.
         let selection = Selection::of(selectors, &context.info.api_group, stored)?;
-        let resource_version = text.map(parse_revision).transpose()?;
-        // The watches of old clients, which say nothing about it, begin with what is there too.
-        let from_the_start = mode.is_none() && matches!(resource_version, None | Some(0));
-        let unasked = watch && context.gates.watch_list && from_the_start;
-        let send_initial_events = send_initial_events.or(unasked.then_some(true));
+        let decoded = token.map(ContinueToken::decode).transpose()?;
+        if decoded.is_some() && text.is_some_and(|text| text != "0") && !watch {
+            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+        }
+        let resource_version = text.map(|text| parse_revision(text, watch)).transpose()?;
         let revision = match (resource_version, mode) {
             (None, _) => ListRevision::MostRecent,
             (Some(revision), Some("Exact")) => ListRevision::Exact(revision),
@@ -187,8 +204,9 @@ impl ListOptions {
         };
         Ok(ListOptions {
             selection,
-            limit: usize::try_from(limit).unwrap_or(0),
-            token: token.map(ContinueToken::decode).transpose()?,
+            // Upstream's cache answers a list at no particular revision whole.
+            limit: if decoded.is_none() && revision == ListRevision::Any { 0 } else { usize::try_from(limit).unwrap_or(0) },
+            token: decoded,
             revision,
             resource_version,
             bookmarks: query.flag("allowWatchBookmarks").unwrap_or(false),
@@ -208,8 +226,17 @@ fn parse_selectors(query: &Query) -> Result<(LabelSelector, FieldSelector), Stat
     Ok((labels, fields.map_err(|error| Status::bad_request(error.to_string()))?))
 }
 
+/// A path that names an object has no selector for another.
+fn check_name(context: &RequestContext, fields: &FieldSelector) -> Result<(), Status> {
+    let path = context.info.parts.get(1).map(String::as_str).unwrap_or_default();
+    if path.is_empty() || fields.is_everything() || fields.exact_match("metadata.name") == Some(path) {
+        return Ok(());
+    }
+    Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name"))
+}
+
 /// A number in a query, with Go's words for what is none.
-fn parse_int(text: &str) -> Result<i64, Status> {
+pub(crate) fn parse_int(text: &str) -> Result<i64, Status> {
     let why = |why: &str| Status::bad_request(format!("strconv.ParseInt: parsing {}: {why}", apimachinery::go_quote(text)));
     text.parse::<i64>().map_err(|error| match error.kind() {
         std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow => why("value out of range"),
@@ -217,16 +244,22 @@ fn parse_int(text: &str) -> Result<i64, Status> {
     })
 }
 
-fn parse_revision(text: &str) -> Result<i64, Status> {
-    match text.parse::<u64>().ok().and_then(|revision| i64::try_from(revision).ok()) {
-        Some(revision) => Ok(revision),
-        None => {
-            let text = apimachinery::go_quote(text);
-            Err(Status::bad_request(format!(
-                "invalid resource version: resourceVersion: Invalid value: {text}: strconv.ParseUint: parsing {text}: invalid syntax"
-            )))
-        }
+fn parse_revision(text: &str, watch: bool) -> Result<i64, Status> {
+    let parsed = text.parse::<u64>();
+    if let Some(revision) = parsed.as_ref().ok().and_then(|revision| i64::try_from(*revision).ok()) {
+        return Ok(revision);
     }
+    let why = match parsed {
+        Err(error) if *error.kind() != std::num::IntErrorKind::PosOverflow => "invalid syntax",
+        _ => "value out of range",
+    };
+    let text = apimachinery::go_quote(text);
+    let why = format!("resourceVersion: Invalid value: {text}: strconv.ParseUint: parsing {text}: {why}");
+    // Upstream does not give that of a watch a reason.
+    Err(match watch {
+        true => Status::new(apimachinery::Reason::Unknown, why),
+        false => Status::bad_request(format!("invalid resource version: {why}")),
+    })
 }
 
 /// What a client gave, for upstream's `ValidateListOptions`.
@@ -390,11 +423,13 @@ impl DeleteOptions {
                 dry_run: !body.array_at(&["dryRun"]).is_empty(),
             },
             None => DeleteOptions {
-                grace_period_seconds: query.non_empty("gracePeriodSeconds").map(parse_int).transpose()?,
-                propagation_policy: query.non_empty("propagationPolicy").map(str::to_owned),
+                grace_period_seconds: query.get("gracePeriodSeconds").map(parse_int).transpose()?,
+                propagation_policy: query.get("propagationPolicy").map(str::to_owned),
                 orphan_dependents: query.flag("orphanDependents"),
+                // The preconditions' members are options of their own in a query.
+                uid: query.get("uid").map(str::to_owned),
+                resource_version: query.get("resourceVersion").map(str::to_owned),
                 dry_run: query.all("dryRun").next().is_some(),
-                ..DeleteOptions::default()
             },
         };
         let dry_run: Vec<String> = match body {

@@ -137,6 +137,7 @@ pub(crate) fn selectable_fields(resource: &GroupResource) -> &'static [&'static 
             "spec.hostNetwork",
             "status.phase",
             "status.podIP",
+            "status.podIPs",
             "status.nominatedNodeName",
         ],
         ("", "events") => &[
@@ -157,8 +158,6 @@ pub(crate) fn selectable_fields(resource: &GroupResource) -> &'static [&'static 
         ("", "secrets") => &["type"],
         ("", "services") => &["spec.clusterIP", "spec.type"],
         ("", "replicationcontrollers") => &["status.replicas"],
-        ("apps", "replicasets") => &["status.replicas"],
-        ("apps", "statefulsets") => &["status.successful"],
         ("batch", "jobs") => &["status.successful"],
         ("certificates.k8s.io", "certificatesigningrequests") => &["spec.signerName"],
         ("resource.k8s.io", "resourceslices") => &["spec.nodeName", "spec.driver"],

@@ -44,6 +44,8 @@ pub(crate) struct Write<'a> {
 struct Creation {
     /// The lists and maps that the client said are empty.
     empty: Vec<EmptyMember>,
+    /// The resourceVersion that the client gave it.
+    version: String,
     /// `managedFields` may go if there is no room for them.
     droppable: bool,
     /// The request is one to create; otherwise the permission for that is still to be asked for.
@@ -145,8 +147,10 @@ impl Write<'_> {
 
     /// Stores a new object, given in any served version.
     pub(crate) async fn create(&self, object: Value, options: &WriteOptions) -> Result<Written, Status> {
+        let version = object.meta().resource_version().to_owned();
         let object = self.with_managers(conversion::convert(object, &self.stored.kind), options);
-        self.create_managed(object, options, Creation { droppable: true, authorized: true, empty: Vec::new() }).await
+        let creation = Creation { droppable: true, authorized: true, version, empty: Vec::new() };
+        self.create_managed(object, options, creation).await
     }
 
     /// Takes out what the client said is empty: from here on, as in the store, that is the same as nothing.
@@ -201,8 +205,17 @@ impl Write<'_> {
         self.engine.admission.validate(attributes).await?;
         let hooks = self.strategy().begin_create(&operation, &mut object).await?;
         let hooks: Vec<_> = hooks.into_iter().collect();
-        let result = self.store_new(&name, object, options, creation.droppable).await;
+        let mut result = match creation.version.parse::<u64>() {
+            // Only upstream's store looks at it.
+            Ok(version) if version != 0 && !options.dry_run => {
+                Err(Status::new(Reason::Unknown, "resourceVersion should not be set on objects to be created"))
+            }
+            _ => self.store_new(&name, object, options, creation.droppable).await,
+        };
         finish_all(hooks, result.is_ok() && !options.dry_run).await;
+        if let (Ok(written), true, false) = (&mut result, options.dry_run, creation.version.is_empty()) {
+            written.object.meta_mut().set_resource_version(&creation.version);
+        }
         result
     }
 
@@ -335,12 +348,16 @@ impl Write<'_> {
     pub(crate) async fn update(&self, name: &str, change: &dyn Change, options: &WriteOptions) -> Result<Written, Status> {
         let mut current = self.current(name).await?;
         for _ in 0..UPDATE_ATTEMPTS {
+            let may_create = change.may_create() || (self.strategy().allow_create_on_update() && self.subresource.is_empty());
+            if current.is_none() && !may_create {
+                return Err(self.not_found(name));
+            }
             let uid = current.as_ref().map_or("", |now| now.object.meta().uid());
             if let Some(wanted) = change.uid().filter(|wanted| *wanted != uid) {
                 return Err(self.other_uid(name, wanted, uid, options.dry_run));
             }
             let result = match &current {
-                None if change.may_create() || (self.strategy().allow_create_on_update() && self.subresource.is_empty()) => {
+                None => {
                     let mut object = change.apply(None)?;
                     if object.meta().name().is_empty() {
                         object.meta_mut().set_name(name);
@@ -353,7 +370,11 @@ impl Write<'_> {
                         object = self.with_managers(object, options);
                     }
                     match self
-                        .create_managed(object, options, Creation { droppable: !managed, authorized: false, empty: Vec::new() })
+                        .create_managed(
+                            object,
+                            options,
+                            Creation { droppable: !managed, authorized: false, version: String::new(), empty: Vec::new() },
+                        )
                         .await
                     {
                         Err(status) if status.reason == Reason::AlreadyExists => Err(self.current(name).await?),
@@ -366,7 +387,6 @@ impl Write<'_> {
                         }
                     }
                 }
-                None => return Err(self.not_found(name)),
                 Some(now) => self.update_once(name, now, change, options).await?,
             };
             match result {
@@ -434,6 +454,10 @@ impl Write<'_> {
                 return Err(Status::invalid(&GroupKind::new(resource.group, resource.resource), name, &[error]));
             }
             given if given == revision => {}
+            given if given.parse::<u64>().is_err() => {
+                let why = format!("strconv.ParseUint: parsing {}: invalid syntax", apimachinery::go_quote(given));
+                return Err(Status::new(Reason::Unknown, why));
+            }
             _ => return Err(Status::modified_conflict(&self.endpoint.row.group_resource(), name)),
         }
         Ok(())

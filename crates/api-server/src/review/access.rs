@@ -5,9 +5,10 @@ use apimachinery::field::{self, Path};
 use apimachinery::{GroupKind, Status, Value};
 use k8s_openapi::api::authorization::v1 as api;
 
-use super::{decode, encode};
+use super::{decode, encode, selectors};
 use crate::auth::{Attributes, Decision, UserInfo};
 use crate::http::RequestContext;
+use crate::kinds::Shown;
 use crate::server::ApiServer;
 
 const GROUP: &str = "authorization.k8s.io";
@@ -19,12 +20,13 @@ struct Question {
 }
 
 impl Question {
-    fn check(&self, kind: &str, also: field::ErrorList) -> Result<(), Status> {
+    /// `subject` is what is wrong with whom it is about, `also` what a kind forbids beside that.
+    fn check(&self, object: &Value, subject: field::ErrorList, also: field::ErrorList) -> Result<(), Status> {
         let mut errors = Vec::new();
         let spec = Path::new("spec");
         let both = "cannot be specified in combination with resourceAttributes";
         match (&self.resource, &self.path) {
-            (Some(_), Some(_)) => errors.push(field::Error::invalid(&spec.child("nonResourceAttributes"), Value::Null, both)),
+            (Some(_), Some(path)) => errors.push(path_error(path, both)),
             (None, None) => errors.push(field::Error::invalid(
                 &spec.child("resourceAttributes"),
                 Value::Null,
@@ -32,11 +34,14 @@ impl Question {
             )),
             _ => {}
         }
+        errors.extend(subject);
+        errors.extend(selectors::check(&object["spec"]["resourceAttributes"]));
         errors.extend(also);
-        if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&GroupKind::new(GROUP, kind), "", &errors)) }
+        // Upstream's error names no kind: its object has none by then.
+        if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&GroupKind::new(GROUP, ""), "", &errors)) }
     }
 
-    async fn decide(&self, server: &ApiServer, user: &UserInfo) -> api::SubjectAccessReviewStatus {
+    async fn decide(&self, server: &ApiServer, user: &UserInfo, object: &Value) -> api::SubjectAccessReviewStatus {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let selector = self.resource.as_ref().map(field_selector).unwrap_or_default();
         let resource = self.resource.clone().unwrap_or_default();
@@ -74,8 +79,33 @@ impl Question {
             }
         };
         status.reason = Some(reason).filter(|r| !r.is_empty());
+        if let Some(ignored) = selectors::evaluation_error(&object["spec"]["resourceAttributes"]) {
+            status.evaluation_error = Some(match status.evaluation_error {
+                Some(error) => format!("{error}; {ignored}"),
+                None => ignored,
+            });
+        }
         status
     }
+}
+
+/// A path that is asked about where it may not be, shown as upstream's internal type.
+fn path_error(path: &api::NonResourceAttributes, why: &str) -> field::Error {
+    let text = |text: &Option<String>| Value::from(text.as_deref().unwrap_or_default()).to_json();
+    let shown = format!(r#"{{"Path":{},"Verb":{}}}"#, text(&path.path), text(&path.verb));
+    field::Error::invalid(&Path::new("spec").child("nonResourceAttributes"), Value::Null, why).shown_as(shown)
+}
+
+/// A question has no metadata of its own.
+fn metadata_errors(object: &Value, local: bool) -> field::ErrorList {
+    let metadata = &object["metadata"];
+    let own = |key: &str| key != "managedFields" && !(local && key == "namespace");
+    if !metadata.as_object().into_iter().flatten().any(|(key, value)| own(key) && !value.is_null()) {
+        return Vec::new();
+    }
+    let why = if local { "must be empty except for namespace" } else { "must be empty" };
+    let shown = crate::kinds::tagged_text(metadata, "meta.v1.ObjectMeta");
+    vec![field::Error::invalid(&Path::new("metadata"), metadata.clone(), why).shown_as(shown)]
 }
 
 /// The parts of a field selector that an authorizer can use, as a client writes them.
@@ -113,26 +143,29 @@ pub(super) async fn subject(server: &ApiServer, object: &Value) -> Result<Value,
     let mut review: api::SubjectAccessReview = decode(object)?;
     let spec = &review.spec;
     let question = Question { resource: spec.resource_attributes.clone(), path: spec.non_resource_attributes.clone() };
-    question.check("SubjectAccessReview", check_subject(spec))?;
-    review.status = Some(question.decide(server, &subject_of(spec)).await);
+    question.check(object, check_subject(spec), metadata_errors(object, false))?;
+    review.status = Some(question.decide(server, &subject_of(spec), object).await);
     encode(&review)
 }
 
 pub(super) async fn local(server: &ApiServer, context: &RequestContext, object: &Value) -> Result<Value, Status> {
     let mut review: api::LocalSubjectAccessReview = decode(object)?;
     let (spec, namespace) = (&review.spec, context.info.namespace.as_str());
-    let mut errors = check_subject(spec);
-    if spec.non_resource_attributes.is_some() {
-        let path = Path::new("spec").child("nonResourceAttributes");
-        errors.push(field::Error::invalid(&path, Value::Null, "disallowed on this kind of request"));
+    let mut errors = metadata_errors(object, true);
+    let asked = spec.resource_attributes.as_ref().map(|resource| resource.namespace.as_deref().unwrap_or_default());
+    if let Some(asked) = asked.filter(|asked| *asked != object.meta().namespace()) {
+        let path = Path::new("spec").child("resourceAttributes").child("namespace");
+        errors.push(field::Error::invalid(&path, asked, "must match metadata.namespace"));
+    }
+    if let Some(path) = &spec.non_resource_attributes {
+        errors.push(path_error(path, "disallowed on this kind of request"));
     }
     let question = Question { resource: spec.resource_attributes.clone(), path: spec.non_resource_attributes.clone() };
-    question.check("LocalSubjectAccessReview", errors)?;
-    let asked = spec.resource_attributes.as_ref().and_then(|r| r.namespace.as_deref()).unwrap_or_default();
-    if asked != namespace {
+    question.check(object, check_subject(spec), errors)?;
+    if object.meta().namespace() != namespace {
         return Err(Status::bad_request(format!("spec.resourceAttributes.namespace must match namespace: {namespace}")));
     }
-    review.status = Some(question.decide(server, &subject_of(spec)).await);
+    review.status = Some(question.decide(server, &subject_of(spec), object).await);
     encode(&review)
 }
 
@@ -140,13 +173,13 @@ pub(super) async fn own(server: &ApiServer, context: &RequestContext, object: &V
     let mut review: api::SelfSubjectAccessReview = decode(object)?;
     let spec = &review.spec;
     let question = Question { resource: spec.resource_attributes.clone(), path: spec.non_resource_attributes.clone() };
-    question.check("SelfSubjectAccessReview", Vec::new())?;
-    review.status = Some(question.decide(server, &context.user).await);
+    question.check(object, Vec::new(), metadata_errors(object, false))?;
+    review.status = Some(question.decide(server, &context.user, object).await);
     encode(&review)
 }
 
 pub(super) fn own_rules(server: &ApiServer, context: &RequestContext, object: &Value) -> Result<Value, Status> {
-    let mut review: api::SelfSubjectRulesReview = decode(object)?;
+    let review: api::SelfSubjectRulesReview = decode(object)?;
     let namespace = review.spec.namespace.clone().unwrap_or_default();
     if namespace.is_empty() {
         return Err(Status::bad_request("no namespace on request"));
@@ -170,6 +203,6 @@ pub(super) fn own_rules(server: &ApiServer, context: &RequestContext, object: &V
             });
         }
     }
-    review.status = Some(status);
-    encode(&review)
+    // The answer does not say the question again.
+    encode(&api::SelfSubjectRulesReview { status: Some(status), ..Default::default() })
 }

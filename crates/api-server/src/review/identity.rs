@@ -18,8 +18,10 @@ fn user_info(user: &UserInfo) -> api::UserInfo {
 }
 
 pub(super) fn self_subject_review(context: &RequestContext, object: &Value) -> Result<Value, Status> {
-    let mut review: api::SelfSubjectReview = decode(object)?;
-    review.status = Some(api::SelfSubjectReviewStatus { user_info: Some(user_info(&context.user)) });
+    let _: api::SelfSubjectReview = decode(object)?;
+    // The answer is an object of its own.
+    let status = api::SelfSubjectReviewStatus { user_info: Some(user_info(&context.user)) };
+    let review = api::SelfSubjectReview { status: Some(status), ..Default::default() };
     let mut object = encode(&review)?;
     let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap_or_default();
     object.meta_mut().set_creation_timestamp(&now.to_string());

@@ -5,6 +5,7 @@
 
 mod access;
 mod identity;
+mod selectors;
 mod token_request;
 
 use apimachinery::{GroupResource, GroupVersionResource, Status, Value};

@@ -117,7 +117,9 @@ fn validate(request: &TokenRequest, namespace: &str, name: &str) -> Result<(), S
     if seconds > EXPIRATION_SECONDS_MAX {
         errors.push(field::Error::invalid(&path, seconds, "may not specify a duration larger than 2^32 seconds"));
     }
-    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&GroupKind::new(GROUP, "TokenRequest"), "", &errors)) }
+    // Upstream names the account where the name or the namespace is another's, and nothing otherwise.
+    let named = if errors.first().is_some_and(|error| error.field.starts_with("metadata")) { name } else { "" };
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&GroupKind::new(GROUP, "TokenRequest"), named, &errors)) }
 }
 
 /// Admission sees the request like any other creation of a subresource.
@@ -187,7 +189,11 @@ async fn bind(server: &ApiServer, namespace: &str, account: &str, reference: &Bo
             bound.node = found(&uid);
             uid
         }
-        _ => return Err(Status::bad_request(format!("cannot bind token to object of type {version}, Kind={kind}"))),
+        _ => {
+            // As Go prints a group, a version and a kind.
+            let slash = if version.contains('/') { "" } else { "/" };
+            return Err(Status::bad_request(format!("cannot bind token to object of type {slash}{version}, Kind={kind}")));
+        }
     };
     if let Some(wanted) = reference.uid.as_deref().filter(|wanted| !wanted.is_empty() && *wanted != uid) {
         let why = format!(

@@ -2,7 +2,7 @@
 //!
 //! A printer knows a kind's columns and makes a row out of an object. Kinds without one have NAME and CREATED AT, as upstream.
 
-use apimachinery::{Value, value};
+use apimachinery::{Status, Value, value};
 
 use crate::endpoints::partial_metadata;
 use crate::registry::Resource;
@@ -44,11 +44,15 @@ pub(crate) enum Include {
 
 impl Include {
     /// Reads `includeObject`.
-    pub(crate) fn parse(text: Option<&str>) -> Include {
+    pub(crate) fn parse(text: Option<&str>) -> Result<Include, Status> {
         match text {
-            Some("None") => Include::None,
-            Some("Object") => Include::Object,
-            _ => Include::Metadata,
+            None | Some("" | "Metadata") => Ok(Include::Metadata),
+            Some("None") => Ok(Include::None),
+            Some("Object") => Ok(Include::Object),
+            Some(other) => Err(Status::bad_request(format!(
+                "Unable to convert to Table as requested: includeObject: Invalid value: {}: must be 'Metadata', 'Object', 'None', or empty",
+                apimachinery::go_quote(other)
+            ))),
         }
     }
 }
@@ -66,7 +70,9 @@ pub(crate) fn table(
     let row = |object: &Value| {
         let mut row = value!({"cells": printer.cells(object)});
         match include {
-            Include::None => {}
+            Include::None => {
+                row.insert("object", Value::Null);
+            }
             Include::Metadata => {
                 row.insert("object", partial_metadata(object, version));
             }

@@ -101,7 +101,7 @@ impl Walk {
         {
             return self.byte_list(items);
         }
-        let Value::String(text) = &value else { return Err(self.mismatch(&value, "[]uint8")) };
+        let Value::String(text) = &value else { return Err(self.no_container(&value, "slice from", "[]uint8")) };
         // Go's decoder skips line breaks.
         let clean: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
         match STANDARD.decode(&clean) {

@@ -66,7 +66,10 @@ pub fn parse(bytes: &[u8], format: Format) -> Result<(Value, Vec<String>), Decod
         Format::Yaml => {
             let document =
                 yaml::parse_one(bytes).map_err(|e| DecodeError::Syntax(format!("error converting YAML to JSON: {e}")))?;
-            (document.value, document.duplicates)
+            // All that are wrong are one complaint of go-yaml's.
+            let duplicates = document.duplicates.join("\n  ");
+            let complaint = (!duplicates.is_empty()).then(|| format!("yaml: unmarshal errors:\n  {duplicates}"));
+            (document.value, complaint.into_iter().collect())
         }
     };
     Ok((value, strict))

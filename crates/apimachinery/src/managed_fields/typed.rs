@@ -122,7 +122,7 @@ impl Validator<'_> {
             let got = match (scalar, value) {
                 (Scalar::Number, Value::String(_)) => "string".to_owned(),
                 (Scalar::Number, Value::Bool(_)) => "bool".to_owned(),
-                (Scalar::String, other) => format!("&value.valueUnstructured{{Value:{other}}}"),
+                (Scalar::String, other) => format!("&value.valueUnstructured{{Value:{}}}", go_syntax(other)),
                 (_, Value::String(text)) => format!("&{{{}}}", go_quote(text)),
                 (_, other) => format!("&{{{other}}}"),
             };
@@ -145,6 +145,22 @@ impl Validator<'_> {
                 self.check(value, node, &here);
             }
         }
+    }
+}
+
+/// A value as Go writes it in a program (`%#v`).
+fn go_syntax(value: &Value) -> String {
+    match value {
+        Value::Object(members) => {
+            let members = members.iter().map(|(key, member)| format!("{}:{}", go_quote(key.as_str()), go_syntax(member)));
+            format!("map[string]interface {{}}{{{}}}", members.collect::<Vec<_>>().join(", "))
+        }
+        Value::Array(items) => {
+            format!("[]interface {{}}{{{}}}", items.iter().map(go_syntax).collect::<Vec<_>>().join(", "))
+        }
+        Value::String(text) => go_quote(text),
+        Value::Null => "interface {}(nil)".to_owned(),
+        other => other.to_string(),
     }
 }
 
@@ -336,6 +352,7 @@ impl CompareWalk<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::schema::Tree;
     use super::*;
     use crate::{GroupVersionKind, value};
 
@@ -376,10 +393,15 @@ mod tests {
 
     #[test]
     fn elements_without_a_key_have_no_type() {
-        let pod_with = |container: Value| value!({"spec": {"containers": [container]}});
-        for (container, untyped) in [(value!({"name": "a"}), false), (value!({"image": "a"}), true)] {
-            assert_eq!(Comparison::of(&value!({}), &pod_with(container), pod()).untyped, untyped);
+        let tree =
+            Tree::root(&value!({"type": "object", "properties": {"list": {"type": "array", "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["a"], "items": {"type": "object", "properties": {"a": {"type": "string"}}}}}}));
+        for (element, untyped) in [(value!({"a": "x"}), false), (value!({"b": "x"}), true)] {
+            assert_eq!(Comparison::of(&value!({}), &value!({"list": [element]}), Node::Tree(&tree)).untyped, untyped);
         }
+        // A container's name is always written, so that none is the empty one.
+        let unnamed = value!({"spec": {"containers": [{"image": "a"}]}});
+        assert!(!Comparison::of(&value!({}), &unnamed, pod()).untyped);
     }
 
     #[test]
@@ -391,6 +413,10 @@ mod tests {
             ".spec.containers: duplicate entries for key [name=\"a\"]",
         );
         assert!(validate(&value!({"spec": {"containers": [{"name": "a"}, {"name": "a"}]}}), pod(), true).is_ok());
+        check(
+            value!({"metadata": {"name": []}}),
+            ".metadata.name: expected string, got &value.valueUnstructured{Value:[]interface {}{}}",
+        );
         check(value!({"spec": {"hostNetwork": "x"}}), r#".spec.hostNetwork: expected boolean, got &{"x"}"#);
     }
 }

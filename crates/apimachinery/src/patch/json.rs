@@ -55,7 +55,6 @@ enum Operation {
 impl JsonPatch {
     /// Reads a patch from its JSON form, an array of operations.
     pub fn parse(patch: &Value) -> Result<Self, JsonPatchError> {
-        let malformed = |text: &str| JsonPatchError::Malformed(text.to_owned());
         let operations = patch.as_array().ok_or_else(|| {
             JsonPatchError::Malformed(format!(
                 "json: cannot unmarshal {} into Go value of type jsonpatch.Patch",
@@ -65,9 +64,13 @@ impl JsonPatch {
         if operations.len() > OPERATIONS_MAX {
             return Err(JsonPatchError::TooManyOperations(operations.len()));
         }
+        for operation in operations.iter().filter(|operation| !operation.is_null()) {
+            fits(operation)?;
+        }
         let parse = |operation: &Value| {
-            let operation = operation.as_object().ok_or_else(|| malformed("an operation is not an object"))?;
-            Operation::parse(operation)
+            // Nothing is an operation without members.
+            let operation = operation.as_object().cloned().unwrap_or_default();
+            Operation::parse(&operation)
         };
         Ok(Self { operations: operations.iter().map(parse).collect::<Result<_, _>>()? })
     }
@@ -84,7 +87,8 @@ impl JsonPatch {
 
 impl Operation {
     fn parse(members: &Map) -> Result<Self, JsonPatchError> {
-        let malformed = |text: String| JsonPatchError::Malformed(text);
+        // Found out when the operation is worked on, not when the patch is read.
+        let malformed = |text: String| JsonPatchError::NotApplicable(text);
         let text = |name: &str| members.get(name).and_then(Value::as_str).map(str::to_owned);
         let path = || text("path").ok_or_else(|| malformed("operation missing path field: missing value".to_owned()));
         let from = || text("from").ok_or_else(|| malformed("operation, missing from field: missing value".to_owned()));
@@ -112,11 +116,15 @@ impl Operation {
             }
             Self::Copy { from, path } => {
                 let missing = || format!("copy operation does not apply: doc is missing from path: {from}: missing value");
-                let value = lookup(document, from).cloned().ok_or_else(missing)?;
+                let value = lookup(document, from).filter(|_| from.contains('/')).cloned().ok_or_else(missing)?;
                 add(document, "copy", path, value)
             }
             Self::Unknown(kind) => Err(format!("Unexpected kind: {kind}")),
             Self::Test { path, value } => {
+                let parent = path.rsplit_once('/').and_then(|(parent, _)| lookup(document, parent));
+                if parent.is_none() {
+                    return Err(format!("test operation for path {path} failed: missing value"));
+                }
                 // A member that is not there equals null.
                 let found = lookup(document, path).unwrap_or(&Value::Null);
                 if found == value { Ok(()) } else { Err(format!("testing value {path} failed: test failed")) }
@@ -125,15 +133,34 @@ impl Operation {
     }
 }
 
+/// Whether an operation is of the type that upstream's strict decoding has for it.
+fn fits(operation: &Value) -> Result<(), JsonPatchError> {
+    let mismatch = |found: &Value, wanted: String| {
+        let why = format!("error decoding patch: json: cannot unmarshal {} into Go {wanted}", found.type_name());
+        Err(JsonPatchError::Malformed(why))
+    };
+    if operation.as_object().is_none() {
+        return mismatch(operation, "value of type handlers.jsonPatchOp".to_owned());
+    }
+    for member in ["op", "path", "from"] {
+        let value = &operation[member];
+        if !value.is_null() && value.as_str().is_none() {
+            return mismatch(value, format!("struct field jsonPatchOp.{member} of type string"));
+        }
+    }
+    Ok(())
+}
+
 /// A reference token with `~1` and `~0` resolved (RFC 6901).
 fn unescape(token: &str) -> String {
     token.replace("~1", "/").replace("~0", "~")
 }
 
-/// The parent's pointer and the last token; `None` for the whole document or a pointer that does not start with a slash.
+/// The parent's pointer and the last token; `None` for the whole document, which the library cannot address.
 fn split(path: &str) -> Option<(&str, String)> {
+    // What stands before the first slash does not matter to the library.
     let (parent, last) = path.rsplit_once('/')?;
-    (parent.is_empty() || parent.starts_with('/')).then(|| (parent, unescape(last)))
+    Some((parent, unescape(last)))
 }
 
 /// An index into an array of this length, which may be negative (counted from the end), as the library has it.
@@ -156,13 +183,10 @@ fn lookup<'a>(document: &'a Value, path: &str) -> Option<&'a Value> {
             _ => return None,
         };
     }
-    (path.is_empty() || path.starts_with('/')).then_some(value)
+    Some(value)
 }
 
 fn lookup_mut<'a>(document: &'a mut Value, path: &str) -> Option<&'a mut Value> {
-    if !path.is_empty() && !path.starts_with('/') {
-        return None;
-    }
     let mut value = document;
     for token in path.split('/').skip(1).map(unescape) {
         value = match value {
@@ -178,10 +202,6 @@ fn lookup_mut<'a>(document: &'a mut Value, path: &str) -> Option<&'a mut Value> 
 }
 
 fn add(document: &mut Value, operation: &str, path: &str, value: Value) -> Result<(), String> {
-    if path.is_empty() {
-        *document = value;
-        return Ok(());
-    }
     let missing = || format!("{operation} operation does not apply: doc is missing path: {path:?}: missing value");
     let (parent, last) = split(path).ok_or_else(missing)?;
     let parent = lookup_mut(document, parent).ok_or_else(missing)?;
@@ -190,7 +210,12 @@ fn add(document: &mut Value, operation: &str, path: &str, value: Value) -> Resul
         return Ok(());
     }
     let elements = parent.as_array_mut().ok_or_else(missing)?;
-    let position = if last == "-" { Ok(elements.len()) } else { index(&last, elements.len()) };
+    let position = match last.as_str() {
+        "-" => Ok(elements.len()),
+        // Counted from the end that the list will have.
+        negative if negative.starts_with('-') => index(negative, elements.len() + 1),
+        last => index(last, elements.len()),
+    };
     let position = position.map_err(|error| format!("error in {operation} for path: '{path}': {error}"))?;
     elements.insert(position, value);
     Ok(())
@@ -198,10 +223,6 @@ fn add(document: &mut Value, operation: &str, path: &str, value: Value) -> Resul
 
 /// A member that is not there is added, which the RFC forbids and the library does.
 fn replace(document: &mut Value, path: &str, value: Value) -> Result<(), String> {
-    if path.is_empty() {
-        *document = value;
-        return Ok(());
-    }
     let missing = |what: &str| format!("replace operation does not apply: doc is missing {what}: {path}: missing value");
     let (parent, last) = split(path).ok_or_else(|| missing("path"))?;
     let parent = lookup_mut(document, parent).ok_or_else(|| missing("path"))?;

@@ -76,9 +76,12 @@ pub enum StrategicError {
     /// `$deleteFromPrimitiveList/...` is not a list.
     #[error("invalid patch format of deleteFromPrimitiveList")]
     DeletePrimitives,
-    /// A list that is to be merged holds a list, or objects and other things.
-    #[error("list element types are not identical")]
-    MixedList,
+    /// A list that is to be merged holds things of several types.
+    #[error("list element types are not identical: {lists}")]
+    MixedList {
+        /// Both lists, as Go prints them.
+        lists: String,
+    },
 }
 
 /// Applies a strategic merge patch.
@@ -246,8 +249,12 @@ fn merge_list(
     schema: Option<&dyn PatchSchema>,
 ) -> Result<Vec<Value>, StrategicError> {
     let objects = original.iter().chain(patch).filter(|element| element.as_object().is_some()).count();
-    if objects != 0 && objects != original.len() + patch.len() {
-        return Err(StrategicError::MixedList);
+    let mut elements = original.iter().chain(patch).map(std::mem::discriminant);
+    if let Some(first) = elements.next()
+        && elements.any(|other| other != first)
+    {
+        let lists = go_text(&Value::from(vec![Value::from(original), Value::from(patch)]));
+        return Err(StrategicError::MixedList { lists });
     }
     match key {
         Some(key) if objects > 0 => merge_objects_by_key(original, patch, key, schema),
@@ -277,7 +284,7 @@ fn merge_objects_by_key(
     let mut changes = Vec::new();
     let mut replace = false;
     for element in patch {
-        let members = element.as_object().ok_or(StrategicError::MixedList)?;
+        let Some(members) = element.as_object() else { continue };
         match members.get(PATCH) {
             None => changes.push(element),
             Some(directive) => match directive.as_str() {
@@ -318,15 +325,13 @@ fn delete_primitives(merged: &mut Map, name: &str, values: &Value) -> Result<(),
     Ok(())
 }
 
-/// A value of the patch that meets nothing to merge with: nulls and directives in it have done their work. `None` when the value
-/// itself is a directive.
+/// A value of the patch that meets nothing to merge with: nulls in it have done their work; `$retainKeys` and the parallel lists stay,
+/// as members that nobody knows. `None` when the value itself is a directive.
 fn without_directives(value: &Value) -> Option<Value> {
     match value {
         Value::Object(members) if members.contains_key(PATCH) => None,
         Value::Object(members) => {
-            let is_directive =
-                |key: &str| key == RETAIN_KEYS || key.starts_with(ELEMENT_ORDER) || key.starts_with(DELETE_PRIMITIVE);
-            let kept = members.iter().filter(|(key, value)| !value.is_null() && !is_directive(key));
+            let kept = members.iter().filter(|(_, value)| !value.is_null());
             Some(kept.filter_map(|(key, value)| Some((key.clone(), without_directives(value)?))).collect::<Map>().into())
         }
         Value::Array(elements) => Some(elements.iter().filter_map(without_directives).collect::<Vec<_>>().into()),
@@ -414,6 +419,7 @@ mod tests {
             r#"{"strategy":{"$retainKeys":["type"],"type":"Recreate"}}"#,
             r#"{"strategy":{"type":"Recreate"}}"#,
         );
+        check("{}", r#"{"strategy":{"$retainKeys":["x"],"x":1}}"#, r#"{"strategy":{"$retainKeys":["x"],"x":1}}"#);
     }
 
     #[test]

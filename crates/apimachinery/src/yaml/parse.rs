@@ -46,11 +46,13 @@ struct Node {
     size: usize,
     /// A plain `<<`, which as a key merges.
     merge: bool,
+    /// Where it starts; of a collection, where it ends.
+    line: usize,
 }
 
 enum Frame {
     Sequence { items: Vec<Value>, size: usize, anchor: usize },
-    Mapping { members: Vec<(Key, Value)>, merged: Vec<Value>, key: Option<Node>, size: usize, anchor: usize },
+    Mapping { members: Vec<(Key, Value, usize)>, merged: Vec<Value>, key: Option<Node>, size: usize, anchor: usize },
 }
 
 #[derive(Default)]
@@ -100,7 +102,7 @@ impl Builder {
             Event::Scalar(text, style, anchor, tag) => {
                 let plain = style == ScalarStyle::Plain && !tagged(&tag, "!!str") && !tagged(&tag, ":str");
                 let value = if plain { resolve(&text) } else { Value::from(&*text) };
-                self.complete(Node { value, size: 1, merge: plain && text == "<<" }, anchor)
+                self.complete(Node { value, size: 1, merge: plain && text == "<<", line: self.line }, anchor)
             }
             Event::SequenceStart(_, anchor, _) => self.push(Frame::Sequence { items: Vec::new(), size: 1, anchor }),
             Event::MappingStart(_, anchor, _) => {
@@ -108,11 +110,11 @@ impl Builder {
             }
             Event::SequenceEnd | Event::MappingEnd => match self.stack.pop() {
                 Some(Frame::Sequence { items, size, anchor }) => {
-                    self.complete(Node { value: Value::Array(Arc::new(items)), size, merge: false }, anchor)
+                    self.complete(Node { value: Value::Array(Arc::new(items)), size, merge: false, line: self.line }, anchor)
                 }
                 Some(Frame::Mapping { members, merged, size, anchor, .. }) => {
                     let value = self.mapping(members, merged)?;
-                    self.complete(Node { value, size, merge: false }, anchor)
+                    self.complete(Node { value, size, merge: false, line: self.line }, anchor)
                 }
                 None => Err(YamlError("unbalanced collection".into())),
             },
@@ -150,7 +152,7 @@ impl Builder {
                 match key.take() {
                     None => *key = Some(node),
                     Some(key) if key.merge => merged.push(node.value),
-                    Some(key) => members.push((key_text(&key.value)?, node.value)),
+                    Some(key) => members.push((key_text(&key.value)?, node.value, key.line)),
                 }
                 *size
             }
@@ -161,13 +163,14 @@ impl Builder {
         Ok(None)
     }
 
-    fn mapping(&mut self, mut members: Vec<(Key, Value)>, merged: Vec<Value>) -> Result<Value, YamlError> {
+    fn mapping(&mut self, members: Vec<(Key, Value, usize)>, merged: Vec<Value>) -> Result<Value, YamlError> {
         let mut seen = std::collections::HashSet::with_capacity(members.len());
-        for (key, _) in &members {
+        for (key, _, line) in &members {
             if !seen.insert(key.clone()) {
-                self.duplicates.push(format!("line {}: key {} already set in map", self.line, crate::go_quote(key)));
+                self.duplicates.push(format!("line {line}: key {} already set in map", crate::go_quote(key)));
             }
         }
+        let mut members: Vec<(Key, Value)> = members.into_iter().map(|(key, value, _)| (key, value)).collect();
         for source in merged {
             let maps = match &source {
                 Value::Array(items) => items.to_vec(),

@@ -87,13 +87,50 @@ fn write_string(s: &str, level: usize, block: bool, out: &mut String) {
     if printable && block && lines {
         write_literal(s, level, out);
     } else if !printable || lines || !matches!(resolve(s), Value::String(_)) || reads_as_date(s) {
-        out.push_str(&double_quoted(s));
+        fold(&double_quoted(s), Quote::Double, level, block, out);
     } else if needs_quotes(s) {
-        out.push('\'');
-        out.push_str(&s.replace('\'', "''"));
-        out.push('\'');
+        fold(&format!("'{}'", s.replace('\'', "''")), Quote::Single, level, block, out);
     } else {
-        out.push_str(s);
+        fold(s, Quote::None, level, block, out);
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Quote {
+    None,
+    Single,
+    Double,
+}
+
+/// A line that is longer goes on in the next one, at the next single space (go-yaml's `best_width`).
+const WIDTH: usize = 80;
+
+/// Writes a scalar as it is quoted, in several lines where it is long and `may` be.
+fn fold(text: &str, quote: Quote, level: usize, may: bool, out: &mut String) {
+    if !may || text.len() <= WIDTH - 40 {
+        return out.push_str(text);
+    }
+    let mut column = out.rsplit('\n').next().unwrap_or_default().chars().count();
+    let characters: Vec<char> = text.chars().collect();
+    let (first, last) = if quote == Quote::None { (0, characters.len() - 1) } else { (2, characters.len().saturating_sub(3)) };
+    let mut after_space = false;
+    for (at, character) in characters.iter().enumerate() {
+        let is_space = *character == ' ';
+        let inside = quote == Quote::None || (first..=last).contains(&at);
+        let before_space = characters.get(at + 1) == Some(&' ');
+        if is_space && !after_space && column > WIDTH && inside && (!before_space || quote == Quote::Double) {
+            out.push('\n');
+            indent(level, out);
+            column = level * 2;
+            if before_space {
+                out.push('\\');
+                column += 1;
+            }
+        } else {
+            out.push(*character);
+            column += 1;
+        }
+        after_space = is_space;
     }
 }
 
@@ -183,6 +220,20 @@ mod tests {
         });
         let expected = "apiVersion: v1\nkind: Pod\nmetadata:\n  annotations: {}\n  labels:\n    \"n\": \"1\"\n    \"on\": \"true\"\nspec:\n  containers:\n  - args:\n    - --a=b\n    - 'c: d'\n    - '- e'\n    - \"\"\n    command:\n    - sh\n    - -c\n    - |\n      echo 1\n      echo 2\n    name: x\n  list: []\n  \"n\": 5\n  none: null\n";
         assert_eq!(to_yaml(&pod), expected);
+    }
+
+    #[test]
+    fn long_lines_are_folded() {
+        let words = "only the following media types are accepted: application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+        let folded = "message: 'only the following media types are accepted: application/json;stream=watch,\n  application/vnd.kubernetes.protobuf;stream=watch'\n";
+        assert_eq!(to_yaml(&value!({ "message": words })), folded);
+        for text in
+            [words.to_owned(), "word ".repeat(60), "two  spaces ".repeat(30), "\u{1} control ".repeat(30), "'q' ".repeat(40)]
+        {
+            let nested = value!({"a": [{"b": text}]});
+            let back = parse_one(to_yaml(&nested).as_bytes()).expect("readable");
+            assert_eq!(back.value, nested);
+        }
     }
 
     #[test]

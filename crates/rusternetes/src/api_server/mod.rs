@@ -178,6 +178,8 @@ fn build(settings: Settings, store: Arc<dyn Store>, stop: &CancellationToken) ->
     if let Some((client, ca)) = &settings.kubelet {
         let access = KubeletAccess::new(client, ca, stop.clone()).context("cannot use the kubelet client's certificate")?;
         builder = builder.kubelets(&access);
+    } else {
+        builder = builder.kubelet_connectors(&KubeletAccess::none(stop.clone()).context("cannot set up TLS")?);
     }
     Ok(builder.build())
 }

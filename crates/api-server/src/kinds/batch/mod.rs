@@ -1,6 +1,4 @@
 //! Jobs and CronJobs (upstream's `pkg/registry/batch` and `pkg/apis/batch/validation`).
-//!
-//! Not done: warnings about the pod template (no kind has them yet).
 
 mod cron_job;
 mod indexes;
@@ -16,7 +14,7 @@ use apimachinery::field::ErrorList;
 use apimachinery::{Value, validation};
 
 use super::at::{At, Policy};
-use super::{Rules, collect};
+use super::{Rules, collect, warnings};
 use crate::registry::{FieldAttrs, OperationContext, StatusStrategy, Strategy, bump_generation, keep_status, reset_status};
 
 pub(super) fn jobs() -> Rules {
@@ -25,6 +23,21 @@ pub(super) fn jobs() -> Rules {
 
 pub(super) fn cron_jobs() -> Rules {
     Rules { strategy: Arc::new(CronJobStrategy), subresources: vec![("status", Arc::new(StatusStrategy))] }
+}
+
+/// Where a CronJob has the spec of its Jobs.
+const JOB_TEMPLATE: [&str; 3] = ["spec", "jobTemplate", "spec"];
+
+/// Upstream's `WarningsForJobSpec`.
+fn spec_warnings(object: &Value, path: &[&str]) -> Vec<String> {
+    let spec = object.get_path(path).unwrap_or(&Value::Null);
+    let size = size_warning(spec, &path.join("."));
+    let root = At::root(object);
+    let template = match path {
+        [spec] => warnings::pod(&root.get(spec).get("template"), true),
+        _ => warnings::pod(&root.get("spec").get("jobTemplate").get("spec").get("template"), true),
+    };
+    size.into_iter().chain(template).collect()
 }
 
 /// Pods take their names and hostnames from this one.
@@ -63,7 +76,7 @@ impl Strategy for JobStrategy {
     }
 
     fn warnings_on_create(&self, _context: &OperationContext, object: &Value) -> Vec<String> {
-        name_warning(object).into_iter().chain(size_warning(&object["spec"], "spec")).collect()
+        name_warning(object).into_iter().chain(spec_warnings(object, &["spec"])).collect()
     }
 
     fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
@@ -76,8 +89,7 @@ impl Strategy for JobStrategy {
     }
 
     fn warnings_on_update(&self, _context: &OperationContext, object: &Value, old: &Value) -> Vec<String> {
-        let warning = changed_spec(object, old).then(|| size_warning(&object["spec"], "spec"));
-        warning.flatten().into_iter().collect()
+        if changed_spec(object, old) { spec_warnings(object, &["spec"]) } else { Vec::new() }
     }
 
     /// As before garbage collection, which batch/v1 has to keep.
@@ -119,8 +131,7 @@ impl Strategy for CronJobStrategy {
     }
 
     fn warnings_on_create(&self, _context: &OperationContext, object: &Value) -> Vec<String> {
-        let template = &object["spec"]["jobTemplate"]["spec"];
-        name_warning(object).into_iter().chain(size_warning(template, "spec.jobTemplate.spec")).collect()
+        name_warning(object).into_iter().chain(spec_warnings(object, &JOB_TEMPLATE)).collect()
     }
 
     fn validate_update(&self, context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
@@ -130,7 +141,7 @@ impl Strategy for CronJobStrategy {
     fn warnings_on_update(&self, _context: &OperationContext, object: &Value, old: &Value) -> Vec<String> {
         let mut warnings = Vec::new();
         if changed_spec(object, old) {
-            warnings.extend(size_warning(&object["spec"]["jobTemplate"]["spec"], "spec.jobTemplate.spec"));
+            warnings.extend(spec_warnings(object, &JOB_TEMPLATE));
         }
         if object.str_at(&["spec", "schedule"]).is_some_and(|schedule| schedule.contains("TZ")) {
             let page = "https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/";

@@ -5,6 +5,7 @@ use apimachinery::{Value, go_quote};
 
 use super::{MIRROR, containers, qos_class, scheduling};
 use crate::kinds::at::{At, Policy, subdomain};
+use crate::kinds::go_text::Shown;
 use crate::kinds::{go_diff, go_text};
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` \
@@ -219,7 +220,15 @@ fn addresses(status: &At, member: &'static str, one: &'static str, e: &mut Error
     list.items().for_each(|item| item.with(item.get("ip").value).ip(e));
     let ipv6: Vec<bool> = list.items().map(|item| item.get("ip").text().contains(':')).collect();
     if ipv6.len() > 2 || (ipv6.len() == 2 && ipv6[0] == ipv6[1]) {
-        list.invalid(e, "may specify no more than one IP for each IP family");
+        let why = "may specify no more than one IP for each IP family";
+        match member {
+            "hostIPs" => {
+                let shown: Vec<String> =
+                    list.items().map(|item| format!(r#"{{"IP":{}}}"#, Value::from(item.get("ip").text()).to_json())).collect();
+                e.push(Error::invalid(&list.path(), list.value.clone(), why).shown_as(format!("[{}]", shown.join(","))));
+            }
+            _ => list.invalid(e, why),
+        }
     }
 }
 
@@ -255,8 +264,8 @@ fn may_restart(spec: &Value, list: &str, name: &Value, code: i64) -> bool {
 
 fn refuse(why: &str, e: &mut ErrorList) {
     e.clear();
-    // Upstream's path is the empty text.
-    e.push(Error::forbidden(&apimachinery::field::Path::new(""), why));
+    // Upstream's path has no name, which Go prints as an index.
+    e.push(Error::forbidden(&apimachinery::field::Path::root().key(""), why));
 }
 
 /// Ephemeral containers are only added.
