@@ -56,6 +56,17 @@ pub(super) struct Ledger {
     promised: Mutex<HashMap<String, AllocationResult>>,
     /// Claims as the API server answered.
     written: Mutex<HashMap<String, Arc<ResourceClaim>>>,
+    /// Allocations whose write had no answer, with the version of the claim that they were for: until the claim changes, or is tried
+    /// again, they may hold.
+    doubted: Mutex<HashMap<String, (Option<u64>, AllocationResult)>>,
+}
+
+/// Why a claim was not written.
+pub(super) struct BindFailure {
+    /// For the user.
+    pub(super) reason: String,
+    /// It may have been written after all.
+    pub(super) is_unknown: bool,
 }
 
 fn uid(claim: &ResourceClaim) -> &str {
@@ -92,14 +103,23 @@ impl Ledger {
         self.promised.lock().remove(uid(claim));
     }
 
+    /// Nobody knows whether what was promised is written.
+    pub(super) fn doubt(&self, claim: &ResourceClaim) {
+        if let Some(result) = self.promised.lock().remove(uid(claim)) {
+            self.doubted.lock().insert(uid(claim).to_owned(), (version(claim), result));
+        }
+    }
+
     /// What was promised is written.
     pub(super) fn written(&self, claim: &Arc<ResourceClaim>) {
         self.written.lock().insert(uid(claim).to_owned(), Arc::clone(claim));
+        self.doubted.lock().remove(uid(claim));
         self.forget(claim);
     }
 
-    /// The devices that are taken, by [`device_key`]. Access for administrators takes none.
-    pub(super) fn allocated_devices(&self, claims: &Store<ResourceClaim>) -> HashSet<String> {
+    /// The devices that are taken, by [`device_key`]. Access for administrators takes none. `own` are the claims that devices are sought for:
+    /// what is doubted of them will show when they are written.
+    pub(super) fn allocated_devices(&self, claims: &Store<ResourceClaim>, own: &[Arc<ResourceClaim>]) -> HashSet<String> {
         let mut taken = HashSet::new();
         let mut take = |result: &AllocationResult| {
             let devices = result.devices.iter().flat_map(|devices| devices.results.iter().flatten());
@@ -111,37 +131,47 @@ impl Ledger {
         let mut known: HashSet<String> = HashSet::new();
         claims.for_each(|claim| {
             known.insert(uid(claim).to_owned());
+            let mut doubted = self.doubted.lock();
+            match doubted.get(uid(claim)) {
+                Some((before, _)) if version(claim) > *before => drop(doubted.remove(uid(claim))),
+                Some((_, result)) if !own.iter().any(|own| uid(own) == uid(claim)) => take(result),
+                _ => {}
+            }
+            drop(doubted);
             if let Some(result) = allocation(&self.newest(Arc::clone(claim))) {
                 take(result);
             }
         });
         // What was written into a claim that is gone by now says nothing any more.
         self.written.lock().retain(|uid, _| known.contains(uid));
+        self.doubted.lock().retain(|uid, _| known.contains(uid));
         taken
     }
 }
 
-/// Writes an allocation, if there is one to write, and the pod's reservation; the error is for the user.
+/// Writes an allocation, if there is one to write, and the pod's reservation.
 pub(super) async fn bind(
     client: &kube::Client,
     claim: &ResourceClaim,
     result: Option<&AllocationResult>,
     pod: &Pod,
-) -> Result<ResourceClaim, String> {
+) -> Result<ResourceClaim, BindFailure> {
     let api = Api::<ResourceClaim>::namespaced(client.clone(), &claim.namespace().unwrap_or_default());
+    let failure = |what: &str, error: &kube::Error| {
+        let is_unknown = !matches!(error, kube::Error::Api(status) if status.code < 500);
+        BindFailure { reason: format!("{what} {}: {}", key(claim), message(error)), is_unknown }
+    };
     let mut current = claim.clone();
     let mut attempt = 1;
     loop {
         match write(&api, current, result, pod).await {
             Err((error, _)) if attempt < ATTEMPTS_MAX && is_conflict(&error) => attempt += 1,
-            Err((Some(error), what)) => return Err(format!("{what} {}: {}", key(claim), message(&error))),
-            Err((None, what)) => return Err(what),
+            Err((Some(error), what)) => return Err(failure(&what, &error)),
+            Err((None, reason)) => return Err(BindFailure { reason, is_unknown: false }),
             Ok(written) => return Ok(written),
         }
-        current = api
-            .get(&claim.name_any())
-            .await
-            .map_err(|error| format!("get updated claim {} after conflict: {}", key(claim), message(&error)))?;
+        let refreshed = api.get(&claim.name_any()).await;
+        current = refreshed.map_err(|error| failure("get updated claim after conflict", &error))?;
     }
 }
 

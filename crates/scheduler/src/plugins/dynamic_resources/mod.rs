@@ -9,6 +9,8 @@
 
 mod allocator;
 mod claims;
+#[cfg(test)]
+mod model_tests;
 mod pools;
 mod results;
 mod selectors;
@@ -178,7 +180,7 @@ impl DynamicResources {
         }
         let inventory = (!wanting.is_empty()).then(|| {
             let listers = &self.handle.listers;
-            let taken = self.ledger.allocated_devices(&listers.resource_claims);
+            let taken = self.ledger.allocated_devices(&listers.resource_claims, &claims);
             Inventory::new(listers.resource_slices.list(), &taken, listers.device_classes.clone(), Arc::clone(&self.selectors))
         });
         Ok(Work { claims: Mutex::new(claims), wanting, inventory, ..Work::default() })
@@ -408,7 +410,12 @@ impl PreBind for DynamicResources {
                     self.ledger.written(&written);
                     work.claims.lock()[i] = written;
                 }
-                Err(reason) => return failed(reason),
+                Err(failure) => {
+                    if failure.is_unknown {
+                        self.ledger.doubt(claim);
+                    }
+                    return failed(failure.reason);
+                }
             }
         }
         Status::success()
