@@ -124,7 +124,8 @@ fn let_go(attachment: &Attachment<'_>, unneeded_for: Duration, world: &World<'_>
     let Health { ready, out_of_service } = health(world.node);
     let overdue = unneeded_for > UNMOUNT_MAX && !world.never_force;
     let in_use = world.node.is_some_and(|node| is_in_use(node, &attachment.volume.unique_name));
-    if in_use && !(overdue && !ready) && !out_of_service {
+    let forced = overdue && !ready || out_of_service;
+    if in_use && !forced {
         let left = UNMOUNT_MAX.checked_sub(unneeded_for).filter(|_| !world.never_force);
         return LettingGo::Later(left.map(|left| left + Duration::from_millis(1)));
     }

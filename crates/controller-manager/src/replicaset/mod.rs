@@ -116,14 +116,15 @@ impl<K: ReplicaOwner> Replicas<K> {
         }
     }
 
-    /// Pods that match any owner with the same controller as this one.
+    /// Pods that match any owner with the same controller as this one: those that the owners have, and those that nobody has.
     fn related_pods(&self, owner: &K) -> Vec<Arc<Pod>> {
         let Some(controller) = controller_of(owner.meta()) else {
             return Vec::new();
         };
-        let matchers: Vec<Matcher> =
-            self.owners.by_controller(&controller.uid).iter().filter_map(|related| related.matcher()).collect();
-        let mut pods = self.pods.list_namespace(&owner.namespace().unwrap_or_default());
+        let related = self.owners.by_controller(&controller.uid);
+        let matchers: Vec<Matcher> = related.iter().filter_map(|related| related.matcher()).collect();
+        let mut pods = self.pods.orphans(&owner.namespace().unwrap_or_default());
+        pods.extend(related.iter().flat_map(|related| self.pods.by_controller(&related.uid().unwrap_or_default())));
         pods.retain(|pod| matchers.iter().any(|matcher| matcher.matches(&pod.metadata)));
         pods
     }

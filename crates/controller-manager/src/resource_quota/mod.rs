@@ -5,6 +5,7 @@
 
 mod monitors;
 mod plan;
+mod tallies;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -76,10 +77,7 @@ impl Controller for Quotas {
         let (mut usage, mut unknown) = (Amounts::new(), false);
         for (resource, evaluator) in Evaluator::for_names(names.iter().copied()) {
             match self.monitors.count(&resource, &evaluator).await? {
-                Count::Trees(objects) => {
-                    let objects = objects(&key.namespace);
-                    usage.extend(evaluator.total(&names, &requirements, objects.iter(), now()));
-                }
+                Count::Used(tallies) => usage.extend(tallies.used(&key.namespace, &names, &requirements, now())),
                 Count::Number(number) => usage.extend(plan::counted(&evaluator, &names, &requirements, number(&key.namespace))),
                 Count::Unknown => unknown = true,
             }

@@ -22,21 +22,21 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::task::TaskTracker;
 
+use super::tallies::Tallies;
 use crate::context::{Context, now};
 use crate::discovery::resources;
 
 /// How long a new watch may take before the quota is tried again later.
 const FIRST_LIST_MAX: Duration = Duration::from_secs(30);
 
-type Trees = Arc<dyn Fn(&str) -> Vec<Value> + Send + Sync>;
 type Number = Arc<dyn Fn(&str) -> usize + Send + Sync>;
 type Synced = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
 
 /// What there is of a kind in a namespace.
 #[derive(Clone)]
 pub(super) enum Count {
-    /// The objects.
-    Trees(Trees),
+    /// What they use.
+    Used(Tallies),
     /// Their number is enough.
     Number(Number),
     /// The server has no such kind.
@@ -97,6 +97,17 @@ impl Replenish {
     }
 }
 
+/// Notes what an object of a namespace with quotas uses.
+fn tally<K: ResourceExt + Serialize>(tallies: &Tallies, change: &Change<'_, K>) {
+    let object = change.object();
+    let namespace = object.namespace().unwrap_or_default();
+    if !tallies.watches(&namespace) {
+        return;
+    }
+    let tree = if matches!(change, Change::Deleted(_)) { None } else { tree(&**object) };
+    tallies.changed(&namespace, &object.name_any(), tree.as_ref(), now());
+}
+
 fn tree<K: Serialize>(object: &K) -> Option<Value> {
     Value::from_typed(object).ok()
 }
@@ -146,12 +157,17 @@ impl Monitors {
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug + Send + Sync + 'static,
     {
         let informer = self.context.informers.get::<K>();
-        let (replenish, of) = (self.replenish.clone(), evaluator.clone());
-        informer.add_handler(move |change| replenish.changed(&of, change));
         let store = informer.store().clone();
-        let trees: Trees =
-            Arc::new(move |namespace| store.list_namespace(namespace).iter().filter_map(|object| tree(&**object)).collect());
-        Monitor { count: Count::Trees(trees), synced: synced(&informer) }
+        let named = |object: &Arc<K>| Some((object.name_any(), tree(&**object)?));
+        let list = Arc::new(move |namespace: &str| store.list_namespace(namespace).iter().filter_map(named).collect());
+        let tallies = Tallies::new(evaluator.clone(), list, self.context.config.resource_quota_sync_period);
+        let (replenish, of, on_change) = (self.replenish.clone(), evaluator.clone(), tallies.clone());
+        informer.add_handler(move |change| {
+            // First, so that who is woken finds it.
+            tally(&on_change, change);
+            replenish.changed(&of, change);
+        });
+        Monitor { count: Count::Used(tallies), synced: synced(&informer) }
     }
 
     async fn metadata(&self, resource: &GroupResource, evaluator: &Evaluator) -> Result<Option<Monitor>, ReconcileError> {
