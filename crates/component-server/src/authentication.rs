@@ -63,6 +63,9 @@ pub(crate) struct Proxy {
     pub(crate) headers: RequestHeaders,
 }
 
+/// When a token was reviewed, and whose it is.
+type Reviewed = (Instant, Option<User>);
+
 /// Finds out who calls.
 pub struct Authentication {
     client: Option<kube::Client>,
@@ -70,7 +73,7 @@ pub struct Authentication {
     clients: Option<Authorities>,
     proxy: Option<Proxy>,
     cluster: Arc<ArcSwap<Trusted>>,
-    tokens: Mutex<HashMap<[u8; 32], (Instant, Option<User>)>>,
+    tokens: Mutex<HashMap<[u8; 32], Reviewed>>,
 }
 
 /// Why a caller is not known: the answer is 401.

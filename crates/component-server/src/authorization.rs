@@ -36,6 +36,9 @@ pub struct AuthorizationConfig {
     pub denied_ttl: Duration,
 }
 
+/// Who, verb, path.
+type Question = (User, String, String);
+
 /// A remembered answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Answer {
@@ -46,7 +49,7 @@ struct Answer {
 /// Decides whether a caller may.
 pub struct Authorization {
     config: AuthorizationConfig,
-    answers: Mutex<HashMap<(User, String, String), (Instant, Answer)>>,
+    answers: Mutex<HashMap<Question, (Instant, Answer)>>,
 }
 
 /// What became of a question.
@@ -107,7 +110,7 @@ impl Authorization {
         if answer.allowed { Verdict::Allowed } else { Verdict::Forbidden(answer.reason) }
     }
 
-    fn remember(&self, key: (User, String, String), answer: Answer) -> Answer {
+    fn remember(&self, key: Question, answer: Answer) -> Answer {
         let mut answers = self.answers.lock();
         if answers.len() >= CACHE_MAX {
             answers.clear();
