@@ -62,11 +62,7 @@ impl<'a> Applied<'a> {
         match self.options.field_validation {
             FieldValidation::Ignore => Ok(()),
             FieldValidation::Warn => {
-                // One for each line of go-yaml's error.
-                let lines = self.complaints.iter().flat_map(|complaint| complaint.split("\n  "));
-                for line in lines.filter(|line| !line.ends_with("unmarshal errors:")) {
-                    self.write.context.warnings.add(line);
-                }
+                codecs::warn(&self.complaints, self.write.context);
                 Ok(())
             }
             FieldValidation::Strict => {

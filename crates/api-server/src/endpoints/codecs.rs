@@ -68,13 +68,20 @@ pub(crate) fn judge(complaints: Complaints, mode: FieldValidation, context: &Req
     match mode {
         FieldValidation::Ignore => Ok(()),
         FieldValidation::Warn => {
-            for complaint in complaints {
-                context.warnings.add(complaint);
-            }
+            warn(&complaints, context);
             Ok(())
         }
         FieldValidation::Strict => decode::strict_error(&complaints).map_or(Ok(()), Err),
     }
+}
+
+/// A warning for each complaint, and for each line of an error of go-yaml's.
+pub(super) fn warn(complaints: &[String], context: &RequestContext) {
+    let lines = complaints.iter().flat_map(|complaint| match complaint.split_once("unmarshal errors:\n  ") {
+        Some((_, lines)) => lines.split("\n  ").collect(),
+        None => vec![complaint.as_str()],
+    });
+    lines.for_each(|line| context.warnings.add(line));
 }
 
 /// Upstream's answer to a body that is not an object of the kind.

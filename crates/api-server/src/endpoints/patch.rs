@@ -5,7 +5,7 @@ use apimachinery::{GroupKind, GroupVersionKind, Reason, Status, StatusDetails, V
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 
-use super::body::{Encoding, unusable};
+use super::body::{Encoding, no_kind, unusable};
 use super::codecs;
 use crate::http::RequestContext;
 use crate::registry::{Change, FieldValidation, Write, WriteOptions, convert};
@@ -61,7 +61,7 @@ pub(crate) struct Patched<'a> {
 
 impl<'a> Patched<'a> {
     pub(crate) fn new(kind: PatchType, bytes: &[u8], write: Write<'a>, options: &WriteOptions) -> Patched<'a> {
-        let patch = read(kind, bytes, &write.endpoint.row.kind);
+        let patch = read(kind, bytes, &write.endpoint.row.kind, options.field_validation);
         Patched { kind, patch, write, mode: options.field_validation }
     }
 
@@ -100,18 +100,30 @@ impl<'a> Patched<'a> {
     }
 }
 
-/// Reads a patch.
-pub(super) fn read(kind: PatchType, bytes: &[u8], served: &GroupVersionKind) -> Result<(Value, Vec<String>), Status> {
+/// Reads a patch. Where nobody asks for its mistakes, upstream leaves it to its libraries, which take a list for a merge patch.
+pub(super) fn read(
+    kind: PatchType,
+    bytes: &[u8],
+    served: &GroupVersionKind,
+    mode: FieldValidation,
+) -> Result<(Value, Vec<String>), Status> {
+    let ignores = mode == FieldValidation::Ignore;
     let prefix = if kind == PatchType::Strategic { "" } else { "error decoding patch: " };
     let (patch, mut complaints) = codecs::parse(bytes, Encoding::Json, served)
         .map_err(|status| Status::bad_request(format!("{prefix}{}", status.message)))?;
     let wanted = match kind {
+        PatchType::Json if patch.as_array().is_none() && ignores => "jsonpatch.Patch",
         PatchType::Json if patch.as_array().is_none() => "[]handlers.jsonPatchOp",
+        PatchType::Merge if patch.as_array().is_some() && ignores => "",
         PatchType::Merge | PatchType::Strategic if patch.as_object().is_none() => "map[string]interface {}",
         _ => "",
     };
     if !wanted.is_empty() && !patch.is_null() {
         let found = patch.type_name();
+        let prefix = if ignores { "" } else { prefix };
+        if ignores && kind == PatchType::Merge {
+            return Err(Status::bad_request("Invalid JSON Patch"));
+        }
         return Err(Status::bad_request(format!("{prefix}json: cannot unmarshal {found} into Go value of type {wanted}")));
     }
     if patch.is_null() && kind == PatchType::Merge {
@@ -174,8 +186,9 @@ impl Change for Patched<'_> {
         let served_kind = self.served_kind();
         let current = convert(current.clone(), served_kind);
         let mut patched = apply_patch(self.kind, &current, patch, served_kind)?;
-        if patched.as_object().is_none() {
-            return Err(Status::bad_request("the patch did not leave an object"));
+        if let Some(why) = no_kind(&patched).filter(|_| patched.as_object().is_none()) {
+            let error = field::Error::invalid(&field::Path::new("patch"), patched.to_json().as_str(), why);
+            return Err(Status::invalid(&GroupKind::default(), "", &[error]));
         }
         // What upstream shows of it in errors.
         let shown = match self.kind {

@@ -28,10 +28,13 @@ pub(crate) async fn get(
     if let Some(version) = context.query.non_empty("resourceVersion")
         && version.parse::<u64>().is_err()
     {
-        // Upstream does not give this one a reason.
         let text = apimachinery::go_quote(version);
         let why = format!("resourceVersion: Invalid value: {text}: strconv.ParseUint: parsing {text}: invalid syntax");
-        return Err(Status::new(apimachinery::Reason::Unknown, why));
+        return Err(match stored.resource.resource.as_str() {
+            // What upstream's cache says of it has no reason; events are not cached.
+            "events" => Status::bad_request(format!("invalid resource version: {why}")),
+            _ => Status::new(apimachinery::Reason::Unknown, why),
+        });
     }
     if context.query.flag("export") == Some(true) {
         return Err(Status::bad_request("the export parameter, deprecated since v1.14, is no longer supported"));

@@ -109,7 +109,7 @@ impl Sent {
         let (patch, complaints) = match kind {
             PatchType::Apply(_) => codecs::parse(&bytes, encoding, &scale_kind())
                 .map_err(|status| Status::bad_request(format!("error decoding YAML: {}", status.message)))?,
-            _ => read_patch(kind, &bytes, &scale_kind())?,
+            _ => read_patch(kind, &bytes, &scale_kind(), options.field_validation)?,
         };
         codecs::judge(complaints, options.field_validation, context).map_err(Status::bad_request)?;
         let sent = match kind {
@@ -135,7 +135,8 @@ impl ScaleChange<'_> {
                 let patched = apply_patch(*kind, current, patch, &scale_kind())?;
                 let shown = patched.to_json();
                 let given = patched.gvk().filter(|_| *kind != PatchType::Strategic);
-                if let Some(why) = given.and_then(|given| body::unusable(&given, &scale_kind())) {
+                let no_object = body::no_kind(&patched).filter(|_| patched.as_object().is_none());
+                if let Some(why) = no_object.or_else(|| body::unusable(&given?, &scale_kind())) {
                     let error = field::Error::invalid(&field::Path::new("patch"), shown, why);
                     return Err(Status::invalid(&GroupKind::default(), "", &[error]));
                 }

@@ -74,8 +74,7 @@ pub(crate) async fn watch(
             return Ok(stream_response(accepted.format, Body::full(error_frame(&status, accepted.format))));
         }
     };
-    let include = table::Include::parse(context.query.get("includeObject")).unwrap_or(table::Include::Metadata);
-    let mut stream = Frames::new(server, endpoint, stored, context, &options, accepted, include, watcher);
+    let mut stream = Frames::new(server, endpoint, stored, context, &options, accepted, watcher);
     if initial {
         stream.queue_initial(&snapshot, options.send_initial_events == Some(true) && options.bookmarks);
     }
@@ -238,9 +237,9 @@ impl Frames {
         context: &RequestContext,
         options: &ListOptions,
         accepted: Accepted,
-        include: table::Include,
         watcher: Watcher,
     ) -> Frames {
+        let include = table::Include::parse(context.query.get("includeObject")).unwrap_or(table::Include::Metadata);
         let shortest = server.config().min_request_timeout;
         // At random up to twice the shortest, so that clients do not all come back at once.
         let timeout = options.timeout.unwrap_or_else(|| shortest.mul_f64(1.0 + rand::rng().random::<f64>()));

@@ -149,7 +149,7 @@ fn ingress(object: &Value, e: &mut ErrorList) {
     for rule in rules.items() {
         let name = rule.get("host");
         if !name.text().is_empty() {
-            if name.text().parse::<IpAddr>().is_ok() {
+            if legacy_ip(name.text()).is_some() {
                 name.invalid(e, "must be a DNS name, not an IP address");
             }
             host(&name, e);
@@ -241,7 +241,7 @@ fn ingress_status(object: &Value, _old: &Value, e: &mut ErrorList) {
             ip.ip(e);
         }
         name.check_set(e, validation::is_dns1123_subdomain);
-        if name.text().parse::<IpAddr>().is_ok() {
+        if legacy_ip(name.text()).is_some() {
             name.invalid(e, "must be a DNS name, not an IP address");
         }
     }

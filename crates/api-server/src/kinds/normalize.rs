@@ -98,7 +98,11 @@ fn drop_topology(slice: &mut Value) {
 }
 
 /// `dataSource` and `dataSourceRef` say the same, and unknown kinds of the former are dropped.
+/// A source in another namespace is not (the gate CrossNamespaceVolumeDataSource is off).
 fn claim_sources(claim: &mut Value, old: &Value) {
+    if old["spec"]["dataSourceRef"].is_null() && !claim["spec"]["dataSourceRef"]["namespace"].is_empty() {
+        claim.remove_path(&["spec", "dataSourceRef"]);
+    }
     let used = !old["spec"]["dataSource"].is_null() || !old["spec"]["dataSourceRef"].is_null();
     let (source, reference) = (claim["spec"]["dataSource"].clone(), claim["spec"]["dataSourceRef"].clone());
     let group = source["apiGroup"].as_str().unwrap_or_default();

@@ -1,6 +1,7 @@
 //! Names and amounts of resources: what containers, quotas and limit ranges may name (upstream's `pkg/apis/core/helper`).
 
 use apimachinery::field::{Error, ErrorList};
+use apimachinery::quantity::Format;
 use apimachinery::{Quantity, Value, validation};
 
 use super::at::{At, NOT_NEGATIVE};
@@ -104,13 +105,18 @@ pub(super) fn quota_resource_name(at: &At, name: &str, e: &mut ErrorList) {
     }
 }
 
+/// What has more thousandths than upstream can count is no whole number to it.
+fn most() -> Quantity {
+    Quantity::from_milli(i64::MAX, Format::DecimalSi)
+}
+
 /// An amount of the resource.
 pub(super) fn amount(at: &At, name: &str, e: &mut ErrorList) {
     let Some(quantity) = at.quantity() else { return };
     if quantity < Quantity::default() {
         at.invalid(e, NOT_NEGATIVE);
     }
-    if (COUNTED.contains(&name) || is_extended(name)) && !quantity.is_integer() {
+    if (COUNTED.contains(&name) || is_extended(name)) && (!quantity.is_integer() || quantity > most()) {
         at.invalid(e, "must be an integer");
     }
 }

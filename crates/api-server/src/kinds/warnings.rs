@@ -2,6 +2,8 @@
 //!
 //! Not here: overlapping paths in volumes, and the AppArmor annotation that equals the pod's profile.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use apimachinery::field::Path;
 use apimachinery::{GroupResource, Quantity, Value, go_quote, validation};
 
@@ -69,6 +71,18 @@ pub(super) fn of(resource: &GroupResource, object: &Value, old: Option<&Value>) 
                 found.extend(deprecated_label(label).map(|why| format!("{}: {why}", labels.path().child(label))));
             }
         }
+        ("networking.k8s.io", "networkpolicies") => {
+            for (rules, peers) in [("ingress", "from"), ("egress", "to")] {
+                for rule in root.get("spec").get(rules).items() {
+                    for peer in rule.get(peers).items() {
+                        let block = peer.get("ipBlock");
+                        cidr(&block.get("cidr"), &mut found);
+                        block.get("except").items().for_each(|except| cidr(&except, &mut found));
+                    }
+                }
+            }
+        }
+        ("discovery.k8s.io", "endpointslices") => endpoint_slice(&root, old.is_none(), &mut found),
         ("storage.k8s.io", "csidrivers") => csi_driver(object, old, &mut found),
         ("resource.k8s.io", "resourceslices") => {
             let driver = object.str_at(&["spec", "driver"]).unwrap_or_default();
@@ -97,6 +111,9 @@ pub(super) fn service(object: &Value) -> Vec<String> {
     if !meta.get("annotations").key(hints).value.is_null() {
         found.push(format!("annotation {hints} is deprecated, please use {mode} instead"));
     }
+    if spec.get("clusterIP").text() != "None" {
+        spec.get("clusterIPs").items().for_each(|address| ip(&address, &mut found));
+    }
     let given = |name: &'static str| !spec.get(name).value.is_empty();
     if spec.get("clusterIP").text() == "None" {
         let sticky = spec.get("sessionAffinity").text() != "None";
@@ -105,6 +122,9 @@ pub(super) fn service(object: &Value) -> Vec<String> {
         let ignored = ignored.into_iter().filter(|(_, given)| *given);
         found.extend(ignored.map(|(name, _)| format!("spec.{name} is ignored for headless services")));
     }
+    spec.get("externalIPs").items().for_each(|address| ip(&address, &mut found));
+    ip(&spec.get("loadBalancerIP"), &mut found);
+    spec.get("loadBalancerSourceRanges").items().for_each(|range| cidr(&range, &mut found));
     if external && given("externalIPs") {
         found.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
     }
@@ -418,11 +438,70 @@ fn clash(this: &Seen, other: &Seen) -> Option<String> {
     Some(format!("{}: {how} port definition with {}", this.path, other.path))
 }
 
+fn endpoint_slice(root: &At, new: bool, found: &mut Vec<String>) {
+    if new && root.get("addressType").text() == "FQDN" {
+        found.push("spec.addressType: FQDN endpoints are deprecated".to_owned());
+    }
+    // Upstream's own controllers mend addresses before they write.
+    let labels = root.get("metadata");
+    let labels = labels.get("labels");
+    let manager = labels.key("endpointslice.kubernetes.io/managed-by");
+    if matches!(manager.text(), "endpointslice-controller.k8s.io" | "endpointslicemirroring-controller.k8s.io") {
+        return;
+    }
+    for endpoint in root.get("endpoints").items() {
+        endpoint.get("addresses").items().for_each(|address| ip(&address, found));
+    }
+}
+
+/// Of a network with more bits than its prefix has, or in a form that is going out of use.
+fn cidr(at: &At, found: &mut Vec<String>) {
+    let (path, text) = (at.path(), at.text());
+    let Some((head, bits)) = text.split_once('/') else { return };
+    let (Some(address), Ok(length)) = (legacy_ip(head), bits.parse::<u32>()) else { return };
+    let size = if head.contains(':') { 128 } else { 32 };
+    // An address that is mapped into IPv6 is shown as the IPv4 address that it is.
+    let shown = address.to_canonical();
+    let network = network(address, length).to_canonical();
+    let prefix = format!("{network}/{}", if network.is_ipv4() && size == 128 { length.saturating_sub(96) } else { length });
+    let before = found.len();
+    if shown != network {
+        let alone = format!("{shown}/{size}");
+        found.push(format!(
+            "{path}: CIDR value {} is ambiguous in this context (should be {} or {}?)",
+            go_quote(text),
+            go_quote(&prefix),
+            go_quote(&alone)
+        ));
+    }
+    if head.parse::<IpAddr>().is_err() || bits != length.to_string() || shown != address {
+        found.push(format!(
+            "{path}: non-standard CIDR value {} will be considered invalid in a future Kubernetes release: use {}",
+            go_quote(text),
+            go_quote(&prefix)
+        ));
+    }
+    if found.len() == before && address.is_ipv6() && format!("{address}/{length}") != text {
+        let canonical = go_quote(&format!("{address}/{length}"));
+        found.push(format!("{path}: IPv6 CIDR value {} should be in RFC 5952 canonical format ({canonical})", go_quote(text)));
+    }
+}
+
+/// An address without the bits after the prefix.
+fn network(address: IpAddr, length: u32) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => Ipv4Addr::from(u32::from(v4) & u32::MAX.checked_shl(32_u32.saturating_sub(length)).unwrap_or(0)).into(),
+        IpAddr::V6(v6) => {
+            Ipv6Addr::from(u128::from(v6) & u128::MAX.checked_shl(128_u32.saturating_sub(length)).unwrap_or(0)).into()
+        }
+    }
+}
+
 /// Of an address in a form that is going out of use.
 pub(super) fn ip(at: &At, found: &mut Vec<String>) {
     let (text, Some(address)) = (at.text(), legacy_ip(at.text())) else { return };
-    let strict = text.parse::<std::net::IpAddr>();
-    let mapped = matches!(strict, Ok(std::net::IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some());
+    let strict = text.parse::<IpAddr>();
+    let mapped = matches!(strict, Ok(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some());
     let (given, canonical) = (go_quote(text), go_quote(&address.to_canonical().to_string()));
     if strict.is_err() || mapped {
         let path = at.path();
@@ -485,7 +564,18 @@ mod tests {
 
     #[test]
     fn of_other_kinds() {
-        let cases: [(&str, &str, Value, &[&str]); 2] = [
+        let cases: [(&str, &str, Value, &[&str]); 3] = [
+            (
+                "networking.k8s.io",
+                "networkpolicies",
+                value!({"spec": {"ingress": [{"from": [
+                    {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.2.3/16", "010.0.0.0/8", "FD00::/64"]}}]}]}}),
+                &[
+                    r#"spec.ingress[0].from[0].ipBlock.except[0]: CIDR value "10.1.2.3/16" is ambiguous in this context (should be "10.1.0.0/16" or "10.1.2.3/32"?)"#,
+                    r#"spec.ingress[0].from[0].ipBlock.except[1]: non-standard CIDR value "010.0.0.0/8" will be considered invalid in a future Kubernetes release: use "10.0.0.0/8""#,
+                    r#"spec.ingress[0].from[0].ipBlock.except[2]: IPv6 CIDR value "FD00::/64" should be in RFC 5952 canonical format ("fd00::/64")"#,
+                ],
+            ),
             (
                 "",
                 "persistentvolumes",

@@ -235,7 +235,7 @@ fn refuses_gzip(headers: &HeaderMap) -> bool {
         let mut parts = clause.split(';').map(str::trim);
         (parts.next() == Some("gzip")).then(|| parts.find_map(|part| part.strip_prefix("q=")?.parse().ok()).unwrap_or(1.0))
     };
-    clauses.filter_map(quality).last().is_some_and(|quality: f64| quality <= 0.0)
+    clauses.filter_map(quality).next_back().is_some_and(|quality: f64| quality <= 0.0)
 }
 
 /// Version 2, compressed.

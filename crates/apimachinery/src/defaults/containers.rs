@@ -51,6 +51,9 @@ fn volume(volume: &mut Value) {
     }
 }
 
+/// The longest path of a repository.
+const PATH_BYTES_MAX: usize = 255;
+
 /// `Always` for what is, explicitly or by default, tagged `latest`.
 fn pull_policy(image: &str) -> &'static str {
     if tag(image).is_some_and(|tag| tag == "latest") { "Always" } else { "IfNotPresent" }
@@ -83,6 +86,8 @@ fn tag(image: &str) -> Option<&str> {
             && c.bytes().next().is_some_and(alphanumeric)
             && c.bytes().last().is_some_and(alphanumeric)
     };
+    // Docker's hub has what names no owner in `library/`.
+    let length = path.len() + if domain.is_empty() && !path.contains('/') { "library/".len() } else { 0 };
     let bare_id = domain.is_empty() && path.len() == 64 && path.bytes().all(|b| b.is_ascii_hexdigit());
     let valid_tag = tag.is_none_or(|t| {
         let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
@@ -90,7 +95,11 @@ fn tag(image: &str) -> Option<&str> {
             && t.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'))
             && t.bytes().next().is_some_and(word)
     });
-    let valid = path.split('/').all(component) && valid_tag && !bare_id && digest.is_none_or(|d| d.contains(':'));
+    let valid = length <= PATH_BYTES_MAX
+        && path.split('/').all(component)
+        && valid_tag
+        && !bare_id
+        && digest.is_none_or(|d| d.contains(':'));
     match (valid, tag, digest) {
         (false, ..) => None,
         (true, Some(tag), _) => Some(tag),

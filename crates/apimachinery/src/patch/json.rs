@@ -122,7 +122,7 @@ impl Operation {
             Self::Unknown(kind) => Err(format!("Unexpected kind: {kind}")),
             Self::Test { path, value } => {
                 let parent = path.rsplit_once('/').and_then(|(parent, _)| lookup(document, parent));
-                if parent.is_none() {
+                if parent.is_none() && !path.is_empty() {
                     return Err(format!("test operation for path {path} failed: missing value"));
                 }
                 // A member that is not there equals null.
@@ -223,6 +223,13 @@ fn add(document: &mut Value, operation: &str, path: &str, value: Value) -> Resul
 
 /// A member that is not there is added, which the RFC forbids and the library does.
 fn replace(document: &mut Value, path: &str, value: Value) -> Result<(), String> {
+    if path.is_empty() {
+        if value.as_object().is_none() && value.as_array().is_none() {
+            return Err("replace operation value must be object or array: %!w(<nil>)".to_owned());
+        }
+        *document = value;
+        return Ok(());
+    }
     let missing = |what: &str| format!("replace operation does not apply: doc is missing {what}: {path}: missing value");
     let (parent, last) = split(path).ok_or_else(|| missing("path"))?;
     let parent = lookup_mut(document, parent).ok_or_else(|| missing("path"))?;
@@ -294,6 +301,7 @@ mod tests {
         );
         // Not the RFC's, but the library's.
         check("{}", r#"[{"op":"replace","path":"/a","value":1}]"#, r#"{"a":1}"#);
+        check("{}", r#"[{"op":"replace","path":"","value":{"b":1}}]"#, r#"{"b":1}"#);
         check(r#"{"/":9,"~1":10}"#, r#"[{"op":"test","path":"/~01","value":10}]"#, r#"{"/":9,"~1":10}"#);
         check(r#"{"foo":["bar"]}"#, r#"[{"op":"add","path":"/foo/-","value":["abc"]}]"#, r#"{"foo":["bar",["abc"]]}"#);
         check(r#"{"a":{"b":1}}"#, r#"[{"op":"copy","from":"/a","path":"/c"}]"#, r#"{"a":{"b":1},"c":{"b":1}}"#);
