@@ -163,6 +163,44 @@ impl Compiler {
     }
 }
 
+/// Checks the expressions of a policy against the types of what it is for, where [`Compiler`] takes `object` and `params` for anything.
+#[derive(Clone, Debug)]
+pub struct TypeChecker(Env);
+
+impl TypeChecker {
+    /// For `object` and `oldObject`, and for `params` of a policy that has them.
+    pub fn new(object: Type, params: Option<Type>) -> TypeChecker {
+        let mut env = base()
+            .with_variable("object", object.clone())
+            .with_variable("oldObject", object)
+            .with_variable("authorizer", Type::object("kubernetes.authorization.Authorizer"))
+            .with_variable("variables", Type::object(VARIABLES))
+            .with_object(VARIABLES, []);
+        if let Some(params) = params {
+            env = env.with_variable("params", params);
+        }
+        TypeChecker(env)
+    }
+
+    /// Makes the fields of an object type known.
+    pub fn add_object<'f>(&mut self, name: &str, fields: impl IntoIterator<Item = (&'f str, Type)>) {
+        for (field, t) in fields {
+            self.0.add_field(name, field, t);
+        }
+    }
+
+    /// Makes a variable of the policy known, with an unknown type if its expression is wrong.
+    pub fn add_variable(&mut self, name: &str, expression: &str) {
+        let t = self.0.compile(expression).map_or(Type::Dyn, |ast| declared(ast.output_type()));
+        self.0.add_field(VARIABLES, name, t);
+    }
+
+    /// What is wrong with an expression.
+    pub fn check(&self, expression: &str) -> Option<String> {
+        self.0.compile(expression).err().map(|issues| issues.to_string())
+    }
+}
+
 /// The type that a variable of this type has: objects lose theirs.
 fn declared(t: &Type) -> Type {
     match t {

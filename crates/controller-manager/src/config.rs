@@ -192,6 +192,8 @@ pub struct Config {
     pub concurrent_cron_job_syncs: usize,
     /// `--concurrent-ttl-after-finished-syncs`.
     pub concurrent_ttl_after_finished_syncs: usize,
+    /// `--concurrent-validating-admission-policy-status-syncs`.
+    pub concurrent_validating_admission_policy_status_syncs: usize,
     /// `--concurrent-statefulset-syncs`.
     pub concurrent_statefulset_syncs: usize,
     /// `--concurrent-daemonset-syncs`.
@@ -270,6 +272,7 @@ impl Default for Config {
             concurrent_job_syncs: 5,
             concurrent_cron_job_syncs: 5,
             concurrent_ttl_after_finished_syncs: 5,
+            concurrent_validating_admission_policy_status_syncs: 5,
             concurrent_statefulset_syncs: 5,
             concurrent_daemonset_syncs: 2,
             concurrent_endpoint_syncs: 5,

@@ -53,6 +53,7 @@ mod pod_control;
 mod pod_gc;
 mod pod_state;
 mod pod_template;
+mod policy_status;
 mod registry;
 mod replicaset;
 mod resource_claims;

@@ -59,6 +59,7 @@ pub(crate) const REGISTRY: &[Entry] = &[
     Entry { name: "legacy-serviceaccount-token-cleaner-controller", start: |c| Box::pin(crate::legacy_token_cleaner::run(c)) },
     Entry { name: "bootstrap-signer-controller", start: |c| Box::pin(crate::bootstrap_tokens::run_signer(c)) },
     Entry { name: "token-cleaner-controller", start: |c| Box::pin(crate::bootstrap_tokens::run_cleaner(c)) },
+    Entry { name: "validatingadmissionpolicy-status-controller", start: |c| Box::pin(crate::policy_status::run(c)) },
     Entry { name: "pod-garbage-collector-controller", start: |c| Box::pin(crate::pod_gc::run(c)) },
 ];
 
@@ -119,7 +120,6 @@ const ABSENT: &[&str] = &[
     "selinux-warning-controller",
     "storage-version-migrator-controller",
     "storageversion-garbage-collector-controller",
-    "validatingadmissionpolicy-status-controller",
 ];
 
 /// An item of `--controllers` by the controller's present name; `None` if there is no such controller.

@@ -26,7 +26,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("kube-proxy", &["apimachinery", "client", "nftables"]),
     ("dns", &["apimachinery", "client"]),
     ("scheduler", &["apimachinery", "cel", "client"]),
-    ("controller-manager", &["apimachinery", "client"]),
+    ("controller-manager", &["apimachinery", "cel", "client"]),
     (
         "rusternetes",
         &[

@@ -10,6 +10,7 @@ mod collection;
 mod disruption;
 mod namespaces;
 mod nodes;
+mod policies;
 mod quotas;
 mod remote;
 mod service_cidrs;

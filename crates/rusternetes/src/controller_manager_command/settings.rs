@@ -102,6 +102,8 @@ fn workers(values: &Values, config: &mut Config) -> anyhow::Result<()> {
     set(&mut config.concurrent_job_syncs, "concurrent-job-syncs")?;
     set(&mut config.concurrent_cron_job_syncs, "concurrent-cron-job-syncs")?;
     set(&mut config.concurrent_ttl_after_finished_syncs, "concurrent-ttl-after-finished-syncs")?;
+    let policies = &mut config.concurrent_validating_admission_policy_status_syncs;
+    set(policies, "concurrent-validating-admission-policy-status-syncs")?;
     set(&mut config.concurrent_statefulset_syncs, "concurrent-statefulset-syncs")?;
     set(&mut config.concurrent_daemonset_syncs, "concurrent-daemonset-syncs")?;
     set(&mut config.concurrent_endpoint_syncs, "concurrent-endpoint-syncs")?;

@@ -124,7 +124,7 @@ pub(super) const FLAGS: Table = &[
         flag("root-ca-file", Text, "", Works),
         flag("service-account-private-key-file", Text, "", Works),
         flag("concurrent-ttl-after-finished-syncs", Int, "5", Works),
-        flag("concurrent-validating-admission-policy-status-syncs", Int, "5", Ignored("validatingadmissionpolicy-status-controller is not there")),
+        flag("concurrent-validating-admission-policy-status-syncs", Int, "5", Works),
     ]),
     ("Metrics flags", METRICS),
     ("Logs flags", LOGS),
