@@ -207,9 +207,10 @@ impl LoadBalancers {
         ready.filter_map(|endpoint| endpoint.node_name.clone()).collect()
     }
 
-    /// Ports that a Service cannot have: those of Services before it, of kubelets, and of the API server.
+    /// Ports that a Service cannot have: those of Services before it, of kubelets, of the API server, and that of SSH, by which somebody
+    /// may have to come to the node.
     fn taken(&self, service: &Service) -> BTreeMap<(String, i32), String> {
-        let mut taken = BTreeMap::new();
+        let mut taken = BTreeMap::from([(("TCP".to_owned(), 22), "the node's SSH server".to_owned())]);
         for slice in self.slices.by_index(SLICES, "default/kubernetes") {
             for port in slice.ports.iter().flatten().filter_map(|port| port.port) {
                 taken.insert(("TCP".to_owned(), port), "the API server".to_owned());

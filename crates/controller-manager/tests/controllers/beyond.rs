@@ -69,13 +69,17 @@ async fn load_balancers_are_the_nodes_own_ports() {
     until(&services, "first", "it is reached on the node", reached).await;
     // The port is taken: the second waits until the first goes.
     cluster.create::<Service>("default", service("second", 80)).await;
+    // So is the port by which administrators come to the node.
+    cluster.create::<Service>("default", service("ssh", 22)).await;
     let events: Api<Event> = cluster.api("default");
-    eventually("it is told why it waits", || async {
-        let events = events.list(&ListParams::default()).await.expect("is listed").items;
-        let wanted = "Error syncing load balancer: failed to ensure load balancer: port TCP/80 is taken by service default/first";
-        events.iter().any(|event| event.message.as_deref() == Some(wanted)).then_some(())
-    })
-    .await;
+    for by in ["TCP/80 is taken by service default/first", "TCP/22 is taken by the node's SSH server"] {
+        eventually("it is told why it waits", || async {
+            let events = events.list(&ListParams::default()).await.expect("is listed").items;
+            let wanted = format!("Error syncing load balancer: failed to ensure load balancer: port {by}");
+            events.iter().any(|event| event.message.as_deref() == Some(wanted.as_str())).then_some(())
+        })
+        .await;
+    }
     services.delete("first", &DeleteParams::default()).await.expect("is deleted");
     until(&services, "second", "it has the port now", reached).await;
     let plain = Patch::Merge(json!({"spec": {"type": "ClusterIP"}}));
