@@ -105,7 +105,7 @@ pub(crate) enum Kind {
         function: Arc<str>,
         args: Vec<Expr>,
     },
-    /// Elements, and which of them are optional.
+    /// Elements, and which of them are optional, in order.
     List(Vec<Expr>, Vec<usize>),
     Map(Vec<Entry<Expr>>),
     Struct(Arc<str>, Vec<Entry<Arc<str>>>),
@@ -131,16 +131,9 @@ impl Expr {
 
     /// The largest depth among the nodes right below.
     pub(crate) fn depth_below(kind: &Kind) -> u16 {
-        let deepest = |nodes: &mut dyn Iterator<Item = &Expr>| nodes.map(|node| node.depth).max().unwrap_or_default();
-        match kind {
-            Kind::Unspecified | Kind::Literal(_) | Kind::Ident(_) => 0,
-            Kind::Select { operand, .. } => operand.depth,
-            Kind::Call { target, args, .. } => deepest(&mut target.iter().chain(args)),
-            Kind::List(elements, _) => deepest(&mut elements.iter()),
-            Kind::Map(entries) => deepest(&mut entries.iter().flat_map(|entry| [&entry.key, &entry.value])),
-            Kind::Struct(_, fields) => deepest(&mut fields.iter().map(|field| &field.value)),
-            Kind::Comprehension(c) => deepest(&mut [&c.range, &c.init, &c.condition, &c.step, &c.result].into_iter()),
-        }
+        let mut deepest = 0;
+        kind.children(&mut |child| deepest = deepest.max(child.depth));
+        deepest
     }
 
     /// The text of a string literal.
@@ -154,24 +147,21 @@ impl Expr {
     /// Calls `visit` for this node and everything below it.
     pub(crate) fn walk<'e>(&'e self, visit: &mut dyn FnMut(&'e Expr)) {
         visit(self);
-        match &*self.kind {
+        self.kind.children(&mut |child| child.walk(visit));
+    }
+}
+
+impl Kind {
+    /// Calls `visit` for each node right below, in the order in which they are written.
+    pub(crate) fn children<'e>(&'e self, visit: &mut dyn FnMut(&'e Expr)) {
+        match self {
             Kind::Unspecified | Kind::Literal(_) | Kind::Ident(_) => {}
-            Kind::Select { operand, .. } => operand.walk(visit),
-            Kind::Call { target, args, .. } => {
-                target.iter().for_each(|target| target.walk(visit));
-                args.iter().for_each(|arg| arg.walk(visit));
-            }
-            Kind::List(elements, _) => elements.iter().for_each(|element| element.walk(visit)),
-            Kind::Map(entries) => entries.iter().for_each(|entry| {
-                entry.key.walk(visit);
-                entry.value.walk(visit);
-            }),
-            Kind::Struct(_, fields) => fields.iter().for_each(|field| field.value.walk(visit)),
-            Kind::Comprehension(c) => {
-                for part in [&c.range, &c.init, &c.condition, &c.step, &c.result] {
-                    part.walk(visit);
-                }
-            }
+            Kind::Select { operand, .. } => visit(operand),
+            Kind::Call { target, args, .. } => target.iter().chain(args).for_each(visit),
+            Kind::List(elements, _) => elements.iter().for_each(visit),
+            Kind::Map(entries) => entries.iter().flat_map(|entry| [&entry.key, &entry.value]).for_each(visit),
+            Kind::Struct(_, fields) => fields.iter().map(|field| &field.value).for_each(visit),
+            Kind::Comprehension(c) => [&c.range, &c.init, &c.condition, &c.step, &c.result].into_iter().for_each(visit),
         }
     }
 }

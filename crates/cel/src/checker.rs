@@ -8,8 +8,8 @@ use std::sync::Arc;
 use crate::ast::{Comprehension, Entry, Expr, Id, Kind, Literal, op};
 use crate::decls::Overload;
 use crate::env::Env;
-use crate::source::Issue;
-use crate::types::{Mapping, Type, most_general};
+use crate::source::{Issue, SHOWN_MAX};
+use crate::types::{Mapping, NODES_MAX, Type, most_general};
 
 /// What is known of a tree: types by id, and overloads of calls.
 #[derive(Clone, Debug, Default)]
@@ -34,16 +34,33 @@ impl Checked {
 /// Checks a tree that uses `ids` ids.
 pub(crate) fn check(env: &Env, expr: &Expr, ids: Id) -> Result<Checked, Vec<Issue>> {
     let checked = Checked { types: vec![None; ids as usize], ..Checked::default() };
-    let mut checker = Checker { env, scopes: Vec::new(), mapping: Mapping::default(), free: 0, checked, issues: Vec::new() };
+    let mut checker = Checker {
+        env,
+        scopes: Vec::new(),
+        mapping: Mapping::default(),
+        free: 0,
+        checked,
+        issues: Vec::new(),
+        has_too_large: false,
+    };
     checker.check(expr);
     if !checker.issues.is_empty() {
         return Err(checker.issues);
     }
     let Checker { mapping, mut checked, .. } = checker;
+    // Many nodes have the same type: they share what becomes of it.
+    let mut replaced: HashMap<Type, Type> = HashMap::new();
     for known in checked.types.iter_mut().flatten() {
-        *known = mapping.substitute(known, true);
+        *known = replaced.entry(known.clone()).or_insert_with(|| mapping.substitute(known, true)).clone();
+    }
+    if mapping.take_too_large() {
+        return Err(vec![too_large(expr)]);
     }
     Ok(checked)
+}
+
+fn too_large(expr: &Expr) -> Issue {
+    Issue { offset: expr.pos, message: format!("types of the expression are too large: more than {NODES_MAX} parts") }
 }
 
 struct Checker<'e> {
@@ -53,14 +70,24 @@ struct Checker<'e> {
     free: u32,
     checked: Checked,
     issues: Vec<Issue>,
+    /// Whether it was said that a type is too large: what follows from that one is not.
+    has_too_large: bool,
 }
 
 impl Checker<'_> {
     fn error(&mut self, offset: Option<u32>, message: String) {
+        // What is only counted takes no memory: types make long messages.
+        let message = if self.issues.len() < SHOWN_MAX { message } else { String::new() };
         self.issues.push(Issue { offset, message });
     }
 
     fn set(&mut self, expr: &Expr, t: Type) {
+        let is_too_large = self.mapping.take_too_large() || t.is_larger_than(NODES_MAX);
+        if is_too_large && !self.has_too_large {
+            self.has_too_large = true;
+            self.issues.push(too_large(expr));
+        }
+        let t = if is_too_large { Type::Error } else { t };
         if let Some(place) = self.checked.types.get_mut(expr.id as usize) {
             *place = Some(t);
         }
@@ -271,7 +298,7 @@ impl Checker<'_> {
         let mut joined = None;
         for (i, element) in elements.iter().enumerate() {
             self.check(element);
-            let t = if optionals.contains(&i) { self.unwrapped(element) } else { self.get(element) };
+            let t = if optionals.binary_search(&i).is_ok() { self.unwrapped(element) } else { self.get(element) };
             joined = Some(self.join(element, joined, t));
         }
         let element = joined.unwrap_or_else(|| self.type_variable());

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::ast::{ACCUMULATOR, Comprehension, Expr, Id, Kind, Literal, OLD_ACCUMULATOR, op};
 use crate::checker::Checked;
 use crate::env::Ast;
-use crate::runtime_cost::{LIST, MAP, STRUCT};
+use crate::runtime_cost::{LIST, MAP, STRUCT, scaled};
 use crate::types::Type;
 
 /// The least and the most that something may be: a size, or a cost.
@@ -20,12 +20,6 @@ pub struct Range {
     pub min: u64,
     /// The most; `u64::MAX` where there is no bound.
     pub max: u64,
-}
-
-/// `x * factor`, rounded up, without overflow.
-fn scale(x: u64, factor: f64) -> u64 {
-    // The conversion saturates, as upstream's does.
-    (x as f64 * factor).ceil() as u64
 }
 
 impl Range {
@@ -47,7 +41,7 @@ impl Range {
     }
 
     fn scaled(self, factor: f64) -> Range {
-        Range { min: scale(self.min, factor), max: scale(self.max, factor) }
+        Range { min: scaled(self.min, factor), max: scaled(self.max, factor) }
     }
 
     fn union(self, other: Range) -> Range {

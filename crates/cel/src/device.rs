@@ -24,24 +24,22 @@ const VALUE_MAX: u64 = 64;
 
 /// A selector that compiled.
 #[derive(Clone, Debug)]
-pub struct Selector {
-    program: Program,
-    /// What evaluating it may cost at most.
-    pub cost_max: u64,
-}
+pub struct Selector(Program);
 
 /// What a selector sees of a device: attributes and capacities by their names, with or without a domain.
 #[derive(Clone, Debug, Default)]
 pub struct Device {
     /// The driver, which is the domain of names without one.
     pub driver: String,
-    /// Whether it may be allocated more than once at a time.
-    pub allow_multiple_allocations: bool,
     /// Attributes by name.
     pub attributes: Vec<(String, Val)>,
     /// Capacities by name.
     pub capacity: Vec<(String, Val)>,
 }
+
+/// A device as expressions see it.
+#[derive(Clone, Debug)]
+pub struct Seen(Val);
 
 static ENV: LazyLock<Env> = LazyLock::new(|| {
     let of_domain = |value: Type| Type::map(Type::String, Type::map(Type::String, value));
@@ -63,14 +61,19 @@ pub fn compile(expression: &str) -> Result<Selector, String> {
     if !matches!(output, Type::Bool | Type::Any) {
         return Err(format!("must evaluate to bool or the unknown type, not {output}"));
     }
-    Ok(Selector { program: Program::new(&ast), cost_max: estimate(&ast, &Sizes).max })
+    Ok(Selector(Program::new(&ast)))
 }
 
 impl Selector {
-    /// Whether a device matches.
-    pub fn matches(&self, device: &Device) -> Result<bool, EvalError> {
-        let variables = std::collections::HashMap::from([("device", device.value())]);
-        let (result, _) = self.program.evaluate(&variables, &Budget::cost(COST_MAX));
+    /// What evaluating it may cost at most.
+    pub fn cost_max(&self) -> u64 {
+        estimate(self.0.ast(), &Sizes).max
+    }
+
+    /// Whether a device matches. `interrupted` is asked every so often whether to give up, which is [`EvalError::Interrupted`].
+    pub fn matches(&self, device: &Seen, interrupted: &dyn Fn() -> bool) -> Result<bool, EvalError> {
+        let variables = std::collections::HashMap::from([("device", device.0.clone())]);
+        let (result, _) = self.0.evaluate(&variables, &Budget { cost_max: COST_MAX, interrupted });
         match result? {
             Val::Bool(matches) => Ok(matches),
             other => {
@@ -82,14 +85,14 @@ impl Selector {
 }
 
 impl Device {
-    fn value(&self) -> Val {
+    /// What expressions see of it.
+    pub fn seen(&self) -> Seen {
         let members = BTreeMap::from([
             (MapKey::from("driver"), Val::from(self.driver.as_str())),
-            (MapKey::from("allowMultipleAllocations"), Val::Bool(self.allow_multiple_allocations)),
             (MapKey::from("attributes"), self.by_domain(&self.attributes)),
             (MapKey::from("capacity"), self.by_domain(&self.capacity)),
         ]);
-        members.into()
+        Seen(members.into())
     }
 
     fn by_domain(&self, entries: &[(String, Val)]) -> Val {
@@ -114,7 +117,6 @@ impl SizeEstimator for Sizes {
             // The object itself, and what has no bound of its own.
             [] => 0,
             ["driver"] => DRIVER_MAX,
-            ["allowMultipleAllocations"] => 1,
             ["attributes" | "capacity"] | ["attributes" | "capacity", "@items" | "@values"] => ENTRIES_MAX,
             ["attributes" | "capacity", "@keys"] => DOMAIN_MAX,
             ["attributes" | "capacity", "@items" | "@values", "@keys"] => ID_MAX,
@@ -141,7 +143,6 @@ mod tests {
                 ("version".to_owned(), Extension::Semver(crate::Version::parse("1.2.3").expect("a version").into()).into()),
             ],
             capacity: vec![("memory".to_owned(), quantity("40Gi"))],
-            ..Device::default()
         }
     }
 
@@ -159,7 +160,7 @@ mod tests {
             ("device.attributes['gpu.example.com'].?model.orValue('none') == 'a100'", Ok(true)),
         ] {
             let selector = compile(expression).unwrap_or_else(|error| panic!("{expression}: {error}"));
-            let matches = selector.matches(&device()).map_err(|error| error.to_string());
+            let matches = selector.matches(&device().seen(), &|| false).map_err(|error| error.to_string());
             assert_eq!(matches.as_ref().map_err(String::as_str), expected.as_ref().map_err(|e| *e), "{expression}");
         }
     }
@@ -173,9 +174,17 @@ mod tests {
                 false,
             ),
         ] {
-            let cost = compile(expression).expect("it compiles").cost_max;
+            let cost = compile(expression).expect("it compiles").cost_max();
             assert_eq!(cost <= COST_MAX, cheap, "{expression}: {cost}");
         }
+    }
+
+    #[test]
+    fn a_match_is_interrupted() {
+        let within_budget = "lists.range(1000).all(x, device.attributes['gpu.example.com'].model != 'b100')";
+        let selector = compile(within_budget).expect("it compiles");
+        assert_eq!(selector.matches(&device().seen(), &|| false), Ok(true));
+        assert_eq!(selector.matches(&device().seen(), &|| true), Err(EvalError::Interrupted));
     }
 
     #[test]

@@ -4,12 +4,13 @@
 //! which it was introduced.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::ast::Expr;
 use crate::checker::{self, Checked};
 use crate::decls::Functions;
-use crate::library;
+use crate::library::{self, regex::Patterns};
+use crate::names::unescape;
 use crate::parser::{self, Syntax};
 use crate::source::Issues;
 use crate::types::Type;
@@ -17,6 +18,9 @@ use crate::validate;
 
 /// The minor version whose libraries new expressions may use in Kubernetes 1.35: one older, so that a rollback still understands them.
 pub const COMPATIBLE: u8 = 34;
+
+/// The tables of functions are read once; whoever adds to an environment shares them.
+static BASE: LazyLock<Env> = LazyLock::new(|| Env::as_of(COMPATIBLE));
 
 /// An environment.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +36,7 @@ pub struct Env {
 pub struct Ast {
     pub(crate) expr: Arc<Expr>,
     pub(crate) checked: Arc<Checked>,
+    pub(crate) patterns: Arc<Patterns>,
 }
 
 impl Ast {
@@ -44,18 +49,16 @@ impl Ast {
 impl Env {
     /// The environment that all of Kubernetes' expressions share, as of Kubernetes 1.`minor`.
     pub fn base(minor: u8) -> Env {
-        let mut env = Env::default();
+        if minor == COMPATIBLE { BASE.clone() } else { Env::as_of(minor) }
+    }
+
+    fn as_of(minor: u8) -> Env {
         let mut functions = Functions::default();
-        for (since, table) in library::TABLES {
-            if minor >= *since {
-                functions.add(table);
-            }
+        for (_, table) in library::TABLES.iter().filter(|(since, _)| minor >= *since) {
+            functions.add(table);
         }
-        env.functions = Arc::new(functions);
-        env.syntax.optionals = minor >= 28;
-        env.syntax.two_variables = minor >= 32;
-        env.syntax.sort_by = minor >= 34;
-        env
+        let syntax = Syntax { optionals: minor >= 28, two_variables: minor >= 32, sort_by: minor >= 34, bindings: false };
+        Env { functions: Arc::new(functions), syntax, ..Env::default() }
     }
 
     /// With a variable.
@@ -80,13 +83,6 @@ impl Env {
         self
     }
 
-    /// With what mutations by JSON patches need (`jsonpatch.escapeKey`).
-    #[must_use]
-    pub fn with_json_patch(mut self) -> Env {
-        Arc::make_mut(&mut self.functions).add(library::JSON_PATCH);
-        self
-    }
-
     /// Adds a field to an object type: how the variables of a policy become known one by one.
     pub fn add_field(&mut self, object: &str, field: &str, t: Type) {
         self.objects.entry(object.into()).or_default().insert(field.into(), t);
@@ -96,7 +92,8 @@ impl Env {
     pub fn compile(&self, source: &str) -> Result<Ast, Issues> {
         let (expr, ids) = parser::parse(source, self.syntax)?;
         let checked = checker::check(self, &expr, ids).map_err(|issues| Issues::new(source, issues))?;
-        let ast = Ast { expr: Arc::new(expr), checked: Arc::new(checked) };
+        let patterns = Arc::new(Patterns::of(&expr));
+        let ast = Ast { expr: Arc::new(expr), checked: Arc::new(checked), patterns };
         match validate::validate(&ast) {
             issues if issues.is_empty() => Ok(ast),
             issues => Err(Issues::new(source, issues)),
@@ -144,50 +141,3 @@ pub(crate) fn type_named(name: &str) -> Option<Type> {
         _ => return None,
     })
 }
-
-/// The field that an escaped name stands for (`__dot__`, `__dash__`, `__slash__`, `__underscores__`, `__KEYWORD__`).
-pub(crate) fn unescape(name: &str) -> Option<String> {
-    if !name.starts_with("__") && !name.contains("__") {
-        return None;
-    }
-    let keyword = name.strip_prefix("__").and_then(|rest| rest.strip_suffix("__"));
-    if let Some(keyword) = keyword.filter(|word| KEYWORDS.contains(word)) {
-        return Some(keyword.to_owned());
-    }
-    let mut out = String::with_capacity(name.len());
-    let mut rest = name;
-    while let Some(at) = rest.find("__") {
-        let (symbol, text) = ESCAPES.iter().find(|(symbol, _)| rest[at..].starts_with(symbol))?;
-        out.push_str(&rest[..at]);
-        out.push_str(text);
-        rest = &rest[at + symbol.len()..];
-    }
-    out.push_str(rest);
-    Some(out)
-}
-
-const ESCAPES: [(&str, &str); 4] = [("__underscores__", "__"), ("__dot__", "."), ("__dash__", "-"), ("__slash__", "/")];
-
-const KEYWORDS: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];

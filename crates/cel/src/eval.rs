@@ -2,14 +2,17 @@
 //!
 //! Costs are cel-go's (`interpreter/runtimecost.go`), so that an expression that upstream lets pass passes here. Errors are values for
 //! `&&`, `||` and the conditions of comprehensions, except that a spent budget ends everything. What a single value may grow to is
-//! bounded here as well: upstream's lists share what they are put together from, ours do not.
+//! bounded here as well: upstream's lists share what they are put together from, ours do not. So is what all values together take, and the
+//! work on values that refer to others many times ([`Meter`]).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::ast::{Comprehension, Entry, Expr, Id, Kind, Literal, op};
-use crate::env::{Ast, type_named, unescape};
-use crate::library::{self, regex::Pattern};
+use crate::ast::{Comprehension, Entry, Expr, Kind, op};
+use crate::env::{Ast, type_named};
+use crate::library::{self, regex::Constant};
+use crate::meter::Meter;
+use crate::names::unescape;
 use crate::runtime_cost;
 use crate::value::{List, Map, MapKey, Val};
 
@@ -76,40 +79,24 @@ impl Budget<'_> {
 #[derive(Clone, Debug)]
 pub struct Program {
     ast: Ast,
-    /// Patterns that are literals, by the id of the literal.
-    patterns: Arc<HashMap<Id, Pattern>>,
 }
 
 impl Program {
     /// Prepares an expression.
     pub fn new(ast: &Ast) -> Program {
-        let mut patterns = HashMap::new();
-        ast.expr.walk(&mut |expr| {
-            if let Kind::Call { function, args, .. } = &*expr.kind
-                && matches!(&**function, "matches" | "find" | "findAll")
-                && let Some(pattern) = args.iter().find_map(|arg| literal_pattern(arg, args.len(), &args[0]))
-            {
-                patterns.insert(pattern.0, pattern.1);
-            }
-        });
-        Program { ast: ast.clone(), patterns: Arc::new(patterns) }
+        Program { ast: ast.clone() }
+    }
+
+    pub(crate) fn ast(&self) -> &Ast {
+        &self.ast
     }
 
     /// Evaluates the expression; returns its value, and in any case what it cost.
     pub fn evaluate(&self, activation: &dyn Activation, budget: &Budget<'_>) -> (Result<Val, EvalError>, u64) {
-        let mut evaluation = Evaluation { program: self, activation, scopes: Vec::new(), cost: 0, budget, rounds: 0 };
+        let meter = Meter::new(budget.interrupted);
+        let mut evaluation = Evaluation { program: self, activation, scopes: Vec::new(), cost: 0, budget, meter, rounds: 0 };
         let result = evaluation.eval(&self.ast.expr);
         (result, evaluation.cost)
-    }
-}
-
-/// The pattern that a literal argument is.
-fn literal_pattern(arg: &Expr, count: usize, first: &Expr) -> Option<(Id, Pattern)> {
-    // Called on a value the pattern is the first argument, otherwise the second; a text that is no pattern does no harm.
-    let place = count < 2 || arg.id != first.id;
-    match &*arg.kind {
-        Kind::Literal(Literal::String(text)) if place => Some((arg.id, Pattern::new(text).ok()?)),
-        _ => None,
     }
 }
 
@@ -119,6 +106,7 @@ struct Evaluation<'p> {
     scopes: Vec<(Arc<str>, Val)>,
     cost: u64,
     budget: &'p Budget<'p>,
+    meter: Meter<'p>,
     rounds: u32,
 }
 
@@ -195,13 +183,14 @@ impl Evaluation<'_> {
     fn list(&mut self, elements: &[Expr], optionals: &[usize]) -> Evaluated {
         let mut items = Vec::with_capacity(elements.len());
         for (i, element) in elements.iter().enumerate() {
-            match (self.eval(element)?, optionals.contains(&i)) {
-                (Val::Optional(value), true) => items.extend(value.map(|value| *value)),
+            match (self.eval(element)?, optionals.binary_search(&i).is_ok()) {
+                (Val::Optional(value), true) => items.extend(value.map(Arc::unwrap_or_clone)),
                 (_, true) => return Err(EvalError::failed("cannot initialize optional list element from non-optional value")),
                 (value, false) => items.push(value),
             }
         }
         self.charge(runtime_cost::LIST)?;
+        self.meter.elements(items.len())?;
         Ok(items.into())
     }
 
@@ -211,7 +200,7 @@ impl Evaluation<'_> {
             let key = self.eval(&entry.key)?;
             let value = match (self.eval(&entry.value)?, entry.optional) {
                 (Val::Optional(None), true) => continue,
-                (Val::Optional(Some(value)), true) => *value,
+                (Val::Optional(Some(value)), true) => Arc::unwrap_or_clone(value),
                 (_, true) => return Err(EvalError::failed("cannot initialize optional entry from non-optional value")),
                 (value, false) => value,
             };
@@ -221,6 +210,7 @@ impl Evaluation<'_> {
             }
         }
         self.charge(runtime_cost::MAP)?;
+        self.meter.members(members.len())?;
         Ok(members.into())
     }
 
@@ -230,13 +220,14 @@ impl Evaluation<'_> {
         for field in fields {
             let value = match (self.eval(&field.value)?, field.optional) {
                 (Val::Optional(None), true) => continue,
-                (Val::Optional(Some(value)), true) => *value,
+                (Val::Optional(Some(value)), true) => Arc::unwrap_or_clone(value),
                 (value, _) => value,
             };
             let name = unescape(&field.key).unwrap_or_else(|| field.key.to_string());
             members.insert(MapKey::String(name.into()), value);
         }
         self.charge(runtime_cost::STRUCT)?;
+        self.meter.members(members.len())?;
         Ok(members.into())
     }
 
@@ -289,6 +280,7 @@ impl Evaluation<'_> {
         let value = self.eval(operand)?;
         let index = self.eval(index)?;
         self.charge(if is_attribute(operand) { 1 } else { 2 })?;
+        self.meter.visit(&index)?;
         if optional {
             return optional_of(&value, |value| find(value, &index));
         }
@@ -305,7 +297,7 @@ impl Evaluation<'_> {
     fn or(&mut self, target: Option<&Expr>, function: &str, other: &Expr) -> Evaluated {
         let Some(target) = target else { return Err(EvalError::no_overload()) };
         match (self.eval(target)?, function) {
-            (Val::Optional(Some(value)), "orValue") => Ok(*value),
+            (Val::Optional(Some(value)), "orValue") => Ok(Arc::unwrap_or_clone(value)),
             (Val::Optional(None), _) => self.eval(other),
             (value @ Val::Optional(Some(_)), _) => Ok(value),
             _ => Err(EvalError::no_overload()),
@@ -329,14 +321,25 @@ impl Evaluation<'_> {
         if function == "lists.range" && matches!(values.as_slice(), [Val::Int(n)] if *n > ELEMENTS_MAX as i64) {
             return Err(EvalError::CostLimit);
         }
-        let pattern = args.iter().find_map(|arg| self.program.patterns.get(&arg.id));
-        let result = library::invoke(function, &values, pattern);
+        let pattern = match args.get(usize::from(target.is_none())).and_then(|arg| self.program.ast.patterns.get(arg)) {
+            Some(Constant::Compiled(pattern)) => Some(pattern),
+            _ => None,
+        };
         let overload = match self.program.ast.checked.overloads(expr) {
             [one] => one,
             _ => "",
         };
-        let cost = runtime_cost::call(function, overload, &values, result.as_ref().ok());
-        self.charge(cost)?;
+        // What may be more work than its result is large is paid for before it is done.
+        let is_after = runtime_cost::needs_result(function);
+        if !is_after {
+            let cost = runtime_cost::call(function, overload, &values, None, &self.meter)?;
+            self.charge(cost)?;
+        }
+        let result = library::invoke(function, &values, pattern, &self.meter);
+        if is_after {
+            let cost = runtime_cost::call(function, overload, &values, result.as_ref().ok(), &self.meter)?;
+            self.charge(cost)?;
+        }
         result
     }
 
@@ -355,20 +358,23 @@ impl Evaluation<'_> {
         let Some((_, slot)) = accumulator else { return Err(EvalError::no_overload()) };
         let value = match (std::mem::replace(slot, Val::Null), more.as_slice()) {
             (Val::List(List::Own(mut items)), [Val::List(added)]) => {
+                self.meter.elements(added.len())?;
                 Arc::make_mut(&mut items).extend(added.iter());
                 Val::List(List::Own(items))
             }
             (Val::Map(Map::Own(mut members)), [key, value]) => {
+                self.meter.members(1)?;
                 insert(Arc::make_mut(&mut members), key, value.clone())?;
                 Val::Map(Map::Own(members))
             }
             (Val::Map(Map::Own(mut members)), [Val::Map(added)]) => {
+                self.meter.members(added.len())?;
                 for (key, value) in added.iter() {
                     insert(Arc::make_mut(&mut members), &key, value)?;
                 }
                 Val::Map(Map::Own(members))
             }
-            (before, [other]) => return library::invoke(op::ADD, &[before, other.clone()], None).map(Some),
+            (before, [other]) => return library::invoke(op::ADD, &[before, other.clone()], None, &self.meter).map(Some),
             _ => return Err(EvalError::no_overload()),
         };
         library::within_bounds(value).map(Some)
@@ -407,6 +413,10 @@ impl Evaluation<'_> {
             self.rounds += 1;
             if self.rounds.is_multiple_of(CHECK_FREQUENCY) && (self.budget.interrupted)() {
                 return Err(EvalError::Interrupted);
+            }
+            // The keys of an object are copied.
+            if let (Val::String(key), false) = (&key, list) {
+                self.meter.allocate(key.len())?;
             }
             // Where the last round failed, the condition of `all` and `exists` goes on: another element may decide.
             match &failed {
@@ -488,7 +498,7 @@ fn optional_of(value: &Val, search: impl Fn(&Val) -> Result<Option<Val>, EvalErr
         Val::Optional(Some(value)) => search(value)?,
         value => search(value)?,
     };
-    Ok(Val::Optional(found.map(Box::new)))
+    Ok(Val::Optional(found.map(Arc::new)))
 }
 
 fn member(map: &Map, field: &str) -> Option<Val> {

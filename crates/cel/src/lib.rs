@@ -2,13 +2,17 @@
 //! upstream's base environment for v1.35 (`k8s.io/apiserver/pkg/cel`), and the environments of the API built on it.
 //!
 //! Errors are cel-go's, to the word and the caret, because clients see them. Hostile input gives an error: depth and size of an
-//! expression are bounded by the parser, what an evaluation may take by its [`Budget`], and what a value may grow to by the evaluator.
+//! expression are bounded by the parser, its types by the checker, what an evaluation may cost and how long it may take by its [`Budget`],
+//! what a value may grow to, and what all work and memory of an evaluation come to, by the evaluator.
 //!
-//! Not here: CRD validation rules (`self`, `oldSelf`), which come with CustomResourceDefinitions; messages of protocol buffers.
+//! What is evaluated today are selectors of devices, whose estimated cost is refused as well where it is too much. Expressions of
+//! admission policies and of match conditions are only compiled and checked.
+//!
+//! Not here: CRD validation rules (`self`, `oldSelf`), which come with CustomResourceDefinitions; what `authorizer` answers; messages of
+//! protocol buffers.
 
 pub mod admission;
 mod ast;
-mod authorizer;
 mod checker;
 mod cost;
 mod decls;
@@ -16,6 +20,8 @@ pub mod device;
 mod env;
 mod eval;
 mod library;
+mod meter;
+pub mod names;
 mod parser;
 mod runtime_cost;
 mod source;
@@ -23,7 +29,6 @@ mod types;
 mod validate;
 mod value;
 
-pub use authorizer::{Authorizer, Decision, GroupCheck, PathCheck, Request, ResourceCheck, Subject};
 pub use cost::{Range, SizeEstimator, estimate};
 pub use env::{Ast, COMPATIBLE, Env};
 pub use eval::{Activation, Budget, EvalError, Program};

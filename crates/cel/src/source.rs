@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// What cel-go reports at most; the rest is counted.
-const SHOWN_MAX: usize = 100;
+pub(crate) const SHOWN_MAX: usize = 100;
 /// Longer lines are not repeated under an error.
 const SNIPPET_BYTES_MAX: usize = 16384;
 

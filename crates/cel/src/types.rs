@@ -1,8 +1,14 @@
 //! Types of expressions, and when one may stand for another (cel-go's `common/types` and `checker/types.go`).
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+
+/// How many nodes a type may have, and so many steps it takes at most to see what two types have in common: `{a: a}` doubles a type each time.
+pub(crate) const NODES_MAX: usize = 256;
+/// How many steps it takes at most for all types of an expression.
+const STEPS_MAX: usize = 32 << 20;
 
 /// The type of an expression.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -121,6 +127,19 @@ impl Type {
         }
     }
 
+    /// Whether the type has more nodes than `most`, as far as that takes.
+    pub(crate) fn is_larger_than(&self, most: usize) -> bool {
+        let (mut open, mut seen) = (vec![self], 0);
+        while let Some(t) = open.pop() {
+            seen += 1;
+            if seen > most {
+                return true;
+            }
+            open.extend(t.parameters());
+        }
+        false
+    }
+
     /// Whether values of `from` are values of this type, in cel-go's sense without inference.
     fn takes(&self, from: &Type) -> bool {
         if self == from || matches!(self, Type::Dyn | Type::Any | Type::Param(_)) {
@@ -175,10 +194,17 @@ impl fmt::Display for Type {
 }
 
 /// What type variables stand for, with what is needed to take back an attempt that failed.
+///
+/// Variables that stand for types of variables make large types out of small ones, so every operation ends after [`NODES_MAX`] steps, and
+/// all of them after [`STEPS_MAX`]:
+/// what is left of the type is [`Type::Error`] then, which fits everything, and [`Mapping::take_too_large`] says so.
 #[derive(Default)]
 pub(crate) struct Mapping {
     known: HashMap<Arc<str>, Type>,
     trail: Vec<(Arc<str>, Option<Type>)>,
+    steps: Cell<usize>,
+    all_steps: Cell<usize>,
+    too_large: Cell<bool>,
 }
 
 impl Mapping {
@@ -197,7 +223,24 @@ impl Mapping {
         }
     }
 
+    /// Whether a type was too large since this was asked last.
+    pub(crate) fn take_too_large(&self) -> bool {
+        self.too_large.take()
+    }
+
+    /// Counts a step of an operation; `false` if it takes too many.
+    fn step(&self) -> bool {
+        self.steps.set(self.steps.get() + 1);
+        self.all_steps.set(self.all_steps.get() + 1);
+        let goes_on = self.steps.get() <= NODES_MAX && self.all_steps.get() <= STEPS_MAX;
+        if !goes_on {
+            self.too_large.set(true);
+        }
+        goes_on
+    }
+
     fn attempt(&mut self, unify: impl FnOnce(&mut Self) -> bool) -> bool {
+        self.steps.set(0);
         self.trail.clear();
         let fits = unify(self);
         while !fits && let Some((name, before)) = self.trail.pop() {
@@ -211,17 +254,25 @@ impl Mapping {
 
     /// Replaces variables by what they stand for; free ones by `dyn` if so wished.
     pub(crate) fn substitute(&self, t: &Type, free_to_dyn: bool) -> Type {
+        self.steps.set(0);
+        self.replaced(t, free_to_dyn)
+    }
+
+    fn replaced(&self, t: &Type, free_to_dyn: bool) -> Type {
+        if !self.step() {
+            return Type::Error;
+        }
         if let Some(found) = self.find(t) {
-            return self.substitute(found, free_to_dyn);
+            return self.replaced(found, free_to_dyn);
         }
         match t {
             Type::Param(_) if free_to_dyn => Type::Dyn,
             Type::Opaque(name, parameters) => {
-                Type::Opaque(name.clone(), parameters.iter().map(|p| self.substitute(p, free_to_dyn)).collect())
+                Type::Opaque(name.clone(), parameters.iter().map(|p| self.replaced(p, free_to_dyn)).collect())
             }
-            Type::List(element) => Type::list(self.substitute(element, free_to_dyn)),
-            Type::Map(pair) => Type::map(self.substitute(&pair.0, free_to_dyn), self.substitute(&pair.1, free_to_dyn)),
-            Type::Type(Some(of)) => Type::Type(Some(Arc::new(self.substitute(of, free_to_dyn)))),
+            Type::List(element) => Type::list(self.replaced(element, free_to_dyn)),
+            Type::Map(pair) => Type::map(self.replaced(&pair.0, free_to_dyn), self.replaced(&pair.1, free_to_dyn)),
+            Type::Type(Some(of)) => Type::Type(Some(Arc::new(self.replaced(of, free_to_dyn)))),
             other => other.clone(),
         }
     }
@@ -238,6 +289,9 @@ impl Mapping {
     }
 
     fn unify(&mut self, t1: &Type, t2: &Type) -> bool {
+        if !self.step() {
+            return true;
+        }
         if let Type::Param(_) = t2 {
             match self.valid_substitution(t1, t2) {
                 (true, _) => return true,
@@ -290,7 +344,7 @@ impl Mapping {
     }
 
     fn not_within(&self, t: &Type, within: &Type) -> bool {
-        if t == within {
+        if t == within || !self.step() {
             return false;
         }
         match within {

@@ -1,9 +1,10 @@
 //! What is refused although its types fit: literals that are no duration, timestamp or pattern, lists of mixed elements, formats that do
 //! not fit their arguments (cel-go's `cel/validator.go`).
 
-use crate::ast::{Expr, Kind, Literal};
+use crate::ast::{Expr, Kind};
 use crate::env::Ast;
-use crate::library::{self, regex::Pattern};
+use crate::library::{self, regex::Constant};
+use crate::meter::Meter;
 use crate::source::Issue;
 use crate::types::Type;
 use crate::value::Val;
@@ -12,7 +13,7 @@ use crate::value::Val;
 pub(crate) fn validate(ast: &Ast) -> Vec<Issue> {
     let mut issues = Vec::new();
     for function in ["duration", "timestamp", "matches"] {
-        ast.expr.walk(&mut |expr| literal(expr, function, &mut issues));
+        ast.expr.walk(&mut |expr| literal(ast, expr, function, &mut issues));
     }
     homogeneous(ast, &ast.expr, false, &mut issues);
     ast.expr.walk(&mut |expr| {
@@ -27,14 +28,19 @@ pub(crate) fn validate(ast: &Ast) -> Vec<Issue> {
     issues
 }
 
-fn literal(expr: &Expr, wanted: &str, issues: &mut Vec<Issue>) {
+fn literal(ast: &Ast, expr: &Expr, wanted: &str, issues: &mut Vec<Issue>) {
     let Kind::Call { function, args, .. } = &*expr.kind else { return };
     let Some(arg) = args.first().filter(|_| &**function == wanted) else { return };
     let Kind::Literal(value) = &*arg.kind else { return };
     let fits = match (wanted, value) {
-        ("matches", Literal::String(pattern)) => Pattern::new(pattern).is_ok(),
-        ("matches", _) => true,
-        (_, value) => library::invoke(wanted, &[Val::from(value)], None).is_ok(),
+        ("matches", _) => match ast.patterns.get(arg) {
+            Some(Constant::TooMuch) => {
+                let message = "regular expressions of the expression are too large together".to_owned();
+                return issues.push(Issue { offset: arg.pos, message });
+            }
+            constant => !matches!(constant, Some(Constant::Invalid)),
+        },
+        (_, value) => library::invoke(wanted, &[Val::from(value)], None, &Meter::new(&|| false)).is_ok(),
     };
     if !fits {
         issues.push(Issue { offset: arg.pos, message: format!("invalid {wanted} argument") });
@@ -50,7 +56,7 @@ fn homogeneous(ast: &Ast, expr: &Expr, exempt: bool, issues: &mut Vec<Issue>) {
     if let (Kind::List(elements, optionals), false) = (&*expr.kind, exempt) {
         let type_of = |i: usize| {
             let t = ast.checked.type_of(&elements[i]);
-            if optionals.contains(&i) { t.unwrap_optional().unwrap_or(t) } else { t }
+            if optionals.binary_search(&i).is_ok() { t.unwrap_optional().unwrap_or(t) } else { t }
         };
         let odd = (1..elements.len()).find(|i| !type_of(0).is_equivalent(type_of(*i)));
         issues.extend(odd.map(|i| mismatch(&elements[i], type_of(0), type_of(i))));
@@ -74,17 +80,5 @@ fn homogeneous(ast: &Ast, expr: &Expr, exempt: bool, issues: &mut Vec<Issue>) {
         }
     }
     let within = exempt || matches!(&*expr.kind, Kind::Call { function, .. } if &**function == "format");
-    let mut visit = |child: &Expr| homogeneous(ast, child, within, issues);
-    match &*expr.kind {
-        Kind::Unspecified | Kind::Literal(_) | Kind::Ident(_) => {}
-        Kind::Select { operand, .. } => visit(operand),
-        Kind::Call { target, args, .. } => target.iter().chain(args).for_each(visit),
-        Kind::List(elements, _) => elements.iter().for_each(visit),
-        Kind::Map(entries) => entries.iter().for_each(|entry| {
-            visit(&entry.key);
-            visit(&entry.value);
-        }),
-        Kind::Struct(_, fields) => fields.iter().for_each(|field| visit(&field.value)),
-        Kind::Comprehension(c) => [&c.range, &c.init, &c.condition, &c.step, &c.result].into_iter().for_each(visit),
-    }
+    expr.kind.children(&mut |child| homogeneous(ast, child, within, issues));
 }

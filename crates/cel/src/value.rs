@@ -12,11 +12,11 @@ use apimachinery::{Quantity, Value};
 use jiff::Timestamp;
 
 use crate::ast::Literal;
-use crate::authorizer::Decision;
-use crate::authorizer::{GroupCheck, PathCheck, ResourceCheck, Subject};
+use crate::eval::EvalError;
 use crate::library::format::Format;
 use crate::library::semver::Version;
 use crate::library::urls::Url;
+use crate::meter::Meter;
 use crate::types::Type;
 
 /// A value.
@@ -45,7 +45,7 @@ pub enum Val {
     /// A map.
     Map(Map),
     /// A value that may be absent.
-    Optional(Option<Box<Val>>),
+    Optional(Option<Arc<Val>>),
     /// A type.
     Type(Type),
     /// Something of Kubernetes' libraries.
@@ -67,16 +67,6 @@ pub enum Extension {
     Cidr(IpAddr, u8),
     /// `kubernetes.NamedFormat`.
     Format(Format),
-    /// `kubernetes.authorization.Authorizer`.
-    Authorizer(Arc<Subject>),
-    /// `kubernetes.authorization.PathCheck`.
-    PathCheck(Arc<PathCheck>),
-    /// `kubernetes.authorization.GroupCheck`.
-    GroupCheck(Arc<GroupCheck>),
-    /// `kubernetes.authorization.ResourceCheck`.
-    ResourceCheck(Arc<ResourceCheck>),
-    /// `kubernetes.authorization.Decision`.
-    Decision(Arc<Decision>),
 }
 
 /// A list: of an object of the API, or made by an expression.
@@ -292,9 +282,11 @@ impl Val {
         }
     }
 
-    /// Equality across types of numbers, by content for everything else; different types are not equal. `steps` bounds the work.
-    pub(crate) fn equals(&self, other: &Val) -> bool {
-        match (self, other) {
+    /// Equality across types of numbers, by content for everything else; different types are not equal. The meter bounds
+    /// the work.
+    pub(crate) fn equals(&self, other: &Val, meter: &Meter<'_>) -> Result<bool, EvalError> {
+        meter.visit(self)?;
+        Ok(match (self, other) {
             (Val::Null, Val::Null) => true,
             (Val::Bool(a), Val::Bool(b)) => a == b,
             (Val::String(a), Val::String(b)) => a == b,
@@ -303,16 +295,36 @@ impl Val {
             (Val::Timestamp(a), Val::Timestamp(b)) => a == b,
             (Val::Type(a), Val::Type(b)) => a.name() == b.name(),
             (Val::Optional(a), Val::Optional(b)) => match (a, b) {
-                (Some(a), Some(b)) => a.equals(b),
+                (Some(a), Some(b)) => a.equals(b, meter)?,
                 (a, b) => a.is_none() == b.is_none(),
             },
-            (Val::List(a), Val::List(b)) => a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.equals(&b)),
+            (Val::List(a), Val::List(b)) => {
+                if a.len() != b.len() {
+                    return Ok(false);
+                }
+                for (a, b) in a.iter().zip(b.iter()) {
+                    if !a.equals(&b, meter)? {
+                        return Ok(false);
+                    }
+                }
+                true
+            }
             (Val::Map(a), Val::Map(b)) => {
-                a.len() == b.len() && a.iter().all(|(key, value)| b.get(&key).is_some_and(|other| value.equals(&other)))
+                if a.len() != b.len() {
+                    return Ok(false);
+                }
+                for (key, value) in a.iter() {
+                    meter.visit(&key)?;
+                    match b.get(&key) {
+                        Some(other) if value.equals(&other, meter)? => {}
+                        _ => return Ok(false),
+                    }
+                }
+                true
             }
             (Val::Extension(a), Val::Extension(b)) => a.equals(b),
             _ => self.is_number() && other.is_number() && self.compare(other) == Some(Ordering::Equal),
-        }
+        })
     }
 
     fn is_number(&self) -> bool {
@@ -402,11 +414,6 @@ impl Extension {
             Extension::Ip(_) => Type::Opaque("net.IP".into(), [].into()),
             Extension::Cidr(..) => Type::Opaque("net.CIDR".into(), [].into()),
             Extension::Format(_) => Type::object("kubernetes.NamedFormat"),
-            Extension::Authorizer(_) => Type::object("kubernetes.authorization.Authorizer"),
-            Extension::PathCheck(_) => Type::object("kubernetes.authorization.PathCheck"),
-            Extension::GroupCheck(_) => Type::object("kubernetes.authorization.GroupCheck"),
-            Extension::ResourceCheck(_) => Type::object("kubernetes.authorization.ResourceCheck"),
-            Extension::Decision(_) => Type::object("kubernetes.authorization.Decision"),
         }
     }
 
@@ -418,7 +425,6 @@ impl Extension {
             (Extension::Ip(a), Extension::Ip(b)) => a == b,
             (Extension::Cidr(a, m), Extension::Cidr(b, n)) => a == b && m == n,
             (Extension::Format(a), Extension::Format(b)) => a == b,
-            // Objects that only receive calls are equal to nothing.
             _ => false,
         }
     }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{CallCost, Coster, EQUALS, Node, Range, compared_at_once, scale};
+use super::{CallCost, Coster, EQUALS, Node, Range, compared_at_once};
 use crate::ast::{Expr, Kind, Literal};
-use crate::runtime_cost::{AUTHORIZATION, LIST, REGEX, STRUCT, TRAVERSAL};
+use crate::runtime_cost::{AUTHORIZATION, LIST, REGEX, STRUCT, TRAVERSAL, scaled};
 use crate::types::Type;
 
 const ONE: Range = Range::fixed(1);
@@ -125,7 +125,7 @@ impl Coster<'_> {
             (constant, ..) if COST_ONE.contains(&constant) => cost(ONE),
             ("fieldSelector" | "labelSelector", _, [selector]) => cost(selector_cost(size(selector))),
             ("isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf", Some(list), _) => self.each_element(list),
-            ("url" | "jsonpatch.escapeKey", _, [text]) => sized(size(text).scaled(TRAVERSAL), size(text)),
+            ("url", _, [text]) => sized(size(text).scaled(TRAVERSAL), size(text)),
             ("lowerAscii" | "upperAscii" | "substring" | "trim", Some(text), _) => {
                 sized(size(text).scaled(TRAVERSAL), size(text))
             }
@@ -287,7 +287,7 @@ fn selector_cost(length: Range) -> Range {
 }
 
 fn replaced(text: Range, old: Range, new: Range) -> Range {
-    let count = |size: u64, part: u64| scale(size, 1.0 / part as f64);
+    let count = |size: u64, part: u64| scaled(size, 1.0 / part as f64);
     let (most, kept_most) = match old.min {
         0 => (text.max.saturating_add(1), text.max),
         min if new.max <= min => (0, text.max),

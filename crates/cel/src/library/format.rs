@@ -1,5 +1,7 @@
 //! Named formats (upstream's `library/format.go`).
 
+use std::sync::Arc;
+
 use apimachinery::validation;
 
 use super::urls::Url;
@@ -127,10 +129,10 @@ pub(super) fn invoke(function: &str, args: &[Val]) -> Evaluated {
         ("validate", [Val::Extension(Extension::Format(format)), Val::String(text)]) => {
             let errors = format.validate(text);
             let errors: Vec<Val> = errors.iter().map(|error| Val::from(error.as_str())).collect();
-            Ok(Val::Optional((!errors.is_empty()).then(|| Box::new(errors.into()))))
+            Ok(Val::Optional((!errors.is_empty()).then(|| Arc::new(errors.into()))))
         }
         ("format.named", [Val::String(name)]) => {
-            Ok(Val::Optional(Format::named(name).map(|format| Box::new(Extension::Format(format).into()))))
+            Ok(Val::Optional(Format::named(name).map(|format| Arc::new(Extension::Format(format).into()))))
         }
         (function, []) => {
             let format = function.strip_prefix("format.").and_then(Format::named);

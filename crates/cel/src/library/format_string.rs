@@ -4,6 +4,7 @@ use super::{standard, text, time};
 use crate::ast::{Expr, Kind};
 use crate::checker::Checked;
 use crate::eval::{BYTES_MAX, EvalError, Evaluated};
+use crate::meter::{Meter, STEP_BYTES};
 use crate::source::Issue;
 use crate::types::Type;
 use crate::value::{List, Map, Val};
@@ -72,26 +73,53 @@ fn refusal(kind: char, type_name: &str) -> String {
     format!("error during formatting: {only}, was given {type_name}")
 }
 
-pub(super) fn invoke(args: &[Val]) -> Evaluated {
+/// The text that is written, within what one value and the evaluation may take.
+struct Out<'m> {
+    text: String,
+    /// Of the sub-texts as well that are put in order before they are written.
+    bytes: usize,
+    meter: &'m Meter<'m>,
+}
+
+impl Out<'_> {
+    fn count(&mut self, bytes: usize) -> Result<(), EvalError> {
+        self.meter.step(1 + bytes / STEP_BYTES)?;
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > BYTES_MAX { Err(EvalError::CostLimit) } else { Ok(()) }
+    }
+
+    fn push(&mut self, text: &str) -> Result<(), EvalError> {
+        self.count(text.len())?;
+        self.text.push_str(text);
+        Ok(())
+    }
+}
+
+pub(super) fn invoke(args: &[Val], meter: &Meter<'_>) -> Evaluated {
     let [Val::String(format), Val::List(values)] = args else { return Err(EvalError::no_overload()) };
-    let (mut rest, mut out, mut at) = (&**format, String::new(), 0);
+    let (mut rest, mut out, mut at) = (&**format, Out { text: String::new(), bytes: 0, meter }, 0);
     while !rest.is_empty() {
         let (part, after) = next(rest).map_err(EvalError::failed)?;
         match part {
-            Part::Text(text) => out.push_str(text),
+            Part::Text(text) => out.push(text)?,
             Part::Clause { kind, precision } => {
                 let value = values.get(at).ok_or_else(|| EvalError::failed(format!("index {at} out of range")))?;
-                let refused = || EvalError::failed(refusal(kind, &standard::type_name(&value)));
-                out.push_str(&clause(kind, precision, &value).ok_or_else(refused)?);
+                let is_written = match kind {
+                    's' => string(&value, &mut out)?,
+                    _ => match clause(kind, precision, &value) {
+                        Some(text) => out.push(&text).map(|()| true)?,
+                        None => false,
+                    },
+                };
+                if !is_written {
+                    return Err(EvalError::failed(refusal(kind, &standard::type_name(&value))));
+                }
                 at += 1;
             }
         }
-        if out.len() > BYTES_MAX {
-            return Err(EvalError::CostLimit);
-        }
         rest = after;
     }
-    Ok(Val::String(out.into()))
+    Ok(Val::String(out.text.into()))
 }
 
 fn hex(bytes: &[u8], upper: bool) -> String {
@@ -112,7 +140,6 @@ fn clause(kind: char, precision: usize, value: &Val) -> Option<String> {
         _ => format!("{u:x}"),
     };
     Some(match (kind, value) {
-        ('s', value) => string(value)?,
         ('d', Val::Int(i)) => i.to_string(),
         ('d', Val::Uint(u)) => u.to_string(),
         ('f', Val::Double(d)) if d.is_finite() => grouped(&format!("{d:.precision$}")),
@@ -175,39 +202,72 @@ fn scientific(d: f64, precision: usize) -> String {
     format!("{mantissa}\u{202f}×\u{202f}10{}{digits}", if exponent < 0 { "⁻" } else { "" })
 }
 
-fn string(value: &Val) -> Option<String> {
+/// Writes a value as `%s` does; `false` for what cannot be written so.
+fn string(value: &Val, out: &mut Out<'_>) -> Result<bool, EvalError> {
     match value {
-        Val::Null => Some("null".to_owned()),
-        Val::List(list) => within_list(list),
-        Val::Map(map) => within_map(map),
-        Val::Extension(_) | Val::Optional(_) => None,
-        value => standard::to_string(value).ok(),
+        Val::Null => out.push("null")?,
+        Val::List(list) => return within_list(list, out),
+        Val::Map(map) => return within_map(map, out),
+        Val::Extension(_) | Val::Optional(_) => return Ok(false),
+        Val::String(text) => out.push(text)?,
+        value => match standard::to_string(value) {
+            Ok(text) => out.push(&text)?,
+            Err(_) => return Ok(false),
+        },
     }
+    Ok(true)
 }
 
-fn within_list(list: &List) -> Option<String> {
-    let items: Option<Vec<String>> = list.iter().map(|item| within(&item)).collect();
-    Some(format!("[{}]", items?.join(", ")))
+fn within_list(list: &List, out: &mut Out<'_>) -> Result<bool, EvalError> {
+    out.push("[")?;
+    for (i, item) in list.iter().enumerate() {
+        if i > 0 {
+            out.push(", ")?;
+        }
+        if !within(&item, out)? {
+            return Ok(false);
+        }
+    }
+    out.push("]").map(|()| true)
 }
 
-fn within_map(map: &Map) -> Option<String> {
-    let entries: Option<Vec<(String, String)>> = map.iter().map(|(key, value)| Some((within(&key)?, within(&value)?))).collect();
-    let mut entries = entries?;
-    entries.sort();
-    Some(format!("{{{}}}", entries.iter().map(|(key, value)| format!("{key}:{value}")).collect::<Vec<_>>().join(", ")))
+fn within_map(map: &Map, out: &mut Out<'_>) -> Result<bool, EvalError> {
+    // In the order of the keys as they are written, which differ where the keys do.
+    let mut entries = Vec::new();
+    for (key, value) in map.iter() {
+        let start = out.text.len();
+        if !within(&key, out)? {
+            return Ok(false);
+        }
+        entries.push((out.text.split_off(start), value));
+    }
+    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+    out.push("{")?;
+    for (i, (key, value)) in entries.iter().enumerate() {
+        if i > 0 {
+            out.push(", ")?;
+        }
+        out.push(key)?;
+        out.push(":")?;
+        if !within(value, out)? {
+            return Ok(false);
+        }
+    }
+    out.push("}").map(|()| true)
 }
 
 /// A value inside a list or map, written so that its type shows.
-fn within(value: &Val) -> Option<String> {
-    Some(match value {
+fn within(value: &Val, out: &mut Out<'_>) -> Result<bool, EvalError> {
+    let text = match value {
         Val::String(s) => apimachinery::go_quote(s),
         Val::Bytes(b) => format!("b{}", apimachinery::go_quote(&String::from_utf8_lossy(b))),
         Val::Double(d) if d.is_finite() => format!("{d:.PRECISION$}"),
         Val::Double(d) => apimachinery::go_quote(&text::go_float(*d)),
         Val::Timestamp(at) => format!("timestamp({})", apimachinery::go_quote(&standard::rfc3339(*at))),
         Val::Duration(d) => format!("duration({})", apimachinery::go_quote(&time::seconds(*d))),
-        other => string(other)?,
-    })
+        other => return string(other, out),
+    };
+    out.push(&text).map(|()| true)
 }
 
 /// Checks the clauses of a literal format against a literal list of arguments.

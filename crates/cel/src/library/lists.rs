@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use super::standard;
 use crate::ast::op;
 use crate::eval::{ELEMENTS_MAX, EvalError, Evaluated};
+use crate::meter::Meter;
 use crate::value::{List, Map, MapKey, Val};
 
 pub(super) const TABLE: &str = "
@@ -77,15 +78,40 @@ cel.@mapInsert @mapInsert_map_key_value (map(K, V), K, V) -> map(K, V)
 cel.@mapInsert @mapInsert_map_map (map(K, V), map(K, V)) -> map(K, V)
 ";
 
-fn contains(list: &List, value: &Val) -> bool {
-    list.iter().any(|element| element.equals(value))
+/// The first among these places at which the list holds the value.
+fn position(
+    list: &List,
+    mut places: impl Iterator<Item = usize>,
+    value: &Val,
+    meter: &Meter<'_>,
+) -> Result<Option<usize>, EvalError> {
+    let is_there = |at: &usize| list.get(*at).map_or(Ok(false), |element| element.equals(value, meter));
+    places.find_map(|at| is_there(&at).map(|found| found.then_some(at)).transpose()).transpose()
 }
 
-fn contains_all(list: &List, part: &List) -> bool {
-    part.iter().all(|element| contains(list, &element))
+pub(super) fn contains(list: &List, value: &Val, meter: &Meter<'_>) -> Result<bool, EvalError> {
+    Ok(position(list, 0..list.len(), value, meter)?.is_some())
 }
 
-pub(super) fn invoke(function: &str, args: &[Val]) -> Evaluated {
+fn contains_all(list: &List, part: &List, meter: &Meter<'_>) -> Result<bool, EvalError> {
+    for element in part.iter() {
+        if !contains(list, &element, meter)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn intersects(a: &List, b: &List, meter: &Meter<'_>) -> Result<bool, EvalError> {
+    for element in a.iter() {
+        if contains(b, &element, meter)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+pub(super) fn invoke(function: &str, args: &[Val], meter: &Meter<'_>) -> Evaluated {
     match (function, args) {
         ("isSorted", [Val::List(list)]) => {
             let items: Vec<Val> = list.iter().collect();
@@ -96,24 +122,25 @@ pub(super) fn invoke(function: &str, args: &[Val]) -> Evaluated {
         ("max", [Val::List(list)]) => extreme(function, list, Ordering::Less),
         ("min", [Val::List(list)]) => extreme(function, list, Ordering::Greater),
         ("indexOf", [Val::List(list), item]) => {
-            Ok(Val::Int(list.iter().position(|element| element.equals(item)).map_or(-1, |at| at as i64)))
+            Ok(Val::Int(position(list, 0..list.len(), item, meter)?.map_or(-1, |at| at as i64)))
         }
         ("lastIndexOf", [Val::List(list), item]) => {
-            let found = (0..list.len()).rev().find(|at| list.get(*at).is_some_and(|element| element.equals(item)));
-            Ok(Val::Int(found.map_or(-1, |at| at as i64)))
+            Ok(Val::Int(position(list, (0..list.len()).rev(), item, meter)?.map_or(-1, |at| at as i64)))
         }
         ("slice", [Val::List(list), Val::Int(start), Val::Int(end)]) => slice(list, *start, *end),
         ("flatten", [Val::List(list)]) => flatten(list, 1),
         ("flatten", [Val::List(_), Val::Int(depth)]) if *depth < 0 => Err(EvalError::failed("level must be non-negative")),
         ("flatten", [Val::List(list), Val::Int(depth)]) => flatten(list, *depth),
-        ("sort", [Val::List(list)]) => sort(list, list),
-        (op::SORT_BY_KEYS, [Val::List(list), Val::List(keys)]) => sort(list, keys),
+        ("sort", [Val::List(list)]) => sort(list, list, meter),
+        (op::SORT_BY_KEYS, [Val::List(list), Val::List(keys)]) => sort(list, keys, meter),
         ("lists.range", [Val::Int(n)]) => Ok((0..*n).take(ELEMENTS_MAX + 1).map(Val::Int).collect::<Vec<Val>>().into()),
         ("reverse", [Val::List(list)]) => Ok((0..list.len()).rev().filter_map(|at| list.get(at)).collect::<Vec<Val>>().into()),
-        ("distinct", [Val::List(list)]) => distinct(list),
-        ("sets.contains", [Val::List(list), Val::List(part)]) => Ok(Val::Bool(contains_all(list, part))),
-        ("sets.equivalent", [Val::List(a), Val::List(b)]) => Ok(Val::Bool(contains_all(a, b) && contains_all(b, a))),
-        ("sets.intersects", [Val::List(a), Val::List(b)]) => Ok(Val::Bool(a.iter().any(|element| contains(b, &element)))),
+        ("distinct", [Val::List(list)]) => distinct(list, meter),
+        ("sets.contains", [Val::List(list), Val::List(part)]) => Ok(Val::Bool(contains_all(list, part, meter)?)),
+        ("sets.equivalent", [Val::List(a), Val::List(b)]) => {
+            Ok(Val::Bool(contains_all(a, b, meter)? && contains_all(b, a, meter)?))
+        }
+        ("sets.intersects", [Val::List(a), Val::List(b)]) => Ok(Val::Bool(intersects(a, b, meter)?)),
         _ => Err(EvalError::no_overload()),
     }
 }
@@ -170,7 +197,7 @@ fn flatten(list: &List, depth: i64) -> Evaluated {
     Ok(out.into())
 }
 
-fn sort(list: &List, keys: &List) -> Evaluated {
+fn sort(list: &List, keys: &List, meter: &Meter<'_>) -> Evaluated {
     if list.len() != keys.len() {
         return Err(EvalError::failed(format!(
             "@sortByAssociatedKeys() expected a list of the same size as the associated keys list, but got {} and {} elements respectively",
@@ -187,17 +214,32 @@ fn sort(list: &List, keys: &List) -> Evaluated {
     if first.compare(first).is_none() && !matches!(first, Val::Double(_)) {
         return Err(EvalError::failed("list elements must be comparable"));
     }
+    // Each is compared about as often as a list of this length can be halved.
+    let halves = usize::BITS - pairs.len().leading_zeros();
+    for (key, _) in &pairs {
+        (0..halves).try_for_each(|_| meter.visit(key))?;
+    }
     pairs.sort_by(|(a, _), (b, _)| a.compare(b).unwrap_or(Ordering::Equal));
     Ok(pairs.into_iter().map(|(_, value)| value).collect::<Vec<Val>>().into())
 }
 
-fn distinct(list: &List) -> Evaluated {
+fn distinct(list: &List, meter: &Meter<'_>) -> Evaluated {
     let mut out: Vec<Val> = Vec::new();
     let mut keys = std::collections::BTreeSet::new();
     for item in list.iter() {
+        meter.visit(&item)?;
         let is_new = match MapKey::of(&item) {
             Some(key) => keys.insert(key),
-            None => !out.iter().any(|other| other.equals(&item)),
+            None => {
+                let mut is_new = true;
+                for other in &out {
+                    if other.equals(&item, meter)? {
+                        is_new = false;
+                        break;
+                    }
+                }
+                is_new
+            }
         };
         if is_new {
             out.push(item);

@@ -18,10 +18,10 @@ mod time;
 pub(crate) mod urls;
 
 pub(crate) use format_string::check as check_format;
-pub(crate) use text::JSON_PATCH;
 
 use crate::ast::op;
 use crate::eval::{BYTES_MAX, ELEMENTS_MAX, EvalError, Evaluated};
+use crate::meter::Meter;
 use crate::value::{MapKey, Val};
 use regex::Pattern;
 
@@ -47,41 +47,36 @@ pub(crate) const TABLES: &[(u8, &str)] = &[
 ];
 
 /// Calls a function. `pattern` is the pattern among the arguments, where it was known beforehand.
-pub(crate) fn invoke(function: &str, args: &[Val], pattern: Option<&Pattern>) -> Evaluated {
-    within_bounds(dispatch(function, args, pattern)?)
+pub(crate) fn invoke(function: &str, args: &[Val], pattern: Option<&Pattern>, meter: &Meter<'_>) -> Evaluated {
+    args.iter().try_for_each(|arg| meter.visit(arg))?;
+    let value = within_bounds(dispatch(function, args, pattern, meter)?)?;
+    // These give a part of what they were given.
+    if !matches!(function, "value" | "first" | "last" | "max" | "min") {
+        meter.made(&value, args, matches!(function, "split" | "findAll" | "getQuery"))?;
+    }
+    Ok(value)
 }
 
-fn dispatch(function: &str, args: &[Val], pattern: Option<&Pattern>) -> Evaluated {
+fn dispatch(function: &str, args: &[Val], pattern: Option<&Pattern>, meter: &Meter<'_>) -> Evaluated {
     match function {
         op::NOT | op::NEGATE | op::ADD | op::SUBTRACT | op::MULTIPLY | op::DIVIDE | op::MODULO => {
             standard::operator(function, args)
         }
         op::EQUALS | op::NOT_EQUALS | op::LESS | op::LESS_EQUALS | op::GREATER | op::GREATER_EQUALS | op::IN => {
-            standard::relation(function, args)
+            standard::relation(function, args, meter)
         }
         "size" => standard::size(args),
         "type" | "bool" | "bytes" | "double" | "dyn" | "duration" | "int" | "string" | "timestamp" | "uint" => {
             standard::convert(function, args)
         }
-        "matches" | "find" | "findAll" => regex::invoke(function, args, pattern),
-        "contains"
-        | "endsWith"
-        | "startsWith"
-        | "charAt"
-        | "lowerAscii"
-        | "upperAscii"
-        | "replace"
-        | "split"
-        | "substring"
-        | "trim"
-        | "strings.quote"
-        | "join"
-        | "jsonpatch.escapeKey" => text::invoke(function, args),
+        "matches" | "find" | "findAll" => regex::invoke(function, args, pattern, meter),
+        "contains" | "endsWith" | "startsWith" | "charAt" | "lowerAscii" | "upperAscii" | "replace" | "split" | "substring"
+        | "trim" | "strings.quote" | "join" => text::invoke(function, args),
         "indexOf" | "lastIndexOf" => match args {
             [Val::String(_), ..] => text::invoke(function, args),
-            _ => lists::invoke(function, args),
+            _ => lists::invoke(function, args, meter),
         },
-        "format" => format_string::invoke(args),
+        "format" => format_string::invoke(args, meter),
         "isSorted"
         | "sum"
         | "max"
@@ -95,7 +90,7 @@ fn dispatch(function: &str, args: &[Val], pattern: Option<&Pattern>) -> Evaluate
         | "distinct"
         | "sets.contains"
         | "sets.equivalent"
-        | "sets.intersects" => lists::invoke(function, args),
+        | "sets.intersects" => lists::invoke(function, args, meter),
         op::MAP_INSERT => lists::map_insert(args),
         "optional.of"
         | "optional.ofNonZeroValue"
@@ -142,8 +137,6 @@ fn kubernetes(function: &str, args: &[Val]) -> Evaluated {
         | "masked"
         | "isCIDR" => net::invoke(function, args),
         "validate" | "format.named" => format::invoke(function, args),
-        "path" | "group" | "serviceAccount" | "resource" | "subresource" | "namespace" | "name" | "check" | "errored"
-        | "error" | "allowed" | "reason" | "fieldSelector" | "labelSelector" => authz::invoke(function, args),
         _ if function.starts_with("format.") => format::invoke(function, args),
         _ => Err(EvalError::failed(format!("no such overload: {function}"))),
     }

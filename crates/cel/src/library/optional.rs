@@ -1,5 +1,7 @@
 //! Optional values (cel-go's `cel/library.go`). Selecting and indexing with a question mark is the evaluator's.
 
+use std::sync::Arc;
+
 use crate::eval::{EvalError, Evaluated};
 use crate::value::Val;
 
@@ -25,7 +27,7 @@ unwrapOpt optional_unwrapOpt list(optional(V)).() -> list(V)
 ";
 
 pub(super) fn invoke(function: &str, args: &[Val]) -> Evaluated {
-    let some = |value: &Val| Val::Optional(Some(Box::new(value.clone())));
+    let some = |value: &Val| Val::Optional(Some(Arc::new(value.clone())));
     match (function, args) {
         ("optional.of", [value]) => Ok(some(value)),
         ("optional.ofNonZeroValue", [value]) => Ok(if value.is_zero() { Val::Optional(None) } else { some(value) }),
@@ -33,13 +35,13 @@ pub(super) fn invoke(function: &str, args: &[Val]) -> Evaluated {
         ("value", [Val::Optional(Some(value))]) => Ok((**value).clone()),
         ("value", [Val::Optional(None)]) => Err(EvalError::failed("optional.none() dereference")),
         ("hasValue", [Val::Optional(value)]) => Ok(Val::Bool(value.is_some())),
-        ("last", [Val::List(list)]) => Ok(Val::Optional(list.len().checked_sub(1).and_then(|at| list.get(at)).map(Box::new))),
-        ("first", [Val::List(list)]) => Ok(Val::Optional(list.get(0).map(Box::new))),
+        ("last", [Val::List(list)]) => Ok(Val::Optional(list.len().checked_sub(1).and_then(|at| list.get(at)).map(Arc::new))),
+        ("first", [Val::List(list)]) => Ok(Val::Optional(list.get(0).map(Arc::new))),
         ("optional.unwrap" | "unwrapOpt", [Val::List(list)]) => {
             let mut out = Vec::new();
             for item in list.iter() {
                 match item {
-                    Val::Optional(value) => out.extend(value.map(|value| *value)),
+                    Val::Optional(value) => out.extend(value.map(Arc::unwrap_or_clone)),
                     other => return Err(EvalError::failed(format!("value {} is not optional", super::text::shown(&other)))),
                 }
             }

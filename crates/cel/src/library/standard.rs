@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::{text, time};
 use crate::ast::op;
 use crate::eval::{EvalError, Evaluated};
+use crate::meter::Meter;
 use crate::types::Type;
 use crate::value::{Extension, List, Val};
 
@@ -218,13 +219,13 @@ fn unsigned(function: &str, a: u64, b: u64) -> Evaluated {
     result.map_or_else(|| overflow("unsigned integer"), |i| Ok(Val::Uint(i)))
 }
 
-pub(super) fn relation(function: &str, args: &[Val]) -> Evaluated {
+pub(super) fn relation(function: &str, args: &[Val], meter: &Meter<'_>) -> Evaluated {
     let [a, b] = args else { return Err(EvalError::no_overload()) };
     let holds = match function {
-        op::EQUALS => a.equals(b),
-        op::NOT_EQUALS => !a.equals(b),
+        op::EQUALS => a.equals(b, meter)?,
+        op::NOT_EQUALS => !a.equals(b, meter)?,
         op::IN => match b {
-            Val::List(list) => list.iter().any(|element| element.equals(a)),
+            Val::List(list) => super::lists::contains(list, a, meter)?,
             Val::Map(map) => map.get(a).is_some(),
             _ => return Err(EvalError::no_overload()),
         },

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::standard;
-use crate::eval::{BYTES_MAX, EvalError, Evaluated};
+use crate::eval::{BYTES_MAX, ELEMENTS_MAX, EvalError, Evaluated};
 use crate::value::Val;
 
 pub(super) const TABLE: &str = "
@@ -29,11 +29,6 @@ join list_join_string list(string).(string) -> string
 pub(super) const TABLE_V2: &str = "
 format string_format string.(list(dyn)) -> string
 strings.quote strings_quote (string) -> string
-";
-
-/// The function for keys of JSON patches.
-pub(crate) const JSON_PATCH: &str = "
-jsonpatch.escapeKey string_jsonpatch_escapeKey_string (string) -> string
 ";
 
 fn out_of_range(index: i64) -> EvalError {
@@ -71,7 +66,6 @@ pub(super) fn invoke(function: &str, args: &[Val]) -> Evaluated {
         }
         ("substring", [Val::String(s), Val::Int(start), Val::Int(end)]) => substring(s, *start, *end),
         ("strings.quote", [Val::String(s)]) => text(quote(s)),
-        ("jsonpatch.escapeKey", [Val::String(s)]) => text(s.replace('~', "~0").replace('/', "~1")),
         ("join", [Val::List(list)]) => join(list.iter(), ""),
         ("join", [Val::List(list), Val::String(separator)]) => join(list.iter(), separator),
         _ => Err(EvalError::no_overload()),
@@ -146,13 +140,15 @@ fn replace(s: &str, old: &str, new: &str, n: i64) -> Evaluated {
 }
 
 fn split(s: &str, separator: &str, n: i64) -> Val {
+    // Beyond what a list may be, it is enough to know so.
+    let most = ELEMENTS_MAX + 1;
     let parts: Vec<&str> = match (n, separator.is_empty()) {
         (0, _) => Vec::new(),
-        (n, false) if n < 0 => s.split(separator).collect(),
-        (n, false) => s.splitn(usize::try_from(n).unwrap_or(usize::MAX), separator).collect(),
+        (n, false) if n < 0 => s.split(separator).take(most).collect(),
+        (n, false) => s.splitn(usize::try_from(n).unwrap_or(usize::MAX).min(most), separator).collect(),
         // Go splits into characters, the rest in the last part.
         (n, true) => {
-            let limit = usize::try_from(n).unwrap_or(usize::MAX);
+            let limit = usize::try_from(n).unwrap_or(usize::MAX).min(most);
             let mut rest = s;
             let mut parts = Vec::new();
             while let Some(c) = rest.chars().next() {

@@ -102,14 +102,13 @@ impl Parser<'_> {
     }
 
     /// A message; its name is the next `tokens` tokens.
-    pub(super) fn message(&mut self, dotted: bool, tokens: usize) -> Parsed<Expr> {
+    pub(super) fn message(&mut self, tokens: usize) -> Parsed<Expr> {
         let mut name = String::new();
         for _ in 0..tokens {
             let at = self.advance();
             name.push_str(&self.text(at));
         }
         self.recovering = false;
-        debug_assert!(!dotted || name.starts_with('.'));
         let pos = self.here();
         let ends = Set::of(&[Tok::Comma, Tok::RBrace]);
         self.expect(Tok::LBrace, OPT_FIELD.or(ends))?;

@@ -17,6 +17,7 @@ mod tests;
 use std::ops::Range;
 
 use crate::ast::{Expr, Id, Kind, Literal, op};
+use crate::names::RESERVED;
 use crate::source::{Issue, Issues};
 use lexer::{Set, Tok, Token, Tokens};
 
@@ -52,30 +53,6 @@ const EXPR: Set = MEMBER.or(Set::of(&[Tok::Exclam]));
 const OPT_EXPR: Set = EXPR.or(Set::of(&[Tok::Question]));
 const FIELD: Set = Set::of(&[Tok::Ident, Tok::EscIdent]);
 const OPT_FIELD: Set = FIELD.or(Set::of(&[Tok::Question]));
-
-const RESERVED: [&str; 21] = [
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "false",
-    "for",
-    "function",
-    "if",
-    "import",
-    "in",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "null",
-    "return",
-    "true",
-    "var",
-    "void",
-    "while",
-];
 
 /// Which parts of the language are on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -446,7 +423,7 @@ impl Parser<'_> {
             end += 2;
         }
         if self.kind(end + 1) == Tok::LBrace {
-            return self.message(dotted == 1, end + 1);
+            return self.message(end + 1);
         }
         let start = self.here();
         if dotted == 1 {

@@ -25,6 +25,11 @@ const TYPES_MAX: usize = 10;
 
 /// Group, version and kind, in the order of the warnings.
 type Kind = [String; 3];
+/// A kind, with the document of its group and version.
+type Described = (Kind, Arc<Value>);
+/// The documents of groups and versions, `None` for those that the server does not have: kept for one policy, because each is large, and
+/// no longer, because CustomResourceDefinitions change them.
+type Documents = HashMap<[String; 2], Option<Arc<Value>>>;
 
 struct PolicyStatus {
     client: kube::Client,
@@ -70,7 +75,7 @@ fn resources_of(rule: &NamedRuleWithOperations) -> Vec<[String; 3]> {
 }
 
 /// The warnings about a policy for objects of these kinds, and params of this one, with their documents.
-fn warnings(policy: &ValidatingAdmissionPolicy, kinds: &[(Kind, Value)], params: Option<&(Kind, Value)>) -> Vec<Value> {
+fn warnings(policy: &ValidatingAdmissionPolicy, kinds: &[Described], params: Option<&Described>) -> Vec<Value> {
     let checkers: Vec<(&Kind, TypeChecker)> =
         kinds.iter().filter_map(|(kind, document)| Some((kind, checker(policy, kind, document, params)?))).collect();
     let mut found = Vec::new();
@@ -95,12 +100,7 @@ fn warnings(policy: &ValidatingAdmissionPolicy, kinds: &[(Kind, Value)], params:
 }
 
 /// What checks the policy's expressions for one kind, if its document knows it.
-fn checker(
-    policy: &ValidatingAdmissionPolicy,
-    kind: &Kind,
-    document: &Value,
-    params: Option<&(Kind, Value)>,
-) -> Option<TypeChecker> {
+fn checker(policy: &ValidatingAdmissionPolicy, kind: &Kind, document: &Value, params: Option<&Described>) -> Option<TypeChecker> {
     let mut objects = types::Objects::new();
     // A number keeps the types of objects and params apart if they are of the same kind.
     let mut convert = |kind: &Kind, document: &Value, number: u8| {
@@ -162,9 +162,13 @@ impl PolicyStatus {
         Ok(kinds)
     }
 
-    async fn with_document(&self, kind: Kind) -> Result<Option<(Kind, Value)>, ReconcileError> {
-        let document = self.get(path("/openapi/v3", &kind[0], &kind[1])).await?;
-        Ok(document.map(|document| (kind, document)))
+    async fn with_document(&self, kind: Kind, known: &mut Documents) -> Result<Option<Described>, ReconcileError> {
+        let id = [kind[0].clone(), kind[1].clone()];
+        if !known.contains_key(&id) {
+            let document: Option<Value> = self.get(path("/openapi/v3", &kind[0], &kind[1])).await?;
+            known.insert(id.clone(), document.map(Arc::new));
+        }
+        Ok(known[&id].clone().map(|document| (kind, document)))
     }
 }
 
@@ -178,9 +182,9 @@ impl Controller for PolicyStatus {
 
     async fn reconcile(&self, key: &NamespacedName) -> Result<Outcome, ReconcileError> {
         let Some(policy) = self.policies.get_key(key).filter(|policy| is_due(policy)) else { return Ok(Outcome::Done) };
-        let mut kinds = Vec::new();
+        let (mut kinds, mut documents) = (Vec::new(), Documents::new());
         for kind in self.kinds(&policy).await? {
-            kinds.extend(self.with_document(kind).await?);
+            kinds.extend(self.with_document(kind, &mut documents).await?);
         }
         let params = match policy.spec.as_ref().and_then(|spec| spec.param_kind.as_ref()) {
             None => None,
@@ -188,7 +192,7 @@ impl Controller for PolicyStatus {
                 let version = params.api_version.as_deref().unwrap_or_default();
                 let (group, version) = version.split_once('/').unwrap_or(("", version));
                 let kind = params.kind.clone().unwrap_or_default();
-                self.with_document([group.to_owned(), version.to_owned(), kind]).await?
+                self.with_document([group.to_owned(), version.to_owned(), kind], &mut documents).await?
             }
         };
         let warnings = warnings(&policy, &kinds, params.as_ref());
@@ -263,7 +267,7 @@ mod tests {
         ] {
             let variables = json!([{"name": "big", "expression": "object.spec.replicas > 5"}]);
             let policy = policy(json!({"validations": [validation], "variables": variables}));
-            let found = warnings(&policy, &[(kind.clone(), document.clone())], None);
+            let found = warnings(&policy, &[(kind.clone(), Arc::new(document.clone()))], None);
             match expected {
                 None => assert!(found.is_empty(), "{validation}: {found:?}"),
                 Some((place, text)) => {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use cel::Type;
+use cel::names::escape;
 use serde_json::{Map, Value};
 
 /// No schema of the API server's is nested deeper; what lies below has no type.
@@ -117,65 +118,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The words of the language that are no names of fields.
-const RESERVED: &[&str] = &[
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
-
-/// A property's name as expressions write it, if they can.
-fn escape(name: &str) -> Option<String> {
-    if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
-        return None;
-    }
-    if RESERVED.contains(&name) {
-        return Some(format!("__{name}__"));
-    }
-    if !name.chars().all(|c| c.is_ascii_alphanumeric() || "_./-".contains(c)) {
-        return None;
-    }
-    let name = name.replace("__", "__underscores__");
-    Some(name.replace('.', "__dot__").replace('-', "__dash__").replace('/', "__slash__"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn names() {
-        for (name, expected) in [
-            ("replicas", Some("replicas")),
-            ("namespace", Some("__namespace__")),
-            ("a-b.c/d", Some("a__dash__b__dot__c__slash__d")),
-            ("a__b", Some("a__underscores__b")),
-            ("$ref", None),
-            ("1a", None),
-            ("", None),
-        ] {
-            assert_eq!(escape(name).as_deref(), expected, "{name}");
-        }
-    }
 
     #[test]
     fn schemas() {

@@ -1,6 +1,6 @@
 //! Webhook configurations, ValidatingAdmissionPolicies and their bindings (upstream's `pkg/apis/admissionregistration/validation`).
 //!
-//! Expressions are compiled when an object is written. Upstream does not look at match conditions again that an update leaves alone; all
+//! Expressions are compiled when an object is written; nothing evaluates them yet, so policies and conditions are not enforced. Upstream does not look at match conditions again that an update leaves alone; all
 //! other expressions it compiles each time, with the libraries of the older version only where they are new, which in v1.35 is no difference.
 
 mod policy;

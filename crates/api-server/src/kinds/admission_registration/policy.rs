@@ -49,7 +49,7 @@ fn policy(object: &Value, conditions: bool, e: &mut ErrorList) {
         let (name, expression) = (variable.get("name"), variable.get("expression"));
         if name.text().trim().is_empty() {
             name.require(e, "name is not specified");
-        } else if !is_cel_identifier(name.text()) {
+        } else if !cel::names::is_identifier(name.text()) {
             name.invalid(e, "must be a valid CEL identifier");
         }
         if expression.text().trim().is_empty() {
@@ -93,37 +93,6 @@ impl Expressions {
             at.invalid(e, why);
         }
     }
-}
-
-const CEL_RESERVED: [&str; 20] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-];
-
-fn is_cel_identifier(text: &str) -> bool {
-    let word = |c: char| c == '_' || c.is_ascii_alphanumeric();
-    text.starts_with(|c: char| word(c) && !c.is_ascii_digit())
-        && text.chars().all(word)
-        && !CEL_RESERVED.contains(&text)
-        && text != "while"
 }
 
 fn policy_validation(at: &At, expressions: &Expressions, e: &mut ErrorList) {

@@ -92,7 +92,7 @@ fn selectors(at: &At, e: &mut ErrorList) {
         }
         match device::compile(expression.text()) {
             Err(why) => expression.invalid_text(e, why),
-            Ok(selector) if selector.cost_max > device::COST_MAX => {
+            Ok(selector) if selector.cost_max() > device::COST_MAX => {
                 expression.forbid(e, "too complex, exceeds cost limit");
             }
             Ok(_) => {}

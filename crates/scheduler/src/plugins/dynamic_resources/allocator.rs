@@ -1,9 +1,12 @@
 //! The search for devices: depth first, with a step back wherever it does not go on (upstream's
 //! `structured/internal/incubating/allocator_incubating.go`).
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use cel::EvalError;
+use cel::device::Seen;
 use client::Store;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::resource::v1::{
@@ -160,7 +163,7 @@ impl Inventory {
             selected: HashMap::new(),
             deadline,
         };
-        search.prepare().map_err(Failure::Error)?;
+        search.prepare()?;
         if search.next((0, 0, 0), 0, false)? != Outcome::Found {
             if search.pools.iter().any(|pool| pool.is_invalid) {
                 return Err(Failure::OnNode("invalid resource pools were encountered".to_owned()));
@@ -173,7 +176,7 @@ impl Inventory {
 
 impl<'a> Search<'a> {
     /// Reads requests and constraints.
-    fn prepare(&mut self) -> Result<(), String> {
+    fn prepare(&mut self) -> Result<(), Failure> {
         let claims = self.claims;
         for (c, claim) in claims.iter().enumerate() {
             let mut least = 0;
@@ -201,16 +204,17 @@ impl<'a> Search<'a> {
             }
             if least > DEVICES_MAX {
                 let claim = key(claim);
-                return Err(format!(
+                return Err(Failure::Error(format!(
                     "claim {claim}: number of requested devices {least} exceeds the claim limit of {DEVICES_MAX}"
-                ));
+                )));
             }
             let constraints = claim.spec.devices.as_ref().and_then(|devices| devices.constraints.as_deref()).unwrap_or_default();
             let mut read = Vec::new();
             for (i, constraint) in constraints.iter().enumerate() {
                 let Some(attribute) = constraint.match_attribute.as_deref() else {
                     let claim = key(claim);
-                    return Err(format!("claim {claim}, constraint #{i}: empty constraint (unsupported constraint type?)"));
+                    let why = format!("claim {claim}, constraint #{i}: empty constraint (unsupported constraint type?)");
+                    return Err(Failure::Error(why));
                 };
                 let requests = constraint.requests.as_deref().unwrap_or_default();
                 read.push(Constraint { requests, attribute, value: None, count: 0 });
@@ -228,15 +232,17 @@ impl<'a> Search<'a> {
         selectors: &'a [DeviceSelector],
         (mode, count): (Option<&str>, Option<i64>),
         admin: bool,
-    ) -> Result<Request<'a>, String> {
+    ) -> Result<Request<'a>, Failure> {
         let claim = key(&self.claims[at.0]);
         let place = format!("claim {claim}, request {name}");
         if let Some(i) = selectors.iter().position(|selector| selector.cel.is_none()) {
-            return Err(format!("{place}, selector #{i}: CEL expression empty (unsupported selector type?)"));
+            return Err(Failure::Error(format!("{place}, selector #{i}: CEL expression empty (unsupported selector type?)")));
         }
         let found = self.inventory.classes.get("", class);
-        let missing =
-            || format!("{place}: could not retrieve device class {class}: deviceclass.resource.k8s.io {class:?} not found");
+        let missing = || {
+            let why = format!("deviceclass.resource.k8s.io {class:?} not found");
+            Failure::Error(format!("{place}: could not retrieve device class {class}: {why}"))
+        };
         let class = found.ok_or_else(missing)?;
         let mut request = Request { name, parent, class, selectors, admin, all: None, count: 0 };
         match mode {
@@ -246,22 +252,27 @@ impl<'a> Search<'a> {
                 request.count = all.len();
                 request.all = Some(all);
             }
-            other => return Err(format!("{place}: unsupported count mode {}", other.unwrap_or_default())),
+            other => {
+                return Err(Failure::Error(format!("{place}: unsupported count mode {}", other.unwrap_or_default())));
+            }
         }
         Ok(request)
     }
 
-    fn all_devices(&self, at: RequestAt, request: &Request<'a>, place: &str) -> Result<Vec<DeviceAt>, String> {
+    fn all_devices(&self, at: RequestAt, request: &Request<'a>, place: &str) -> Result<Vec<DeviceAt>, Failure> {
         let mut all = Vec::new();
         for pool in &self.pools {
             let (driver, name) = (pool.driver, pool.name);
-            if pool.is_incomplete {
-                return Err(format!(
-                    "{place}: asks for all devices, but resource pool {driver}/{name} is currently being updated"
-                ));
-            }
-            if pool.is_invalid {
-                return Err(format!("{place}: asks for all devices, but resource pool {driver}/{name} is currently invalid"));
+            let state = match (pool.is_incomplete, pool.is_invalid) {
+                (true, _) => "being updated",
+                (false, true) => "invalid",
+                (false, false) => "",
+            };
+            if !state.is_empty() {
+                let pool = format!("{driver}/{name}");
+                return Err(Failure::Error(format!(
+                    "{place}: asks for all devices, but resource pool {pool} is currently {state}"
+                )));
             }
             for slice in &pool.slices {
                 for device in 0..self.inventory.slices[*slice].devices().len() {
@@ -274,39 +285,62 @@ impl<'a> Search<'a> {
         Ok(all)
     }
 
+    /// Whether it takes too long by now.
+    fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
     /// Whether a device is what a request asks for.
-    fn matches(&self, at: RequestAt, request: &Request<'a>, device: DeviceAt) -> Result<bool, String> {
+    fn matches(&self, at: RequestAt, request: &Request<'a>, device: DeviceAt) -> Result<bool, Failure> {
+        if self.is_late() {
+            return Err(late());
+        }
         let object = self.inventory.device(device);
         if object.binding_conditions.as_ref().is_some_and(|conditions| !conditions.is_empty()) {
             return Ok(false);
         }
         if let Some(known) = self.inventory.matches.lock().get(&(at, device)) {
-            return known.clone();
+            return known.clone().map_err(Failure::Error);
         }
         let class = request.class.spec.selectors.as_deref().unwrap_or_default();
         let class_name = request.class.metadata.name.as_deref().unwrap_or_default();
-        let result = self.selected_by(device, class, || format!("class {class_name}")).and_then(|matches| {
-            Ok(matches && self.selected_by(device, request.selectors, || format!("claim {}", key(&self.claims[at.0])))?)
+        let built = OnceCell::new();
+        let seen = || built.get_or_init(|| seen(&self.inventory.slice(device).spec.driver, object)).as_ref();
+        let result = self.selected_by(seen, class, || format!("class {class_name}")).and_then(|matches| {
+            Ok(matches && self.selected_by(seen, request.selectors, || format!("claim {}", key(&self.claims[at.0])))?)
         });
-        self.inventory.matches.lock().insert((at, device), result.clone());
-        result
+        let known = match result {
+            Ok(matches) => Ok(matches),
+            Err(Failure::Error(error)) => Err(error),
+            // Nothing is known of the device then: the next node has time of its own.
+            Err(late @ Failure::OnNode(_)) => return Err(late),
+        };
+        self.inventory.matches.lock().insert((at, device), known.clone());
+        known.map_err(Failure::Error)
     }
 
-    fn selected_by(&self, at: DeviceAt, selectors: &[DeviceSelector], whose: impl Fn() -> String) -> Result<bool, String> {
-        if selectors.is_empty() {
-            return Ok(true);
-        }
-        let runtime = |i: usize, error: String| format!("{}: selector #{i}: CEL runtime error: {error}", whose());
-        let device = seen(&self.inventory.slice(at).spec.driver, self.inventory.device(at)).map_err(|error| runtime(0, error))?;
+    fn selected_by<'s>(
+        &self,
+        seen: impl Fn() -> Result<&'s Seen, &'s String>,
+        selectors: &[DeviceSelector],
+        whose: impl Fn() -> String,
+    ) -> Result<bool, Failure> {
+        let runtime = |i: usize, error: &str| Failure::Error(format!("{}: selector #{i}: CEL runtime error: {error}", whose()));
         for (i, selector) in selectors.iter().enumerate() {
+            let device = seen().map_err(|error| runtime(0, error))?;
             let expression = selector.cel.as_ref().map_or("", |cel| cel.expression.as_str());
             let compiled = self.inventory.selectors.get(expression);
             let selector = match &*compiled {
                 Ok(selector) => selector,
-                Err(error) => return Err(format!("{}: selector #{i}: CEL compile error: {error}", whose())),
+                Err(error) => {
+                    return Err(Failure::Error(format!("{}: selector #{i}: CEL compile error: {error}", whose())));
+                }
             };
-            if !selector.matches(&device).map_err(|error| runtime(i, error.to_string()))? {
-                return Ok(false);
+            match selector.matches(device, &|| self.is_late()) {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(EvalError::Interrupted) => return Err(late()),
+                Err(error) => return Err(runtime(i, &error.to_string())),
             }
         }
         Ok(true)
@@ -322,8 +356,8 @@ impl<'a> Search<'a> {
 
     /// Goes on with the `number`th device of a request. `within` says that an alternative was chosen already.
     fn next(&mut self, at: RequestAt, number: usize, within: bool) -> Result<Outcome, Failure> {
-        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Err(Failure::OnNode("timed out trying to allocate devices".to_owned()));
+        if self.is_late() {
+            return Err(late());
         }
         let (c, r, _) = at;
         let Some(claim) = self.claims.get(c) else { return Ok(Outcome::Found) };
@@ -378,7 +412,7 @@ impl<'a> Search<'a> {
             for device in 0..self.inventory.slices[slice].devices().len() {
                 let device = (slice, device);
                 let request = &self.requests[&at];
-                if self.is_taken(device, at.0, request.admin) || !self.matches(at, request, device).map_err(Failure::Error)? {
+                if self.is_taken(device, at.0, request.admin) || !self.matches(at, request, device)? {
                     continue;
                 }
                 match self.take(at, number, device, within, false)? {
@@ -427,6 +461,10 @@ impl<'a> Search<'a> {
         }
         Ok(outcome)
     }
+}
+
+fn late() -> Failure {
+    Failure::OnNode("timed out trying to allocate devices".to_owned())
 }
 
 /// An attribute by its full name; one of the driver's own domain may be written without it.

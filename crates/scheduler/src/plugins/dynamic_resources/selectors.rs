@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cel::device::{self, Selector};
+use cel::device::{self, Seen, Selector};
 use cel::{Extension, Val, Version};
 use k8s_openapi::api::resource::v1::{Device, DeviceAttribute};
 use parking_lot::Mutex;
@@ -52,7 +52,7 @@ fn attribute(name: &str, attribute: &DeviceAttribute) -> Result<Val, String> {
 }
 
 /// What an expression sees of a device.
-pub(super) fn seen(driver: &str, device: &Device) -> Result<device::Device, String> {
+pub(super) fn seen(driver: &str, device: &Device) -> Result<Seen, String> {
     let mut attributes = Vec::new();
     for (name, value) in device.attributes.iter().flatten() {
         attributes.push((name.clone(), attribute(name, value)?));
@@ -62,6 +62,5 @@ pub(super) fn seen(driver: &str, device: &Device) -> Result<device::Device, Stri
         let quantity = apimachinery::Quantity::parse(&value.value.0).map_err(|error| format!("capacity {name}: {error}"))?;
         capacity.push((name.clone(), Extension::Quantity(quantity).into()));
     }
-    let allow_multiple_allocations = device.allow_multiple_allocations == Some(true);
-    Ok(device::Device { driver: driver.to_owned(), allow_multiple_allocations, attributes, capacity })
+    Ok(device::Device { driver: driver.to_owned(), attributes, capacity }.seen())
 }

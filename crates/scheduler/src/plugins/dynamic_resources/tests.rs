@@ -111,6 +111,25 @@ fn cannot(reason: &str) -> Said {
 
 const NOT_ALL: &str = "cannot allocate all claims";
 
+/// The deadline reaches a single expression, and looking for all devices; it is not remembered for the next node.
+#[test]
+fn expressions_are_given_up_in_time() {
+    let endless = "lists.range(1000).all(i, lists.range(100).all(j, device.attributes['x.io'].zone != i + 10))";
+    let selectors = json!([{"cel": {"expression": endless}}]);
+    for exactly in [exactly("gpu", 1), json!({"deviceClassName": "gpu", "allocationMode": "All"})] {
+        let request = with(json!({"name": "r", "exactly": exactly}), "/exactly/selectors", selectors.clone());
+        let mut plugin = plugin(vec![claim("c", json!([request]))], slices());
+        plugin.timeout = None;
+        let pod = user(&["c"]);
+        let mut state = state(&pod);
+        assert!(plugin.pre_filter(&mut state, &pod, &Snapshot::default()).0.is_success());
+        // Costs more than it may: told apart from what is too late.
+        assert!(on(&plugin, &state, &pod, "a").is_err_and(|why| why.contains("cost limit exceeded")));
+        plugin.timeout = Some(Duration::from_nanos(1));
+        assert_eq!(on(&plugin, &state, &pod, "b"), cannot("timed out trying to allocate devices"));
+    }
+}
+
 #[test]
 fn requests_are_matched_to_devices() {
     let check = |claims: Vec<Value>, a: Said, b: Said| {
