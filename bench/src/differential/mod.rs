@@ -56,7 +56,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 60)]
     show: usize,
     /// Write the figures into docs/differential.md.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["odd", "itself", "only"])]
     write: bool,
 }
 

@@ -1,7 +1,9 @@
 //! `--odd`: a fixed set of requests that random ones never come to (`bench/differential/odd.yaml`): headers, paths, options, bodies as no client
-//! library sends them. Beside what random requests compare, the headers of the answers are.
+//! library sends them. Beside what random requests compare, the headers of the answers are. What is not compared whole is counted
+//! ([`Summary::unseen`]): answers of which only code and headers are (`headOnly`), and requests that neither server answers.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -15,7 +17,7 @@ use super::Side;
 use super::compare::{self, Answer, Days};
 use super::data::NAMESPACE;
 use super::request::State;
-use super::summary::Summary;
+use super::summary::{Summary, Unseen};
 use crate::connection::Connection;
 
 const PROBES: &str = include_str!("../../differential/odd.yaml");
@@ -59,6 +61,18 @@ struct Seen {
     answer: Answer,
     headers: BTreeMap<&'static str, String>,
 }
+
+/// What came of a request.
+enum Reply {
+    Answer(Box<Seen>),
+    /// The connection ended without an answer.
+    Dropped,
+    /// There was none within [`ANSWER_MAX`].
+    Silent,
+}
+
+/// What `$large` stands for: more than servers send uncompressed where gzip is asked for.
+const LARGE_BYTES: usize = 200_000;
 
 /// All probes, in order.
 fn probes() -> anyhow::Result<Vec<Probe>> {
@@ -135,7 +149,7 @@ fn expand(row: &Value, all: &mut Vec<Probe>) -> anyhow::Result<()> {
                                 method: method.clone().unwrap_or_default(),
                                 path: path.replace("$ns", NAMESPACE),
                                 headers,
-                                body: body.map(|body| body.replace("$ns", NAMESPACE)),
+                                body: body.map(|body| body.replace("$ns", NAMESPACE).replace("$large", &"x".repeat(LARGE_BYTES))),
                                 save: save.clone(),
                                 head_only: row["headOnly"].as_bool() == Some(true),
                             });
@@ -191,25 +205,24 @@ impl Player<'_> {
         Ok(request.body(Full::new(Bytes::from(body)))?)
     }
 
-    /// `None` where the connection ended without an answer.
-    async fn send(&mut self, probe: &Probe) -> anyhow::Result<Option<Seen>> {
+    async fn send(&mut self, probe: &Probe) -> anyhow::Result<Reply> {
         let request = self.request(probe)?;
         let answered = async {
             let response = self.side.connection.send(request).await?;
             read(response, &self.side.target.address).await
         };
-        match tokio::time::timeout(ANSWER_MAX, answered).await {
+        let reply = match tokio::time::timeout(ANSWER_MAX, answered).await {
             Ok(Ok(seen)) => {
                 if let Some(name) = &probe.save {
                     self.saved.insert(name.clone(), seen.answer.body.clone());
                 }
-                Ok(Some(seen))
+                return Ok(Reply::Answer(Box::new(seen)));
             }
-            _ => {
-                self.side.connection = Connection::open(&self.side.target).await.context("the server is gone")?;
-                Ok(None)
-            }
-        }
+            Ok(Err(_)) => Reply::Dropped,
+            Err(_) => Reply::Silent,
+        };
+        self.side.connection = Connection::open(&self.side.target).await.context("the server is gone")?;
+        Ok(reply)
     }
 }
 
@@ -218,15 +231,22 @@ async fn read(response: Response<hyper::body::Incoming>, address: &str) -> anyho
     let headers = shown(response.headers());
     let warnings = response.headers().get_all("warning").iter();
     let warnings = warnings.filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
-    let compressed = response.headers().contains_key("content-encoding");
+    let gzip = response.headers().get("content-encoding").is_some_and(|encoding| encoding == "gzip");
     let bytes = response.into_body().collect().await?.to_bytes();
+    let bytes = if gzip && !bytes.is_empty() { unpacked(&bytes)? } else { bytes };
     // Some answers say where the server is.
     let bytes = match std::str::from_utf8(&bytes) {
         Ok(text) if text.contains(address) => Bytes::from(text.replace(address, "ADDRESS:PORT")),
         _ => bytes,
     };
-    let (body, text) = if compressed { (Value::Null, String::new()) } else { decoded(&bytes) };
+    let (body, text) = decoded(&bytes);
     Ok(Seen { answer: Answer { code, body, text, warnings }, headers })
+}
+
+fn unpacked(bytes: &[u8]) -> anyhow::Result<Bytes> {
+    let mut plain = Vec::new();
+    flate2::read::GzDecoder::new(bytes).read_to_end(&mut plain).context("the answer is no gzip")?;
+    Ok(plain.into())
 }
 
 fn shown(headers: &HeaderMap) -> BTreeMap<&'static str, String> {
@@ -264,22 +284,16 @@ pub(super) async fn run(theirs: &mut Side, ours: &mut Side, days: &Days, summary
     for probe in probes()? {
         let (their, our) = (theirs.send(&probe).await?, ours.send(&probe).await?);
         let text = format!("{} {}\n{:?}\n{}", probe.method, probe.path, probe.headers, probe.body.as_deref().unwrap_or_default());
-        let verb: &'static str = "odd";
         let (their, our) = match (their, our) {
-            (Some(their), Some(our)) => (their, our),
-            (None, None) => continue,
-            (None, Some(our)) => {
-                summary.dropped += 1;
-                summary.dropped_answered += usize::from(our.answer.code >= 400);
-                continue;
-            }
-            (Some(_), None) => {
-                summary.add(&probe.section, verb, false, &["ours dropped the connection".to_owned()], &text);
+            (Reply::Answer(their), Reply::Answer(our)) => (their, our),
+            (their, our) => {
+                note_unanswered(&probe, &their, &our, &text, summary);
                 continue;
             }
         };
         let mut differences = headers_that_differ(&their.headers, &our.headers);
         if probe.head_only {
+            summary.unseen(Unseen::Body);
             if their.answer.code != our.answer.code {
                 differences.push(format!("code {} is {}", their.answer.code, our.answer.code));
             }
@@ -295,12 +309,38 @@ pub(super) async fn run(theirs: &mut Side, ours: &mut Side, days: &Days, summary
                 format!("{plain}\nupstream: {:?}\nours:     {:?}", their.headers, our.headers)
             }
         };
-        // One line for each request: what is asked is the whole point here.
-        let differences: Vec<String> =
-            differences.into_iter().map(|difference| format!("{} {} {difference}", probe.method, probe.path)).collect();
-        summary.add(&probe.section, verb, their.answer.code < 300, &differences, &example);
+        summary.add(&probe.section, VERB, their.answer.code < 300, &titled(&probe, &differences), &example);
     }
     Ok(())
+}
+
+/// What the summary calls all of them.
+const VERB: &str = "odd";
+
+/// One line for each request: what is asked is the whole point here.
+fn titled(probe: &Probe, differences: &[String]) -> Vec<String> {
+    differences.iter().map(|difference| format!("{} {} {difference}", probe.method, probe.path)).collect()
+}
+
+/// Of two replies, at least one of which is no answer. The same silence is not compared; where upstream drops the connection (a panic), ours has
+/// to answer an error; all else is different.
+fn note_unanswered(probe: &Probe, theirs: &Reply, ours: &Reply, text: &str, summary: &mut Summary) {
+    let told = |reply: &Reply| match reply {
+        Reply::Answer(seen) => format!("code {}", seen.answer.code),
+        Reply::Dropped => "no answer, the connection dropped".to_owned(),
+        Reply::Silent => "no answer in time".to_owned(),
+    };
+    match (theirs, ours) {
+        (Reply::Dropped, Reply::Dropped) | (Reply::Silent, Reply::Silent) => summary.unseen(Unseen::Answer),
+        (Reply::Dropped, Reply::Answer(ours)) if ours.answer.code >= 400 => {
+            summary.dropped += 1;
+            summary.dropped_answered += 1;
+        }
+        _ => {
+            let difference = format!("{} is {}", told(theirs), told(ours));
+            summary.add(&probe.section, VERB, false, &titled(probe, &[difference]), text);
+        }
+    }
 }
 
 fn headers_that_differ(theirs: &BTreeMap<&'static str, String>, ours: &BTreeMap<&'static str, String>) -> Vec<String> {
@@ -330,6 +370,49 @@ mod tests {
     #[test]
     fn all_rows_are_readable() {
         assert!(probes().expect("readable").len() > 100);
+    }
+
+    #[test]
+    fn silence_is_told() {
+        let mut all = Vec::new();
+        expand(&value!({"section": "a", "path": "/x"}), &mut all).expect("a good row");
+        let reply = |code: u16| match code {
+            0 => Reply::Dropped,
+            1 => Reply::Silent,
+            code => {
+                let answer = Answer { code, body: Value::Null, text: String::new(), warnings: Vec::new() };
+                Reply::Answer(Box::new(Seen { answer, headers: BTreeMap::new() }))
+            }
+        };
+        let cases = [
+            (0, 0, None),
+            (1, 1, None),
+            (0, 500, None),
+            (0, 200, Some("no answer, the connection dropped is code 200")),
+            (1, 500, Some("no answer in time is code 500")),
+            (0, 1, Some("no answer, the connection dropped is no answer in time")),
+            (200, 0, Some("code 200 is no answer, the connection dropped")),
+            (200, 1, Some("code 200 is no answer in time")),
+        ];
+        for (theirs, ours, expected) in cases {
+            let mut summary = Summary::default();
+            note_unanswered(&all[0], &reply(theirs), &reply(ours), "", &mut summary);
+            let told = summary.text(1);
+            match expected {
+                Some(difference) => assert!(told.contains(&format!("odd: GET /x {difference}  [a]")), "{told}"),
+                None => assert_eq!(summary.total().requests, 0, "{told}"),
+            }
+            assert_eq!(told.contains("1 requests that neither answered"), theirs == ours, "{told}");
+        }
+    }
+
+    #[test]
+    fn what_is_packed_is_compared() {
+        let mut packer = flate2::read::GzEncoder::new(&b"{\"a\":1}"[..], flate2::Compression::fast());
+        let mut packed = Vec::new();
+        packer.read_to_end(&mut packed).expect("packed");
+        assert_eq!(decoded(&unpacked(&packed).expect("gzip")).0, value!({"a": 1}));
+        assert!(unpacked(b"plain").is_err());
     }
 
     #[test]

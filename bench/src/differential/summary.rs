@@ -28,9 +28,28 @@ pub(super) struct Summary {
     /// Requests on which upstream closed the connection, and of them those that ours answered with an error.
     pub(super) dropped: usize,
     pub(super) dropped_answered: usize,
+    unseen_answers: usize,
+    unseen_bodies: usize,
+}
+
+/// What was not compared.
+#[derive(Clone, Copy)]
+pub(super) enum Unseen {
+    /// Neither server answered.
+    Answer,
+    /// Only code and headers are.
+    Body,
 }
 
 impl Summary {
+    /// Notes what is not compared.
+    pub(super) fn unseen(&mut self, what: Unseen) {
+        match what {
+            Unseen::Answer => self.unseen_answers += 1,
+            Unseen::Body => self.unseen_bodies += 1,
+        }
+    }
+
     /// Notes an answered request.
     pub(super) fn add(&mut self, kind: &str, verb: &str, succeeded: bool, differences: &[String], example: &str) {
         let count = self.kinds.entry(kind.to_owned()).or_default();
@@ -83,6 +102,10 @@ impl Summary {
             self.dropped,
             self.dropped_answered
         );
+        if self.unseen_answers + self.unseen_bodies > 0 {
+            let (answers, bodies) = (self.unseen_answers, self.unseen_bodies);
+            let _ = writeln!(out, "not compared: {answers} requests that neither answered, the bodies of {bodies} answers");
+        }
         out
     }
 
