@@ -134,7 +134,7 @@ pub(crate) async fn respond(
     method: &Method,
     headers: &HeaderMap,
 ) -> Option<Response<Body>> {
-    let asks_for = |media_type: &str| *method == Method::GET && check_accept(headers, &[media_type]).is_ok();
+    let asks_for = |media_type: &str| *method == Method::GET && check_accept(headers, [media_type].into_iter()).is_ok();
     if context.info.is_resource {
         return None;
     }
@@ -142,8 +142,9 @@ pub(crate) async fn respond(
     let path = context.info.path.as_str();
     match path {
         "/metrics" | "/metrics/slis" if *method == Method::DELETE => {
-            if path == "/metrics" {
-                server.metrics().reset();
+            match path {
+                "/metrics" => server.metrics().reset(),
+                _ => server.metrics().reset_slis(),
             }
             Some(document(PLAIN, "no-cache, private", "metrics reset\n"))
         }

@@ -449,6 +449,48 @@ async fn protobuf(api: &Api, method: Method, path: &str, accept: &str, kind: (&s
 }
 
 #[tokio::test]
+async fn pages_end_where_the_index_of_nodes_ends() {
+    let api = Api::new().await;
+    for (name, node) in [("a", "n1"), ("b", "n2"), ("c", "n2"), ("d", "n3")] {
+        let spec = json!({"nodeName": node, "containers": [{"name": "c", "image": "i"}]});
+        let pod = json!({"metadata": {"name": name, "labels": {"node": node}}, "spec": spec});
+        api.post("/api/v1/namespaces/default/pods", &pod).await.expect(201);
+    }
+    let page = async |query: &str| {
+        let list = api.get(&format!("/api/v1/pods?limit=1&{query}")).await.expect(200);
+        let token = list["metadata"]["continue"].as_str().map(str::to_owned);
+        (list["items"][0]["metadata"]["name"].as_str().map(str::to_owned), token)
+    };
+    assert_eq!(page("fieldSelector=spec.nodeName%3Dn1").await, (Some("a".to_owned()), None));
+    let (first, token) = page("fieldSelector=spec.nodeName%3Dn2").await;
+    assert_eq!(first.as_deref(), Some("b"));
+    // What goes on is looked up by its key, so that there is more.
+    let token = token.expect("one more on this node");
+    let (second, token) = page(&format!("fieldSelector=spec.nodeName%3Dn2&continue={token}")).await;
+    assert!(second.as_deref() == Some("c") && token.is_some());
+    // There is no index of labels.
+    assert!(page("labelSelector=node%3Dn1").await.1.is_some());
+}
+
+#[tokio::test]
+async fn what_is_not_cached_is_limited_at_any_revision() {
+    let api = Api::new().await;
+    for name in ["a", "b"] {
+        let object = json!({"kind": "Pod", "namespace": "default", "name": "p"});
+        let event = json!({"metadata": {"name": name}, "involvedObject": object, "type": "Normal"});
+        api.post("/api/v1/namespaces/default/events", &event).await.expect(201);
+        api.post(MAPS, &config_map(name)).await.expect(201);
+    }
+    let count = async |path: &str| {
+        let list = api.get(&format!("{path}?limit=1&resourceVersion=0")).await.expect(200);
+        (list["items"].as_array().map(Vec::len), list["metadata"]["continue"].is_string())
+    };
+    assert_eq!(count("/api/v1/namespaces/default/events").await, (Some(1), true));
+    assert_eq!(count("/apis/events.k8s.io/v1/namespaces/default/events").await, (Some(1), true));
+    assert_eq!(count(MAPS).await, (Some(2), false));
+}
+
+#[tokio::test]
 async fn answers_in_protobuf() {
     const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
     let api = Api::new().await;

@@ -2,6 +2,9 @@
 
 mod harness;
 
+use api_server::ServerConfig;
+use apimachinery::GroupVersionKind;
+use apimachinery::schema::{self, Shape, TypeInfo};
 use harness::Api;
 use serde_json::{Value, json};
 
@@ -115,4 +118,113 @@ async fn configuration() {
     let typed = json!({"metadata": {"name": "s"}, "type": "other", "data": {"a": "YQ=="}});
     let error = api.put(&format!("{secrets}/s"), &typed).await.expect(422);
     assert!(message(&error).contains("type: Invalid value: \"other\": field is immutable"), "{error}");
+}
+
+/// Where a type has the spec of a pod, at most so many levels down (some types hold themselves).
+fn to_pod_spec(info: &TypeInfo, levels: usize) -> Option<Vec<&'static str>> {
+    if info.name == "core.v1.PodSpec" {
+        return Some(Vec::new());
+    }
+    info.fields.iter().filter(|_| levels > 0).find_map(|field| match field.shape {
+        Shape::Type(id) => to_pod_spec(id.info(), levels - 1).map(|rest| [vec![field.name], rest].concat()),
+        _ => None,
+    })
+}
+
+/// A valid object whose pods have this container.
+fn pods_of(kind: &str, to_spec: &[&'static str], container: &Value) -> Value {
+    let restart = if matches!(kind, "Job" | "CronJob") { "Never" } else { "Always" };
+    let pod_spec = json!({"containers": [container], "restartPolicy": restart});
+    let mut object = to_spec.iter().rev().fold(pod_spec, |inner, name| json!({*name: inner}));
+    object["metadata"] = json!({"name": "holder"});
+    match kind {
+        "Deployment" | "ReplicaSet" | "DaemonSet" | "StatefulSet" => {
+            object["spec"]["selector"] = json!({"matchLabels": {"a": "b"}});
+            object["spec"]["template"]["metadata"] = json!({"labels": {"a": "b"}});
+        }
+        "ReplicationController" => {
+            object["spec"]["selector"] = json!({"a": "b"});
+            object["spec"]["template"]["metadata"] = json!({"labels": {"a": "b"}});
+        }
+        "CronJob" => object["spec"]["schedule"] = json!("@daily"),
+        _ => {}
+    }
+    object
+}
+
+#[tokio::test]
+async fn no_kind_forgets_that_pods_may_not_be_privileged() {
+    const REFUSED: &str = "securityContext.privileged: Forbidden: disallowed by cluster policy";
+    let api = Api::new().await;
+    let open = Api::with(ServerConfig { allow_privileged: true, ..ServerConfig::default() }).await;
+    let mut kinds = 0;
+    for resource in schema::resources().iter().filter(|resource| resource.verbs.contains(&"create")) {
+        let kind = GroupVersionKind::new(resource.group, resource.version, resource.kind);
+        let Some(to_spec) = schema::lookup(&kind).and_then(|info| to_pod_spec(info, 6)) else { continue };
+        kinds += 1;
+        let root = if resource.group.is_empty() { "/api".to_owned() } else { format!("/apis/{}", resource.group) };
+        let path = format!("{root}/{}/namespaces/default/{}", resource.version, resource.plural);
+        let plain = pods_of(resource.kind, &to_spec, &json!({"name": "c", "image": "i"}));
+        let container = json!({"name": "c", "image": "i", "securityContext": {"privileged": true}});
+        let privileged = pods_of(resource.kind, &to_spec, &container);
+        open.post(&path, &privileged).await.expect(201);
+        let error = api.post(&path, &privileged).await.expect(422);
+        assert!(message(&error).contains(REFUSED), "{error}");
+        api.post(&path, &plain).await.expect(201);
+        let error = api.put(&format!("{path}/holder"), &privileged).await.expect(422);
+        assert!(message(&error).contains(REFUSED), "{error}");
+    }
+    assert!(kinds >= 9, "{kinds}");
+    let ephemeral = json!({"name": "e", "image": "i", "securityContext": {"privileged": true}});
+    let patch = json!({"spec": {"ephemeralContainers": [ephemeral]}});
+    let path = format!("{PODS}/holder/ephemeralcontainers");
+    let error = api.patch(&path, "application/strategic-merge-patch+json", &patch).await.expect(422);
+    assert!(message(&error).contains(REFUSED), "{error}");
+}
+
+#[tokio::test]
+async fn only_namespaces_with_a_label_see_devices_of_others() {
+    const REFUSED: &str = "admin access to devices requires the `resource.kubernetes.io/admin-access: true` label";
+    let api = Api::new().await;
+    let labels = json!({"resource.kubernetes.io/admin-access": "true"});
+    api.post("/api/v1/namespaces", &json!({"metadata": {"name": "admin", "labels": labels}})).await.expect(201);
+    let request = json!({"name": "all", "exactly": {"deviceClassName": "gpu", "allocationMode": "All", "adminAccess": true}});
+    let spec = json!({"devices": {"requests": [request]}});
+    let claim = json!({"metadata": {"name": "c"}, "spec": spec});
+    let template = json!({"metadata": {"name": "t"}, "spec": {"spec": spec}});
+    let result = json!({"request": "all", "driver": "d.example.com", "pool": "p", "device": "d", "adminAccess": true});
+    let status = json!({"status": {"allocation": {"devices": {"results": [result]}}}});
+    for (object, plural) in [(&claim, "resourceclaims"), (&template, "resourceclaimtemplates")] {
+        let path = |namespace: &str| format!("/apis/resource.k8s.io/v1/namespaces/{namespace}/{plural}");
+        let error = api.post(&path("default"), object).await.expect(422);
+        let cause = &error["details"]["causes"][0];
+        assert_eq!(cause["field"], "spec.devices.requests[0].adminAccess", "{error}");
+        assert!(cause["message"].as_str().is_some_and(|text| text.contains(REFUSED)), "{error}");
+        api.post(&path("admin"), object).await.expect(201);
+    }
+    let status_of = |namespace: &str| format!("/apis/resource.k8s.io/v1/namespaces/{namespace}/resourceclaims/c/status");
+    let merge = "application/merge-patch+json";
+    api.patch(&status_of("admin"), merge, &status).await.expect(200);
+    // Once it is given, nobody asks again.
+    let unlabelled = json!({"metadata": {"labels": {"resource.kubernetes.io/admin-access": null}}});
+    api.patch("/api/v1/namespaces/admin", merge, &unlabelled).await.expect(200);
+    let reserved = json!({"status": {"reservedFor": [{"resource": "pods", "name": "p", "uid": "u"}]}});
+    api.patch(&status_of("admin"), merge, &reserved).await.expect(200);
+    let mut plain = claim;
+    plain["spec"]["devices"]["requests"][0]["exactly"]["adminAccess"] = json!(false);
+    api.post("/apis/resource.k8s.io/v1/namespaces/default/resourceclaims", &plain).await.expect(201);
+    let error = api.patch(&status_of("default"), merge, &status).await.expect(422);
+    assert!(message(&error).contains(REFUSED), "{error}");
+}
+
+#[tokio::test]
+async fn names_of_events() {
+    let api = Api::new().await;
+    let involved = json!({"kind": "Pod", "namespace": "default", "name": "p"});
+    let core = json!({"metadata": {"name": "A_b"}, "involvedObject": involved});
+    api.post("/api/v1/namespaces/default/events", &core).await.expect(201);
+    let event = json!({"metadata": {"name": "A_c"}, "regarding": involved, "type": "Normal", "reason": "r", "action": "a",
+        "eventTime": "2026-01-01T00:00:00.000000Z", "reportingController": "example.com/c", "reportingInstance": "i"});
+    let error = api.post("/apis/events.k8s.io/v1/namespaces/default/events", &event).await.expect(422);
+    assert!(message(&error).contains("metadata.name"), "{error}");
 }

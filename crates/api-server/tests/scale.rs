@@ -80,3 +80,19 @@ async fn what_is_no_scale_is_refused() {
     api.patch(SCALE, APPLY, &scale(2)).await.expect(422);
     assert_eq!(api.get(DEPLOYMENT).await.expect(200)["spec"]["replicas"], 1);
 }
+
+#[tokio::test]
+async fn in_other_shapes() {
+    let api = Api::new().await;
+    api.patch(&format!("{DEPLOYMENT}?fieldManager=apply"), APPLY, &deployment()).await.expect(201);
+    let shaped = async |shape: &str| api.get_as(SCALE, &format!("application/json;as={shape};v=v1;g=meta.k8s.io")).await;
+    let table = shaped("Table").await.expect(200);
+    let columns: Vec<_> = table["columnDefinitions"].as_array().expect("columns").iter().map(|column| &column["name"]).collect();
+    assert_eq!(columns, ["Name", "Desired", "Available", "Age"]);
+    let row = &table["rows"][0];
+    assert_eq!((&row["cells"][0], &row["cells"][1], &row["cells"][2]), (&json!("web"), &json!(1), &json!(0)));
+    assert_eq!((&row["object"]["kind"], &row["object"]["metadata"]["name"]), (&json!("PartialObjectMetadata"), &json!("web")));
+    let metadata = shaped("PartialObjectMetadata").await.expect(200);
+    assert_eq!((&metadata["kind"], &metadata["spec"]), (&json!("PartialObjectMetadata"), &Value::Null));
+    shaped("PartialObjectMetadataList").await.expect(406);
+}

@@ -180,3 +180,32 @@ async fn a_range_that_is_not_ready_gives_no_addresses() {
     let error = api.post(SERVICES, &service("c", json!({"clusterIP": "203.0.113.11"}))).await.expect(422);
     assert!(error["message"].as_str().is_some_and(|text| text.contains("does not match the current range")), "{error}");
 }
+
+#[tokio::test]
+async fn a_port_of_two_protocols_has_one_node_port() {
+    let api = cluster().await;
+    let ports = json!([{"name": "t", "port": 53, "protocol": "TCP"}, {"name": "u", "port": 53, "protocol": "UDP"}, {"name": "h", "port": 80}]);
+    let made = api.post(SERVICES, &service("dns", json!({"type": "NodePort", "ports": ports}))).await.expect(201);
+    let node_port = |index: usize| made["spec"]["ports"][index]["nodePort"].as_i64().expect("a node port");
+    assert_eq!(node_port(0), node_port(1));
+    assert_ne!(node_port(0), node_port(2));
+}
+
+#[tokio::test]
+async fn dry_runs_choose_and_keep_nothing() {
+    let api = cluster().await;
+    api.post(SERVICES, &service("a", json!({}))).await.expect(201);
+    let exposed =
+        service("a", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30123}, {"name": "b", "port": 81}]}));
+    let mut named = exposed.clone();
+    named["spec"]["ports"][0]["name"] = json!("a");
+    let shown = api.put(&format!("{SERVICES}/a?dryRun=All"), &named).await.expect(200);
+    assert!(shown["spec"]["ports"][1]["nodePort"].as_i64().is_some_and(|port| port != 0), "{shown}");
+    let other = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30123}]});
+    api.post(SERVICES, &service("b", other)).await.expect(201);
+    // What is reserved comes before what is valid.
+    let error = api.put(&format!("{SERVICES}/a"), &exposed).await.expect(422);
+    let causes = error["details"]["causes"].as_array().expect("causes");
+    assert_eq!(causes.len(), 1, "{error}");
+    assert_eq!(causes[0]["message"], "Invalid value: 30123: provided port is already allocated");
+}

@@ -150,6 +150,34 @@ async fn a_bookmark_comes_before_the_end() {
 }
 
 #[tokio::test]
+async fn what_is_still_to_come_is_no_event() {
+    let api = Api::new().await;
+    let last = api.post(MAPS, &config_map("a", "1")).await.expect(201);
+    let ahead = revision(&last).parse::<i64>().expect("a number") + 1;
+    let options = "watch=1&allowWatchBookmarks=true&timeoutSeconds=3";
+    let mut beyond = Watch::start(&api, &format!("{MAPS}?{options}&resourceVersion={}", ahead + 1000)).await;
+    let mut watch = Watch::start(&api, &format!("{MAPS}?watch=1&resourceVersion={ahead}")).await;
+    let reached = api.post(MAPS, &config_map("b", "1")).await.expect(201);
+    assert_eq!(revision(&reached), ahead.to_string(), "nobody else writes");
+    api.post(MAPS, &config_map("c", "1")).await.expect(201);
+    watch.expect(&[("ADDED", "c")]).await;
+    assert!(beyond.next().await.is_none(), "neither an event nor a bookmark before it has begun");
+}
+
+#[tokio::test]
+async fn a_state_that_is_still_to_come_is_not_sent() {
+    let api = Api::new().await;
+    let last = api.post(MAPS, &config_map("a", "1")).await.expect(201);
+    let ahead = revision(&last).parse::<i64>().expect("a number") + 1000;
+    let options = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let mut watch = Watch::start(&api, &format!("{MAPS}?{options}&resourceVersion={ahead}")).await;
+    let error = watch.next().await.expect("an error");
+    assert_eq!((&error["type"], &error["object"]["code"]), (&json!("ERROR"), &json!(504)), "{error}");
+    assert_eq!(error["object"]["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
+    assert!(watch.next().await.is_none());
+}
+
+#[tokio::test]
 async fn tables_are_watched_too() {
     let api = Api::new().await;
     api.post(MAPS, &config_map("a", "1")).await.expect(201);

@@ -169,3 +169,20 @@ async fn an_unreadable_resource_version_of_one_object() {
     assert_eq!((answer["message"].as_str(), &answer["reason"]), (Some(why), &serde_json::Value::Null));
     api.get("/api/v1/namespaces/default?resourceVersion=0").await.expect(200);
 }
+
+#[tokio::test]
+async fn metrics_start_again_each_at_its_path() {
+    let api = Api::new().await;
+    let has = async |path: &str, metric: &str| {
+        let text = api.get(path).await.expect(200);
+        text.as_str().expect("text").lines().any(|line| line.starts_with(metric))
+    };
+    // What it starts with has not run here, which is no less a result.
+    api.get("/livez").await.expect(500);
+    assert!(has("/metrics/slis", "kubernetes_healthchecks_total{").await);
+    api.delete("/metrics").await.expect(200);
+    assert!(has("/metrics/slis", "kubernetes_healthchecks_total{").await, "these are another registry's");
+    assert_eq!(api.delete("/metrics/slis").await.expect(200), json!("metrics reset\n"));
+    assert!(!has("/metrics/slis", "kubernetes_healthchecks_total{").await);
+    assert!(has("/metrics/slis", "process_start_time_seconds").await);
+}

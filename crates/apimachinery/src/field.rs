@@ -1,5 +1,6 @@
 //! Field paths and field errors (upstream's `util/validation/field`), with upstream's message texts.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use crate::{StatusCause, Value, go_quote};
@@ -17,6 +18,11 @@ impl Path {
     /// The object itself; its children start a path.
     pub fn root() -> Path {
         Path::default()
+    }
+
+    /// A path that starts with no name, which upstream prints like a list's element without an index.
+    pub fn nameless() -> Path {
+        Path::root().key("")
     }
 
     /// A member.
@@ -213,15 +219,12 @@ impl std::error::Error for Error {}
 /// All errors in one text as upstream's aggregate prints them (each once; in brackets when there are several); `None`
 /// when there are none.
 pub fn aggregate(errors: &[Error]) -> Option<String> {
-    let mut messages: Vec<String> = Vec::with_capacity(errors.len());
-    for message in errors.iter().map(ToString::to_string) {
-        if !messages.contains(&message) {
-            messages.push(message);
-        }
-    }
+    let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    let mut seen = HashSet::with_capacity(all.len());
+    let messages: Vec<&str> = all.iter().map(String::as_str).filter(|message| seen.insert(*message)).collect();
     match messages.len() {
         0 => None,
-        1 => messages.pop(),
+        1 => messages.first().map(|message| (*message).to_owned()),
         _ => Some(format!("[{}]", messages.join(", "))),
     }
 }
@@ -230,6 +233,13 @@ pub fn aggregate(errors: &[Error]) -> Option<String> {
 mod tests {
     use super::*;
     use crate::value;
+
+    #[test]
+    fn many_are_as_quick_as_few() {
+        let errors: Vec<Error> = (0..100_000).map(|at| Error::required(&Path::new("a").index(at % 99_999), "")).collect();
+        let text = aggregate(&errors).expect("errors");
+        assert_eq!(text.matches("Required").count(), 99_999);
+    }
 
     #[test]
     fn texts_are_upstreams() {

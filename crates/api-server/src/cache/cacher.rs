@@ -12,7 +12,7 @@ use storage::{Event, KeyRange, RangeRequest, Store, StoreError};
 
 use super::entry::{CacheEvent, Entry, Indexer};
 use super::feed::Feed;
-use super::index::{Index, Term};
+use super::index::{Index, Term, indexed_value};
 use super::watcher::{WatchScope, Watcher, WatcherIndex};
 use crate::registry::codec::Header;
 
@@ -354,12 +354,17 @@ impl Cacher {
         self.config.indexed_field
     }
 
+    /// An entry's value of the indexed field.
+    pub(crate) fn indexed_value<'a>(&self, entry: &'a Entry) -> Option<&'a str> {
+        indexed_value(entry, self.config.indexed_field)
+    }
+
     /// Starts a watch; with [`WatchStart::Now`] also returns the state that it continues from. `announced` is the feed's revision, read before.
     pub(crate) fn watch(&self, start: WatchStart, scope: WatchScope, announced: i64) -> Result<(Snapshot, Watcher), TooOld> {
         let mut state = self.state.lock();
         let told = state.revision;
-        let (backlog, revision) = match start {
-            WatchStart::Now => (Vec::new(), state.revision.max(announced)),
+        let (backlog, revision, heard) = match start {
+            WatchStart::Now => (Vec::new(), state.revision.max(announced), told),
             WatchStart::After(after) if after < state.ring_start => return Err(TooOld { oldest: state.ring_start }),
             WatchStart::After(after) => {
                 let first = state.ring.partition_point(|event| event.revision <= after);
@@ -367,12 +372,13 @@ impl Cacher {
                     let entries = [&event.previous, &event.current];
                     entries.into_iter().flatten().any(|entry| scope.contains(entry, self.config.indexed_field))
                 };
-                (state.ring.range(first..).filter(in_scope).cloned().collect(), after)
+                // A revision that is still to come: what happens until then is no event.
+                (state.ring.range(first..).filter(in_scope).cloned().collect(), after, told.max(after))
             }
         };
-        let queue = state.watchers.add(scope, WATCHER_QUEUE, told);
+        let queue = state.watchers.add(scope, WATCHER_QUEUE, heard);
         let snapshot = state.snapshot(revision);
-        Ok((snapshot, Watcher::new(backlog, queue, revision)))
+        Ok((snapshot, Watcher::new(backlog, queue, revision, told.max(announced))))
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) struct Index {
     postings: OrdSet<Posting>,
 }
 
-fn indexed_value(entry: &Entry, indexed: Option<usize>) -> Option<&str> {
+pub(super) fn indexed_value(entry: &Entry, indexed: Option<usize>) -> Option<&str> {
     entry.fields.get(indexed?).map(|value| &**value)
 }
 

@@ -215,7 +215,7 @@ impl World {
         for follower in crowd {
             follower.follow();
             assert!(follower.last >= *last, "{} was promised, {} came", last, follower.last);
-            let reached = follower.watcher.reached(told);
+            let reached = follower.watcher.reached(told).expect("it began at what there was");
             assert!(reached >= follower.last, "a bookmark at {reached} would go back behind {}", follower.last);
             follower.promised = reached;
         }

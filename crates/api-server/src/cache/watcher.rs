@@ -39,14 +39,23 @@ pub(crate) struct Watcher {
     pub(crate) backlog: std::vec::IntoIter<Arc<CacheEvent>>,
     /// Live events. Closed when the watcher was too slow or the cache started anew.
     queue: mpsc::Receiver<Arc<Delivery>>,
+    /// The revision that it began after, if that was still to come; 0 otherwise.
+    ahead: i64,
     /// It knows of everything up to here.
     revision: i64,
 }
 
 impl Watcher {
-    pub(super) fn new(backlog: Vec<Arc<CacheEvent>>, queue: mpsc::Receiver<Arc<Delivery>>, revision: i64) -> Watcher {
+    /// `newest` is the revision that there is.
+    pub(super) fn new(
+        backlog: Vec<Arc<CacheEvent>>,
+        queue: mpsc::Receiver<Arc<Delivery>>,
+        revision: i64,
+        newest: i64,
+    ) -> Watcher {
+        let ahead = if revision > newest { revision } else { 0 };
         let revision = backlog.last().map_or(revision, |newest| revision.max(newest.revision));
-        Watcher { backlog: backlog.into_iter(), queue, revision }
+        Watcher { backlog: backlog.into_iter(), queue, ahead, revision }
     }
 
     /// The next live event, if one is there.
@@ -64,10 +73,13 @@ impl Watcher {
     }
 
     /// The revision up to which it knows everything, once all of backlog and queue has been taken; `told` is what all watchers were told
-    /// of, read before. This one may have been told of more, and never goes back.
-    pub(crate) fn reached(&mut self, told: i64) -> i64 {
+    /// of, read before. This one may have been told of more, and never goes back. `None` while that is before where it began.
+    pub(crate) fn reached(&mut self, told: i64) -> Option<i64> {
+        if told < self.ahead && self.revision <= self.ahead {
+            return None;
+        }
         self.revision = self.revision.max(told);
-        self.revision
+        Some(self.revision)
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) fn check(query: &Query, pod: &str) -> Result<(), Status> {
     }
     match seconds {
         Some(_) if since.is_some() => {
-            errors.push(Error::forbidden(&Path::root().key(""), "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+            errors.push(Error::forbidden(&Path::nameless(), "at most one of `sinceTime` or `sinceSeconds` may be specified"));
         }
         Some(seconds) if seconds < 1 => {
             errors.push(Error::invalid(&at("sinceSeconds"), seconds, "must be greater than 0"));

@@ -6,7 +6,7 @@ use ::http::{Request, Response, StatusCode};
 use apimachinery::{GroupResource, GroupVersionKind, Reason, Status, Value, field, value};
 
 use super::negotiate::{Answer, negotiate};
-use super::respond::value_response;
+use super::respond::{created, value_response};
 use crate::http::{Body, RequestContext};
 use crate::registry::{Change, Write, WriteOptions, now};
 use crate::server::ApiServer;
@@ -96,11 +96,6 @@ impl Change for Bind {
     fn options_kind(&self) -> &'static str {
         "CreateOptions"
     }
-}
-
-/// What a creation that leaves no object answers.
-pub(super) fn created() -> Value {
-    value!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
 }
 
 /// The condition `PodScheduled` becomes true.

@@ -36,7 +36,7 @@ pub(crate) fn encoding(headers: &http::HeaderMap, context: &RequestContext) -> R
     if text.is_empty() {
         return Ok(Encoding::Json);
     }
-    match media_type(text).unwrap_or_default().as_str() {
+    match media_type(text).as_deref().unwrap_or_default() {
         "application/json" => Ok(Encoding::Json),
         "application/yaml" => Ok(Encoding::Yaml),
         "application/vnd.kubernetes.protobuf" => Ok(Encoding::Protobuf),

@@ -46,7 +46,7 @@ pub(crate) fn respond(
         if *request.method() != Method::GET {
             return Err(Status::method_not_allowed());
         }
-        check_accept(request.headers(), written)?;
+        check_accept(request.headers(), written.iter().copied())?;
     }
     if let ([prefix @ ("api" | "apis")], Some(format)) = (parts.as_slice(), negotiate_aggregated(request.headers())) {
         return Ok(aggregated(server, prefix, format, request));

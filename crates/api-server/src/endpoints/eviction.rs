@@ -9,7 +9,7 @@ use apimachinery::{GroupResource, GroupVersionKind, Reason, Status, StatusCause,
 
 use super::body;
 use super::negotiate::{Answer, negotiate};
-use super::respond::value_response;
+use super::respond::{created, value_response};
 use crate::http::{Body, RequestContext};
 use crate::registry::{Change, DeleteOptions, Engine, NAMESPACE_MISMATCH, Write, WriteOptions, now};
 use crate::server::ApiServer;
@@ -53,7 +53,7 @@ pub(crate) async fn create(
     loop {
         let mut attempt = deletion.clone();
         match evict(server, context, &mut attempt).await {
-            Ok(()) => return Ok(value_response(StatusCode::CREATED, &super::binding::created(), accepted)),
+            Ok(()) => return Ok(value_response(StatusCode::CREATED, &created(), accepted)),
             // The pod changed since it was judged: judge it again, unless the client named the state that it means.
             Err(status) if status.reason == Reason::Conflict && !given_version && tries < ATTEMPTS => tries += 1,
             Err(status) => return Err(status),

@@ -51,9 +51,6 @@ pub(crate) async fn dispatch(server: &Arc<ApiServer>, context: RequestContext, m
     let compressed = compress::is_wanted(request.headers(), &context.info);
     let upgrade = websocket::Upgrade::of(&context, &mut request);
     let result = match context.info.is_resource {
-        true if !server.serves(&context.info) && routes::Router::of(server, &context) == routes::Router::Plain => {
-            Ok(routes::page_not_found())
-        }
         true => resource(server, &context, request).await,
         false if context.info.path.starts_with("/openapi/") => {
             let headers = request.headers().clone();
@@ -76,8 +73,12 @@ pub(crate) async fn dispatch(server: &Arc<ApiServer>, context: RequestContext, m
 
 async fn resource(server: &Arc<ApiServer>, context: &RequestContext, request: Request<Body>) -> Result<Response<Body>, Status> {
     let info = &context.info;
-    let endpoint =
-        server.engine().catalog.get(&info.api_group, &info.api_version, &info.resource).ok_or_else(Status::path_not_found)?;
+    let Some(endpoint) = server.engine().catalog.get(&info.api_group, &info.api_version, &info.resource) else {
+        return match routes::Router::of(server, context) {
+            routes::Router::Plain => Ok(routes::page_not_found()),
+            routes::Router::Restful => Err(Status::path_not_found()),
+        };
+    };
     check_scope(endpoint, context)?;
     if !info.subresource.is_empty() {
         return subresource(server, endpoint, context, request).await;

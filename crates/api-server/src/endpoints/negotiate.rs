@@ -57,8 +57,13 @@ pub(super) fn supported(context: &RequestContext) -> &'static [&'static str] {
     if context.gates.cbor { ALL } else { &ALL[..3] }
 }
 
-/// What it can write as a stream.
-const STREAMS: [&str; 2] = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+/// What it can write as a stream. CBOR is behind its gate.
+pub(super) fn streamed(context: &RequestContext) -> &'static [&'static str] {
+    if context.gates.cbor { &STREAMS } else { &STREAMS[..2] }
+}
+
+const STREAMS: [&str; 3] =
+    ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch", cbor::SEQUENCE_MEDIA_TYPE];
 
 impl Accepted {
     /// Whether the cache's JSON can be sent as it is.
@@ -76,7 +81,7 @@ pub(crate) fn negotiate(headers: &HeaderMap, context: &RequestContext, answer: A
 pub(crate) fn negotiate_stream(headers: &HeaderMap, context: &RequestContext) -> Result<Accepted, Status> {
     let accepted = negotiate(headers, context, Answer::Object)?;
     match accepted.format {
-        Format::Yaml => Err(Status::only_accepted(&STREAMS)),
+        Format::Yaml => Err(Status::only_accepted(&STREAMS[..2])),
         _ => Ok(accepted),
     }
 }

@@ -1,11 +1,12 @@
 //! Which patch, by its content type (<https://kubernetes.io/docs/reference/using-api/api-concepts/#patch-and-update>).
 
 use apimachinery::patch::{JsonPatch, JsonPatchError, PatchSchema, StrategicError, go_text, merge_patch, strategic_merge_patch};
-use apimachinery::{GroupKind, GroupVersionKind, Reason, Status, StatusDetails, Value, field, schema};
+use apimachinery::{GroupVersionKind, Reason, Status, StatusDetails, Value, schema};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 
 use super::body::{Encoding, no_kind, unusable};
+use super::change::check_name;
 use super::codecs;
 use crate::http::RequestContext;
 use crate::registry::{Change, FieldValidation, Write, WriteOptions, convert};
@@ -49,64 +50,65 @@ impl PatchType {
     }
 }
 
-/// A patch as a change of an object.
-pub(crate) struct Patched<'a> {
+/// A patch as it was sent.
+pub(crate) struct SentPatch {
     kind: PatchType,
     /// With what strict decoding finds wrong with it; or what is so wrong with it that it is none, which matters only where there is
     /// something to patch.
     patch: Result<(Value, Vec<String>), Status>,
-    write: Write<'a>,
     mode: FieldValidation,
+}
+
+impl SentPatch {
+    /// Of an object that is served as this kind.
+    pub(crate) fn read(kind: PatchType, bytes: &[u8], served: &GroupVersionKind, mode: FieldValidation) -> SentPatch {
+        SentPatch { kind, patch: read(kind, bytes, served, mode), mode }
+    }
+
+    /// The object, of this kind, with the patch.
+    pub(crate) fn patched(&self, current: &Value, served: &GroupVersionKind, context: &RequestContext) -> Result<Value, Status> {
+        let (patch, complaints) = self.patch.as_ref().map_err(Status::clone)?;
+        let merged = self.kind == PatchType::Strategic;
+        let mut patched = apply_patch(self.kind, current, patch, served)?;
+        if let Some(why) = no_kind(&patched).filter(|_| patched.as_object().is_none()) {
+            return Err(codecs::invalid_patch(&patched.to_json(), why));
+        }
+        // What upstream shows of it in errors.
+        let shown = if merged { go_text(patch) } else { patched.to_json() };
+        if !merged {
+            check_kind(&patched, served, &shown)?;
+        }
+        patched.set_gvk(served);
+        let patched = codecs::patched(patched, served, self.mode, context, complaints.clone(), &shown, merged)?;
+        check_name(&patched, current.meta().name())?;
+        Ok(patched)
+    }
+}
+
+/// A patch cannot make the object one of another kind.
+fn check_kind(patched: &Value, served: &GroupVersionKind, shown: &str) -> Result<(), Status> {
+    let (version, kind) = (patched.api_version(), patched.kind());
+    if version.is_empty() || kind.is_empty() {
+        return Ok(());
+    }
+    let Ok(given) = GroupVersionKind::from_api_version(version, kind) else { return Ok(()) };
+    unusable(&given, served).map_or(Ok(()), |why| Err(codecs::invalid_patch(shown, why)))
+}
+
+/// A patch as a change of an object.
+pub(crate) struct Patched<'a> {
+    sent: SentPatch,
+    write: Write<'a>,
 }
 
 impl<'a> Patched<'a> {
     pub(crate) fn new(kind: PatchType, bytes: &[u8], write: Write<'a>, options: &WriteOptions) -> Patched<'a> {
-        let patch = read(kind, bytes, &write.endpoint.row.kind, options.field_validation);
-        Patched { kind, patch, write, mode: options.field_validation }
-    }
-
-    fn served_kind(&self) -> &'a GroupVersionKind {
-        &self.write.endpoint.row.kind
-    }
-
-    /// A patch cannot make the object one of another kind.
-    fn check_kind(&self, patched: &Value, shown: &str) -> Result<(), Status> {
-        let (version, kind) = (patched.api_version(), patched.kind());
-        if self.kind == PatchType::Strategic || version.is_empty() || kind.is_empty() {
-            return Ok(());
-        }
-        let Ok(given) = GroupVersionKind::from_api_version(version, kind) else { return Ok(()) };
-        match unusable(&given, self.served_kind()) {
-            None => Ok(()),
-            Some(why) => {
-                let error = field::Error::invalid(&field::Path::new("patch"), shown, why);
-                Err(Status::invalid(&GroupKind::default(), "", &[error]))
-            }
-        }
-    }
-
-    /// Upstream's `checkName`.
-    fn check_name(&self, patched: &Value, current: &Value) -> Result<(), Status> {
-        let (given, name) = (patched.meta().name(), current.meta().name());
-        match given {
-            "" => Err(Status::bad_request(format!(
-                "the name of the object ({name} based on URL) was undeterminable: name must be provided"
-            ))),
-            given if given != name => {
-                Err(Status::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({name})")))
-            }
-            _ => Ok(()),
-        }
+        Patched { sent: SentPatch::read(kind, bytes, &write.endpoint.row.kind, options.field_validation), write }
     }
 }
 
 /// Reads a patch. Where nobody asks for its mistakes, upstream leaves it to its libraries, which take a list for a merge patch.
-pub(super) fn read(
-    kind: PatchType,
-    bytes: &[u8],
-    served: &GroupVersionKind,
-    mode: FieldValidation,
-) -> Result<(Value, Vec<String>), Status> {
+fn read(kind: PatchType, bytes: &[u8], served: &GroupVersionKind, mode: FieldValidation) -> Result<(Value, Vec<String>), Status> {
     let ignores = mode == FieldValidation::Ignore;
     let prefix = if kind == PatchType::Strategic { "" } else { "error decoding patch: " };
     let (patch, mut complaints) = codecs::parse(bytes, Encoding::Json, served)
@@ -138,7 +140,7 @@ pub(super) fn read(
 }
 
 /// Applies a patch to an object of a kind.
-pub(crate) fn apply_patch(kind: PatchType, current: &Value, patch: &Value, gvk: &GroupVersionKind) -> Result<Value, Status> {
+fn apply_patch(kind: PatchType, current: &Value, patch: &Value, gvk: &GroupVersionKind) -> Result<Value, Status> {
     match kind {
         PatchType::Json => JsonPatch::parse(patch).and_then(|patch| patch.apply(current)).map_err(json_patch_status),
         PatchType::Strategic => {
@@ -182,32 +184,8 @@ impl Change for Patched<'_> {
     fn apply(&self, current: Option<&Value>) -> Result<Value, Status> {
         // Only a configuration that is applied makes what is not there.
         let current = current.ok_or_else(|| self.write.not_found(&self.write.context.info.name))?;
-        let (patch, complaints) = self.patch.as_ref().map_err(Status::clone)?;
-        let served_kind = self.served_kind();
-        let current = convert(current.clone(), served_kind);
-        let mut patched = apply_patch(self.kind, &current, patch, served_kind)?;
-        if let Some(why) = no_kind(&patched).filter(|_| patched.as_object().is_none()) {
-            let error = field::Error::invalid(&field::Path::new("patch"), patched.to_json().as_str(), why);
-            return Err(Status::invalid(&GroupKind::default(), "", &[error]));
-        }
-        // What upstream shows of it in errors.
-        let shown = match self.kind {
-            PatchType::Strategic => go_text(patch),
-            _ => patched.to_json(),
-        };
-        self.check_kind(&patched, &shown)?;
-        patched.set_gvk(served_kind);
-        let complaints = complaints.clone();
-        let patched = codecs::patched(
-            patched,
-            served_kind,
-            self.mode,
-            self.write.context,
-            complaints,
-            &shown,
-            self.kind == PatchType::Strategic,
-        )?;
-        self.check_name(&patched, &current)?;
+        let served = &self.write.endpoint.row.kind;
+        let patched = self.sent.patched(&convert(current.clone(), served), served, self.write.context)?;
         Ok(convert(patched, &self.write.stored.kind))
     }
 

@@ -11,7 +11,7 @@ use storage::{KeyRange, RangeRequest, Revision, StoreError};
 use super::list;
 use super::negotiate::{Accepted, Answer, Format, Shape, negotiate};
 use super::respond::{in_version, json_response, misfit, object_response, partial_metadata, protobuf_response, value_response};
-use crate::cache::{Entry, Snapshot, next_key, prefix_end};
+use crate::cache::{Entry, Snapshot, Term, next_key, prefix_end};
 use crate::http::{Body, RequestContext};
 use crate::registry::{ContinueToken, Endpoint, Engine, ListOptions, ListRevision, Stored, store_status};
 use crate::table;
@@ -30,10 +30,10 @@ pub(crate) async fn get(
     {
         let text = apimachinery::go_quote(version);
         let why = format!("resourceVersion: Invalid value: {text}: strconv.ParseUint: parsing {text}: invalid syntax");
-        return Err(match stored.resource.resource.as_str() {
-            // What upstream's cache says of it has no reason; events are not cached.
-            "events" => Status::bad_request(format!("invalid resource version: {why}")),
-            _ => Status::new(apimachinery::Reason::Unknown, why),
+        // What upstream's cache says of it has no reason.
+        return Err(match stored.is_cached_upstream() {
+            true => Status::new(apimachinery::Reason::Unknown, why),
+            false => Status::bad_request(format!("invalid resource version: {why}")),
         });
     }
     if context.query.flag("export") == Some(true) {
@@ -199,8 +199,12 @@ pub(crate) async fn gather(
     for entry in candidates.filter(|entry| everything || options.selection.matches(stored, entry)) {
         entries.push(entry.clone());
         if options.limit > 0 && entries.len() == options.limit {
-            // There is more if there is anything more, whether it matches or not; upstream counts it only where no selector makes that a guess.
-            let mut left = snapshot.candidates(&[], next_key(&entry.key), end);
+            // There is more if there is anything more, whether it matches or not, but for what upstream's index has; it is counted only where
+            // no selector makes that a guess.
+            let indexed = options.indexed_value(stored);
+            let terms: Vec<Term> = indexed.map(Term::field).into_iter().collect();
+            let left = snapshot.candidates(&terms, next_key(&entry.key), end);
+            let mut left = left.filter(|entry| indexed.is_none_or(|value| stored.cacher.indexed_value(entry) == Some(value)));
             more = left.next().map(|_| if everything { 1 + left.count() } else { 0 });
             break;
         }

@@ -1,6 +1,6 @@
 //! Making responses.
 
-use apimachinery::{GroupVersionKind, Reason, Status, Value, cbor, protobuf, schema};
+use apimachinery::{GroupVersionKind, Reason, Status, Value, cbor, protobuf, schema, value};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
@@ -39,6 +39,11 @@ pub(crate) fn negotiated_status(status: &Status, accepted: Option<Accepted>) -> 
         *response.body_mut() = Body::full(body);
     }
     response
+}
+
+/// What a creation that leaves no object answers.
+pub(super) fn created() -> Value {
+    value!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
 }
 
 /// A response with JSON that is encoded already.
@@ -109,21 +114,24 @@ fn pretty(value: &Value) -> Vec<u8> {
 /// Upstream's answer to a client that wants metadata of a list and asks for an object, or the other way round.
 pub(crate) fn misfit(endpoint: &Endpoint, list: bool) -> Status {
     let kind = &endpoint.row.kind;
-    // The names of upstream's internal types.
     let package = match kind.group.as_str() {
         "" | "events.k8s.io" => "core",
         group => group.split('.').next().unwrap_or_default(),
     };
+    misfit_of(package, &kind.kind, list)
+}
+
+/// As [`misfit`]; package and name are those of upstream's internal type.
+pub(crate) fn misfit_of(package: &str, kind: &str, list: bool) -> Status {
     Status::new(
         Reason::NotAcceptable,
         match list {
             true => {
-                format!("you requested PartialObjectMetadata, but the requested object is a list (*{package}.{}List)", kind.kind)
+                format!("you requested PartialObjectMetadata, but the requested object is a list (*{package}.{kind}List)")
             }
-            false => format!(
-                "you requested PartialObjectMetadataList, but the requested object is not a list (*{package}.{})",
-                kind.kind
-            ),
+            false => {
+                format!("you requested PartialObjectMetadataList, but the requested object is not a list (*{package}.{kind})")
+            }
         },
     )
 }

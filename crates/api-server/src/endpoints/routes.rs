@@ -3,8 +3,9 @@
 
 use ::http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use ::http::{HeaderMap, Method, Response, StatusCode};
-use apimachinery::{Reason, Status, StatusDetails, cbor};
+use apimachinery::{Reason, Status, StatusDetails};
 
+use super::negotiate::{streamed, supported};
 use crate::http::{Body, RequestContext, Verb};
 use crate::resource_metrics;
 use crate::server::ApiServer;
@@ -81,33 +82,19 @@ pub(super) fn check_headers(method: &Method, headers: &HeaderMap, context: &Requ
     match (context.info.subresource.as_str(), context.info.resource.as_str()) {
         // These write anything.
         ("proxy" | "exec" | "attach" | "portforward", _) => Ok(()),
-        ("log", "pods") => {
-            let written: Vec<&str> = ["text/plain"].into_iter().chain(written(context, false)).collect();
-            check_accept(headers, &written)
-        }
+        ("log", "pods") => check_accept(headers, ["text/plain"].into_iter().chain(supported(context).iter().copied())),
         _ => {
-            let streams = matches!(context.info.verb, Verb::List | Verb::Watch);
-            check_accept(headers, &written(context, streams))
+            let streams = match context.info.verb {
+                Verb::List | Verb::Watch => streamed(context),
+                _ => &[],
+            };
+            check_accept(headers, supported(context).iter().chain(streams).copied())
         }
     }
-}
-
-fn written(context: &RequestContext, streams: bool) -> Vec<&'static str> {
-    let mut all = vec!["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
-    if context.gates.cbor {
-        all.push(cbor::MEDIA_TYPE);
-    }
-    if streams {
-        all.extend(["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"]);
-        if context.gates.cbor {
-            all.push(cbor::SEQUENCE_MEDIA_TYPE);
-        }
-    }
-    all
 }
 
 /// The first value of `Accept` names one of these, parameters and case and quality aside; a wildcard is only `*/*`.
-pub(crate) fn check_accept(headers: &HeaderMap, written: &[&str]) -> Result<(), Status> {
+pub(crate) fn check_accept<'a>(headers: &HeaderMap, written: impl Iterator<Item = &'a str> + Clone) -> Result<(), Status> {
     let accept = headers.get(ACCEPT).map(|value| value.to_str().unwrap_or("?")).unwrap_or_default();
     if accept.is_empty() {
         return Ok(());
@@ -116,9 +103,9 @@ pub(crate) fn check_accept(headers: &HeaderMap, written: &[&str]) -> Result<(), 
     let mut types = accept.strip_suffix(',').unwrap_or(accept).split(',');
     let names = types.any(|one| {
         let media_type = one.split(';').next().unwrap_or_default().trim_matches(' ');
-        media_type == "*/*" || written.contains(&media_type)
+        media_type == "*/*" || written.clone().any(|known| known == media_type)
     });
-    if names { Ok(()) } else { Err(Status::not_acceptable(written)) }
+    if names { Ok(()) } else { Err(Status::not_acceptable(&written.collect::<Vec<_>>())) }
 }
 
 fn check_patch_type(headers: &HeaderMap, context: &RequestContext) -> Result<(), Status> {
@@ -149,7 +136,7 @@ mod tests {
     fn accept_as_go_restful_reads_it() {
         let check = |accept: &'static str| {
             let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]);
-            check_accept(&headers, &["application/json", "application/yaml"]).is_ok()
+            check_accept(&headers, ["application/json", "application/yaml"].into_iter()).is_ok()
         };
         for accept in ["", "*/*", "application/json", "text/html, application/yaml;q=0", "application/json;stream=x", "a,*/*,"] {
             assert!(check(accept), "{accept}");

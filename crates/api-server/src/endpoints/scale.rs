@@ -7,16 +7,17 @@ use apimachinery::selector::LabelSelector;
 use apimachinery::{GroupKind, GroupVersionKind, Status, Value, field, value};
 
 use super::apply::option_errors;
-use super::body::{self, Encoding};
+use super::body;
 use super::change::{Target, check_name};
 use super::codecs;
-use super::negotiate::{Answer, negotiate};
-use super::patch::{PatchType, apply_patch, read as read_patch};
+use super::negotiate::{Accepted, Answer, Shape, negotiate};
+use super::patch::{PatchType, SentPatch};
 use super::read;
-use super::respond::value_response;
+use super::respond::{misfit_of, partial_metadata, value_response};
 use crate::http::{Body, RequestContext, Verb};
 use crate::registry::{Change, Endpoint, NAMESPACE_MISMATCH, ScaleWrite, Stored, Write, WriteOptions, scale_managed};
 use crate::server::ApiServer;
+use crate::table;
 
 /// Answers get, update and patch.
 pub(crate) async fn respond(
@@ -26,11 +27,11 @@ pub(crate) async fn respond(
     context: &RequestContext,
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate(request.headers(), context, Answer::Fixed)?;
+    let accepted = negotiate(request.headers(), context, Answer::Object)?;
     if context.info.verb == Verb::Get {
         let entry = read::find(server.engine(), endpoint, stored, context).await?;
         let object = entry.served.object().map_err(Status::internal_error)?;
-        return Ok(value_response(StatusCode::OK, &scale_of(&object), accepted));
+        return answer(&scale_of(&object), context, accepted);
     }
     let target = super::target(server, endpoint, stored, context);
     let (sent, options) = Sent::read(&target, request).await?;
@@ -45,7 +46,18 @@ pub(crate) async fn respond(
     let write = Write { subresource: "", ..target.write };
     let change = ScaleChange { sent, write, options: &options };
     let written = write.update(&context.info.name, &change, &options).await?;
-    Ok(value_response(StatusCode::OK, &scale_of(&written.object), accepted))
+    answer(&scale_of(&written.object), context, accepted)
+}
+
+/// A Scale in the shape that the client accepts.
+fn answer(scale: &Value, context: &RequestContext, accepted: Accepted) -> Result<Response<Body>, Status> {
+    let shaped = match accepted.shape {
+        Shape::Object => return Ok(value_response(StatusCode::OK, scale, accepted)),
+        Shape::Table(version) => table::scale_table(version, scale, table::Include::parse(context.query.get("includeObject"))?),
+        Shape::Metadata(version) => partial_metadata(scale, version),
+        Shape::Misfit => return Err(misfit_of("autoscaling", "Scale", false)),
+    };
+    Ok(value_response(StatusCode::OK, &shaped, accepted))
 }
 
 fn scale_kind() -> GroupVersionKind {
@@ -85,7 +97,7 @@ fn scale_of(object: &Value) -> Value {
 /// What a client sent.
 enum Sent {
     Replacement(Value),
-    Patch(PatchType, Value),
+    Patch(SentPatch),
     Configuration(Value),
 }
 
@@ -101,22 +113,14 @@ impl Sent {
         }
         let kind = PatchType::of(request.headers(), context)?;
         let options = WriteOptions::parse_patch(&context.query, option_errors(kind, &context.query))?;
-        let encoding = match kind {
-            PatchType::Apply(encoding) => encoding,
-            _ => Encoding::Json,
-        };
         let bytes = body::read(request.into_body(), target.body_bytes_max).await?;
-        let (patch, complaints) = match kind {
-            PatchType::Apply(_) => codecs::parse(&bytes, encoding, &scale_kind())
-                .map_err(|status| Status::bad_request(format!("error decoding YAML: {}", status.message)))?,
-            _ => read_patch(kind, &bytes, &scale_kind(), options.field_validation)?,
+        let PatchType::Apply(encoding) = kind else {
+            return Ok((Sent::Patch(SentPatch::read(kind, &bytes, &scale_kind(), options.field_validation)), options));
         };
+        let (configuration, complaints) = codecs::parse(&bytes, encoding, &scale_kind())
+            .map_err(|status| Status::bad_request(format!("error decoding YAML: {}", status.message)))?;
         codecs::judge(complaints, options.field_validation, context).map_err(Status::bad_request)?;
-        let sent = match kind {
-            PatchType::Apply(_) => Sent::Configuration(patch),
-            _ => Sent::Patch(kind, patch),
-        };
-        Ok((sent, options))
+        Ok((Sent::Configuration(configuration), options))
     }
 }
 
@@ -131,28 +135,7 @@ impl ScaleChange<'_> {
     /// The Scale as the client wants it.
     fn wanted(&self, current: &Value) -> Result<Value, Status> {
         match &self.sent {
-            Sent::Patch(kind, patch) => {
-                let patched = apply_patch(*kind, current, patch, &scale_kind())?;
-                let shown = patched.to_json();
-                let given = patched.gvk().filter(|_| *kind != PatchType::Strategic);
-                let no_object = body::no_kind(&patched).filter(|_| patched.as_object().is_none());
-                if let Some(why) = no_object.or_else(|| body::unusable(&given?, &scale_kind())) {
-                    let error = field::Error::invalid(&field::Path::new("patch"), shown, why);
-                    return Err(Status::invalid(&GroupKind::default(), "", &[error]));
-                }
-                let mode = self.options.field_validation;
-                let patched = codecs::patched(
-                    patched,
-                    &scale_kind(),
-                    mode,
-                    self.write.context,
-                    Vec::new(),
-                    &shown,
-                    *kind == PatchType::Strategic,
-                )?;
-                check_name(&patched, &self.write.context.info.name)?;
-                Ok(patched)
-            }
+            Sent::Patch(patch) => patch.patched(current, &scale_kind(), self.write.context),
             Sent::Replacement(scale) | Sent::Configuration(scale) => Ok(scale.clone()),
         }
     }

@@ -48,12 +48,13 @@ pub(crate) async fn watch(
     let initial = options.send_initial_events.unwrap_or(matches!(options.resource_version, None | Some(0)));
     match options.resource_version {
         None => engine.fresh(stored).await?,
-        Some(0) => engine.ready(stored).await?,
-        Some(revision) => {
-            engine.ready(stored).await?;
-            // A state that is still to come is waited for: what happens until then is no event.
-            let _ = engine.wait_for(revision).await;
-        }
+        Some(_) => engine.ready(stored).await?,
+    }
+    // Only a state that is to be sent is waited for. Others hear of what follows the revision that they name, whenever that is.
+    if let Some(revision) = options.resource_version.filter(|_| initial)
+        && let Err(status) = engine.wait_for(revision).await
+    {
+        return Ok(stream_response(accepted.format, Body::full(error_frame(&status, accepted.format))));
     }
     let start = match options.resource_version {
         _ if initial => WatchStart::Now,
@@ -97,7 +98,7 @@ fn scope(stored: &Stored, context: &RequestContext, options: &ListOptions) -> Wa
         Some(name) if !stored.namespaced || !namespace.is_empty() => return WatchScope::Name(namespace.into(), name.into()),
         _ => {}
     }
-    if let Some(value) = stored.cacher.indexed_field().and_then(|at| selection.exact(stored.fields[at])) {
+    if let Some(value) = selection.indexed_value(stored) {
         return WatchScope::Field(value.into());
     }
     match namespace {
@@ -365,8 +366,9 @@ impl Frames {
         while let Some(delivery) = self.watcher.try_next() {
             self.put_event(out, &delivery.event);
         }
-        let revision = self.watcher.reached(told);
-        self.put_bookmark(out, revision, false);
+        if let Some(revision) = self.watcher.reached(told) {
+            self.put_bookmark(out, revision, false);
+        }
     }
 
     /// Writes an event: from the frame that watchers share, if this one wants the object as it is and sees the change as what it is.

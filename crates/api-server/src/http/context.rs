@@ -1,5 +1,6 @@
 //! What travels with a request from the first filter to the last strategy.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,23 +12,32 @@ use crate::auth::UserInfo;
 use crate::gates::FeatureGates;
 
 /// Warnings for the client, sent as `Warning` headers
-/// (<https://kubernetes.io/blog/2020/09/03/warnings/>). Clones share one list; a text is kept once.
+/// (<https://kubernetes.io/blog/2020/09/03/warnings/>). Clones share one list; a text is kept once, and no more texts than could be sent.
 #[derive(Clone, Debug, Default)]
-pub struct Warnings(Arc<Mutex<Vec<String>>>);
+pub struct Warnings(Arc<Mutex<Texts>>);
+
+#[derive(Debug, Default)]
+struct Texts {
+    in_order: Vec<String>,
+    seen: HashSet<String>,
+}
+
+/// Headers have room for 4096 characters twice: once whole, and once more after all have been cut short.
+const TEXTS_MAX: usize = 2 * 4096;
 
 impl Warnings {
     /// Adds a warning unless it is there already.
     pub fn add(&self, text: impl Into<String>) {
         let text = text.into();
-        let mut warnings = self.0.lock();
-        if !text.is_empty() && !warnings.contains(&text) {
-            warnings.push(text);
+        let mut texts = self.0.lock();
+        if !text.is_empty() && texts.in_order.len() < TEXTS_MAX && texts.seen.insert(text.clone()) {
+            texts.in_order.push(text);
         }
     }
 
     /// Takes all warnings out.
     pub fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock())
+        std::mem::take(&mut *self.0.lock()).in_order
     }
 }
 
@@ -71,5 +81,24 @@ impl RequestContext {
     pub fn field_manager(&self) -> &str {
         let agent = self.user_agent.split('/').next().unwrap_or_default();
         if agent.is_empty() { "unknown" } else { agent }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_kept_once_and_not_without_end() {
+        let warnings = Warnings::default();
+        for text in ["b", "a", "b", ""] {
+            warnings.clone().add(text);
+        }
+        assert_eq!(warnings.take(), ["b", "a"]);
+        assert!(warnings.take().is_empty());
+        for number in 0..3 * TEXTS_MAX {
+            warnings.add(number.to_string());
+        }
+        assert_eq!(warnings.take().len(), TEXTS_MAX);
     }
 }

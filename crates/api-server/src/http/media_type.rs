@@ -1,9 +1,14 @@
 //! `Content-Type` as Go's `mime.ParseMediaType` reads it (RFC 1521, RFC 2183).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// The media type in lower case, without its parameters; `None` where the text is not well formed.
-pub(crate) fn media_type(text: &str) -> Option<String> {
+pub(crate) fn media_type(text: &str) -> Option<Cow<'_, str>> {
+    // What nearly all clients say.
+    if text == "application/json" {
+        return Some(Cow::Borrowed(text));
+    }
     let base = text.split(';').next().unwrap_or_default();
     let media_type = base.to_lowercase().trim().to_owned();
     let (main, rest) = token(&media_type);
@@ -16,7 +21,7 @@ pub(crate) fn media_type(text: &str) -> Option<String> {
             return None;
         }
     }
-    parameters_are_well_formed(&text[base.len()..]).then_some(media_type)
+    parameters_are_well_formed(&text[base.len()..]).then_some(Cow::Owned(media_type))
 }
 
 fn parameters_are_well_formed(mut text: &str) -> bool {

@@ -48,7 +48,7 @@ impl Strategy for ConfigStrategy {
         }
         if bytes > BYTES_MAX {
             // Upstream names the root of a ConfigMap, and the data of a Secret.
-            let at = if self.0.len() > 1 { Path::root() } else { Path::new("data") };
+            let at = if self.0.len() > 1 { Path::nameless() } else { Path::new("data") };
             errors.push(Error::too_long(&at, BYTES_MAX));
         }
         errors

@@ -16,9 +16,10 @@ pub(crate) struct MetaChecks {
 }
 
 /// Whether the rules of a new object include those of its metadata. Where they do not, upstream looks at the metadata when everything else is
-/// right, and takes any name that a path can have.
-pub(crate) fn checks_own_metadata(resource: &GroupResource) -> bool {
-    !(resource.group == "policy" && resource.resource == "poddisruptionbudgets")
+/// right, and takes any name that a path can have. `group` is that of the request: the core group's events are not held to what those of
+/// events.k8s.io are.
+pub(crate) fn checks_own_metadata(resource: &GroupResource, group: &str) -> bool {
+    !matches!((group, resource.resource.as_str()), ("policy", "poddisruptionbudgets") | ("", "events"))
 }
 
 /// Those of a resource, or of its subresource.

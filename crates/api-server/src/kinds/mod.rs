@@ -4,7 +4,6 @@ mod access;
 mod admission_registration;
 mod api_service;
 mod apps;
-mod apps_status;
 mod at;
 mod autoscaling;
 mod batch;
@@ -216,8 +215,16 @@ impl Strategy for PlainStrategy {
         }
     }
 
-    fn validate(&self, _context: &crate::OperationContext, object: &Value) -> ErrorList {
-        collect(|e| self.checks.iter().for_each(|checks| (checks.create)(object, e)))
+    fn namespace_label(&self, object: &Value, old: Option<&Value>) -> Option<&'static str> {
+        let asked = old.is_none() && devices::admin::requested(&self.resource, object).is_some();
+        asked.then_some(devices::admin::LABEL)
+    }
+
+    fn validate(&self, context: &crate::OperationContext, object: &Value) -> ErrorList {
+        collect(|e| {
+            devices::admin::check(devices::admin::requested(&self.resource, object), context, e);
+            self.checks.iter().for_each(|checks| (checks.create)(object, e));
+        })
     }
 
     fn validate_update(&self, _context: &crate::OperationContext, object: &Value, old: &Value) -> ErrorList {
@@ -275,8 +282,16 @@ impl Strategy for CheckedStatus {
         normalize::on_status(&self.resource, object, old);
     }
 
-    fn validate_update(&self, _context: &crate::OperationContext, object: &Value, old: &Value) -> ErrorList {
-        collect(|e| self.checks.iter().for_each(|checks| (checks.status)(object, old, e)))
+    fn namespace_label(&self, object: &Value, old: Option<&Value>) -> Option<&'static str> {
+        let asked = old.and_then(|old| devices::admin::granted(&self.resource, object, old)).is_some();
+        asked.then_some(devices::admin::LABEL)
+    }
+
+    fn validate_update(&self, context: &crate::OperationContext, object: &Value, old: &Value) -> ErrorList {
+        collect(|e| {
+            devices::admin::check(devices::admin::granted(&self.resource, object, old), context, e);
+            self.checks.iter().for_each(|checks| (checks.status)(object, old, e));
+        })
     }
 
     fn reset_fields(&self) -> &'static [&'static [&'static str]] {

@@ -21,6 +21,8 @@ pub(super) fn on_create(resource: &GroupResource, object: &mut Value) {
         ("", "nodes") => {
             object.remove_path(&["spec", "configSource"]);
             object.remove_path(&["status", "config"]);
+            // `NodeDeclaredFeatures`. Upstream lets those pass that come with a later status.
+            object.remove_path(&["status", "declaredFeatures"]);
         }
         // Upstream names them so.
         ("", "limitranges") if object.meta().name().is_empty() => {

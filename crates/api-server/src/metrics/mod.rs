@@ -131,6 +131,11 @@ impl Metrics {
         self.store.reset();
     }
 
+    /// Forgets how checks ended (`DELETE /metrics/slis`).
+    pub(crate) fn reset_slis(&self) {
+        self.health_checks.reset();
+    }
+
     /// What `/metrics/slis` tells, in the text format.
     pub(crate) fn render_slis(&self) -> Vec<u8> {
         self.health_checks.render()

@@ -29,6 +29,12 @@ impl HealthChecks {
         self.total.with_label_values(&[name, if good { "success" } else { "error" }, endpoint]).inc();
     }
 
+    /// Counts from nothing again.
+    pub(super) fn reset(&self) {
+        self.last.reset();
+        self.total.reset();
+    }
+
     /// Everything in the text format.
     pub(super) fn render(&self) -> Vec<u8> {
         let mut families = self.registry.gather();
@@ -59,5 +65,8 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }
         assert!(text.contains("process_start_time_seconds"), "{text}");
+        checks.reset();
+        let text = String::from_utf8(checks.render()).expect("text");
+        assert!(!text.contains("kubernetes_healthcheck") && text.contains("process_start_time_seconds"), "{text}");
     }
 }

@@ -46,6 +46,11 @@ impl Stored {
         }
     }
 
+    /// Whether upstream answers from a cache (with its default `--watch-cache-sizes`): of events nobody reads the same twice.
+    pub(crate) fn is_cached_upstream(&self) -> bool {
+        !(self.resource.group.is_empty() && self.resource.resource == "events")
+    }
+
     /// The rules of the object or of a part of it.
     pub(crate) fn strategy_for(&self, subresource: &str) -> Option<&Arc<dyn Strategy>> {
         match subresource {

@@ -3,7 +3,7 @@
 //! The place where the registry calls the field manager; ownership itself is `apimachinery::managed_fields`.
 
 use apimachinery::managed_fields::{
-    Apply, ApplyError, BuiltIn, FieldManager, Node, PathElement, ReplicasPaths, ScaleOwners, Set, Versions,
+    Apply, ApplyError, BuiltIn, Conform, FieldManager, Node, PathElement, ReplicasPaths, ScaleOwners, Set, Versions, in_version,
 };
 use apimachinery::{GroupVersionKind, Status, Value, decode, schema};
 
@@ -21,21 +21,9 @@ impl KindVersions<'_> {
     }
 
     fn in_version(&self, object: &Value, api_version: &str, conform: Conform) -> Option<Value> {
-        let kind = self.kind_in(api_version)?;
-        let mut object = match object.gvk().is_some_and(|have| have != kind) {
-            true => convert(object.clone(), &kind),
-            false => object.clone(),
-        };
-        object.set_gvk(&kind);
-        if let Some(info) = schema::lookup(&kind) {
-            conform(&mut object, info).ok()?;
-        }
-        Some(object)
+        in_version(object, &self.kind_in(api_version)?, convert, conform)
     }
 }
-
-/// Makes an object what its type says.
-type Conform = fn(&mut Value, &'static schema::TypeInfo) -> Result<Vec<String>, decode::DecodeError>;
 
 impl Versions for KindVersions<'_> {
     fn schema(&self, api_version: &str) -> Option<Node<'_>> {

@@ -45,7 +45,7 @@ impl Selection {
     }
 
     /// The one value that a selectable field must have.
-    pub(crate) fn exact(&self, field: &str) -> Option<&str> {
+    fn exact(&self, field: &str) -> Option<&str> {
         self.fields.exact_match(field)
     }
 
@@ -53,8 +53,12 @@ impl Selection {
     pub(crate) fn terms(&self, stored: &Stored) -> Vec<Term> {
         let label = |key: &str| self.labels.exact_match(key).map(|value| Term::label(key, value));
         let labels = self.labels.requirements().iter().filter_map(|requirement| label(requirement.key()));
-        let field = stored.cacher.indexed_field().and_then(|at| self.exact(stored.fields[at]));
-        labels.chain(field.map(Term::field)).collect()
+        labels.chain(self.indexed_value(stored).map(Term::field)).collect()
+    }
+
+    /// The one value that the indexed field must have.
+    pub(crate) fn indexed_value(&self, stored: &Stored) -> Option<&str> {
+        stored.cacher.indexed_field().and_then(|at| self.exact(stored.fields[at]))
     }
 
     pub(crate) fn matches(&self, stored: &Stored, entry: &Entry) -> bool {
@@ -205,7 +209,10 @@ impl ListOptions {
         Ok(ListOptions {
             selection,
             // Upstream's cache answers a list at no particular revision whole.
-            limit: if decoded.is_none() && revision == ListRevision::Any { 0 } else { usize::try_from(limit).unwrap_or(0) },
+            limit: match decoded.is_none() && revision == ListRevision::Any && stored.is_cached_upstream() {
+                true => 0,
+                false => usize::try_from(limit).unwrap_or(0),
+            },
             token: decoded,
             revision,
             resource_version,
@@ -216,6 +223,17 @@ impl ListOptions {
                 .filter(|seconds| *seconds > 0)
                 .map(std::time::Duration::from_secs),
         })
+    }
+}
+
+impl ListOptions {
+    /// The value of the indexed field of all that is asked for, where upstream's cache looks them up by it: in its newest state, and not where
+    /// a list goes on.
+    pub(crate) fn indexed_value(&self, stored: &Stored) -> Option<&str> {
+        if self.token.is_some() || matches!(self.revision, ListRevision::Exact(_)) {
+            return None;
+        }
+        self.selection.indexed_value(stored)
     }
 }
 

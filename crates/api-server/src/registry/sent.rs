@@ -1,35 +1,74 @@
 //! Errors show an empty list or map as the client sent it, which the object that is validated does not have any more: there, as in upstream's
 //! store, empty is none.
 
+use apimachinery::Value;
 use apimachinery::decode::EmptyMember;
-use apimachinery::{Reason, Status};
+use apimachinery::field::{Error, ErrorType};
 
-/// The error with the empty values that the client sent where it says `null`.
-pub(crate) fn shown_as_sent(mut status: Status, empty: &[EmptyMember]) -> Status {
-    if empty.is_empty() || status.reason != Reason::Invalid || !status.message.contains("null") {
-        return status;
+/// So many values are looked for; whoever sends more empty ones that are wrong sees `null` in the rest.
+const LOOKED_FOR_MAX: usize = 100;
+
+/// Puts the empty values that the client sent where errors would say `null`.
+pub(crate) fn show_as_sent(errors: &mut [Error], empty: &[EmptyMember]) {
+    if empty.is_empty() {
+        return;
     }
-    for cause in status.details.iter_mut().flat_map(|details| &mut details.causes) {
-        let before = format!("{}: {}", cause.field, cause.message);
-        for member in empty {
-            let Some(rest) = member.path.strip_prefix(cause.field.as_str()) else { continue };
-            if let Some(message) = with_value(&cause.message, rest, member.json) {
-                cause.message = message;
+    let mut sorted: Vec<&EmptyMember> = Vec::new();
+    let mut left = LOOKED_FOR_MAX;
+    for error in errors.iter_mut().filter(|error| shows_value(error.error_type)) {
+        let Some(mut shown) = shown_null(error) else { continue };
+        if sorted.is_empty() {
+            sorted = empty.iter().collect();
+            sorted.sort_unstable_by_key(|member| member.path.as_str());
+        }
+        let first = sorted.partition_point(|member| member.path.as_str() < error.field.as_str());
+        let mut changed = false;
+        for member in &sorted[first..] {
+            let Some(rest) = member.path.strip_prefix(error.field.as_str()).filter(|_| left > 0) else { break };
+            left -= 1;
+            if let Some(text) = with_value(&shown, rest, member.json) {
+                shown = text;
+                changed = true;
             }
         }
-        status.message = status.message.replace(&before, &format!("{}: {}", cause.field, cause.message));
+        if changed {
+            show(error, shown);
+        }
+        if left == 0 {
+            return;
+        }
     }
-    status
 }
 
-/// The message of a cause with a value where the one that it shows has `null`, at a place inside of it: `.spec.ports[0].x`, or nothing for the
-/// value itself. `None` where there is no such place.
-fn with_value(message: &str, place: &str, value: &str) -> Option<String> {
-    const SHOWN: &str = "Invalid value: ";
-    let start = message.find(SHOWN)? + SHOWN.len();
-    let bytes = message.as_bytes();
-    let at = steps(place)?.into_iter().try_fold(start, |at, step| enter(bytes, at, step))?;
-    message[at..].starts_with("null").then(|| format!("{}{value}{}", &message[..at], &message[at + "null".len()..]))
+fn shows_value(kind: ErrorType) -> bool {
+    use ErrorType::{Duplicate, Invalid, NotFound, NotSupported, TypeInvalid};
+    matches!(kind, Invalid | TypeInvalid | NotSupported | NotFound | Duplicate)
+}
+
+/// What an error shows of a value, if there is a `null` in it.
+fn shown_null(error: &Error) -> Option<String> {
+    let shown = match &error.bad_value {
+        Some(Value::String(_) | Value::Bool(_) | Value::Int(_) | Value::Float(_)) => return None,
+        Some(value) => value.to_json(),
+        // The text is that of Go's structs, and comes with the detail.
+        None => error.detail.clone(),
+    };
+    shown.contains("null").then_some(shown)
+}
+
+/// Shows this text instead.
+fn show(error: &mut Error, shown: String) {
+    error.detail = match (error.bad_value.take(), error.detail.as_str()) {
+        (Some(_), "") | (None, _) => shown,
+        (Some(_), detail) => format!("{shown}: {detail}"),
+    };
+}
+
+/// The JSON text with a value where it has `null`, at a place inside of it: `.spec.ports[0].x`, or nothing for the value itself. `None` where
+/// there is no such place.
+fn with_value(text: &str, place: &str, value: &str) -> Option<String> {
+    let at = steps(place)?.into_iter().try_fold(0, |at, step| enter(text.as_bytes(), at, step))?;
+    text[at..].starts_with("null").then(|| format!("{}{value}{}", &text[..at], &text[at + "null".len()..]))
 }
 
 #[derive(Clone, Copy)]
@@ -102,21 +141,26 @@ fn skip(json: &[u8], at: usize) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use apimachinery::{GroupKind, Value, field};
+    use apimachinery::{GroupKind, Status, field, value};
 
     use super::*;
+    use crate::kinds::Shown;
 
     #[test]
     fn inside_of_what_is_shown() {
-        let message = r#"Invalid value: {"Rules":[{"Name":"a\"]","Values":null}],"Other":null}: why"#;
+        let text = r#"{"Rules":[{"Name":"a\"]","Values":null}],"Other":null}: why"#;
         let check = |place: &str, expected: Option<&str>| {
-            assert_eq!(with_value(message, place, "[]").as_deref(), expected, "{place}");
+            assert_eq!(with_value(text, place, "[]").as_deref(), expected, "{place}");
         };
-        check(".rules[0].values", Some(r#"Invalid value: {"Rules":[{"Name":"a\"]","Values":[]}],"Other":null}: why"#));
-        check(".other", Some(r#"Invalid value: {"Rules":[{"Name":"a\"]","Values":null}],"Other":[]}: why"#));
+        check(".rules[0].values", Some(r#"{"Rules":[{"Name":"a\"]","Values":[]}],"Other":null}: why"#));
+        check(".other", Some(r#"{"Rules":[{"Name":"a\"]","Values":null}],"Other":[]}: why"#));
         check(".rules[1].values", None);
         check(".nothing", None);
         check("", None);
+    }
+
+    fn message(errors: &[Error]) -> String {
+        Status::invalid(&GroupKind::new("", "X"), "a", errors).message
     }
 
     #[test]
@@ -130,11 +174,36 @@ mod tests {
             (Vec::new(), "null"),
         ];
         for (empty, shown) in cases {
-            let errors = [field::Error::invalid(&path(), Value::Null, "why"), field::Error::required(&path(), "")];
-            let status = shown_as_sent(Status::invalid(&GroupKind::new("", "X"), "a", &errors), &empty);
-            let expected = format!("X \"a\" is invalid: [spec.cidrs: Invalid value: {shown}: why, spec.cidrs: Required value]");
-            assert_eq!(status.message, expected);
-            assert_eq!(status.details.expect("details").causes[0].message, format!("Invalid value: {shown}: why"));
+            let mut errors = [Error::invalid(&path(), Value::Null, "why"), Error::required(&path(), "null")];
+            show_as_sent(&mut errors, &empty);
+            let expected =
+                format!("X \"a\" is invalid: [spec.cidrs: Invalid value: {shown}: why, spec.cidrs: Required value: null]");
+            assert_eq!(message(&errors), expected);
         }
+    }
+
+    #[test]
+    fn inside_of_values_and_of_texts_of_structs() {
+        let whole = value!({"cidrs": null, "nodeSelector": {"a": null}});
+        let text = r#"{"CIDRs":null,"NodeSelector":{"A":null}}"#;
+        let empty: Vec<EmptyMember> = ["spec.other", "spec.cidrs", "spec.nodeSelector.a", "spec"]
+            .map(|path| EmptyMember { path: path.to_owned(), json: "[]" })
+            .into();
+        let path = field::Path::new("spec");
+        let mut errors =
+            [Error::invalid(&path, whole, "why"), Error::invalid(&path, Value::Null, "why").shown_as(text.to_owned())];
+        show_as_sent(&mut errors, &empty);
+        assert_eq!(errors[0].body(), r#"Invalid value: {"cidrs":[],"nodeSelector":{"a":[]}}: why"#);
+        assert_eq!(errors[1].body(), r#"Invalid value: {"CIDRs":[],"NodeSelector":{"A":[]}}: why"#);
+    }
+
+    #[test]
+    fn no_more_than_so_many_are_looked_for() {
+        let place = |at: usize| field::Path::new("spec").child("rules").index(at);
+        let empty: Vec<EmptyMember> = (0..500).map(|at| EmptyMember { path: place(at).to_string(), json: "[]" }).collect();
+        let mut errors: Vec<Error> = (100..400).map(|at| Error::invalid(&place(at), Value::Null, "why")).collect();
+        show_as_sent(&mut errors, &empty);
+        assert_eq!(message(&errors).matches("Invalid value: []").count(), LOOKED_FOR_MAX);
+        assert_eq!(message(&errors).matches("Invalid value: null").count(), 300 - LOOKED_FOR_MAX);
     }
 }

@@ -32,10 +32,12 @@ pub struct OperationContext {
     pub gates: FeatureGates,
     /// Containers may be privileged.
     pub allow_privileged: bool,
+    /// What the label of the namespace says that the strategy asked for ([`Strategy::namespace_label`]); empty otherwise.
+    pub namespace_label: String,
     /// Warnings for the client.
     pub warnings: Warnings,
     /// The lists and maps of the object that the client said are empty; the object has them no more.
-    pub empty: Vec<EmptyMember>,
+    pub empty: Arc<[EmptyMember]>,
 }
 
 /// What a `begin_*` hook reserved: `finish(true)` after the write was stored, `finish(false)` if it was not.
@@ -67,13 +69,13 @@ pub trait Strategy: Send + Sync + 'static {
         object.meta_mut().set_generation(1);
     }
 
-    /// Checks a new object; metadata is checked by the registry.
-    fn validate(&self, _context: &OperationContext, _object: &Value) -> field::ErrorList {
-        Vec::new()
+    /// The label of the object's namespace that validation looks at, as [`OperationContext::namespace_label`]. `old` is there for updates.
+    fn namespace_label(&self, _object: &Value, _old: Option<&Value>) -> Option<&'static str> {
+        None
     }
 
-    /// What is looked at before anything else, the metadata too: if it is wrong, nothing more is said. `old` is there for updates.
-    fn validate_first(&self, _object: &Value, _old: Option<&Value>) -> field::ErrorList {
+    /// Checks a new object; metadata is checked by the registry.
+    fn validate(&self, _context: &OperationContext, _object: &Value) -> field::ErrorList {
         Vec::new()
     }
 
@@ -111,12 +113,12 @@ pub trait Strategy: Send + Sync + 'static {
         true
     }
 
-    /// Reserves what the new object needs (addresses, ports) just before it is stored. Not called for dry runs unless `context.dry_run` is honoured.
+    /// Reserves what the new object needs (addresses, ports), before it is validated. Also for dry runs, after which nothing is kept.
     async fn begin_create(&self, _context: &OperationContext, _object: &mut Value) -> BeginHook {
         Ok(None)
     }
 
-    /// Reserves what an update needs just before it is stored.
+    /// Reserves what an update needs, as [`Strategy::begin_create`].
     async fn begin_update(&self, _context: &OperationContext, _object: &mut Value, _old: &Value) -> BeginHook {
         Ok(None)
     }

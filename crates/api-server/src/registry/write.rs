@@ -13,7 +13,7 @@ use super::codec::Served;
 use super::engine::{Engine, durability, store_status};
 use super::meta::{self, generated_name};
 use super::options::WriteOptions;
-use super::sent::shown_as_sent;
+use super::sent::show_as_sent;
 use super::strategy::{OperationContext, Strategy, finish_all};
 use super::{conversion, managed, size};
 use crate::admission::{Attributes, Operation};
@@ -43,7 +43,7 @@ pub(crate) struct Write<'a> {
 /// How an object comes to be.
 struct Creation {
     /// The lists and maps that the client said are empty.
-    empty: Vec<EmptyMember>,
+    empty: Arc<[EmptyMember]>,
     /// The resourceVersion that the client gave it.
     version: String,
     /// `managedFields` may go if there is no room for them.
@@ -109,8 +109,9 @@ impl Write<'_> {
             dry_run,
             gates: self.context.gates,
             allow_privileged: self.engine.allow_privileged,
+            namespace_label: String::new(),
             warnings: self.context.warnings.clone(),
-            empty: Vec::new(),
+            empty: Arc::default(),
         }
     }
 
@@ -149,13 +150,13 @@ impl Write<'_> {
     pub(crate) async fn create(&self, object: Value, options: &WriteOptions) -> Result<Written, Status> {
         let version = object.meta().resource_version().to_owned();
         let object = self.with_managers(conversion::convert(object, &self.stored.kind), options);
-        let creation = Creation { droppable: true, authorized: true, version, empty: Vec::new() };
+        let creation = Creation { droppable: true, authorized: true, version, empty: Arc::default() };
         self.create_managed(object, options, creation).await
     }
 
     /// Takes out what the client said is empty: from here on, as in the store, that is the same as nothing.
-    fn without_empty(&self, object: &mut Value) -> Vec<EmptyMember> {
-        schema::lookup(&self.stored.kind).map(|info| decode::drop_empty(object, info)).unwrap_or_default()
+    fn without_empty(&self, object: &mut Value) -> Arc<[EmptyMember]> {
+        schema::lookup(&self.stored.kind).map(|info| decode::drop_empty(object, info)).unwrap_or_default().into()
     }
 
     /// Stores a new object that has its `managedFields`.
@@ -193,9 +194,28 @@ impl Write<'_> {
         options: &WriteOptions,
         creation: &Creation,
     ) -> Result<Written, Status> {
-        let operation = OperationContext { empty: creation.empty.clone(), ..self.operation(options.dry_run) };
+        let operation = OperationContext {
+            empty: creation.empty.clone(),
+            namespace_label: self.namespace_label(&object, None).await?,
+            ..self.operation(options.dry_run)
+        };
         meta::fill_system_fields(&mut object);
-        self.before_create(&operation, &mut object).map_err(|status| shown_as_sent(status, &creation.empty))?;
+        // As upstream, before anything is looked at: what is reserved is part of what is valid.
+        let hooks: Vec<_> = self.strategy().begin_create(&operation, &mut object).await?.into_iter().collect();
+        let result = self.create_begun(object, attributes, options, creation, &operation).await;
+        finish_all(hooks, result.is_ok() && !options.dry_run).await;
+        result
+    }
+
+    async fn create_begun(
+        &self,
+        mut object: Value,
+        attributes: &mut Attributes,
+        options: &WriteOptions,
+        creation: &Creation,
+        operation: &OperationContext,
+    ) -> Result<Written, Status> {
+        self.before_create(operation, &mut object)?;
         let name = object.meta().name().to_owned();
         attributes.name.clone_from(&name);
         if !creation.authorized {
@@ -203,8 +223,6 @@ impl Write<'_> {
         }
         attributes.object = Some(object.clone());
         self.engine.admission.validate(attributes).await?;
-        let hooks = self.strategy().begin_create(&operation, &mut object).await?;
-        let hooks: Vec<_> = hooks.into_iter().collect();
         let mut result = match creation.version.parse::<u64>() {
             // Only upstream's store looks at it.
             Ok(version) if version != 0 && !options.dry_run => {
@@ -212,7 +230,6 @@ impl Write<'_> {
             }
             _ => self.store_new(&name, object, options, creation.droppable).await,
         };
-        finish_all(hooks, result.is_ok() && !options.dry_run).await;
         if let (Ok(written), true, false) = (&mut result, options.dry_run, creation.version.is_empty()) {
             written.object.meta_mut().set_resource_version(&creation.version);
         }
@@ -234,19 +251,32 @@ impl Write<'_> {
         }
     }
 
+    /// What the label of the namespace says that the rules of the object ask for.
+    async fn namespace_label(&self, object: &Value, old: Option<&Value>) -> Result<String, Status> {
+        let Some(label) = self.strategy().namespace_label(object, old) else { return Ok(String::new()) };
+        let namespaces = self.engine.catalog.get("", "v1", "namespaces").and_then(|endpoint| endpoint.stored.as_ref());
+        let Some(namespaces) = namespaces else { return Ok(String::new()) };
+        self.engine.fresh(namespaces).await?;
+        let entry = namespaces.cacher.get(namespaces.key("", self.namespace).as_bytes());
+        let labels = entry.iter().flat_map(|entry| &entry.labels);
+        Ok(labels.filter(|(name, _)| **name == *label).map(|(_, value)| value.to_string()).collect())
+    }
+
+    /// What is wrong with an object, with the empty values that the client sent.
+    fn invalid(&self, operation: &OperationContext, object: &Value, mut errors: field::ErrorList) -> Status {
+        show_as_sent(&mut errors, &operation.empty);
+        Status::invalid(&self.group_kind(), object.meta().name(), &errors)
+    }
+
     /// Upstream's `rest.BeforeCreate`.
     fn before_create(&self, operation: &OperationContext, object: &mut Value) -> Result<(), Status> {
         meta::check_namespace(object, self.stored.namespaced, self.namespace)?;
         let strategy = self.strategy();
         kinds::drop_disabled(operation, &self.stored.resource, object, None);
         strategy.prepare_for_create(operation, object);
-        let first = strategy.validate_first(object, None);
-        if !first.is_empty() {
-            return Err(Status::invalid(&self.group_kind(), object.meta().name(), &first));
-        }
         let path = field::Path::new("metadata");
         let mut errors = strategy.validate(operation, object);
-        if kinds::checks_own_metadata(&self.stored.resource) {
+        if kinds::checks_own_metadata(&self.stored.resource, &self.endpoint.row.gvr.group) {
             let metadata = validation::validate_object_meta(object, self.stored.namespaced, strategy.name_rule(), &path);
             errors.splice(0..0, metadata.into_iter().chain(self.finalizer_errors(object, &path)));
         } else if errors.is_empty() {
@@ -254,7 +284,7 @@ impl Write<'_> {
             errors = validation::validate_object_meta(object, self.stored.namespaced, any_name, &path);
         }
         if !errors.is_empty() {
-            return Err(Status::invalid(&self.group_kind(), object.meta().name(), &errors));
+            return Err(self.invalid(operation, object, errors));
         }
         for warning in strategy.warnings_on_create(operation, object) {
             operation.warnings.add(warning);
@@ -373,7 +403,7 @@ impl Write<'_> {
                         .create_managed(
                             object,
                             options,
-                            Creation { droppable: !managed, authorized: false, version: String::new(), empty: Vec::new() },
+                            Creation { droppable: !managed, authorized: false, version: String::new(), empty: Arc::default() },
                         )
                         .await
                     {
@@ -423,24 +453,38 @@ impl Write<'_> {
             true => object,
             false => managed::updated(self, object, old, options),
         };
-        let operation = OperationContext { empty: self.without_empty(&mut object), ..self.operation(options.dry_run) };
+        let mut operation = OperationContext { empty: self.without_empty(&mut object), ..self.operation(options.dry_run) };
         let mut attributes = self.attributes(Operation::Update, name, options.to_value(change.options_kind()), options.dry_run);
         attributes.object = Some(object);
         attributes.old_object = Some(old.clone());
         self.engine.admission.admit(&mut attributes).await?;
         let mut object = attributes.object.take().unwrap_or_default();
         self.check_revision(name, &mut object, current)?;
-        self.before_update(&operation, &mut object, old).map_err(|status| shown_as_sent(status, &operation.empty))?;
+        operation.namespace_label = self.namespace_label(&object, Some(old)).await?;
+        let hooks: Vec<_> = self.strategy().begin_update(&operation, &mut object, old).await?.into_iter().collect();
+        let result = self.update_begun(name, object, current, attributes, &operation, !change.is_apply()).await;
+        finish_all(hooks, matches!(result, Ok(Ok(_))) && !options.dry_run).await;
+        result
+    }
+
+    async fn update_begun(
+        &self,
+        name: &str,
+        mut object: Value,
+        current: &Current,
+        mut attributes: Attributes,
+        operation: &OperationContext,
+        droppable: bool,
+    ) -> Result<Result<Written, Option<Current>>, Status> {
+        let old = &current.object;
+        self.before_update(operation, &mut object, old)?;
         keep_times(old, &mut object);
         attributes.object = Some(object.clone());
         self.engine.admission.validate(&attributes).await?;
-        if object == *old || options.dry_run {
+        if object == *old || operation.dry_run {
             return Ok(Ok(Written { object, served: None, created: false }));
         }
-        let hooks: Vec<_> = self.strategy().begin_update(&operation, &mut object, old).await?.into_iter().collect();
-        let result = self.store_changed(name, object, current, !change.is_apply()).await;
-        finish_all(hooks, matches!(result, Ok(Ok(_)))).await;
-        result
+        self.store_changed(name, object, current, droppable).await
     }
 
     fn check_revision(&self, name: &str, object: &mut Value, current: &Current) -> Result<(), Status> {
@@ -471,10 +515,6 @@ impl Write<'_> {
         kinds::drop_disabled(operation, &self.stored.resource, object, Some(old));
         strategy.prepare_for_update(operation, object, old);
         meta::keep_system_fields(object, old);
-        let first = strategy.validate_first(object, Some(old));
-        if !first.is_empty() {
-            return Err(Status::invalid(&self.group_kind(), object.meta().name(), &first));
-        }
         let path = field::Path::new("metadata");
         let any_name = validation::name_is_path_segment;
         let mut errors = validation::validate_object_meta(object, self.stored.namespaced, any_name, &path);
@@ -491,7 +531,7 @@ impl Write<'_> {
         }
         errors.extend(strategy.validate_update(operation, object, old));
         if !errors.is_empty() {
-            return Err(Status::invalid(&self.group_kind(), object.meta().name(), &errors));
+            return Err(self.invalid(operation, object, errors));
         }
         for warning in strategy.warnings_on_update(operation, object, old) {
             operation.warnings.add(warning);

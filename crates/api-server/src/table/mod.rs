@@ -67,19 +67,8 @@ pub(crate) fn table(
     headers: bool,
 ) -> Value {
     let printer = printers::find(resource);
-    let row = |object: &Value| {
-        let mut row = value!({"cells": printer.cells(object)});
-        match include {
-            Include::None => {
-                row.insert("object", Value::Null);
-            }
-            Include::Metadata => {
-                row.insert("object", partial_metadata(object, version));
-            }
-            Include::Object => {
-                row.insert("object", object.clone());
-            }
-        }
+    let with_conditions = |object: &Value| {
+        let mut row = row(printer, version, object, include);
         if let Some(conditions) = printers::conditions(resource, object) {
             row.insert("conditions", conditions);
         }
@@ -87,6 +76,26 @@ pub(crate) fn table(
     };
     let mut ordered: Vec<&Value> = objects.iter().collect();
     printers::order(resource, &mut ordered);
+    whole(printer, version, metadata, ordered.into_iter().map(with_conditions).collect(), headers)
+}
+
+/// A Table of one Scale, whatever it scales.
+pub(crate) fn scale_table(version: &str, scale: &Value, include: Include) -> Value {
+    let metadata = value!({"resourceVersion": scale.meta().resource_version()});
+    let printer = printers::scales();
+    whole(printer, version, metadata, vec![row(printer, version, scale, include)], true)
+}
+
+fn row(printer: &dyn Printer, version: &str, object: &Value, include: Include) -> Value {
+    let shown = match include {
+        Include::None => Value::Null,
+        Include::Metadata => partial_metadata(object, version),
+        Include::Object => object.clone(),
+    };
+    value!({"cells": printer.cells(object), "object": shown})
+}
+
+fn whole(printer: &dyn Printer, version: &str, metadata: Value, rows: Vec<Value>, headers: bool) -> Value {
     let definition = |column: &Column| {
         value!({"name": column.name, "type": column.kind, "format": column.format, "description": column.description,
             "priority": column.priority})
@@ -97,6 +106,6 @@ pub(crate) fn table(
         "apiVersion": format!("meta.k8s.io/{version}"),
         "metadata": metadata,
         "columnDefinitions": definitions,
-        "rows": ordered.into_iter().map(row).collect::<Vec<Value>>(),
+        "rows": rows,
     })
 }

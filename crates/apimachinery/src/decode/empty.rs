@@ -3,9 +3,11 @@
 //! An object that a client sends keeps them ([`conform_sent`](super::conform_sent)) for what looks at such variables: defaults, owners of
 //! fields, a few generations. Then they go, and what is left of them is where they were.
 
-use super::conform;
-use crate::Value;
-use crate::schema::{Shape, TypeInfo, TypeKind};
+use std::sync::Arc;
+
+use super::zero::{self, Empty};
+use crate::schema::{FieldInfo, Shape, TypeInfo, TypeKind};
+use crate::{Map, Value};
 
 /// An empty list, map or text of bytes that was taken out of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,13 +24,62 @@ pub fn drop_empty(object: &mut Value, info: &'static TypeInfo) -> Vec<EmptyMembe
     search.fields(object, info);
     let found = search.found;
     if !found.is_empty() {
-        let mut without = object.clone();
-        // It conformed before: it cannot fail now, but for a member that some rule gave the wrong type.
-        if conform(&mut without, info).is_ok() {
-            *object = without;
-        }
+        *object = without_fields(object.take(), info);
     }
     found
+}
+
+/// An object without what the search found in it.
+fn without_fields(object: Value, info: &'static TypeInfo) -> Value {
+    let Value::Object(members) = object else { return object };
+    let mut fields = info.fields.iter().peekable();
+    let mut left = Vec::with_capacity(members.len());
+    for (key, member) in Arc::unwrap_or_clone(members) {
+        while fields.next_if(|field| field.name < key.as_str()).is_some() {}
+        let member = match fields.next_if(|field| field.name == key.as_str()) {
+            Some(field) => without(field, member),
+            None => Some(member),
+        };
+        left.extend(member.map(|member| (key, member)));
+    }
+    Value::from(Map::from_sorted(left))
+}
+
+/// What Go writes for a field with this member; `None` when it leaves it out.
+fn without(field: &'static FieldInfo, member: Value) -> Option<Value> {
+    if empty_json(field, &member).is_some() {
+        return zero::of_field(field);
+    }
+    match (field.shape, without_inside(member, field.shape)) {
+        // It may have been all that the struct held.
+        (Shape::Type(_), member) if field.omit_zero() => zero::emitted(field, member, Empty::None),
+        (_, member) => Some(member),
+    }
+}
+
+fn without_inside(value: Value, shape: &'static Shape) -> Value {
+    match (shape, value) {
+        (Shape::Type(id), value @ Value::Object(_)) if id.info().kind == TypeKind::Struct => without_fields(value, id.info()),
+        (Shape::List(inner), Value::Array(items)) if is_composite(inner) => {
+            let items = Arc::unwrap_or_clone(items).into_iter().map(|item| without_inside(item, inner)).collect();
+            Value::Array(Arc::new(items))
+        }
+        (Shape::Map(inner), Value::Object(members)) if is_composite(inner) => {
+            let members = Arc::unwrap_or_clone(members).into_iter().map(|(key, member)| (key, without_inside(member, inner)));
+            Value::from(Map::from_sorted(members.collect()))
+        }
+        (_, value) => value,
+    }
+}
+
+/// How an empty member of a field is written, if it is one that goes.
+fn empty_json(field: &FieldInfo, member: &Value) -> Option<&'static str> {
+    match (field.shape, member) {
+        (Shape::List(_), Value::Array(items)) if items.is_empty() => Some("[]"),
+        (Shape::Map(_), Value::Object(members)) if members.is_empty() => Some("{}"),
+        (Shape::Bytes, Value::String(text)) if text.is_empty() && field.omit_empty() => Some("\"\""),
+        _ => None,
+    }
 }
 
 enum Step<'a> {
@@ -50,11 +101,9 @@ impl<'a> Search<'a> {
             while fields.next_if(|field| field.name < key.as_str()).is_some() {}
             let Some(field) = fields.next_if(|field| field.name == key.as_str()) else { continue };
             self.path.push(Step::Field(field.name));
-            match (field.shape, member) {
-                (Shape::List(_), Value::Array(items)) if items.is_empty() => self.note("[]"),
-                (Shape::Map(_), Value::Object(members)) if members.is_empty() => self.note("{}"),
-                (Shape::Bytes, Value::String(text)) if text.is_empty() && field.omit_empty() => self.note("\"\""),
-                (shape, member) => self.inside(member, shape),
+            match empty_json(field, member) {
+                Some(json) => self.note(json),
+                None => self.inside(member, field.shape),
             }
             self.path.pop();
         }
@@ -106,7 +155,7 @@ fn is_composite(shape: &Shape) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::{conform_sent, conform_written};
+    use crate::decode::{conform, conform_sent, conform_written};
     use crate::{GroupVersionKind, schema, value};
 
     fn info(group: &str, kind: &str) -> &'static TypeInfo {
@@ -124,6 +173,37 @@ mod tests {
         assert_eq!(found, [("metadata.labels", "{}"), ("spec.egress", "[]"), ("spec.ingress[0].from", "[]")]);
         assert_eq!(policy["spec"], value!({"ingress": [{}], "podSelector": {}}));
         assert!(drop_empty(&mut policy, info("networking.k8s.io", "NetworkPolicy")).is_empty());
+    }
+
+    #[test]
+    fn what_is_left_is_what_conforms() {
+        let sent = value!({
+            "metadata": {"name": "a", "annotations": {}, "managedFields": []},
+            "data": {"a": ""}, "stringData": {}, "immutable": false,
+        });
+        let pod = value!({
+            "metadata": {"labels": {"a": ""}, "finalizers": []},
+            "spec": {
+                "containers": [{"name": "c", "env": [], "resources": {"limits": {}}, "securityContext": {"capabilities": {"add": []}}}],
+                "volumes": [{"name": "v", "projected": {"sources": []}}, {"name": "e", "emptyDir": {}}], "nodeSelector": {},
+            },
+            "status": {"conditions": []},
+        });
+        for (object, info) in [(sent, info("", "Secret")), (pod, info("", "Pod"))] {
+            let mut dropped = object.clone();
+            conform_sent(&mut dropped, info).expect("fits");
+            let mut wanted = dropped.clone();
+            assert!(!drop_empty(&mut dropped, info).is_empty());
+            conform(&mut wanted, info).expect("fits");
+            assert_eq!(dropped, wanted);
+        }
+    }
+
+    #[test]
+    fn they_go_whatever_else_is_wrong() {
+        let mut pod = value!({"metadata": {"labels": {}}, "spec": {"hostNetwork": "a rule's mistake", "containers": []}});
+        assert_eq!(drop_empty(&mut pod, info("", "Pod")).len(), 2);
+        assert_eq!(pod, value!({"metadata": {}, "spec": {"hostNetwork": "a rule's mistake", "containers": null}}));
     }
 
     #[test]

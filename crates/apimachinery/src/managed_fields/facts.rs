@@ -21,19 +21,31 @@ impl<F: Fn(Value, &GroupVersionKind) -> Value> BuiltIn<F> {
 
     fn in_version(&self, object: &Value, api_version: &str, conform: Conform) -> Option<Value> {
         let kind = self.kind_in(api_version)?;
-        let info = lookup(&kind)?;
-        let mut object = match object.gvk().is_some_and(|now| now != kind) {
-            true => (self.convert)(object.clone(), &kind),
-            false => object.clone(),
-        };
-        object.set_gvk(&kind);
-        conform(&mut object, info).ok()?;
-        Some(object)
+        lookup(&kind)?;
+        in_version(object, &kind, &self.convert, conform)
     }
 }
 
+/// An object as one of this kind, converted where it is of another, and what the kind's type says if it has one.
+pub fn in_version(
+    object: &Value,
+    kind: &GroupVersionKind,
+    convert: impl Fn(Value, &GroupVersionKind) -> Value,
+    conform: Conform,
+) -> Option<Value> {
+    let mut object = match object.gvk().is_some_and(|now| now != *kind) {
+        true => convert(object.clone(), kind),
+        false => object.clone(),
+    };
+    object.set_gvk(kind);
+    if let Some(info) = lookup(kind) {
+        conform(&mut object, info).ok()?;
+    }
+    Some(object)
+}
+
 /// Makes an object what its type says.
-type Conform = fn(&mut Value, &'static TypeInfo) -> Result<Vec<String>, decode::DecodeError>;
+pub type Conform = fn(&mut Value, &'static TypeInfo) -> Result<Vec<String>, decode::DecodeError>;
 
 impl<F: Fn(Value, &GroupVersionKind) -> Value> Versions for BuiltIn<F> {
     fn schema(&self, api_version: &str) -> Option<Node<'_>> {

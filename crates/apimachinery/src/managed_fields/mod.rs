@@ -19,7 +19,7 @@ mod typed;
 mod updater;
 
 pub use conflict::{Conflict, Conflicts};
-pub use facts::BuiltIn;
+pub use facts::{BuiltIn, Conform, in_version};
 pub use field_manager::{Apply, ApplyError, FieldManager, keep_times};
 pub use managers::{ManagerId, Managers, ManagersError, Owned, managers_to_values, parse_managers};
 pub use merge::extract;

@@ -17,7 +17,7 @@ pub use map::{Key, Map};
 pub(crate) use parse::DEPTH_MAX;
 pub use parse::Wanted;
 pub(crate) use parse::parse_with_repeated;
-pub(crate) use repeated::Place;
+pub(crate) use repeated::{Place, REPEATED_MAX};
 pub use typed::TypedError;
 
 /// A JSON-like value.

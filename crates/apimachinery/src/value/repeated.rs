@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use super::parse::Frame;
 use super::{Key, Value};
 
-/// Of more repeated members than these nobody is told, as upstream's decoder has it; they cost what other members cost.
-const TOLD_MAX: usize = 100;
+/// Of more repeated members than these nobody is told, as upstream's decoder for JSON has it; they cost what other members cost.
+pub(crate) const REPEATED_MAX: usize = 100;
 
 /// A member that another one of the same name follows.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,13 +44,13 @@ impl Duplicates {
         let mut last: HashMap<&str, usize> = HashMap::with_capacity(members.len());
         for (at, (key, _)) in members.iter().enumerate() {
             let Some(earlier) = last.insert(key.as_str(), at) else { continue };
-            if self.paths.len() < TOLD_MAX {
+            if self.paths.len() < REPEATED_MAX {
                 let path = path_to(stack, key);
                 if !self.paths.contains(&path) {
                     self.paths.push(path);
                 }
             }
-            if let Some(list) = self.earlier.as_mut().filter(|list| list.len() <= TOLD_MAX) {
+            if let Some(list) = self.earlier.as_mut().filter(|list| list.len() <= REPEATED_MAX) {
                 list.push(Repeated { path: places(stack, key), value: members[earlier].1.clone() });
             }
         }
@@ -58,7 +58,7 @@ impl Duplicates {
 
     /// The members that others follow; none if there are too many.
     pub(super) fn into_earlier(self) -> Vec<Repeated> {
-        self.earlier.filter(|list| list.len() <= TOLD_MAX).unwrap_or_default()
+        self.earlier.filter(|list| list.len() <= REPEATED_MAX).unwrap_or_default()
     }
 }
 
@@ -108,7 +108,7 @@ mod tests {
         let member = |number: usize| format!("\"k{number}\":1");
         let members: Vec<String> = (0..100_000).chain(0..100_000).map(member).collect();
         let json = format!("{{{}}}", members.join(","));
-        assert_eq!(parse(json.as_bytes(), true).expect("valid").1.len(), TOLD_MAX);
+        assert_eq!(parse(json.as_bytes(), true).expect("valid").1.len(), REPEATED_MAX);
         assert_eq!(parse_with_repeated(json.as_bytes()).expect("valid"), []);
     }
 }

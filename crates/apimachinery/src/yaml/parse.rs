@@ -7,7 +7,7 @@ use std::sync::Arc;
 use granit_parser::{Event, Parser, ScalarStyle};
 
 use super::scalar::resolve;
-use crate::value::DEPTH_MAX;
+use crate::value::{DEPTH_MAX, REPEATED_MAX};
 use crate::{Key, Map, Value};
 
 /// The most nodes that a document may have once its aliases are expanded.
@@ -23,7 +23,7 @@ pub struct YamlError(String);
 pub struct Document {
     /// What it says.
     pub value: Value,
-    /// One message for each key that occurs twice in its mapping (the last one counts).
+    /// One message for each key that occurs twice in its mapping (the last one counts); of so many more than a person reads, nobody is told.
     pub duplicates: Vec<String>,
 }
 
@@ -166,7 +166,7 @@ impl Builder {
     fn mapping(&mut self, members: Vec<(Key, Value, usize)>, merged: Vec<Value>) -> Result<Value, YamlError> {
         let mut seen = std::collections::HashSet::with_capacity(members.len());
         for (key, _, line) in &members {
-            if !seen.insert(key.clone()) {
+            if !seen.insert(key.clone()) && self.duplicates.len() < REPEATED_MAX {
                 self.duplicates.push(format!("line {line}: key {} already set in map", crate::go_quote(key)));
             }
         }
@@ -225,6 +225,8 @@ mod tests {
         }
         let all = parse_all(b"---\na: 1\n---\n---\nb: 2\n...\n").expect("three documents");
         assert_eq!(all.iter().map(|d| d.value.to_json()).collect::<Vec<_>>(), [r#"{"a":1}"#, r#"{"b":2}"#]);
+        let often = parse_one("a: 1\n".repeat(10 * REPEATED_MAX).as_bytes()).expect("valid");
+        assert_eq!(often.duplicates.len(), REPEATED_MAX);
         let twice = parse_one(b"a: 1\na: 2\n").expect("valid");
         assert_eq!(twice.value["a"], Value::Int(2));
         assert!(twice.duplicates[0].ends_with("key \"a\" already set in map"), "{:?}", twice.duplicates);

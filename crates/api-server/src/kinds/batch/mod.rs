@@ -25,19 +25,17 @@ pub(super) fn cron_jobs() -> Rules {
     Rules { strategy: Arc::new(CronJobStrategy), subresources: vec![("status", Arc::new(StatusStrategy))] }
 }
 
-/// Where a CronJob has the spec of its Jobs.
-const JOB_TEMPLATE: [&str; 3] = ["spec", "jobTemplate", "spec"];
-
 /// Upstream's `WarningsForJobSpec`.
-fn spec_warnings(object: &Value, path: &[&str]) -> Vec<String> {
-    let spec = object.get_path(path).unwrap_or(&Value::Null);
-    let size = size_warning(spec, &path.join("."));
-    let root = At::root(object);
-    let template = match path {
-        [spec] => warnings::pod(&root.get(spec).get("template"), true),
-        _ => warnings::pod(&root.get("spec").get("jobTemplate").get("spec").get("template"), true),
-    };
-    size.into_iter().chain(template).collect()
+fn spec_warnings(spec: &At) -> Vec<String> {
+    size_warning(spec).into_iter().chain(warnings::pod(&spec.get("template"), true)).collect()
+}
+
+fn job_warnings(object: &Value) -> Vec<String> {
+    spec_warnings(&At::root(object).get("spec"))
+}
+
+fn cron_job_warnings(object: &Value) -> Vec<String> {
+    spec_warnings(&At::root(object).get("spec").get("jobTemplate").get("spec"))
 }
 
 /// Pods take their names and hostnames from this one.
@@ -48,12 +46,13 @@ fn name_warning(object: &Value) -> Option<String> {
 }
 
 /// A Job so large that its status might not hold all indexes.
-fn size_warning(spec: &Value, path: &str) -> Option<String> {
-    let number = |member: &str| spec[member].as_i64().unwrap_or(0);
-    let large = spec["completionMode"] == *"Indexed" && number("completions") > 100_000 && number("parallelism") > 10_000;
+fn size_warning(spec: &At) -> Option<String> {
+    let number = |member: &'static str| spec.get(member).int();
+    let large =
+        spec.get("completionMode").text() == "Indexed" && number("completions") > 100_000 && number("parallelism") > 10_000;
     let why = "In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be \
                able to track completedIndexes when a big number of indexes fail";
-    large.then(|| format!("{path}: {why}"))
+    large.then(|| format!("{}: {why}", spec.path()))
 }
 
 fn changed_spec(object: &Value, old: &Value) -> bool {
@@ -76,7 +75,7 @@ impl Strategy for JobStrategy {
     }
 
     fn warnings_on_create(&self, _context: &OperationContext, object: &Value) -> Vec<String> {
-        name_warning(object).into_iter().chain(spec_warnings(object, &["spec"])).collect()
+        name_warning(object).into_iter().chain(job_warnings(object)).collect()
     }
 
     fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
@@ -89,7 +88,7 @@ impl Strategy for JobStrategy {
     }
 
     fn warnings_on_update(&self, _context: &OperationContext, object: &Value, old: &Value) -> Vec<String> {
-        if changed_spec(object, old) { spec_warnings(object, &["spec"]) } else { Vec::new() }
+        if changed_spec(object, old) { job_warnings(object) } else { Vec::new() }
     }
 
     /// As before garbage collection, which batch/v1 has to keep.
@@ -131,7 +130,7 @@ impl Strategy for CronJobStrategy {
     }
 
     fn warnings_on_create(&self, _context: &OperationContext, object: &Value) -> Vec<String> {
-        name_warning(object).into_iter().chain(spec_warnings(object, &JOB_TEMPLATE)).collect()
+        name_warning(object).into_iter().chain(cron_job_warnings(object)).collect()
     }
 
     fn validate_update(&self, context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
@@ -141,7 +140,7 @@ impl Strategy for CronJobStrategy {
     fn warnings_on_update(&self, _context: &OperationContext, object: &Value, old: &Value) -> Vec<String> {
         let mut warnings = Vec::new();
         if changed_spec(object, old) {
-            warnings.extend(spec_warnings(object, &JOB_TEMPLATE));
+            warnings.extend(cron_job_warnings(object));
         }
         if object.str_at(&["spec", "schedule"]).is_some_and(|schedule| schedule.contains("TZ")) {
             let page = "https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/";

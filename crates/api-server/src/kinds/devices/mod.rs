@@ -2,6 +2,7 @@
 //!
 //! Selectors are compiled when an object is written, and refused if evaluating them could cost too much.
 
+pub(super) mod admin;
 mod claim;
 mod slice;
 

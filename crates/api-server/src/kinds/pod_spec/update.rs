@@ -1,6 +1,6 @@
 //! What may change in a pod that exists (upstream's `ValidatePodUpdate` and those of its subresources).
 
-use apimachinery::field::{Error, ErrorList};
+use apimachinery::field::{Error, ErrorList, Path};
 use apimachinery::{Value, go_quote};
 
 use super::{MIRROR, containers, qos_class, scheduling};
@@ -265,7 +265,7 @@ fn may_restart(spec: &Value, list: &str, name: &Value, code: i64) -> bool {
 fn refuse(why: &str, e: &mut ErrorList) {
     e.clear();
     // Upstream's path has no name, which Go prints as an index.
-    e.push(Error::forbidden(&apimachinery::field::Path::root().key(""), why));
+    e.push(Error::forbidden(&Path::nameless(), why));
 }
 
 /// Ephemeral containers are only added.
@@ -314,7 +314,7 @@ pub(in crate::kinds) fn resize(object: &Value, old: &Value, policy: Policy, e: &
     if has_pod_level(spec.value) || has_pod_level(before) {
         let why = "resize of pods with pod-level resources is forbidden when InPlacePodLevelResourcesVerticalScalingEnabled \
                    feature gate is disabled";
-        return e.push(Error::forbidden(&apimachinery::field::Path::new(""), why));
+        return e.push(Error::forbidden(&Path::nameless(), why));
     }
     if !same_containers(&spec, before, e) {
         return;

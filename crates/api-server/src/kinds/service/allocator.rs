@@ -4,7 +4,7 @@
 //! leaks nothing. Ranges are those of the ServiceCIDR objects. IPAddress objects are written in the transactions of their Services; those
 //! that somebody else made keep their address from Services too.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -12,6 +12,8 @@ use apimachinery::Value;
 use parking_lot::Mutex;
 use storage::{KeyRange, RangeRequest, Store, StoreError};
 use tokio::sync::OnceCell;
+
+use crate::kinds::at::legacy_ip;
 
 /// Upstream's default of `--service-node-port-range`.
 pub(super) const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
@@ -38,6 +40,9 @@ pub(crate) enum AllocateError {
     Full,
     #[error("the provided network does not match the current range")]
     IpOutOfRange,
+    /// What a dry run says instead.
+    #[error("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}")]
+    IpNotInRange { ip: IpAddr, range: Range },
     #[error("provided port is not in the valid range. The range of valid ports is {}-{}", NODE_PORTS.start(), NODE_PORTS.end())]
     PortOutOfRange,
 }
@@ -135,6 +140,15 @@ fn usable_ranges(mut cidrs: Vec<Value>) -> Vec<Range> {
         .collect()
 }
 
+impl std::fmt::Display for Range {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.ipv4 {
+            true => write!(f, "{}/{}", Ipv4Addr::from(self.base as u32), self.bits),
+            false => write!(f, "{}/{}", Ipv6Addr::from(self.base), self.bits),
+        }
+    }
+}
+
 fn number(ip: IpAddr) -> u128 {
     match ip {
         IpAddr::V4(ip) => u128::from(u32::from(ip)),
@@ -144,7 +158,7 @@ fn number(ip: IpAddr) -> u128 {
 
 /// The cluster IPs of a Service, without `None`.
 pub(super) fn cluster_ips(service: &Value) -> Vec<IpAddr> {
-    service.array_at(&["spec", "clusterIPs"]).iter().filter_map(|ip| ip.as_str()?.parse().ok()).collect()
+    service.array_at(&["spec", "clusterIPs"]).iter().filter_map(|ip| legacy_ip(ip.as_str()?)).collect()
 }
 
 /// The node ports of a Service.
@@ -211,6 +225,16 @@ impl ServiceAllocator {
             }
         }
         Ok(families)
+    }
+
+    /// Whether an address is one for Services, whoever has it.
+    pub(super) async fn check_range(&self, ip: IpAddr) -> Result<Result<(), AllocateError>, StoreError> {
+        let taken = self.refreshed().await?.lock();
+        let in_range = taken.ranges.iter().any(|range| range.contains(ip));
+        Ok(match taken.ranges.first().filter(|_| !in_range) {
+            Some(range) => Err(AllocateError::IpNotInRange { ip, range: *range }),
+            None => Ok(()),
+        })
     }
 
     /// Reserves one address.
@@ -302,16 +326,6 @@ impl ServiceAllocator {
     }
 }
 
-/// Ports by what they are for: protocol and number.
-pub(super) fn ports_by_key(service: &Value) -> BTreeMap<(String, i64), i64> {
-    let ports = service.array_at(&["spec", "ports"]).iter();
-    let entry = |port: &Value| {
-        let key = (port["protocol"].as_str().unwrap_or("TCP").to_owned(), port["port"].as_i64()?);
-        Some((key, port["nodePort"].as_i64().filter(|port| *port != 0)?))
-    };
-    ports.filter_map(entry).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -324,6 +338,7 @@ mod tests {
     fn ranges() {
         let range = Range::parse("10.43.0.0/16").expect("a range");
         assert_eq!((range.size(), range.address(0).to_string()), (65534, "10.43.0.1".to_owned()));
+        assert_eq!(range.to_string(), "10.43.0.0/16");
         for (ip, inside) in
             [("10.43.0.0", false), ("10.43.0.1", true), ("10.43.255.254", true), ("10.43.255.255", false), ("10.44.0.1", false)]
         {

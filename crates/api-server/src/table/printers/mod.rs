@@ -58,6 +58,12 @@ pub(super) fn find(resource: &Resource) -> &'static dyn Printer {
     PRINTERS.iter().find(|(registration, _)| is_for(registration)).map_or(&*DEFAULT, |(_, built)| built)
 }
 
+/// The printer of Scales.
+pub(super) fn scales() -> &'static dyn Printer {
+    static SCALES: LazyLock<Built> = LazyLock::new(|| Built::from(&workloads::SCALES));
+    &*SCALES
+}
+
 /// What a row says about its object's state beside the cells: upstream marks pods that are over.
 pub(super) fn conditions(resource: &Resource, object: &Value) -> Option<Value> {
     let is_pod = resource.gvr.group.is_empty() && resource.gvr.resource == "pods";

@@ -120,6 +120,14 @@ fn daemon_set(object: &Value) -> Vec<Value> {
     cells
 }
 
+/// Of a Scale, whatever it scales.
+pub(super) const SCALES: Registration = printer("scale", "", &["-Name", "#Desired", "#Available", "Age"], scale);
+
+fn scale(object: &Value) -> Vec<Value> {
+    let replicas = |part: &str| number(object, &[part, "replicas"]).into();
+    vec![name(object), replicas("spec"), replicas("status"), age(object)]
+}
+
 fn controller_revision(object: &Value) -> Vec<Value> {
     let controller = object.meta().controller().map(|owner| {
         let group = owner.api_version.parse::<GroupVersion>().map(|version| version.group.to_string()).unwrap_or_default();

@@ -3,10 +3,11 @@
 use apimachinery::Value;
 use apimachinery::field::{Error, ErrorList};
 
-use super::apps::{App, non_negative};
-use super::at::At;
-use super::collect;
-use super::status_meta::{StatusMeta, keep_for_status};
+use super::validate::non_negative;
+use super::{App, TEMPLATE_GENERATION};
+use crate::kinds::at::At;
+use crate::kinds::collect;
+use crate::kinds::status_meta::{StatusMeta, keep_for_status};
 use crate::registry::{OperationContext, Strategy};
 
 pub(super) struct AppsStatus(pub(super) App);
@@ -17,7 +18,7 @@ impl Strategy for AppsStatus {
         keep_for_status(object, old, meta);
         if self.0 == App::DaemonSet {
             // Stands for a field of the spec.
-            let path = ["metadata", "annotations", "deprecated.daemonset.template.generation"];
+            let path = ["metadata", "annotations", TEMPLATE_GENERATION];
             match old.get_path(&path) {
                 Some(generation) => object.set_path(&path, generation.clone()),
                 None => drop(object.remove_path(&path)),
