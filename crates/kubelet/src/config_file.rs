@@ -74,10 +74,9 @@ impl Config {
     /// Takes over what a KubeletConfiguration file (YAML or JSON) says; everything else stays.
     pub fn apply_file(&mut self, text: &str) -> Result<(), ConfigFileError> {
         // By way of JSON, which the executable has the code for anyway.
-        let value: serde_json::Value =
-            serde_saphyr::from_str(text).map_err(|error| ConfigFileError::Parse(error.to_string().into()))?;
-        let file: File =
-            serde_json::from_str(&value.to_string()).map_err(|error| ConfigFileError::Parse(error.to_string().into()))?;
+        let json =
+            apimachinery::yaml::strict_json(text.as_bytes()).map_err(|error| ConfigFileError::Parse(error.to_string().into()))?;
+        let file: File = serde_json::from_str(&json).map_err(|error| ConfigFileError::Parse(error.to_string().into()))?;
         if file.kind != "KubeletConfiguration" || file.api_version != "kubelet.config.k8s.io/v1beta1" {
             return Err(ConfigFileError::Kind { api_version: file.api_version, kind: file.kind });
         }

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use apimachinery::yaml;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, PostParams};
 use scheduler::{Cluster, Config, Fate, Simulation, Verdict};
@@ -114,9 +115,9 @@ fn text(path: &Path) -> anyhow::Result<String> {
 
 /// The documents of a YAML or JSON file.
 fn documents(path: &Path) -> anyhow::Result<Vec<Value>> {
-    let documents: Vec<Value> =
-        serde_saphyr::from_multiple(&text(path)?).with_context(|| format!("{} is neither YAML nor JSON", path.display()))?;
-    Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
+    let documents =
+        yaml::parse_all(text(path)?.as_bytes()).with_context(|| format!("{} is neither YAML nor JSON", path.display()))?;
+    documents.iter().map(|document| Ok(serde_json::from_str(&document.value.to_json())?)).collect()
 }
 
 fn as_text(verdict: &Verdict, wide: bool) -> String {

@@ -15,7 +15,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("cel", &["apimachinery"]),
     ("storage", &[]),
     ("cri", &[]),
-    ("client", &["typed"]),
+    ("client", &["apimachinery", "typed"]),
     ("component-server", &["client"]),
     ("nftables", &[]),
     ("streaming", &[]),

@@ -8,5 +8,5 @@ mod parse;
 mod scalar;
 mod write;
 
-pub use parse::{Document, YamlError, parse_all, parse_one};
+pub use parse::{Document, YamlError, parse_all, parse_one, strict_json};
 pub use write::to_yaml;

@@ -33,6 +33,16 @@ pub fn parse_one(text: &[u8]) -> Result<Document, YamlError> {
     Ok(documents(text, 1)?.into_iter().next().unwrap_or(null))
 }
 
+/// The first document as JSON, for what is read into a Rust type: a key that occurs twice is an error, as in upstream's strict decoders
+/// of configuration files. Nothing at all is `null`.
+pub fn strict_json(text: &[u8]) -> Result<String, YamlError> {
+    let document = parse_one(text)?;
+    match document.duplicates.is_empty() {
+        true => Ok(document.value.to_json()),
+        false => Err(YamlError(document.duplicates.join(", "))),
+    }
+}
+
 /// Parses all documents; empty ones are left out.
 pub fn parse_all(text: &[u8]) -> Result<Vec<Document>, YamlError> {
     let all = documents(text, usize::MAX)?;

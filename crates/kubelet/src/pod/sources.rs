@@ -140,6 +140,6 @@ fn parse(core: &Core, bytes: &[u8], path: &str) -> Result<Pod, String> {
 
 fn yaml(text: &str) -> Result<Pod, String> {
     // By way of JSON text: a second set of code that reads pods would cost 2 MB of the executable.
-    let value: serde_json::Value = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
-    serde_json::from_str(&value.to_string()).map_err(|e| e.to_string())
+    let json = apimachinery::yaml::strict_json(text.as_bytes()).map_err(|e| e.to_string())?;
+    serde_json::from_str(&json).map_err(|e| e.to_string())
 }

@@ -156,8 +156,8 @@ impl Config {
     /// Reads a configuration file.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         // By way of JSON, which the executable has the code for anyway.
-        let value: serde_json::Value = serde_saphyr::from_str(text).map_err(|error| ConfigError::Decode(error.to_string()))?;
-        let file: File = serde_json::from_str(&value.to_string()).map_err(|error| ConfigError::Decode(error.to_string()))?;
+        let json = apimachinery::yaml::strict_json(text.as_bytes()).map_err(|error| ConfigError::Decode(error.to_string()))?;
+        let file: File = serde_json::from_str(&json).map_err(|error| ConfigError::Decode(error.to_string()))?;
         if file.api_version != API_VERSION || file.kind != "KubeSchedulerConfiguration" {
             let found = format!("{}, Kind={}", file.api_version, file.kind);
             return Err(ConfigError::Decode(format!(

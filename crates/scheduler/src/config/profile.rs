@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     fn profile(text: &str) -> Result<Profile, ConfigError> {
-        let file: ProfileFile = serde_saphyr::from_str(text).unwrap();
+        let file: ProfileFile = serde_json::from_str(&apimachinery::yaml::strict_json(text.as_bytes()).unwrap()).unwrap();
         make(&file, "s", &Arc::default(), &BTreeSet::new())
     }
 
