@@ -4,6 +4,8 @@
 //! The server must be given by IP address, as `localhost`, or by a name that `/etc/hosts` has when a connection is opened: a static
 //! binary has no name resolution of the C library, and a resolver of our own is not wired in here.
 
+mod file;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -16,7 +18,7 @@ use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::{Connected, Connection as Connectable};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kube::client::{ClientBuilder, ConfigExt};
-use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+use kube::config::AuthInfo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use secrecy::ExposeSecret;
@@ -26,8 +28,9 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tower::{BoxError, Service};
 
+use crate::credentials::{self, Authenticated, Credentials};
 use crate::rate_limit::RateLimitLayer;
-use crate::service_account::AsServiceAccount;
+use crate::service_account::ServiceAccountTokens;
 
 /// Why a kubeconfig does not make a client.
 #[derive(Debug, thiserror::Error)]
@@ -41,23 +44,17 @@ pub enum KubeconfigError {
         #[source]
         source: std::io::Error,
     },
-    /// The file is no kubeconfig.
+    /// The file is no kubeconfig, or what its current context names is missing.
     #[error("kubeconfig {path}: {why}", path = .path.display())]
-    Parse {
+    Malformed {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
     },
-    /// What its current context names is missing or cannot be read.
-    #[error("cannot load kubeconfig {path}", path = .path.display())]
-    Load {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: Box<kube::config::KubeconfigError>,
-    },
+    /// A member of it that this client does not act on.
+    #[error("kubeconfig: {0} is not implemented")]
+    NotImplemented(&'static str),
     /// A certificate or key in it is unusable.
     #[error("kubeconfig: {0}")]
     Credentials(String),
@@ -65,12 +62,12 @@ pub enum KubeconfigError {
     #[error("kubeconfig: TLS settings are unusable")]
     Tls(#[source] rustls::Error),
     /// Its authentication cannot be used.
-    #[error("kubeconfig: cannot use its authentication")]
-    Authentication(#[source] Box<kube::Error>),
+    #[error("kubeconfig: cannot use its authentication: {0}")]
+    Authentication(String),
     /// The server is given by a host name.
     #[error("kubeconfig: server {0:?} must be given by IP address, as localhost or by a name in /etc/hosts")]
     HostName(String),
-    /// `--master` is no address of a server.
+    /// The file's server, or `--master`, is no address of one.
     #[error("the server {0:?} is not a URL")]
     Server(String),
     /// Neither a file nor a server is given.
@@ -97,7 +94,8 @@ impl Connection {
 
     /// A client. Must be called inside a Tokio runtime; the server need not be reachable yet.
     pub async fn client(&self) -> Result<kube::Client, KubeconfigError> {
-        client(&self.config().await?, self.rate)
+        let (config, credentials) = self.config()?;
+        client(&config, credentials, self.rate)
     }
 
     /// Makes clients that act as ServiceAccounts of a namespace, by their names; the connection's own user must be allowed to create
@@ -106,13 +104,14 @@ impl Connection {
         &self,
         namespace: &str,
     ) -> Result<impl Fn(&str) -> kube::Client + Send + Sync + 'static, KubeconfigError> {
-        let config = self.config().await?;
-        let issuer = client(&config, None)?;
+        let (config, credentials) = self.config()?;
+        let issuer = client(&config, credentials, None)?;
         // Without the user's certificate, which the server would believe rather than the token.
         let transport = transport(&config, None)?;
         let (namespace, rate) = (namespace.to_owned(), self.rate);
         Ok(move |account: &str| {
-            let transport = AsServiceAccount::new(transport.clone(), issuer.clone(), &namespace, account);
+            let tokens = ServiceAccountTokens::new(issuer.clone(), &namespace, account);
+            let transport = Authenticated::new(transport.clone(), Arc::new(tokens));
             let service = tower::ServiceBuilder::new()
                 .layer(config.base_uri_layer())
                 .option_layer(rate.map(RateLimitLayer::new))
@@ -121,16 +120,18 @@ impl Connection {
         })
     }
 
-    async fn config(&self) -> Result<kube::Config, KubeconfigError> {
+    fn config(&self) -> Result<(kube::Config, Option<Arc<dyn Credentials>>), KubeconfigError> {
         let server = |url: &String| url.parse::<http::Uri>().map_err(|_| KubeconfigError::Server(url.clone()));
         let master = self.master.as_ref().map(server).transpose()?;
         match (&self.kubeconfig, master) {
             (None, None) => Err(KubeconfigError::Missing),
-            (None, Some(server)) => Ok(kube::Config::new(server)),
+            (None, Some(server)) => Ok((kube::Config::new(server), None)),
             (Some(path), master) => {
-                let mut config = load(path).await?;
+                let target = file::read(path)?;
+                let credentials = credentials::of_user(&target.user, &target.cluster).map_err(KubeconfigError::Authentication)?;
+                let mut config = target.config()?;
                 config.cluster_url = master.unwrap_or(config.cluster_url);
-                Ok(config)
+                Ok((config, credentials))
             }
         }
     }
@@ -142,44 +143,17 @@ pub async fn from_kubeconfig(path: &Path) -> Result<kube::Client, KubeconfigErro
     Connection::to(path).client().await
 }
 
-async fn load(path: &Path) -> Result<kube::Config, KubeconfigError> {
-    let load_error = |source| KubeconfigError::Load { path: path.to_owned(), source: Box::new(source) };
-    let text = std::fs::read(path).map_err(|source| KubeconfigError::Read { path: path.to_owned(), source })?;
-    let parse_error = |why| KubeconfigError::Parse { path: path.to_owned(), why };
-    let kubeconfig = parse(&text, path.parent().unwrap_or(Path::new(""))).map_err(parse_error)?;
-    kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(load_error)
-}
-
-/// Reads what a file in `directory` says. Not kube's own `read_from`: its YAML reader would be 1 MB more of the executable.
-fn parse(text: &[u8], directory: &Path) -> Result<Kubeconfig, String> {
-    let json = apimachinery::yaml::strict_json(text).map_err(|error| error.to_string())?;
-    let mut kubeconfig: Kubeconfig = serde_json::from_str(&json).map_err(|error| error.to_string())?;
-    // Other files are named from where this one is; commands without a slash are looked up in PATH.
-    let resolve = |file: &mut Option<String>| {
-        if let Some(name) = file.as_mut().filter(|name| !name.is_empty()) {
-            *name = directory.join(&*name).to_string_lossy().into_owned();
-        }
-    };
-    for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
-        resolve(&mut cluster.certificate_authority);
-    }
-    for user in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
-        resolve(&mut user.client_certificate);
-        resolve(&mut user.client_key);
-        resolve(&mut user.token_file);
-        if let Some(exec) = user.exec.as_mut().filter(|exec| exec.command.as_ref().is_some_and(|command| command.contains('/'))) {
-            resolve(&mut exec.command);
-        }
-    }
-    Ok(kubeconfig)
-}
-
-fn client(config: &kube::Config, rate: Option<(f64, u32)>) -> Result<kube::Client, KubeconfigError> {
+fn client(
+    config: &kube::Config,
+    credentials: Option<Arc<dyn Credentials>>,
+    rate: Option<(f64, u32)>,
+) -> Result<kube::Client, KubeconfigError> {
     let http = transport(config, client_certificate(&config.auth_info)?)?;
-    let authentication = config.auth_layer().map_err(|error| KubeconfigError::Authentication(Box::new(error)))?;
+    let authenticated =
+        |credentials| tower::layer::layer_fn(move |service| Authenticated::new(service, Arc::clone(&credentials)));
     let service = tower::ServiceBuilder::new()
         .layer(config.base_uri_layer())
-        .option_layer(authentication)
+        .option_layer(credentials.map(authenticated))
         .option_layer(rate.map(RateLimitLayer::new))
         .map_err(BoxError::from)
         .service(http);
@@ -373,28 +347,6 @@ impl AsyncWrite for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn files_are_named_from_where_the_kubeconfig_is() {
-        let text = "clusters: [{name: c, cluster: {server: 'https://10.0.0.1', certificate-authority: pki/ca.crt}}]\nusers:\n- name: u\n  \
-                    user: {client-certificate: /etc/c.crt, client-key: c.key, tokenFile: ../token, exec: {command: bin/login}}\n\
-                    - {name: v, user: {exec: {command: aws}}}\ncurrent-context: x\ncontexts: null\n";
-        let config = parse(text.as_bytes(), Path::new("/home/me")).expect("is a kubeconfig");
-        let cluster = config.clusters[0].cluster.as_ref().expect("is there");
-        assert_eq!(cluster.certificate_authority.as_deref(), Some("/home/me/pki/ca.crt"));
-        let users: Vec<&AuthInfo> = config.auth_infos.iter().filter_map(|named| named.auth_info.as_ref()).collect();
-        assert_eq!(users[0].client_certificate.as_deref(), Some("/etc/c.crt"));
-        assert_eq!(users[0].client_key.as_deref(), Some("/home/me/c.key"));
-        assert_eq!(users[0].token_file.as_deref(), Some("/home/me/../token"));
-        let command = |user: &AuthInfo| user.exec.as_ref().and_then(|exec| exec.command.clone());
-        assert_eq!(command(users[0]).as_deref(), Some("/home/me/bin/login"));
-        assert_eq!(command(users[1]).as_deref(), Some("aws"));
-        for (bad, why) in [("a: b: c", "mapping"), ("[]", "expected struct"), ("users: []\nusers: []", "\"users\""), ("", "null")]
-        {
-            let error = parse(bad.as_bytes(), Path::new("")).expect_err(bad);
-            assert!(error.contains(why), "{bad}: {error}");
-        }
-    }
 
     #[test]
     fn servers_by_address_or_by_the_table_of_hosts() {

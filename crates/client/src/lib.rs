@@ -12,6 +12,7 @@
 
 mod connect;
 mod controller;
+mod credentials;
 mod events;
 mod events_correlator;
 mod informer;

@@ -3,14 +3,10 @@
 //! The account is made when it is missing, its token asked for with the first request (TokenRequest, KEP-1205) and again before it
 //! expires or when the server no longer takes it. Nothing is written to disk.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use http::header::{AUTHORIZATION, HeaderValue};
-use http::{Request, Response, StatusCode};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -18,75 +14,40 @@ use kube::Api;
 use kube::api::PostParams;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
-use tower::{BoxError, Service};
+use tower::BoxError;
+
+use crate::credentials::{Credentials, Headers, bearer};
 
 /// What is asked for; the server may give another lifetime.
 const LIFETIME_SECONDS: i64 = 3600;
 /// A token is replaced when this part of its life is over, as the kubelet does it.
 const RENEW_AFTER_PERCENT: u32 = 80;
 
-/// A transport without credentials of its own, and a ServiceAccount's token in each request.
-pub(crate) struct AsServiceAccount<S> {
-    transport: S,
-    tokens: Arc<Tokens>,
-}
-
-impl<S: Clone> Clone for AsServiceAccount<S> {
-    fn clone(&self) -> Self {
-        Self { transport: self.transport.clone(), tokens: self.tokens.clone() }
-    }
-}
-
-impl<S> AsServiceAccount<S> {
-    /// `issuer` asks for tokens: it may create ServiceAccounts and their tokens in the namespace.
-    pub(crate) fn new(transport: S, issuer: kube::Client, namespace: &str, name: &str) -> Self {
-        let accounts = Api::namespaced(issuer, namespace);
-        Self { transport, tokens: Arc::new(Tokens { accounts, name: name.to_owned(), current: Mutex::new(None) }) }
-    }
-}
-
-type Answer<B> = Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send>>;
-
-impl<S, A, B> Service<Request<A>> for AsServiceAccount<S>
-where
-    S: Service<Request<A>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError>,
-    A: Send + 'static,
-    B: Send + 'static,
-{
-    type Response = Response<B>;
-    type Error = BoxError;
-    type Future = Answer<B>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.transport.poll_ready(context).map_err(Into::into)
-    }
-
-    fn call(&mut self, mut request: Request<A>) -> Self::Future {
-        // The instance that is ready, not its clone, gets the request.
-        let next = self.transport.clone();
-        let mut transport = std::mem::replace(&mut self.transport, next);
-        let tokens = self.tokens.clone();
-        Box::pin(async move {
-            request.headers_mut().insert(AUTHORIZATION, tokens.get().await?);
-            let response = transport.call(request).await.map_err(Into::into)?;
-            if response.status() == StatusCode::UNAUTHORIZED {
-                tokens.forget().await;
-            }
-            Ok(response)
-        })
-    }
-}
-
-struct Tokens {
+/// The tokens of one ServiceAccount.
+pub(crate) struct ServiceAccountTokens {
     accounts: Api<ServiceAccount>,
     name: String,
     /// Held while a token is asked for, so that requests that start together ask once.
     current: Mutex<Option<(HeaderValue, Instant)>>,
 }
 
-impl Tokens {
+#[async_trait]
+impl Credentials for ServiceAccountTokens {
+    async fn headers(&self) -> Result<Headers, BoxError> {
+        Ok(vec![(AUTHORIZATION, self.get().await?)])
+    }
+
+    async fn refused(&self) {
+        *self.current.lock().await = None;
+    }
+}
+
+impl ServiceAccountTokens {
+    /// `issuer` asks for tokens: it may create ServiceAccounts and their tokens in the namespace.
+    pub(crate) fn new(issuer: kube::Client, namespace: &str, name: &str) -> Self {
+        Self { accounts: Api::namespaced(issuer, namespace), name: name.to_owned(), current: Mutex::new(None) }
+    }
+
     async fn get(&self) -> Result<HeaderValue, BoxError> {
         let mut current = self.current.lock().await;
         if let Some((header, _)) = current.as_ref().filter(|(_, renew_at)| Instant::now() < *renew_at) {
@@ -94,14 +55,9 @@ impl Tokens {
         }
         let asked_at = Instant::now();
         let (token, lifetime) = self.request().await?;
-        let mut header = HeaderValue::from_str(&format!("Bearer {token}"))?;
-        header.set_sensitive(true);
+        let header = bearer(&token)?;
         *current = Some((header.clone(), asked_at + lifetime * RENEW_AFTER_PERCENT / 100));
         Ok(header)
-    }
-
-    async fn forget(&self) {
-        *self.current.lock().await = None;
     }
 
     async fn request(&self) -> kube::Result<(String, Duration)> {
