@@ -54,7 +54,7 @@ async fn main() -> Result<(), Error> {
         .bootstrap(&BootstrapConfig {
             advertise_address: loopback,
             advertise_port: address.port(),
-            service_cidr: "10.43.0.0/16".to_owned(),
+            service_cidrs: vec!["10.43.0.0/16".to_owned()],
             service_ip,
             publish_endpoints: true,
             client_ca_pem: pki.ca_cert_pem.clone(),

@@ -69,7 +69,7 @@ async fn main() -> Result<()> {
     let bootstrap = BootstrapConfig {
         advertise_address: address,
         advertise_port: port,
-        service_cidr: "10.96.0.0/16".to_owned(),
+        service_cidrs: vec!["10.96.0.0/16".to_owned()],
         service_ip: "10.96.0.1".parse()?,
         publish_endpoints: false,
         client_ca_pem: String::new(),

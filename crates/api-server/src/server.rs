@@ -44,6 +44,9 @@ pub struct ServerConfig {
     pub gates: FeatureGates,
     /// Whether containers may be privileged. Upstream's flag is `--allow-privileged`.
     pub allow_privileged: bool,
+    /// The cluster's ranges of ClusterIPs, which decide in which families Services have addresses (the first is the default). Empty:
+    /// those of the ServiceCIDRs do. Upstream's flag is `--service-cluster-ip-range`.
+    pub service_cidrs: Vec<String>,
     /// Which values the labels of metrics may have. Upstream's flag is `--allow-metric-labels`.
     pub allowed_labels: AllowedLabels,
 }
@@ -62,6 +65,7 @@ impl Default for ServerConfig {
             components: Vec::new(),
             gates: FeatureGates::default(),
             allow_privileged: false,
+            service_cidrs: Vec::new(),
             allowed_labels: AllowedLabels::default(),
         }
     }

@@ -66,7 +66,7 @@ async fn start() -> Cluster {
     let config = BootstrapConfig {
         advertise_address: IpAddr::from([127, 0, 0, 1]),
         advertise_port: address.port(),
-        service_cidr: "10.43.0.0/16".to_owned(),
+        service_cidrs: vec!["10.43.0.0/16".to_owned()],
         service_ip,
         publish_endpoints: true,
         client_ca_pem: pki.ca_cert_pem.clone(),

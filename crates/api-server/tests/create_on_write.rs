@@ -30,7 +30,7 @@ async fn api() -> Api {
     let config = api_server::BootstrapConfig {
         advertise_address: [127, 0, 0, 1].into(),
         advertise_port: 6443,
-        service_cidr: "10.43.0.0/16".to_owned(),
+        service_cidrs: vec!["10.43.0.0/16".to_owned()],
         service_ip: [10, 43, 0, 1].into(),
         publish_endpoints: false,
         client_ca_pem: String::new(),

@@ -209,3 +209,65 @@ async fn dry_runs_choose_and_keep_nothing() {
     assert_eq!(causes.len(), 1, "{error}");
     assert_eq!(causes[0]["message"], "Invalid value: 30123: provided port is already allocated");
 }
+
+#[tokio::test]
+async fn two_families() {
+    let api = Api::new().await;
+    let cidrs = vec!["10.43.0.0/16".to_owned(), "2001:db8:1::/112".to_owned()];
+    let config = ServerConfig { service_cidrs: cidrs.clone(), ..ServerConfig::default() };
+    let api = Api { server: ApiServer::builder(config, api.store.clone()).build(), ..api.clone() };
+    let cidr = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": cidrs}});
+    api.post("/apis/networking.k8s.io/v1/servicecidrs", &cidr).await.expect(201);
+    let of = |ip: &Value| if ip.as_str().unwrap_or_default().contains(':') { "IPv6" } else { "IPv4" };
+    for (name, spec, policy, families) in [
+        ("a", json!({}), "SingleStack", &["IPv4"][..]),
+        ("b", json!({"ipFamilies": ["IPv6"]}), "SingleStack", &["IPv6"]),
+        ("c", json!({"ipFamilyPolicy": "PreferDualStack"}), "PreferDualStack", &["IPv4", "IPv6"]),
+        ("d", json!({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6"]}), "RequireDualStack", &["IPv6", "IPv4"]),
+    ] {
+        let made = api.post(SERVICES, &service(name, spec)).await.expect(201);
+        let spec = &made["spec"];
+        assert_eq!((&spec["ipFamilyPolicy"], &spec["ipFamilies"]), (&json!(policy), &json!(families)), "{name}");
+        let ips = spec["clusterIPs"].as_array().expect("addresses");
+        assert_eq!((ips.iter().map(of).collect::<Vec<_>>().as_slice(), &spec["clusterIP"]), (families, &ips[0]), "{name}");
+    }
+    // From one family to two and back; the first address stays.
+    let path = format!("{SERVICES}/a");
+    let patch = async |spec: Value| api.patch(&path, "application/merge-patch+json", &json!({ "spec": spec })).await.expect(200);
+    let two = patch(json!({"ipFamilyPolicy": "PreferDualStack"})).await;
+    let ips = two["spec"]["clusterIPs"].as_array().expect("addresses").clone();
+    assert_eq!((ips.len(), &two["spec"]["ipFamilies"]), (2, &json!(["IPv4", "IPv6"])));
+    let one = patch(json!({"ipFamilyPolicy": "SingleStack"})).await;
+    assert_eq!((&one["spec"]["clusterIPs"], &one["spec"]["ipFamilies"]), (&json!([ips[0]]), &json!(["IPv4"])));
+    // What it held is free again.
+    let spec = json!({"ipFamilies": ["IPv6"], "clusterIP": ips[1]});
+    api.post(SERVICES, &service("e", spec)).await.expect(201);
+}
+
+#[tokio::test]
+async fn fields_that_a_type_has_no_use_for() {
+    let api = cluster().await;
+    let name = json!({"type": "ExternalName", "externalName": "example.com", "internalTrafficPolicy": "Cluster"});
+    let made = api.post(SERVICES, &service("e", name)).await.expect(201);
+    assert_eq!(made["spec"].get("internalTrafficPolicy"), None);
+    let mut made = api.post(SERVICES, &service("x", json!({"externalIPs": ["1.1.1.1"]}))).await.expect(201);
+    assert_eq!(made["spec"]["externalTrafficPolicy"], "Cluster");
+    made["spec"]["externalIPs"] = json!([]);
+    let changed = api.put(&format!("{SERVICES}/x"), &made).await.expect(200);
+    assert_eq!(changed["spec"].get("externalTrafficPolicy"), None);
+
+    // Node ports that were there stay when allocation ends; ports of one number share one.
+    let ports = json!([{"name": "t", "port": 53}, {"name": "u", "port": 53, "protocol": "UDP"}, {"name": "x", "port": 80}]);
+    let mut made = api.post(SERVICES, &service("l", json!({"type": "LoadBalancer", "ports": ports}))).await.expect(201);
+    let port = |service: &Value, i: usize| service["spec"]["ports"][i]["nodePort"].clone();
+    assert_eq!(port(&made, 0), port(&made, 1));
+    assert_ne!(port(&made, 0), port(&made, 2));
+    made["spec"]["allocateLoadBalancerNodePorts"] = json!(false);
+    let kept = api.put(&format!("{SERVICES}/l"), &made).await.expect(200);
+    assert_eq!(kept["spec"]["ports"], made["spec"]["ports"]);
+    let asked = json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": [{"name": "a", "port": 1, "nodePort": 30777}, {"name": "b", "port": 2}]});
+    let made = api.post(SERVICES, &service("m", asked)).await.expect(201);
+    assert_eq!((port(&made, 0), port(&made, 1)), (json!(30777), Value::Null));
+    let taken = json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30777}]});
+    api.post(SERVICES, &service("n", taken)).await.expect(422);
+}

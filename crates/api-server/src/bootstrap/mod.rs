@@ -24,8 +24,8 @@ pub struct BootstrapConfig {
     pub advertise_address: IpAddr,
     /// Its port.
     pub advertise_port: u16,
-    /// The range of ClusterIPs, for example `10.43.0.0/16`.
-    pub service_cidr: String,
+    /// The ranges of ClusterIPs, for example `10.43.0.0/16`: one, or one of each family, of which the first is the default.
+    pub service_cidrs: Vec<String>,
     /// The `kubernetes` Service's ClusterIP: the first of the range.
     pub service_ip: IpAddr,
     /// Whether this server keeps the endpoints of `kubernetes`. Upstream's flag is `--endpoint-reconciler-type`.

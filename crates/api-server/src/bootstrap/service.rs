@@ -19,7 +19,7 @@ pub(super) async fn cidr(loopback: &Loopback, config: &BootstrapConfig) -> Resul
         "apiVersion": "networking.k8s.io/v1",
         "kind": "ServiceCIDR",
         "metadata": {"name": NAME},
-        "spec": {"cidrs": [config.service_cidr]},
+        "spec": {"cidrs": config.service_cidrs},
     });
     ensure(loopback, "networking.k8s.io", "servicecidrs", "", NAME, &cidr).await?;
     set_ready(loopback, config).await
@@ -47,8 +47,17 @@ async fn set_ready(loopback: &Loopback, config: &BootstrapConfig) -> Result<(), 
     if cidr["metadata"].get("deletionTimestamp").is_some() {
         return Ok(());
     }
-    if cidr["spec"]["cidrs"] != json!([config.service_cidr]) {
-        tracing::warn!(configured = config.service_cidr, "the default ServiceCIDR does not match the configuration");
+    let wanted = &config.service_cidrs;
+    if wanted.len() == 2 && cidr["spec"]["cidrs"] == json!([wanted[0]]) {
+        cidr["spec"]["cidrs"] = json!(wanted);
+        cidr = match loopback.update(&path, &cidr).await {
+            // Another server was faster.
+            Err(error) if error.code() == Some(409) => loopback.get(&path).await?,
+            result => result?,
+        };
+    }
+    if cidr["spec"]["cidrs"] != json!(wanted) {
+        tracing::warn!(configured = ?wanted, "the default ServiceCIDR does not match the configuration");
         return Ok(());
     }
     let conditions = cidr["status"]["conditions"].as_array();

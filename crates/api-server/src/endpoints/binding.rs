@@ -7,6 +7,7 @@ use apimachinery::{GroupResource, GroupVersionKind, Reason, Status, Value, field
 
 use super::negotiate::{Answer, negotiate};
 use super::respond::{created, value_response};
+use crate::admission::Operation;
 use crate::http::{Body, RequestContext};
 use crate::registry::{Change, Write, WriteOptions, now};
 use crate::server::ApiServer;
@@ -27,12 +28,17 @@ pub(crate) async fn create(
     if binding.meta().name() != name {
         return Err(Status::bad_request("name in URL does not match name in Binding object"));
     }
-    validate(&binding)?;
     let catalog = &server.engine().catalog;
     let endpoint = catalog.get("", "v1", "pods").ok_or_else(Status::path_not_found)?;
     let stored = endpoint.stored.as_ref().ok_or_else(Status::path_not_found)?;
     let (namespace, authorizers) = (context.info.namespace.as_str(), &server.access().authorizers);
     let write = Write { engine: server.engine(), authorizers, endpoint, stored, context, namespace, subresource: "binding" };
+    let mut attributes = write.attributes(Operation::Create, &name, options.to_value("CreateOptions"), options.dry_run);
+    attributes.object = Some(binding);
+    server.engine().admission.admit(&mut attributes).await?;
+    validate(attributes.object.as_ref().unwrap_or(&Value::Null))?;
+    server.engine().admission.validate(&attributes).await?;
+    let binding = attributes.object.unwrap_or_default();
     let bind = Bind { binding, ends_nomination: context.gates.clearing_nominated_node_name };
     write.update(&name, &bind, &options).await?;
     Ok(value_response(StatusCode::CREATED, &created(), accepted))
@@ -72,6 +78,13 @@ impl Change for Bind {
             let found = pod.meta().uid();
             return conflict(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {found}"));
         }
+        let version = self.binding.meta().resource_version();
+        if !version.is_empty() && version != pod.meta().resource_version() {
+            let found = pod.meta().resource_version();
+            return conflict(format!(
+                "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {found}"
+            ));
+        }
         if pod.meta().deletion_timestamp().is_some() {
             return conflict(format!("pod {name} is being deleted, cannot be assigned to a host"));
         }
@@ -88,6 +101,9 @@ impl Change for Bind {
         }
         for (key, value) in self.binding.meta().annotations() {
             pod.meta_mut().set_annotation(key, value);
+        }
+        for (key, value) in self.binding.meta().labels() {
+            pod.meta_mut().set_label(key, value);
         }
         set_scheduled(&mut pod);
         Ok(pod)

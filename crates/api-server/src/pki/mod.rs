@@ -19,7 +19,7 @@ use jiff::Timestamp;
 
 pub use leaf::KeyCert;
 use leaf::{CaSpec, LeafSpec, Purpose};
-pub(crate) use pem::{check_certificate, check_request};
+pub(crate) use pem::{check_certificate, check_request, requested_organizations};
 use rcgen::Issuer;
 
 /// Why certificates could not be made or read.

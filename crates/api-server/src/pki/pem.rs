@@ -12,13 +12,25 @@ fn decode(base64: &str) -> Vec<u8> {
 
 /// Whether the bytes are one request in PEM, signed with its own key. The messages are upstream's.
 pub(crate) fn check_request(base64: &str) -> Result<(), String> {
+    with_request(base64, |request| request.verify_signature().map_err(|error| error.to_string()))
+}
+
+/// The organizations, which are a client's groups, in a request's subject.
+pub(crate) fn requested_organizations(base64: &str) -> Result<Vec<String>, String> {
+    with_request(base64, |request| {
+        let organizations = request.certification_request_info.subject.iter_organization();
+        Ok(organizations.filter_map(|name| Some(name.as_str().ok()?.to_owned())).collect())
+    })
+}
+
+fn with_request<T>(base64: &str, read: impl FnOnce(&X509CertificationRequest) -> Result<T, String>) -> Result<T, String> {
     let bytes = decode(base64);
     let block = Pem::iter_from_buffer(&bytes).next().and_then(Result::ok);
     let Some(block) = block.filter(|block| block.label == "CERTIFICATE REQUEST") else {
         return Err("PEM block type must be CERTIFICATE REQUEST".into());
     };
     let (_, request) = X509CertificationRequest::from_der(&block.contents).map_err(|error| error.to_string())?;
-    request.verify_signature().map_err(|error| error.to_string())
+    read(&request)
 }
 
 /// Whether the bytes are certificates in PEM, or nothing.

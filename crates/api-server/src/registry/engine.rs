@@ -43,7 +43,7 @@ impl Engine {
     ) -> Engine {
         let prefix = config.storage_prefix.as_str();
         let feed = Feed::new(store.clone(), prefix, shutdown);
-        let services = Arc::new(ServiceAllocator::new(store.clone(), prefix));
+        let services = Arc::new(ServiceAllocator::new(store.clone(), prefix, &config.service_cidrs));
         let catalog = Catalog::builtin(config, &feed, &services);
         Engine {
             store,

@@ -43,7 +43,7 @@ async fn a_kubeconfig_makes_a_client() {
     let bootstrap = BootstrapConfig {
         advertise_address: loopback,
         advertise_port: address.port(),
-        service_cidr: "10.43.0.0/16".into(),
+        service_cidrs: vec!["10.43.0.0/16".into()],
         service_ip,
         publish_endpoints: true,
         client_ca_pem: pki.ca_cert_pem.clone(),

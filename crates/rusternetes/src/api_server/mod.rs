@@ -103,7 +103,7 @@ async fn serve(mut settings: Settings, started: Instant) -> anyhow::Result<()> {
     let bootstrap = BootstrapConfig {
         advertise_address: advertise,
         advertise_port: port,
-        service_cidr: settings.service_cidr.clone(),
+        service_cidrs: settings.server.service_cidrs.clone(),
         service_ip: settings.service_ip,
         publish_endpoints: settings.publish_endpoints,
         client_ca_pem: settings.client_ca_pem.clone(),

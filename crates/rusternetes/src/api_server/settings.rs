@@ -37,7 +37,6 @@ pub(super) struct Settings {
     pub(super) tokens: TokenConfig,
     pub(super) disabled_admission: Vec<String>,
     pub(super) kubelet: Option<(KeyCert, String)>,
-    pub(super) service_cidr: String,
     pub(super) service_ip: IpAddr,
     pub(super) publish_endpoints: bool,
     pub(super) verbosity: i64,
@@ -60,14 +59,14 @@ impl Settings {
             anonymous = false;
         }
         let port = u16::try_from(values.integer("secure-port")).context("--secure-port: not a port")?;
-        let (service_cidr, service_ip) = service_range(values)?;
+        let (service_cidrs, service_ip) = service_ranges(values)?;
         Ok(Self {
             data_dir: PathBuf::from(values.text("data-dir").unwrap_or(crate::server::DEFAULT_DATA_DIR)),
             address: SocketAddr::new(address(values, "bind-address")?.unwrap_or(IpAddr::from([0, 0, 0, 0])), port),
             advertise: address(values, "advertise-address")?,
             tls: tls(values, &mut warnings)?,
             serving: key_pair(values, "tls-cert-file", "tls-private-key-file")?,
-            server: ServerConfig { gates, ..server(values)? },
+            server: ServerConfig { gates, service_cidrs, ..server(values)? },
             shutdown_delay: values.duration("shutdown-delay-duration"),
             client_ca_pem: file(values, "client-ca-file")?.unwrap_or_default(),
             front_proxy: front_proxy(values)?,
@@ -85,7 +84,6 @@ impl Settings {
             )
             .map_err(anyhow::Error::msg)?,
             kubelet: kubelet(values)?,
-            service_cidr,
             service_ip,
             publish_endpoints: values.text("endpoint-reconciler-type") != Some("none"),
             verbosity: values.integer("v"),
@@ -200,26 +198,41 @@ fn kubelet(values: &Values) -> anyhow::Result<Option<(KeyCert, String)>> {
     Ok(Some((pair, ca)))
 }
 
-/// The range and its first address, which the Service `kubernetes` has.
-fn service_range(values: &Values) -> anyhow::Result<(String, IpAddr)> {
+/// The ranges, and the first address of the first, which the Service `kubernetes` has.
+fn service_ranges(values: &Values) -> anyhow::Result<(Vec<String>, IpAddr)> {
+    const FLAG: &str = "--service-cluster-ip-range";
     let text = values.text("service-cluster-ip-range").unwrap_or(SERVICE_RANGE);
-    if text.contains(',') {
-        bail!("--service-cluster-ip-range={text}: two ranges (dual stack) are not implemented");
+    let parts: Vec<&str> = text.split(',').collect();
+    if parts.len() > 2 {
+        bail!("{FLAG} must not contain more than two entries");
     }
+    let ranges = parts.iter().map(|part| service_range(part)).collect::<anyhow::Result<Vec<_>>>()?;
+    if let [first, second] = &ranges[..]
+        && first.1.is_ipv4() == second.1.is_ipv4()
+    {
+        bail!("{FLAG}[0] and {FLAG}[1] must be of different IP family");
+    }
+    let first = ranges[0].1;
+    Ok((ranges.into_iter().map(|(range, _)| range).collect(), first))
+}
+
+/// One range in canonical form, and its first address.
+fn service_range(text: &str) -> anyhow::Result<(String, IpAddr)> {
     let wrong = || format!("--service-cluster-ip-range={text}: not a range such as 10.0.0.0/16");
     let (address, prefix) = text.split_once('/').with_context(wrong)?;
     let (address, prefix): (IpAddr, u32) = (address.parse().with_context(wrong)?, prefix.parse().with_context(wrong)?);
-    let first = match address {
+    let (network, first): (IpAddr, IpAddr) = match address {
         IpAddr::V4(v4) if prefix < 31 => {
             let network = v4.to_bits() & u32::MAX.checked_shl(32 - prefix).unwrap_or(0);
-            IpAddr::from(std::net::Ipv4Addr::from_bits(network + 1))
+            (std::net::Ipv4Addr::from_bits(network).into(), std::net::Ipv4Addr::from_bits(network + 1).into())
         }
         IpAddr::V6(v6) if (64..127).contains(&prefix) => {
-            IpAddr::from(std::net::Ipv6Addr::from_bits((v6.to_bits() & (u128::MAX << (128 - prefix))) + 1))
+            let network = v6.to_bits() & (u128::MAX << (128 - prefix));
+            (std::net::Ipv6Addr::from_bits(network).into(), std::net::Ipv6Addr::from_bits(network + 1).into())
         }
         _ => bail!(wrong()),
     };
-    Ok((text.to_owned(), first))
+    Ok((format!("{network}/{prefix}"), first))
 }
 
 fn address(values: &Values, name: &str) -> anyhow::Result<Option<IpAddr>> {

@@ -287,7 +287,7 @@ fn bootstrap_config(site: &Site, pki: &Pki, port: u16) -> BootstrapConfig {
     BootstrapConfig {
         advertise_address: site.node_ip,
         advertise_port: port,
-        service_cidr: site.service_cidr.clone(),
+        service_cidrs: vec![site.service_cidr.clone()],
         service_ip: site.service_ip,
         publish_endpoints: true,
         client_ca_pem: pki.ca_cert_pem.clone(),

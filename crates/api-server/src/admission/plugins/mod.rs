@@ -1,14 +1,15 @@
 //! The built-in admission plugins: one module each, and one line in [`ordered`], in upstream's order (`AllOrderedPlugins`).
 //!
-//! Absent of those that upstream enables: PodSecurity, CertificateApproval, CertificateSigning, CertificateSubjectRestriction,
-//! ClusterTrustBundleAttest, PodTopologyLabels, webhooks and policies.
+//! Absent of those that upstream enables: PodSecurity, ClusterTrustBundleAttest, webhooks and policies.
 
+mod certificates;
 mod claim_resize;
 mod default_class;
 mod default_toleration_seconds;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod pod_topology_labels;
 mod priority;
 mod rbac_escalation;
 mod resource_quota;
@@ -40,7 +41,11 @@ pub(crate) fn ordered(loopback: &Loopback) -> Vec<Arc<dyn AdmissionPlugin>> {
         Arc::new(storage_protection::StorageObjectInUseProtection),
         Arc::new(claim_resize::PersistentVolumeClaimResize::new(objects.clone())),
         Arc::new(runtime_class::RuntimeClassPlugin::new(objects.clone())),
-        Arc::new(default_class::DefaultClass::ingress(objects)),
+        Arc::new(certificates::SignerPermission::approval(loopback.clone())),
+        Arc::new(certificates::SignerPermission::signing(loopback.clone())),
+        Arc::new(certificates::SubjectRestriction),
+        Arc::new(default_class::DefaultClass::ingress(objects.clone())),
+        Arc::new(pod_topology_labels::PodTopologyLabels::new(objects)),
         // Mutating policies and webhooks go here, then validating policies and webhooks.
         Arc::new(rbac_escalation::RbacEscalation::new(loopback.clone())),
         // Charges what all others let pass.

@@ -56,9 +56,11 @@ impl Rule {
     fn resource_matches(&self, resource: &str, subresource: &str) -> bool {
         self.resources.iter().any(|item| match item.split_once('/') {
             _ if item == "*" => true,
-            None => subresource.is_empty() && item == resource,
-            Some(("*", sub)) => !subresource.is_empty() && sub == subresource,
-            Some((res, sub)) => !subresource.is_empty() && res == resource && sub == subresource,
+            // Also where an access review asks for `pods/log` as a resource.
+            _ if subresource.is_empty() => item == resource,
+            Some(("*", sub)) => sub == subresource,
+            Some((res, sub)) => res == resource && sub == subresource,
+            None => false,
         })
     }
 
@@ -179,6 +181,9 @@ mod tests {
             (&["pods"], &[], "pods", "log", "x", false),
             (&["pods/log"], &[], "pods", "log", "x", true),
             (&["pods/log"], &[], "pods", "", "x", false),
+            (&["pods/log"], &[], "pods/log", "", "x", true),
+            (&["pods"], &[], "pods/log", "", "x", false),
+            (&["*/log"], &[], "pods/log", "", "x", false),
             (&["*/scale"], &[], "deployments", "scale", "x", true),
             (&["*/scale"], &[], "deployments", "", "x", false),
             (&["*"], &[], "deployments", "scale", "x", true),

@@ -26,6 +26,8 @@ pub(super) const DEFAULT_SERVICE_CIDR: &str = "kubernetes";
 pub(crate) struct ServiceAllocator {
     store: Arc<dyn Store>,
     prefix: String,
+    /// The families of the cluster's own ranges, the default one first; empty if nobody said.
+    families: Vec<&'static str>,
     state: OnceCell<Mutex<Taken>>,
 }
 
@@ -96,6 +98,10 @@ impl Range {
         let host_bits = u32::checked_sub(width, u32::from(bits))?;
         let mask = if host_bits >= 128 { 0 } else { u128::MAX << host_bits };
         Some(Range { ipv4: address.is_ipv4(), base: number(address) & mask, bits })
+    }
+
+    fn family(self) -> &'static str {
+        if self.ipv4 { "IPv4" } else { "IPv6" }
     }
 
     fn host_bits(self) -> u32 {
@@ -169,8 +175,10 @@ pub(super) fn node_ports(service: &Value) -> HashSet<u16> {
 }
 
 impl ServiceAllocator {
-    pub(crate) fn new(store: Arc<dyn Store>, prefix: &str) -> ServiceAllocator {
-        ServiceAllocator { store, prefix: prefix.to_owned(), state: OnceCell::new() }
+    /// `cidrs` are the cluster's own ranges (`--service-cluster-ip-range`), which decide in which families Services have addresses.
+    pub(crate) fn new(store: Arc<dyn Store>, prefix: &str, cidrs: &[String]) -> ServiceAllocator {
+        let families = cidrs.iter().filter_map(|cidr| Range::parse(cidr)).map(Range::family).collect();
+        ServiceAllocator { store, prefix: prefix.to_owned(), families, state: OnceCell::new() }
     }
 
     async fn list(&self, path: &str) -> Result<Vec<Value>, StoreError> {
@@ -216,10 +224,12 @@ impl ServiceAllocator {
 
     /// The families in which Services get addresses, the default one first.
     pub(super) async fn families(&self) -> Result<Vec<&'static str>, StoreError> {
+        if !self.families.is_empty() {
+            return Ok(self.families.clone());
+        }
         let taken = self.refreshed().await?.lock();
         let mut families: Vec<&'static str> = Vec::new();
-        for range in &taken.ranges {
-            let family = if range.ipv4 { "IPv4" } else { "IPv6" };
+        for family in taken.ranges.iter().map(|range| range.family()) {
             if !families.contains(&family) {
                 families.push(family);
             }
@@ -331,7 +341,7 @@ mod tests {
     use super::*;
 
     fn allocator() -> ServiceAllocator {
-        ServiceAllocator::new(Arc::new(storage::Memory::new()), "/registry")
+        ServiceAllocator::new(Arc::new(storage::Memory::new()), "/registry", &[])
     }
 
     #[test]

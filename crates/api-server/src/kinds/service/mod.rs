@@ -85,6 +85,13 @@ impl Strategy for ServiceStrategy {
         warnings::service(object)
     }
 
+    fn canonicalize(&self, object: &mut Value) {
+        // Upstream once defaulted it where it means nothing, and hides it when it reads such a Service.
+        if type_of(object) == "ExternalName" {
+            object.remove_path(&["spec", "internalTrafficPolicy"]);
+        }
+    }
+
     fn allow_create_on_update(&self) -> bool {
         true
     }

@@ -1,0 +1,149 @@
+//! Who may approve and sign certificates for a signer, and which certificates nobody may ask for
+//! (<https://kubernetes.io/docs/reference/access-authn-authz/certificate-signing-requests/#authorization>).
+
+use apimachinery::{Status, Value};
+use async_trait::async_trait;
+
+use super::forbidden;
+use crate::admission::{AdmissionPlugin, Attributes, Operation};
+use crate::auth::{Attributes as Question, names};
+use crate::loopback::Loopback;
+use crate::pki;
+
+const GROUP: &str = "certificates.k8s.io";
+const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
+
+fn is_request(attributes: &Attributes, subresource: &str) -> bool {
+    let resource = &attributes.resource;
+    resource.group == GROUP && resource.resource == "certificatesigningrequests" && attributes.subresource == subresource
+}
+
+fn signer(object: &Value) -> &str {
+    object.str_at(&["spec", "signerName"]).unwrap_or_default()
+}
+
+/// `CertificateApproval` or `CertificateSigning`: an update of a subresource needs a verb on the signer.
+pub(super) struct SignerPermission {
+    loopback: Loopback,
+    name: &'static str,
+    subresource: &'static str,
+    verb: &'static str,
+}
+
+impl SignerPermission {
+    pub(super) fn approval(loopback: Loopback) -> Self {
+        Self { loopback, name: "CertificateApproval", subresource: "approval", verb: "approve" }
+    }
+
+    pub(super) fn signing(loopback: Loopback) -> Self {
+        Self { loopback, name: "CertificateSigning", subresource: "status", verb: "sign" }
+    }
+
+    /// Whether the user has the verb on this signer, or on all of its domain.
+    async fn permits(&self, attributes: &Attributes, signer: &str) -> Result<bool, Status> {
+        let server = self.loopback.server().map_err(Status::internal_error)?;
+        let domain = format!("{}/*", signer.split('/').next().unwrap_or_default());
+        for name in [signer, &domain] {
+            let question = Question { version: "*", ..Question::resource(&attributes.user, self.verb, GROUP, "signers") };
+            // An authorizer that fails permits nothing.
+            if matches!(server.access().authorizers.allowed(&question.named("", name)).await, Ok(true)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+#[async_trait]
+impl AdmissionPlugin for SignerPermission {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        operation == Operation::Update
+    }
+
+    async fn validate(&self, attributes: &Attributes) -> Result<(), Status> {
+        let (Some(object), Some(old)) = (&attributes.object, &attributes.old_object) else { return Ok(()) };
+        let decided = |member: &str| object["status"][member] != old["status"][member];
+        let signs = self.subresource != "status" || decided("certificate") || decided("conditions");
+        // The signer that the request was made for, whatever the update says.
+        let signer = signer(old);
+        if !is_request(attributes, self.subresource) || !signs || self.permits(attributes, signer).await? {
+            return Ok(());
+        }
+        Err(forbidden(attributes, format!("user not permitted to {} requests with signerName {signer:?}", self.verb)))
+    }
+}
+
+/// `CertificateSubjectRestriction`: nobody becomes an administrator by a client certificate.
+pub(super) struct SubjectRestriction;
+
+#[async_trait]
+impl AdmissionPlugin for SubjectRestriction {
+    fn name(&self) -> &'static str {
+        "CertificateSubjectRestriction"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        operation == Operation::Create
+    }
+
+    async fn validate(&self, attributes: &Attributes) -> Result<(), Status> {
+        let Some(object) = attributes.object.as_ref().filter(|object| signer(object) == CLIENT_SIGNER) else { return Ok(()) };
+        if !is_request(attributes, "") {
+            return Ok(());
+        }
+        let request = object.str_at(&["spec", "request"]).unwrap_or_default();
+        match pki::requested_organizations(request) {
+            Err(why) => Err(forbidden(attributes, format!("failed to parse CSR: {why}"))),
+            Ok(groups) if groups.iter().any(|group| group == names::MASTERS) => {
+                let why = format!("use of {CLIENT_SIGNER} signer with system:masters group is not allowed");
+                Err(forbidden(attributes, why))
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD as BASE64;
+    use rcgen::{CertificateParams, DnType, KeyPair};
+    use serde_json::json;
+
+    use super::super::testing::create;
+    use super::*;
+
+    fn request(group: Option<&str>) -> String {
+        let mut params = CertificateParams::default();
+        if let Some(group) = group {
+            params.distinguished_name.push(DnType::OrganizationName, group);
+        }
+        let key = KeyPair::generate().expect("makes a key");
+        BASE64.encode(params.serialize_request(&key).expect("signs").pem().expect("is PEM"))
+    }
+
+    #[tokio::test]
+    async fn nobody_becomes_an_administrator_by_a_certificate() {
+        for (signer, request, why) in [
+            (
+                CLIENT_SIGNER,
+                request(Some("system:masters")),
+                "use of kubernetes.io/kube-apiserver-client signer with system:masters",
+            ),
+            (CLIENT_SIGNER, request(Some("admins")), ""),
+            (CLIENT_SIGNER, request(None), ""),
+            ("example.com/other", request(Some("system:masters")), ""),
+            (CLIENT_SIGNER, "AAAA".to_owned(), "failed to parse CSR"),
+            (CLIENT_SIGNER, "!".to_owned(), "failed to parse CSR"),
+        ] {
+            let object = json!({"metadata": {"name": "csr"}, "spec": {"signerName": signer, "request": request}});
+            let attributes = create(GROUP, "certificatesigningrequests", "CertificateSigningRequest", &object);
+            let message = SubjectRestriction.validate(&attributes).await.err().map(|status| status.message).unwrap_or_default();
+            assert!(message.contains(why) && message.is_empty() == why.is_empty(), "{signer}: {message}");
+        }
+    }
+}
