@@ -106,6 +106,21 @@ async fn a_restarted_server_knows_what_is_taken() {
 }
 
 #[tokio::test]
+async fn an_address_is_free_when_the_last_finalizer_goes() {
+    let api = cluster().await;
+    for endpoint in ["", "/status"] {
+        let mut held = service("f", json!({"clusterIP": "10.43.0.20"}));
+        held["metadata"]["finalizers"] = json!(["example.com/x"]);
+        api.post(SERVICES, &held).await.expect(201);
+        api.delete(&format!("{SERVICES}/f")).await.expect(200);
+        let none = json!({"metadata": {"finalizers": null}});
+        let path = format!("{SERVICES}/f{endpoint}");
+        api.patch(&path, "application/merge-patch+json", &none).await.expect(200);
+    }
+    api.post(SERVICES, &service("g", json!({"clusterIP": "10.43.0.20"}))).await.expect(201);
+}
+
+#[tokio::test]
 async fn what_is_refused() {
     let api = cluster().await;
     for (spec, text) in [

@@ -571,7 +571,8 @@ impl Write<'_> {
             };
         }
         if deletes {
-            self.strategy().after_delete(&self.operation(false), &object).await;
+            // The resource's own, also where a subresource took the last finalizer away.
+            self.stored.strategy.after_delete(&self.operation(false), &object).await;
         }
         Ok(Ok(self.written(object, &value, response.revision.0, false)))
     }
