@@ -83,7 +83,7 @@ impl Plane {
         let bootstrap = BootstrapConfig {
             advertise_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             advertise_port: 6443,
-            service_cidr: "10.43.0.0/16".into(),
+            service_cidrs: vec!["10.43.0.0/16".into()],
             service_ip: IpAddr::from([10, 43, 0, 1]),
             publish_endpoints: true,
             client_ca_pem: String::new(),
