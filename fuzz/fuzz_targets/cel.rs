@@ -16,6 +16,7 @@ static ENV: LazyLock<Env> = LazyLock::new(|| {
     let env = Env::base(cel::COMPATIBLE).with_bindings();
     ["object", "a", "x"].into_iter().fold(env, |env, name| env.with_variable(name, Type::Dyn))
 });
+static CHECKER: LazyLock<TypeChecker> = LazyLock::new(|| TypeChecker::new(Type::Dyn, None));
 static OBJECT: LazyLock<Value> = LazyLock::new(|| {
     let text = br#"{"a": 1, "b": [1, 2, "x"], "c": {"a": "b"}, "d": null, "e": 0.5, "f": "2024-01-01T00:00:00Z", "g": [[], {}]}"#;
     Value::from_slice(text).expect("an object")
@@ -49,7 +50,7 @@ fuzz_target!(|expression: &str| {
         assert!(matches!(again, Err(EvalError::Interrupted)) || again.is_err() == result.is_err(), "{again:?}");
     }
     let _ = Compiler::stateless().compile(expression, &[Type::Any], Optional { params: true, authorizer: true });
-    let _ = TypeChecker::new(Type::Dyn, None).check(expression);
+    let _ = CHECKER.check(expression);
     if let Ok(selector) = cel::device::compile(expression) {
         let _ = selector.cost_max();
         let device = Device { driver: "d".to_owned(), attributes: vec![("a".to_owned(), Val::Int(1))], ..Device::default() };

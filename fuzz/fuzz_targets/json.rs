@@ -1,4 +1,4 @@
-//! JSON: what parses is written as what parses to the same.
+//! JSON: what parses is written as what parses to the same, but that a float without a fraction is written, as Go does, as an integer.
 #![no_main]
 
 use apimachinery::Value;
@@ -12,5 +12,17 @@ fuzz_target!(|bytes: &[u8]| {
         return;
     };
     assert_eq!(plain, Ok(value.clone()), "the two parsers agree");
-    assert_eq!(Value::from_slice(&value.to_vec()), Ok(value));
+    let again = Value::from_slice(&value.to_vec()).expect("what is written parses");
+    assert!(is_same(&value, &again), "{value:?} {again:?}");
 });
+
+fn is_same(value: &Value, again: &Value) -> bool {
+    match (value, again) {
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| is_same(a, b)),
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().zip(b.iter()).all(|((a, x), (b, y))| a == b && is_same(x, y))
+        }
+        (Value::Float(a), Value::Int(b)) => *a == *b as f64,
+        _ => value == again,
+    }
+}

@@ -167,6 +167,9 @@ mod tests {
             (r"a=x\,y\=z\\", r"a=x\,y\=z\\"),
             ("a=,b!=", "a=,b!="),
             ("a!b=c", "a!b=c"),
+            // In the order in which terms are written, which is not always that in which they are printed.
+            ("b=>,b==x", "b=x,b=>"),
+            ("b=x,b=>", "b=>,b=x"),
         ];
         for (text, printed) in cases {
             assert_eq!(FieldSelector::parse(text).expect(text).to_string(), printed);
