@@ -126,7 +126,7 @@ impl Context<'_> {
         }
         let version = self.state.resource_version();
         if version.len() > 1 && text.contains("ersion") {
-            text = text.replace(version, "<rv>");
+            text = without_number(&text, version);
         }
         REVISIONS_FOLLOW.iter().fold(text, |text, before| numbers_after(&text, before))
     }
@@ -192,6 +192,22 @@ const REVISIONS_FOLLOW: [&str; 4] = [
     "resource version: 999999999, current: ",
     "resourceVersion: \"",
 ];
+
+/// The text without a number, where that is not a part of another one.
+fn without_number(text: &str, number: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(number) {
+        let (before, after) = (&rest[..at], &rest[at + number.len()..]);
+        let is_digit = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_digit);
+        let inside = is_digit(before.as_bytes().last()) || is_digit(after.as_bytes().first());
+        out.push_str(before);
+        out.push_str(if inside { number } else { "<rv>" });
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
 
 fn numbers_after(text: &str, before: &str) -> String {
     let mut parts = text.split(before);
@@ -358,6 +374,11 @@ mod tests {
         let plain = normalized(&answer, &state, r#"{"clusterIP":"10.0.0.1"}"#, &Days(Vec::new()));
         let expected = value!({"spec": {"clusterIP": "(allocated)"}, "cells": ["(allocated)", "80:(allocated)/TCP"]});
         assert_eq!(plain.body, expected);
+    }
+
+    #[test]
+    fn revisions_are_whole_numbers() {
+        assert_eq!(without_number("200 at 2006-01-02, version 200, 1200", "200"), "<rv> at 2006-01-02, version <rv>, 1200");
     }
 
     #[test]

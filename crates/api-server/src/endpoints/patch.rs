@@ -74,7 +74,7 @@ impl SentPatch {
             return Err(codecs::invalid_patch(&patched.to_json(), why));
         }
         // What upstream shows of it in errors.
-        let shown = if merged { go_text(patch) } else { patched.to_json() };
+        let shown = if merged { go_text(&as_merged(patch, current)) } else { patched.to_json() };
         if !merged {
             check_kind(&patched, served, &shown)?;
         }
@@ -82,6 +82,31 @@ impl SentPatch {
         let patched = codecs::patched(patched, served, self.mode, context, complaints.clone(), &shown, merged)?;
         check_name(&patched, current.meta().name())?;
         Ok(patched)
+    }
+}
+
+/// A strategic patch as upstream's merge leaves it: without the nulls inside of what the object does not have, or has as another type.
+fn as_merged(patch: &Value, current: &Value) -> Value {
+    let (Value::Object(members), Value::Object(_)) = (patch, current) else { return without_nulls(patch) };
+    let merged = |(key, value): (&apimachinery::Key, &Value)| {
+        let left = match current.get(key.as_str()) {
+            Some(Value::Array(_)) if matches!(value, Value::Array(_)) => value.clone(),
+            Some(now) if !now.is_null() => as_merged(value, now),
+            _ => without_nulls(value),
+        };
+        (key.clone(), left)
+    };
+    Value::from(members.iter().map(merged).collect::<apimachinery::Map>())
+}
+
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let left = members.iter().filter(|(_, value)| !value.is_null());
+            Value::from(left.map(|(key, value)| (key.clone(), without_nulls(value))).collect::<apimachinery::Map>())
+        }
+        Value::Array(items) => items.iter().map(without_nulls).collect(),
+        other => other.clone(),
     }
 }
 
@@ -191,5 +216,25 @@ impl Change for Patched<'_> {
 
     fn options_kind(&self) -> &'static str {
         "PatchOptions"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use apimachinery::value;
+
+    use super::*;
+
+    #[test]
+    fn what_a_merge_leaves_of_a_patch() {
+        let current = value!({"a": {"b": 1}, "list": [1], "text": "x"});
+        for (patch, left) in [
+            (value!({"new": {"c": null, "d": 1}}), value!({"new": {"d": 1}})),
+            (value!({"a": {"b": null, "c": {"d": null}}}), value!({"a": {"b": null, "c": {}}})),
+            (value!({"list": {"e": null}}), value!({"list": {}})),
+            (value!({"text": null}), value!({"text": null})),
+        ] {
+            assert_eq!(as_merged(&patch, &current), left, "{patch}");
+        }
     }
 }

@@ -22,8 +22,8 @@ pub(crate) fn checks_own_metadata(resource: &GroupResource, group: &str) -> bool
     !matches!((group, resource.resource.as_str()), ("policy", "poddisruptionbudgets") | ("", "events"))
 }
 
-/// Those of a resource, or of its subresource.
-pub(crate) fn meta_checks(resource: &GroupResource, subresource: &str) -> MetaChecks {
+/// Those of a resource, or of its subresource. `group` is that of the request.
+pub(crate) fn meta_checks(resource: &GroupResource, group: &str, subresource: &str) -> MetaChecks {
     let (whole, change) = match (resource.group.as_str(), resource.resource.as_str(), subresource) {
         ("flowcontrol.apiserver.k8s.io" | "admissionregistration.k8s.io", _, "status") => (0, 0),
         ("flowcontrol.apiserver.k8s.io" | "admissionregistration.k8s.io", _, _) => (1, 0),
@@ -39,11 +39,11 @@ pub(crate) fn meta_checks(resource: &GroupResource, subresource: &str) -> MetaCh
         | ("resource.k8s.io", "resourceclaims" | "resourceclaimtemplates" | "deviceclasses", _)
         | ("networking.k8s.io", "ingresses" | "ingressclasses" | "networkpolicies" | "ipaddresses", _)
         | ("batch", "jobs", _)
-        | ("", "configmaps" | "secrets" | "services" | "serviceaccounts" | "persistentvolumeclaims", _)
+        | ("", "configmaps" | "secrets" | "serviceaccounts" | "persistentvolumeclaims", _)
         | ("", "namespaces" | "nodes" | "pods" | "endpoints", _)
         | ("apps", "controllerrevisions", _)
         | ("certificates.k8s.io", _, _) => (1, 1),
-        ("", "events", _) => (0, 0),
+        ("", "events", _) if group.is_empty() => (0, 0),
         _ => (0, 1),
     };
     MetaChecks { whole, change }
@@ -92,12 +92,14 @@ mod tests {
             ("policy", "poddisruptionbudgets", "", 0, 0),
             ("networking.k8s.io", "ipaddresses", "", 1, 1),
             ("storage.k8s.io", "csinodes", "", 2, 0),
+            ("", "services", "", 0, 1),
+            ("", "events", "", 0, 0),
         ] {
-            assert_eq!(
-                meta_checks(&GroupResource::new(group, resource), subresource),
-                MetaChecks { whole, change },
-                "{resource}"
-            );
+            let found = meta_checks(&GroupResource::new(group, resource), group, subresource);
+            assert_eq!(found, MetaChecks { whole, change }, "{resource}");
         }
+        // The same objects, asked for by their newer name.
+        let newer = meta_checks(&GroupResource::new("", "events"), "events.k8s.io", "");
+        assert_eq!(newer, MetaChecks { whole: 0, change: 1 });
     }
 }

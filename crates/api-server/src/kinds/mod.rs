@@ -166,7 +166,7 @@ fn name_rule(resource: &GroupResource) -> validation::NameFn {
         ("", "services") => validation::name_is_dns1035_label,
         // Upstream takes the start of a generated name as it is.
         ("resource.k8s.io", "deviceclasses") => |name, start| {
-            if start { Vec::new() } else { validation::name_is_dns_subdomain(name, false) }
+            if start { validation::name_is_path_segment(name, true) } else { validation::name_is_dns_subdomain(name, false) }
         },
         _ if is_ip_address(resource) => validation::name_is_ip,
         _ => validation::name_is_dns_subdomain,
@@ -206,7 +206,11 @@ impl Strategy for PlainStrategy {
     fn prepare_for_update(&self, context: &crate::OperationContext, object: &mut Value, old: &Value) {
         normalize::on_update(&self.resource, object, old);
         let generation = object.meta().generation();
-        self.rules.prepare_for_update(context, object, old);
+        let rules = DefaultStrategy {
+            has_status: self.rules.has_status && !normalize::keeps_status_on_update(&self.resource),
+            ..self.rules
+        };
+        rules.prepare_for_update(context, object, old);
         if let Some(part) = compared_exactly(&self.resource) {
             bump_generation_exactly(context, object, old, part);
         }
@@ -223,12 +227,16 @@ impl Strategy for PlainStrategy {
     fn validate(&self, context: &crate::OperationContext, object: &Value) -> ErrorList {
         collect(|e| {
             devices::admin::check(devices::admin::requested(&self.resource, object), context, e);
+            devices::empty_template_metadata(&self.resource, context, e);
             self.checks.iter().for_each(|checks| (checks.create)(object, e));
         })
     }
 
-    fn validate_update(&self, _context: &crate::OperationContext, object: &Value, old: &Value) -> ErrorList {
-        collect(|e| self.checks.iter().for_each(|checks| (checks.update)(object, old, e)))
+    fn validate_update(&self, context: &crate::OperationContext, object: &Value, old: &Value) -> ErrorList {
+        collect(|e| {
+            devices::empty_template_metadata(&self.resource, context, e);
+            self.checks.iter().for_each(|checks| (checks.update)(object, old, e));
+        })
     }
 
     fn warnings_on_create(&self, _context: &crate::OperationContext, object: &Value) -> Vec<String> {

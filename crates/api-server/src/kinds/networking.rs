@@ -376,7 +376,7 @@ pub(super) fn endpoint_ip(at: &At, e: &mut ErrorList) {
         IpAddr::V6(ip) => (ip.segments()[0] & 0xffc0 == 0xfe80, ip.segments()[0] & 0xff0f == 0xff02),
     };
     if ip.is_unspecified() {
-        at.invalid(e, "may not be unspecified (0.0.0.0 or ::)");
+        at.invalid(e, format!("may not be unspecified ({})", at.text()));
     }
     if ip.is_loopback() {
         at.invalid(e, "may not be in the loopback range (127.0.0.0/8, ::1/128)");

@@ -10,6 +10,11 @@ pub(super) fn keeps_status_on_create(resource: &GroupResource) -> bool {
     matches!((resource.group.as_str(), resource.resource.as_str()), ("", "nodes") | ("networking.k8s.io", "servicecidrs"))
 }
 
+/// Kinds whose updates take the status that comes with them.
+pub(super) fn keeps_status_on_update(resource: &GroupResource) -> bool {
+    resource.group == "networking.k8s.io" && resource.resource == "servicecidrs"
+}
+
 /// A new object.
 pub(super) fn on_create(resource: &GroupResource, object: &mut Value) {
     match (resource.group.as_str(), resource.resource.as_str()) {
@@ -69,6 +74,9 @@ pub(super) fn on_update(resource: &GroupResource, object: &mut Value, old: &Valu
 pub(super) fn on_status(resource: &GroupResource, object: &mut Value, old: &Value) {
     if resource.group.is_empty() && resource.resource == "nodes" && old["status"]["config"].is_null() {
         object.remove_path(&["status", "config"]);
+    }
+    if resource.group == "resource.k8s.io" && resource.resource == "resourceclaims" {
+        claim_status(object, old);
     }
     if resource.group.is_empty() && resource.resource == "persistentvolumes" {
         let time = ["status", "lastPhaseTransitionTime"];
@@ -166,6 +174,42 @@ fn requests(object: &mut Value, old: &Value, path: &[&str]) {
     if !uses(before.array_at(&["constraints"]), &["distinctAttribute"]) {
         remove(devices, &["constraints"], &["distinctAttribute"]);
     }
+}
+
+/// `DRAConsumableCapacity` and `DRADeviceBindingConditions`; what is said of devices that the claim has no more.
+fn claim_status(object: &mut Value, old: &Value) {
+    const RESULTS: [&str; 4] = ["status", "allocation", "devices", "results"];
+    let before = old.array_at(&RESULTS);
+    let requests = old.array_at(&["spec", "devices", "requests"]);
+    let consumes = requests
+        .iter()
+        .any(|request| !request["exactly"]["capacity"].is_null() || uses(request.array_at(&["firstAvailable"]), &["capacity"]))
+        || uses(old.array_at(&["spec", "devices", "constraints"]), &["distinctAttribute"]);
+    let consumable = ["shareID", "consumedCapacity"];
+    if !consumes && !has(before, &consumable) && !has(old.array_at(&["status", "devices"]), &["shareID"]) {
+        remove(object, &RESULTS, &consumable);
+        remove(object, &["status", "devices"], &["shareID"]);
+    }
+    let binding = ["bindingConditions", "bindingFailureConditions"];
+    if !uses(before, &binding) {
+        remove(object, &RESULTS, &binding);
+    }
+    let id = |item: &Value| ["driver", "pool", "device", "shareID"].map(|member| item[member].clone());
+    let now: Vec<[Value; 4]> = object.array_at(&RESULTS).iter().map(id).collect();
+    let gone: Vec<[Value; 4]> = before.iter().map(id).filter(|id| !now.contains(id)).collect();
+    let devices = object.get_path_mut(&["status", "devices"]).and_then(Value::as_array_mut);
+    let left = devices.map(|devices| {
+        devices.retain(|device| !gone.contains(&id(device)));
+        devices.len()
+    });
+    if left == Some(0) {
+        object.remove_path(&["status", "devices"]);
+    }
+}
+
+/// Whether a member is there, empty or not.
+fn has(list: &[Value], members: &[&str]) -> bool {
+    list.iter().any(|item| members.iter().any(|member| !item[*member].is_null()))
 }
 
 fn slice_devices(object: &mut Value, old: &Value) {

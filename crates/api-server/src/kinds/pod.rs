@@ -170,6 +170,21 @@ impl Strategy for BindingStrategy {
     fn prepare_for_update(&self, _context: &OperationContext, _object: &mut Value, _old: &Value) {}
 }
 
+/// `ResourceHealthStatus`.
+fn drop_health(object: &mut Value, old: &Value) {
+    const LISTS: [&str; 3] = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
+    const MEMBER: &str = "allocatedResourcesStatus";
+    let in_use = |list: &str| old.array_at(&["status", list]).iter().any(|status| !status[MEMBER].is_null());
+    if LISTS.into_iter().any(in_use) {
+        return;
+    }
+    for list in LISTS {
+        for status in object.get_path_mut(&["status", list]).and_then(Value::as_array_mut).into_iter().flatten() {
+            status.remove(MEMBER);
+        }
+    }
+}
+
 /// What the node reports; conditions and phases are its own, the class of service and deletion are not.
 struct PodStatusStrategy;
 
@@ -179,6 +194,7 @@ impl Strategy for PodStatusStrategy {
         if object["status"]["qosClass"].is_empty() && !old["status"]["qosClass"].is_empty() {
             object.set_path(&["status", "qosClass"], old["status"]["qosClass"].clone());
         }
+        drop_health(object, old);
     }
 
     fn validate_update(&self, context: &OperationContext, object: &Value, old: &Value) -> ErrorList {

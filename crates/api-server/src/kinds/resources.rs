@@ -46,7 +46,7 @@ fn is_huge_page(name: &str) -> bool {
     name.starts_with("hugepages-")
 }
 
-fn is_native(name: &str) -> bool {
+pub(super) fn is_native(name: &str) -> bool {
     !name.contains('/') || name.split('/').next().is_some_and(|domain| domain.contains("kubernetes.io"))
 }
 

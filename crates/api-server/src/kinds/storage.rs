@@ -397,11 +397,27 @@ const RESIZE_STATUSES: [&str; 5] = [
     "NodeResizePending",
 ];
 
+/// What a claim may have an amount of: storage, and what is no resource of Kubernetes' own.
+fn claim_resource_key(list: &At, key: &str, e: &mut ErrorList) -> bool {
+    let why = validation::is_qualified_name(key);
+    let native = why.is_empty() && super::resources::is_native(key) && key != "storage";
+    if native {
+        e.push(Error::not_supported(&list.path(), key, &["storage"]));
+    }
+    let well_formed = why.is_empty();
+    e.extend(why.into_iter().map(|why| Error::invalid(&list.path(), key, why)));
+    well_formed && !native
+}
+
 fn claim_status(object: &Value, _old: &Value, e: &mut ErrorList) {
     let root = At::root(object);
     let status = root.get("status");
-    for list in ["capacity", "allocatedResources"] {
-        for (_, amount) in status.get(list).entries() {
+    for member in ["capacity", "allocatedResources"] {
+        let list = status.get(member);
+        for (key, amount) in list.entries() {
+            if member == "allocatedResources" && !claim_resource_key(&list, key, e) {
+                continue;
+            }
             if amount.quantity().is_some_and(|amount| amount < Quantity::default()) {
                 amount.invalid(e, "must be a valid resource quantity");
             }
@@ -409,9 +425,7 @@ fn claim_status(object: &Value, _old: &Value, e: &mut ErrorList) {
     }
     let statuses = status.get("allocatedResourceStatuses");
     for (key, entry) in statuses.entries() {
-        if !key.contains('/') && key != "storage" {
-            e.push(Error::not_supported(&statuses.path(), key, &["storage"]));
-        }
+        claim_resource_key(&statuses, key, e);
         if !RESIZE_STATUSES.contains(&entry.text()) {
             e.push(Error::not_supported(&statuses.path(), key, &RESIZE_STATUSES));
         }

@@ -61,8 +61,8 @@ pub(super) fn service(at: &At, e: &mut ErrorList) {
                 path.invalid(e, "must start with a '/'");
             }
             // Upstream drops the first byte whatever it is.
-            let rest = text.get(1..).unwrap_or_default();
-            for (at, step) in rest.strip_suffix('/').unwrap_or(rest).split('/').enumerate() {
+            let rest = String::from_utf8_lossy(text.as_bytes().get(1..).unwrap_or_default());
+            for (at, step) in rest.strip_suffix('/').unwrap_or(&rest).split('/').enumerate() {
                 if step.is_empty() {
                     path.invalid(e, format!("segment[{at}] may not be empty"));
                     continue;

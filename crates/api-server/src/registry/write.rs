@@ -199,6 +199,7 @@ impl Write<'_> {
             namespace_label: self.namespace_label(&object, None).await?,
             ..self.operation(options.dry_run)
         };
+        meta::check_namespace(&mut object, self.stored.namespaced, self.namespace)?;
         meta::fill_system_fields(&mut object);
         // As upstream, before anything is looked at: what is reserved is part of what is valid.
         let hooks: Vec<_> = self.strategy().begin_create(&operation, &mut object).await?.into_iter().collect();
@@ -270,7 +271,6 @@ impl Write<'_> {
 
     /// Upstream's `rest.BeforeCreate`.
     fn before_create(&self, operation: &OperationContext, object: &mut Value) -> Result<(), Status> {
-        meta::check_namespace(object, self.stored.namespaced, self.namespace)?;
         let strategy = self.strategy();
         kinds::drop_disabled(operation, &self.stored.resource, object, None);
         strategy.prepare_for_create(operation, object);
@@ -380,7 +380,9 @@ impl Write<'_> {
         for _ in 0..UPDATE_ATTEMPTS {
             let may_create = change.may_create() || (self.strategy().allow_create_on_update() && self.subresource.is_empty());
             if current.is_none() && !may_create {
-                return Err(self.not_found(name));
+                // Parts of what a PUT may create are compared before they are missed.
+                let wanted = change.uid().filter(|_| self.strategy().allow_create_on_update());
+                return Err(wanted.map_or_else(|| self.not_found(name), |uid| self.other_uid(name, uid, "", options.dry_run)));
             }
             let uid = current.as_ref().map_or("", |now| now.object.meta().uid());
             if let Some(wanted) = change.uid().filter(|wanted| *wanted != uid) {
@@ -460,6 +462,7 @@ impl Write<'_> {
         self.engine.admission.admit(&mut attributes).await?;
         let mut object = attributes.object.take().unwrap_or_default();
         self.check_revision(name, &mut object, current)?;
+        meta::check_namespace(&mut object, self.stored.namespaced, self.namespace)?;
         operation.namespace_label = self.namespace_label(&object, Some(old)).await?;
         let hooks: Vec<_> = self.strategy().begin_update(&operation, &mut object, old).await?.into_iter().collect();
         let result = self.update_begun(name, object, current, attributes, &operation, !change.is_apply()).await;
@@ -509,7 +512,6 @@ impl Write<'_> {
 
     /// Upstream's `rest.BeforeUpdate`.
     fn before_update(&self, operation: &OperationContext, object: &mut Value, old: &Value) -> Result<(), Status> {
-        meta::check_namespace(object, self.stored.namespaced, self.namespace)?;
         object.meta_mut().set_generation(old.meta().generation());
         let strategy = self.strategy();
         kinds::drop_disabled(operation, &self.stored.resource, object, Some(old));
@@ -520,7 +522,7 @@ impl Write<'_> {
         let mut errors = validation::validate_object_meta(object, self.stored.namespaced, any_name, &path);
         errors.extend(validation::validate_object_meta_update(object, old, &path));
         // Most kinds check it once more, and causes are listed as often.
-        let more = kinds::meta_checks(&self.stored.resource, self.subresource);
+        let more = kinds::meta_checks(&self.stored.resource, &self.endpoint.row.gvr.group, self.subresource);
         for _ in 0..more.change {
             errors.extend(validation::validate_object_meta_update(object, old, &path));
             errors.extend(self.finalizer_errors(object, &path));

@@ -85,6 +85,8 @@ fn tag(image: &str) -> Option<&str> {
             && c.bytes().all(|b| alphanumeric(b) || matches!(b, b'.' | b'_' | b'-'))
             && c.bytes().next().is_some_and(alphanumeric)
             && c.bytes().last().is_some_and(alphanumeric)
+            // Between them: one dot, one or two underscores, or dashes.
+            && c.split(|c: char| c.is_ascii_alphanumeric()).all(|s| matches!(s, "" | "." | "_" | "__") || s.bytes().all(|b| b == b'-'))
     };
     // Docker's hub has what names no owner in `library/`.
     let length = path.len() + if domain.is_empty() && !path.contains('/') { "library/".len() } else { 0 };
@@ -126,6 +128,8 @@ mod tests {
             ("UPPER", "IfNotPresent"),
             ("a:latest@sha256:0123456789012345678901234567890123456789012345678901234567890123", "Always"),
             ("a b", "IfNotPresent"),
+            ("web..com", "IfNotPresent"),
+            ("web.com/a__b/c---d", "Always"),
             ("localhost/rusternetes:0.1.0", "IfNotPresent"),
         ];
         for (image, policy) in cases {

@@ -123,8 +123,9 @@ impl Validator<'_> {
                 (Scalar::Number, Value::String(_)) => "string".to_owned(),
                 (Scalar::Number, Value::Bool(_)) => "bool".to_owned(),
                 (Scalar::String, other) => format!("&value.valueUnstructured{{Value:{}}}", go_syntax(other)),
-                (_, Value::String(text)) => format!("&{{{}}}", go_quote(text)),
-                (_, other) => format!("&{{{other}}}"),
+                (Scalar::Number, Value::Array(_)) => "[]interface {}".to_owned(),
+                (Scalar::Number, Value::Object(_)) => "map[string]interface {}".to_owned(),
+                (_, other) => format!("&{{{}}}", go_value(other)),
             };
             self.error(path, format_args!("expected {expected}, got {got}"));
         }
@@ -417,6 +418,6 @@ mod tests {
             value!({"metadata": {"name": []}}),
             ".metadata.name: expected string, got &value.valueUnstructured{Value:[]interface {}{}}",
         );
-        check(value!({"spec": {"hostNetwork": "x"}}), r#".spec.hostNetwork: expected boolean, got &{"x"}"#);
+        check(value!({"spec": {"hostNetwork": "x"}}), ".spec.hostNetwork: expected boolean, got &{x}");
     }
 }

@@ -6,12 +6,13 @@ pub(super) mod admin;
 mod claim;
 mod slice;
 
-use apimachinery::field::{Error, ErrorList};
-use apimachinery::{Value, validation};
+use apimachinery::field::{Error, ErrorList, Path};
+use apimachinery::{GroupResource, Value, validation};
 use cel::device;
 
 use super::at::At;
 use super::table::{Checks, any};
+use crate::registry::OperationContext;
 
 pub(super) const GROUP: &str = "resource.k8s.io";
 
@@ -27,6 +28,20 @@ pub(super) const CHECKS: &[Checks] = &[
     Checks { group: GROUP, resource: "deviceclasses", create: class, update: |object, _, e| class(object, e), status: any },
     Checks { group: GROUP, resource: "resourceslices", create: slice::create, update: slice::update, status: any },
 ];
+
+/// A template's metadata may not even say that these are empty.
+pub(super) fn empty_template_metadata(resource: &GroupResource, context: &OperationContext, e: &mut ErrorList) {
+    if resource.group != GROUP || resource.resource != "resourceclaimtemplates" {
+        return;
+    }
+    let path = Path::new("spec").child("metadata");
+    for member in ["ownerReferences", "finalizers", "managedFields"] {
+        let path = path.child(member);
+        if context.empty.iter().any(|empty| empty.path == path.as_str()) {
+            e.push(Error::forbidden(&path, "cannot be set"));
+        }
+    }
+}
 
 /// Upstream's limits.
 const LIST_MAX: usize = 32;

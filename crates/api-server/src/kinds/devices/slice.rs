@@ -11,6 +11,8 @@ use super::{EFFECTS, binding_conditions, fits, name_of, pool_name, qualified_nam
 const DEVICES_MAX: usize = 128;
 const DEVICES_WITH_MORE_MAX: usize = 64;
 const ATTRIBUTES_MAX: usize = 32;
+/// Of a key that errors show: domain, slash and name.
+const KEY_BYTES_SHOWN_MAX: usize = 63 + 1 + 32;
 const ATTRIBUTE_BYTES_MAX: usize = 64;
 const TAINTS_MAX: usize = 16;
 const COUNTER_SETS_MAX: usize = 8;
@@ -111,6 +113,18 @@ fn where_it_is(spec: &At, e: &mut ErrorList) {
     }
 }
 
+/// Errors show the middle of a long key as dots.
+fn shorten_key(key: &str, errors: &mut [Error]) {
+    if key.len() <= KEY_BYTES_SHOWN_MAX {
+        return;
+    }
+    let kept = KEY_BYTES_SHOWN_MAX - "...".len();
+    let (head, tail) = (&key.as_bytes()[..kept.div_ceil(2)], &key.as_bytes()[key.len() - kept / 2..]);
+    let short = format!("[{}...{}]", String::from_utf8_lossy(head), String::from_utf8_lossy(tail));
+    let long = format!("[{key}]");
+    errors.iter_mut().for_each(|error| error.field = error.field.replace(&long, &short));
+}
+
 fn device(at: &At, before: Option<&Value>, per_device: bool, e: &mut ErrorList) {
     at.get("name").check(e, validation::is_dns1123_label);
     let (attributes, capacity) = (at.get("attributes"), at.get("capacity"));
@@ -119,11 +133,16 @@ fn device(at: &At, before: Option<&Value>, per_device: bool, e: &mut ErrorList) 
         let why = format!("the total number of attributes and capacities must not exceed {ATTRIBUTES_MAX}");
         e.push(Error::invalid(&at.path(), count, why));
     }
+    let first = e.len();
     for (name, attribute) in attributes.entries() {
         qualified_name(&attribute, name, e);
         attribute_value(&attribute, e);
+        shorten_key(name, &mut e[first..]);
     }
-    capacity.entries().for_each(|(name, entry)| qualified_name(&entry, name, e));
+    for (name, entry) in capacity.entries() {
+        qualified_name(&entry, name, e);
+        shorten_key(name, &mut e[first..]);
+    }
     let taints = at.get("taints");
     if before.is_none_or(|before| before["taints"] != *taints.value) && fits(&taints, TAINTS_MAX, e) {
         for taint in taints.items() {

@@ -16,7 +16,7 @@ use tokio::sync::OnceCell;
 use crate::kinds::at::legacy_ip;
 
 /// Upstream's default of `--service-node-port-range`.
-pub(super) const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
+const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
 /// Upstream's default of `--service-cluster-ip-range`, while there is no ServiceCIDR.
 const DEFAULT_CIDR: &str = "10.0.0.0/24";
 /// The ServiceCIDR that is made at the start.
@@ -275,6 +275,11 @@ impl ServiceAllocator {
             }
         }
         Ok(Err(AllocateError::Full))
+    }
+
+    /// Whether a node port is taken.
+    pub(super) async fn has_port(&self, port: u16) -> Result<bool, StoreError> {
+        Ok(self.state().await?.lock().ports.contains(&port))
     }
 
     /// Reserves one node port.

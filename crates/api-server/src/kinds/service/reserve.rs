@@ -9,7 +9,7 @@ use apimachinery::field::{Error, ErrorList, Path};
 use apimachinery::{GroupKind, Reason, Status, Value, go_quote};
 use async_trait::async_trait;
 
-use super::allocator::{AllocateError, NODE_PORTS, ServiceAllocator, cluster_ips};
+use super::allocator::{AllocateError, ServiceAllocator, cluster_ips};
 use super::{families, is_exposed, is_headless, needs_cluster_ip, needs_health_check_port, needs_node_ports};
 use crate::kinds::at::legacy_ip;
 use crate::registry::{BeginHook, Finish, store_status};
@@ -32,8 +32,8 @@ pub(super) async fn for_update(allocator: &Arc<ServiceAllocator>, service: &mut 
 struct Reservation {
     allocator: Arc<ServiceAllocator>,
     dry_run: bool,
-    /// Ports that a dry run asks for, and that could not be reserved.
-    tried: HashSet<i64>,
+    /// The ports of a dry run, which reserves none.
+    shown: Vec<i64>,
     ips: Vec<IpAddr>,
     ports: Vec<u16>,
     free_ips: Vec<IpAddr>,
@@ -76,7 +76,7 @@ impl Reservation {
         Box::new(Reservation {
             allocator: allocator.clone(),
             dry_run,
-            tried: HashSet::new(),
+            shown: Vec::new(),
             ips: Vec::new(),
             ports: Vec::new(),
             free_ips: Vec::new(),
@@ -277,9 +277,13 @@ impl Reservation {
     async fn take_port(&mut self, asked: i64) -> Result<Result<(), AllocateError>, Status> {
         // Where there is no such port, 0 is as far out of the range.
         let port = u16::try_from(asked).unwrap_or_default();
-        if self.dry_run && !NODE_PORTS.contains(&port) {
+        if self.dry_run {
             // Upstream's dry run asks only whether the port is taken.
-            return Ok(if self.tried.insert(asked) { Ok(()) } else { Err(AllocateError::PortTaken) });
+            if self.shown.contains(&asked) || self.allocator.has_port(port).await.map_err(store_status)? {
+                return Ok(Err(AllocateError::PortTaken));
+            }
+            self.shown.push(asked);
+            return Ok(Ok(()));
         }
         let taken = self.allocator.take_port(port).await.map_err(store_status)?;
         if taken.is_ok() {
@@ -289,6 +293,12 @@ impl Reservation {
     }
 
     async fn take_any_port(&mut self) -> Result<i64, Status> {
+        if self.dry_run {
+            // What upstream shows: a number after the greatest so far, beyond all node ports if there is none.
+            let last = self.shown.iter().copied().max().map_or(32768, |port| port.max(0));
+            self.shown.push(last + 1);
+            return Ok(last + 1);
+        }
         let port = self.allocator.take_any_port(random()).await.map_err(store_status)?;
         let port = port.map_err(|why| Status::internal_error(format!("failed to allocate a nodePort: {why}")))?;
         self.ports.push(port);

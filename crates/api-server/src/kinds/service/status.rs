@@ -19,6 +19,10 @@ impl Strategy for ServiceStatus {
         collect(|e| load_balancer(object, old, e))
     }
 
+    fn allow_create_on_update(&self) -> bool {
+        true
+    }
+
     fn reset_fields(&self) -> &'static [&'static [&'static str]] {
         StatusStrategy.reset_fields()
     }
