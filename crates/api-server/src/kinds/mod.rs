@@ -166,7 +166,7 @@ fn name_rule(resource: &GroupResource) -> validation::NameFn {
         ("", "services") => validation::name_is_dns1035_label,
         // Upstream takes the start of a generated name as it is.
         ("resource.k8s.io", "deviceclasses") => |name, start| {
-            if start { validation::name_is_path_segment(name, true) } else { validation::name_is_dns_subdomain(name, false) }
+            if start { Vec::new() } else { validation::name_is_dns_subdomain(name, false) }
         },
         _ if is_ip_address(resource) => validation::name_is_ip,
         _ => validation::name_is_dns_subdomain,

@@ -279,7 +279,9 @@ impl Write<'_> {
         if kinds::checks_own_metadata(&self.stored.resource, &self.endpoint.row.gvr.group) {
             let metadata = validation::validate_object_meta(object, self.stored.namespaced, strategy.name_rule(), &path);
             errors.splice(0..0, metadata.into_iter().chain(self.finalizer_errors(object, &path)));
-        } else if errors.is_empty() {
+        }
+        // What a path may not have is no name, nor the start of one, whatever the kind says.
+        if errors.is_empty() {
             let any_name = validation::name_is_path_segment;
             errors = validation::validate_object_meta(object, self.stored.namespaced, any_name, &path);
         }
