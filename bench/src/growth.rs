@@ -48,6 +48,7 @@ impl GrowthWorkload {
         let file: Self = serde_saphyr::from_str(&text).with_context(|| format!("{} is no workload", path.display()))?;
         let smallest = file.pods.iter().min().copied().unwrap_or(0);
         ensure!(file.pods.len() > 1, "{}: one size grows to nothing", path.display());
+        ensure!(file.replicas > 0, "{}: Deployments without pods", path.display());
         ensure!(smallest >= file.changed * file.replicas, "{}: more changes than the small cluster has", path.display());
         Ok(file)
     }
@@ -119,21 +120,25 @@ async fn one_size(plan: &Plan, pods: usize) -> anyhow::Result<[f64; 3]> {
     tokio::time::sleep(IDLE).await;
     let (end, idle) = (look()?, started.elapsed().as_secs_f64());
     let at_rest: [f64; 3] = std::array::from_fn(|i| (end[i] - begin[i]) / idle);
-    let (begin, started) = (look()?, Instant::now());
-    for _ in 0..rounds {
-        progress.forget();
-        let mut calls = Vec::new();
-        for index in 0..changed {
-            calls.push(delete_one(target, index).await?);
+    let (mut used, mut busy, mut left) = ([0.0; 3], 0.0, rounds);
+    while left > 0 {
+        // Pods that nobody deletes keep their names, so that as many rounds as a Deployment has pods need no list inside of the measurement.
+        let names = names(target, changed, replicas).await?;
+        let (begin, started) = (look()?, Instant::now());
+        for round in 0..left.min(replicas) {
+            progress.forget();
+            send_all(target, names.iter().map(|names| delete(&names[round])).collect()).await.context("cannot delete pods")?;
+            progress.until_first(changed, replicas, |_| 1).await.with_context(|| cluster.logs())?;
         }
-        send_all(target, calls).await.context("cannot delete pods")?;
-        progress.until_first(changed, replicas, |_| 1).await.with_context(|| cluster.logs())?;
+        let end = look()?;
+        busy += started.elapsed().as_secs_f64();
+        used = std::array::from_fn(|i| used[i] + end[i] - begin[i]);
+        left = left.saturating_sub(replicas);
     }
-    let (end, busy) = (look()?, started.elapsed().as_secs_f64());
     cluster.daemons.stop()?;
     #[allow(clippy::cast_precision_loss, reason = "counts of pods are exact")]
     let changes = (rounds * changed) as f64;
-    Ok(std::array::from_fn(|i| (end[i] - begin[i] - at_rest[i] * busy) * 1000.0 / changes))
+    Ok(std::array::from_fn(|i| (used[i] - at_rest[i] * busy) * 1000.0 / changes))
 }
 
 /// Deployments with all that looks at their pods.
@@ -154,12 +159,22 @@ async fn populate(target: &Target, deployments: usize, replicas: usize) -> anyho
     send_all(target, calls).await.context("cannot create the Deployments")
 }
 
-/// The deletion of a pod of a Deployment.
-async fn delete_one(target: &Target, index: usize) -> anyhow::Result<Call> {
-    let path = format!("/api/v1/namespaces/{NAMESPACE}/pods");
-    let list: Value = get(target, &format!("{path}?labelSelector=app%3Dd-{index}")).await?;
-    let name = list["items"][0]["metadata"]["name"].as_str().context("the Deployment has pods")?;
-    Ok(json_call(Method::DELETE, &format!("{path}/{name}"), None))
+/// The names of the pods of each of the first Deployments.
+async fn names(target: &Target, deployments: usize, replicas: usize) -> anyhow::Result<Vec<Vec<String>>> {
+    let mut all = Vec::new();
+    for index in 0..deployments {
+        let list: Value = get(target, &format!("/api/v1/namespaces/{NAMESPACE}/pods?labelSelector=app%3Dd-{index}")).await?;
+        let items = list["items"].as_array().context("a list has items")?;
+        let names: Vec<String> = items.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).map(str::to_owned).collect();
+        ensure!(names.len() == replicas, "d-{index} has {} pods", names.len());
+        all.push(names);
+    }
+    Ok(all)
+}
+
+/// The deletion of a pod.
+fn delete(name: &str) -> Call {
+    json_call(Method::DELETE, &format!("/api/v1/namespaces/{NAMESPACE}/pods/{name}"), None)
 }
 
 #[cfg(test)]

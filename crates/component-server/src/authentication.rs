@@ -2,6 +2,7 @@
 //! (upstream's delegating authenticator, <https://kubernetes.io/docs/reference/access-authn-authz/webhook/>).
 
 use std::collections::{BTreeMap, HashMap};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,6 +67,9 @@ pub(crate) struct Proxy {
 /// When a token was reviewed, and whose it is.
 type Reviewed = (Instant, Option<User>);
 
+/// Follows what the cluster publishes.
+pub(crate) type Follower = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Finds out who calls.
 pub struct Authentication {
     client: Option<kube::Client>,
@@ -74,6 +78,7 @@ pub struct Authentication {
     proxy: Option<Proxy>,
     cluster: Arc<ArcSwap<Trusted>>,
     tokens: Mutex<HashMap<[u8; 32], Reviewed>>,
+    follow: Mutex<Option<Follower>>,
 }
 
 /// Why a caller is not known: the answer is 401.
@@ -101,29 +106,35 @@ pub enum SetupError {
 }
 
 impl Authentication {
-    /// Sets it up; what the cluster publishes is followed on a task until the token is cancelled.
+    /// Sets it up; what the cluster publishes is followed while [`crate::Listener::serve`] runs, until the token is cancelled.
     pub async fn new(config: AuthenticationConfig, token: CancellationToken) -> Result<Self, SetupError> {
         let clients = config.client_ca_pem.as_deref().map(Authorities::new).transpose()?;
         let proxy = config.proxy.map(|(pem, headers)| Ok(Proxy { authorities: Authorities::new(&pem)?, headers }));
         let proxy = proxy.transpose().map_err(SetupError::Authority)?;
         let cluster: Arc<ArcSwap<Trusted>> = Arc::default();
+        let mut follow: Option<Follower> = None;
         if !config.skip_lookup && (clients.is_none() || proxy.is_none()) {
             match &config.client {
                 None => tracing::warn!("no authentication kubeconfig: client certificates are not believed"),
-                Some(client) => match cluster::follow(client.clone(), cluster.clone(), token).await {
-                    Ok(follow) => drop(tokio::spawn(follow)),
-                    Err(error) if config.tolerate_lookup_failure => {
-                        tracing::warn!(
+                Some(client) => {
+                    match cluster::look_up(client, &cluster).await {
+                        Err(error) if config.tolerate_lookup_failure => tracing::warn!(
                             error = &error as &dyn std::error::Error,
-                            "going on without the cluster's authentication configuration"
-                        );
+                            "the cluster's authentication configuration is not known yet"
+                        ),
+                        looked_up => looked_up?,
                     }
-                    Err(error) => return Err(error.into()),
-                },
+                    follow = Some(Box::pin(cluster::follow(client.clone(), cluster.clone(), token)));
+                }
             }
         }
-        let tokens = Mutex::default();
-        Ok(Self { client: config.client, token_ttl: config.token_ttl, clients, proxy, cluster, tokens })
+        let (tokens, follow) = (Mutex::default(), Mutex::new(follow));
+        Ok(Self { client: config.client, token_ttl: config.token_ttl, clients, proxy, cluster, tokens, follow })
+    }
+
+    /// The task that follows what the cluster publishes, for whoever serves to run; there is one, once.
+    pub(crate) fn take_follower(&mut self) -> Option<Follower> {
+        self.follow.get_mut().take()
     }
 
     /// Who sent these headers over a connection with this client certificate.
@@ -301,5 +312,44 @@ mod tests {
         assert_eq!(known.user(&claims, Some(&ada)).await.expect("is known").name, "ada");
         assert_eq!(known.user(&claims, None).await.expect("is nobody"), User::anonymous());
         assert!(matches!(known.user(&headers(&[]), Some(&proxy)).await, Err(Unknown::Certificate(_))));
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_does_not_answer_at_first_is_followed_all_the_same() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let pem = crate::KeyCert::self_signed(&["ca".to_owned()]).expect("is made").cert_pem;
+        let requests = AtomicUsize::new(0);
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let first = requests.fetch_add(1, Ordering::Relaxed) == 0;
+            let is_watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+            let map = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"client-ca-file": pem},
+                "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system", "resourceVersion": "1"}});
+            let list = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": {"resourceVersion": "1"},
+                "items": [map]});
+            let (status, body) = match (first, is_watch) {
+                (true, _) => (503, "{}".to_owned()),
+                (false, true) => (410, "{}".to_owned()),
+                (false, false) => (200, list.to_string()),
+            };
+            let response = http::Response::builder().status(status).body(kube::client::Body::from(body.into_bytes()));
+            async move { response }
+        });
+        let config = AuthenticationConfig {
+            client: Some(kube::Client::new(service, "default")),
+            tolerate_lookup_failure: true,
+            ..AuthenticationConfig::default()
+        };
+        let token = CancellationToken::new();
+        let mut known = Authentication::new(config, token.clone()).await.expect("is tolerated");
+        assert!(known.cluster.load().clients.is_none());
+        let follower = tokio::spawn(known.take_follower().expect("is there"));
+        let learnt = async {
+            while known.cluster.load().clients.is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), learnt).await.expect("the cluster's word is learnt");
+        token.cancel();
+        follower.await.expect("ends");
     }
 }

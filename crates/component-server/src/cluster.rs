@@ -1,6 +1,7 @@
 //! What the cluster says about client certificates: the ConfigMap `extension-apiserver-authentication` of `kube-system`, in which an
 //! API server publishes its client CA and how its front proxy speaks.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -41,34 +42,51 @@ impl Trusted {
             let warn = |error| tracing::warn!(key, error = &error as &dyn std::error::Error, "a published CA cannot be used");
             read.map_err(warn).ok()
         };
-        // Each is a list in JSON.
-        let list = |key: &str| data.get(key).and_then(|text| serde_json::from_str::<Vec<String>>(text).ok()).unwrap_or_default();
-        let headers = RequestHeaders {
-            allowed_names: list("requestheader-allowed-names"),
-            username_headers: list("requestheader-username-headers"),
-            uid_headers: list("requestheader-uid-headers"),
-            group_headers: list("requestheader-group-headers"),
-            extra_header_prefixes: list("requestheader-extra-headers-prefix"),
-        };
-        let proxy = authorities("requestheader-client-ca-file").map(|authorities| Proxy { authorities, headers });
+        // A list that cannot be read must not be taken for an empty one, which believes more.
+        let headers = headers(data).inspect_err(|error| {
+            tracing::warn!(error = error as &dyn std::error::Error, "the published front proxy cannot be used");
+        });
+        let proxy = headers
+            .ok()
+            .and_then(|headers| authorities("requestheader-client-ca-file").map(|authorities| Proxy { authorities, headers }));
         Self { clients: authorities("client-ca-file"), proxy }
     }
 }
 
-/// Follows the ConfigMap until the token is cancelled. Fails if it cannot be read at first.
-pub(crate) async fn follow(
-    client: kube::Client,
-    trusted: Arc<ArcSwap<Trusted>>,
-    token: CancellationToken,
-) -> Result<impl Future<Output = ()> + Send, LookupError> {
+/// How the front proxy speaks: each is a list in JSON, and one that is not there is empty.
+fn headers(data: &BTreeMap<String, String>) -> Result<RequestHeaders, serde_json::Error> {
+    let list = |key: &str| match data.get(key).filter(|text| !text.is_empty()) {
+        Some(text) => serde_json::from_str::<Option<Vec<String>>>(text).map(Option::unwrap_or_default),
+        None => Ok(Vec::new()),
+    };
+    Ok(RequestHeaders {
+        allowed_names: list("requestheader-allowed-names")?,
+        username_headers: list("requestheader-username-headers")?,
+        uid_headers: list("requestheader-uid-headers")?,
+        group_headers: list("requestheader-group-headers")?,
+        extra_header_prefixes: list("requestheader-extra-headers-prefix")?,
+    })
+}
+
+/// Reads the ConfigMap once.
+pub(crate) async fn look_up(client: &kube::Client, trusted: &ArcSwap<Trusted>) -> Result<(), LookupError> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
     if let Some(map) = maps.get_opt(NAME).await.map_err(LookupError::Read)? {
         trusted.store(Arc::new(Trusted::read(&map)));
     }
+    Ok(())
+}
+
+/// Follows the ConfigMap until the token is cancelled, when the returned future, which the caller runs, ends.
+pub(crate) fn follow(
+    client: kube::Client,
+    trusted: Arc<ArcSwap<Trusted>>,
+    token: CancellationToken,
+) -> impl Future<Output = ()> + Send + 'static {
     let only = watcher::Config::default().fields(&format!("metadata.name={NAME}"));
     let (informer, task) = Informer::<ConfigMap>::start_in(client, NAMESPACE, only, token);
     informer.add_handler(move |change| trusted.store(Arc::new(Trusted::read(change.object()))));
-    Ok(task)
+    task
 }
 
 #[cfg(test)]
@@ -94,6 +112,14 @@ mod tests {
         assert_eq!(headers.username_headers, ["X-Remote-User"]);
         assert_eq!(headers.allowed_names, ["front-proxy-client"]);
         let trusted = Trusted::read(&map(&[("client-ca-file", "nonsense")]));
-        assert!(trusted.proxy.is_none());
+        assert!(trusted.clients.is_none() && trusted.proxy.is_none());
+        // Not "any name": whoever the proxy's CA has signed would be believed.
+        for names in ["front-proxy-client", "[\"front-proxy-client\"", "{}", "[1]"] {
+            let mut data = data;
+            data[3].1 = names;
+            let trusted = Trusted::read(&map(&data));
+            assert!(trusted.proxy.is_none(), "{names}");
+            assert!(trusted.clients.is_some(), "client certificates are another matter");
+        }
     }
 }

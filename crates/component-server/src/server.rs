@@ -13,9 +13,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::authentication::Authentication;
 use crate::authorization::{Authorization, Verdict};
@@ -82,21 +82,25 @@ impl Listener {
     pub async fn serve(
         self,
         pages: Pages,
-        authentication: Authentication,
+        mut authentication: Authentication,
         authorization: Authorization,
         token: CancellationToken,
     ) {
+        let mut tasks = JoinSet::new();
+        if let Some(follower) = authentication.take_follower() {
+            tasks.spawn(follower);
+        }
         let server = Arc::new(Server { authentication, authorization, pages });
-        let connections = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
                 () = token.cancelled() => break,
+                // Tasks that have ended are let go.
+                Some(_) = tasks.join_next() => continue,
                 accepted = self.tcp.accept() => accepted,
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let connection = connection(server.clone(), self.acceptor.clone(), stream, token.clone());
-                    connections.spawn(connection);
+                    tasks.spawn(connection(server.clone(), self.acceptor.clone(), stream, token.clone()));
                 }
                 Err(error) => {
                     // Mostly "too many open files": give others time to close theirs.
@@ -106,9 +110,10 @@ impl Listener {
             }
         }
         drop(self.tcp);
-        connections.close();
-        if tokio::time::timeout(DRAIN_TIMEOUT, connections.wait()).await.is_err() {
-            tracing::debug!("connections were cut off at shutdown");
+        let drained = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {
+            tracing::debug!("connections are cut off at shutdown");
+            tasks.shutdown().await;
         }
     }
 }
@@ -125,7 +130,10 @@ async fn connection(server: Arc<Server>, acceptor: TlsAcceptor, stream: TcpStrea
         let (server, chain) = (server.clone(), chain.clone());
         async move { Ok::<_, Infallible>(server.handle(&request, chain.as_deref()).await) }
     });
-    let mut http = auto::Builder::new(TokioExecutor::new());
+    // Not by what the client says first: one that did not choose HTTP/2 in the handshake may find it switched off.
+    let chose_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+    let http = auto::Builder::new(TokioExecutor::new());
+    let mut http = if chose_http2 { http.http2_only() } else { http.http1_only() };
     http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     http.http2().timer(TokioTimer::new());
     let served = http.serve_connection(TokioIo::new(tls), service);

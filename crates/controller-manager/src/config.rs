@@ -215,6 +215,8 @@ pub struct Config {
     pub concurrent_resource_quota_syncs: usize,
     /// `--resource-quota-sync-period`: how often usage is counted anew without a reason.
     pub resource_quota_sync_period: Duration,
+    /// `--pvclaimbinder-sync-period`: how often claims that wait are looked at again.
+    pub pvclaimbinder_sync_period: Duration,
     /// The directory of local-path-provisioner-controller. `None` where nodes are elsewhere; the controller does not run then.
     pub local_volumes: Option<LocalVolumes>,
     /// Services of type LoadBalancer are reached on the nodes' own addresses; service-lb-controller does not run otherwise.
@@ -283,6 +285,7 @@ impl Default for Config {
             namespace_deletion_grace_period: Duration::from_secs(5),
             concurrent_resource_quota_syncs: 5,
             resource_quota_sync_period: Duration::from_secs(5 * 60),
+            pvclaimbinder_sync_period: Duration::from_secs(15),
             local_volumes: None,
             service_lb: false,
             concurrent_ephemeralvolume_syncs: 5,

@@ -17,9 +17,14 @@ const DEPLOYMENTS: usize = 20;
 const REPLICAS: usize = 4;
 /// With the default maxSurge, a quarter.
 const MOST: i32 = 5;
+/// The three nodes have room for 30 pods each: for all that is wanted, and not for every pod that a rolling update would like to add, so
+/// that a scheduler that does not look puts too much on them.
+const NODES: usize = 3;
+const POD_MILLI_CPU: u32 = 130;
+const NODE_MILLI_CPU: u32 = 4000;
 
 fn workload(name: &str, more: Value) -> Value {
-    let containers = json!([{"name": "c", "image": "image:1", "resources": {"requests": {"cpu": "100m"}}}]);
+    let containers = json!([{"name": "c", "image": "image:1", "resources": {"requests": {"cpu": format!("{POD_MILLI_CPU}m")}}}]);
     let template = json!({"metadata": {"labels": {"app": name}}, "spec": {"containers": containers}});
     let mut spec = json!({"replicas": REPLICAS, "selector": {"matchLabels": {"app": name}}, "template": template});
     spec.as_object_mut().expect("is an object").extend(more.as_object().expect("is an object").clone());
@@ -58,7 +63,7 @@ async fn check(plane: &Plane) {
     let mut milli_cpu: BTreeMap<String, u32> = BTreeMap::new();
     for pod in plane.list::<Pod>().await {
         if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) {
-            *milli_cpu.entry(node).or_default() += 100;
+            *milli_cpu.entry(node).or_default() += POD_MILLI_CPU;
         }
         let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.name.clone());
         if let (None, Some(owner)) = (&pod.metadata.deletion_timestamp, owner) {
@@ -68,7 +73,7 @@ async fn check(plane: &Plane) {
     for (owner, count) in &alive {
         assert!(*count <= REPLICAS, "no pod is made twice: {owner} has {count}");
     }
-    assert!(milli_cpu.values().all(|used| *used <= 4000), "no node is overcommitted: {milli_cpu:?}");
+    assert!(milli_cpu.values().all(|used| *used <= NODE_MILLI_CPU), "no node is overcommitted: {milli_cpu:?}");
 }
 
 /// Every workload has its pods, all of the newest template, and nothing else.
@@ -100,7 +105,7 @@ async fn is_done(plane: &Plane, image: &str) -> Result<(), String> {
 #[tokio::test(start_paused = true)]
 async fn killing_the_leader_under_load_loses_and_doubles_nothing() {
     let plane = Plane::start().await;
-    let _hollow = plane.hollow_nodes(10);
+    let _hollow = plane.hollow_nodes(NODES);
     let mut managers = Pair::start("kube-controller-manager", |election| plane.controller_manager(election));
     let mut schedulers = Pair::start("kube-scheduler", |election| plane.scheduler(election));
     tokio::time::sleep(Duration::from_secs(30)).await;
@@ -143,6 +148,7 @@ async fn killing_the_leader_under_load_loses_and_doubles_nothing() {
             count => Err(count),
         })
         .await;
+    assert!(is_done(&plane, "image:2").await.is_err(), "the leader is killed in the middle");
     managers.kill_leader(&plane, "kube-controller-manager").await;
     plane
         .eventually("everything is updated", async || {

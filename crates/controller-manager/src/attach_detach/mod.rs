@@ -146,6 +146,10 @@ impl Controller for AttachDetach {
     async fn reconcile(&self, name: &String) -> Result<Outcome, ReconcileError> {
         let node = self.nodes.get("", name);
         let managed = node.as_ref().is_some_and(|node| node.annotations().contains_key(MANAGED));
+        if node.is_some() && !managed {
+            // Its kubelet attaches and detaches: what is there is not for this controller to judge.
+            return Ok(Outcome::Done);
+        }
         let needed = if managed { needed(&pods_on_node(&self.pods, name), self) } else { BTreeMap::new() };
         let objects = self.attachments.by_index(BY_NODE, name);
         let known: Vec<_> = objects.iter().filter_map(|object| Some((object, self.volume_of(object)?))).collect();

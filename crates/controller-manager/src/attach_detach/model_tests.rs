@@ -276,6 +276,31 @@ fn volume_name(pod: &Pod) -> String {
 }
 
 #[tokio::test]
+async fn what_a_kubelet_attaches_by_itself_is_left_alone() {
+    let mut run = Run::new(0).await;
+    let nodes: Api<Node> = Api::all(run.model.admin.clone());
+    let name = format!("n{NODES}");
+    let node = serde_json::from_value(json!({"metadata": {"name": name}})).expect("is a node");
+    nodes.create(&PostParams::default(), &node).await.expect("is created");
+    let attachment = json!({"metadata": {"name": "a", "finalizers": [FINALIZER]}, "spec": {"attacher": "d", "nodeName": name,
+        "source": {"persistentVolumeName": "v0"}}});
+    let api: Api<VolumeAttachment> = Api::all(run.model.admin.clone());
+    let attachment = serde_json::from_value(attachment).expect("is an attachment");
+    api.create(&PostParams::default(), &attachment).await.expect("is created");
+    run.observe().await;
+    run.advance(true);
+    // The kubelet has not mounted it yet, and no pod that this controller would know needs it.
+    run.reconcile(NODES, Fault::None).await;
+    assert_eq!((run.model.faults.writes(), run.going()), (0, Vec::new()));
+    let managed = Patch::Merge(json!({"metadata": {"annotations": {MANAGED: "true"}}}));
+    nodes.patch(&name, &PatchParams::default(), &managed).await.expect("is handed over");
+    run.observe().await;
+    run.advance(true);
+    run.reconcile(NODES, Fault::None).await;
+    assert_eq!(run.going(), [format!("{name}/{}", unique_name(0))]);
+}
+
+#[tokio::test]
 async fn a_volume_has_one_node_whatever_happens() {
     let mut detached = 0;
     for seed in 0..8 {

@@ -30,7 +30,7 @@ pub(super) struct Attachment<'a> {
 pub(super) struct World<'a> {
     /// `None`: it is gone.
     pub(super) node: Option<&'a Node>,
-    /// By unique names; empty where somebody else attaches to the node.
+    /// By unique names.
     pub(super) needed: &'a BTreeMap<String, Needed>,
     pub(super) attachments: &'a [Attachment<'a>],
     /// Other nodes that have a volume, by the names of PersistentVolumes.
@@ -123,7 +123,8 @@ enum LettingGo {
 fn let_go(attachment: &Attachment<'_>, unneeded_for: Duration, world: &World<'_>) -> LettingGo {
     let Health { ready, out_of_service } = health(world.node);
     let overdue = unneeded_for > UNMOUNT_MAX && !world.never_force;
-    let in_use = world.node.is_some_and(|node| is_in_use(node, &attachment.volume.unique_name));
+    // A node that is gone says nothing any more: its machine may be running, and using what it had, until the six minutes are over.
+    let in_use = world.node.is_none_or(|node| is_in_use(node, &attachment.volume.unique_name));
     let forced = overdue && !ready || out_of_service;
     if in_use && !forced {
         let left = UNMOUNT_MAX.checked_sub(unneeded_for).filter(|_| !world.never_force);

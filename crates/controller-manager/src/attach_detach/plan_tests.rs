@@ -128,7 +128,12 @@ fn detaching() {
     check("but the node is healthy", &Case { not_ready: false, ..silent.clone() }, (false, false, false, None, None));
     let out = Case { out_of_service: true, ..mounted.clone() };
     check("out of service", &out, (false, false, false, Some(false), Some(Some(Force::OutOfService))));
-    check("the node is gone", &Case { gone: true, ..mounted.clone() }, (false, false, false, None, Some(None)));
+    let gone = Case { gone: true, ..unneeded.clone() };
+    check("the node is gone", &gone, (false, false, false, None, None));
+    assert_eq!(planned(&gone).look_again, Some(UNMOUNT_MAX + Duration::from_millis(1)));
+    let gone = Case { unneeded_for: late, ..gone };
+    check("the node is long gone", &gone, (false, false, false, None, Some(Some(Force::Timeout))));
+    check("gone and never by force", &Case { never_force: true, ..gone }, (false, false, false, None, None));
     check("once is enough", &Case { going: true, ..unneeded }, (false, false, false, Some(false), None));
 }
 

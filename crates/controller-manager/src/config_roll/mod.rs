@@ -2,19 +2,17 @@
 //! `rusternetes.io/roll-on-config-change: "true"` when the data of a ConfigMap or Secret that its template uses changes.
 //!
 //! It writes annotations of the workload and of its template, and nothing else: the roll is the workload's own, with its strategy. While
-//! something that the template needs is missing nothing happens.
+//! something that the template needs is missing nothing happens. ConfigMaps and Secrets are not even read before somebody wishes it.
 
 mod plan;
 mod references;
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use client::{
-    Change, Controller, EventKind, EventRecorder, Informer, NamespacedName, Outcome, ReconcileError, Store, WorkQueue,
-    run_workers,
+    Change, Controller, EventKind, EventRecorder, NamespacedName, Outcome, ReconcileError, Store, WorkQueue, run_workers,
 };
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
@@ -22,9 +20,10 @@ use k8s_openapi::api::core::v1::{ConfigMap, PodSpec, PodTemplateSpec, Secret};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
-use self::plan::{Configuration, DIGEST, WISH, digest, plan};
+use self::plan::{Configuration, DIGEST, WISH, digest, forget, plan};
 use self::references::{Reference, References};
 use crate::api_errors::ignore_not_found;
 use crate::context::{Context, wait_synced};
@@ -94,12 +93,28 @@ fn uses<K: Rolled>(object: &K) -> Vec<String> {
     References::of(spec).all().map(|reference| used(&namespace, reference)).collect()
 }
 
+/// Whether a workload does not wish to be rolled (any more) and still carries what its pods were made with.
+fn is_marked_in_vain(object: &impl Rolled) -> bool {
+    !wishes(object) && object.meta().deletion_timestamp.is_none() && noted(object).is_some()
+}
+
+/// What the pods were made with, if that was noted.
+fn noted(object: &impl Rolled) -> Option<&str> {
+    object.meta().annotations.as_ref().and_then(|annotations| annotations.get(DIGEST)).map(String::as_str)
+}
+
+/// What is configured in the whole cluster.
+struct Caches {
+    config_maps: Store<ConfigMap>,
+    secrets: Store<Secret>,
+}
+
 struct Roller<K> {
     context: Context,
     events: EventRecorder,
     workloads: Store<K>,
-    config_maps: Store<ConfigMap>,
-    secrets: Store<Secret>,
+    /// Empty until somebody wishes to be rolled.
+    caches: OnceLock<Caches>,
 }
 
 /// The configuration of one namespace.
@@ -120,38 +135,61 @@ impl Configuration for Of<'_> {
 }
 
 pub(crate) async fn run(context: Context) {
-    let (config_maps, secrets) = (context.informers.get::<ConfigMap>(), context.informers.get::<Secret>());
-    wait_synced!(config_maps, secrets);
+    // Cancelled at the first wish, and with the controller.
+    let wished = context.token.child_token();
     tokio::join!(
-        follow::<Deployment>(context.clone(), &config_maps, &secrets),
-        follow::<StatefulSet>(context.clone(), &config_maps, &secrets),
-        follow::<DaemonSet>(context.clone(), &config_maps, &secrets),
+        follow::<Deployment>(context.clone(), &wished),
+        follow::<StatefulSet>(context.clone(), &wished),
+        follow::<DaemonSet>(context.clone(), &wished),
     );
 }
 
-async fn follow<K: Rolled>(context: Context, config_maps: &Informer<ConfigMap>, secrets: &Informer<Secret>) {
+async fn follow<K: Rolled>(context: Context, wished: &CancellationToken) {
     let workloads = context.informers.get::<K>();
     workloads.store().add_index(USED, uses::<K>);
     let queue: WorkQueue<NamespacedName> = WorkQueue::new("config_roll");
-    let on_workload = queue.clone();
+    let (on_workload, wish) = (queue.clone(), wished.clone());
     workloads.add_handler(move |change| {
-        if !matches!(change, Change::Deleted(_)) && wishes(&**change.object()) {
-            on_workload.add(NamespacedName::of(&**change.object()));
+        let workload = &**change.object();
+        if matches!(change, Change::Deleted(_)) {
+            return;
+        }
+        if wishes(workload) {
+            wish.cancel();
+        }
+        if wishes(workload) || is_marked_in_vain(workload) {
+            on_workload.add(NamespacedName::of(workload));
         }
     });
     wait_synced!(workloads);
-    let (on_map, known) = (queue.clone(), workloads.store().clone());
+    let token = context.token.clone();
+    let roller = Roller { events: context.events(NAME), workloads: workloads.store().clone(), caches: OnceLock::new(), context };
+    let roller = Arc::new(roller);
+    tokio::join!(run_workers(roller.clone(), queue.clone(), 1, token), look_at_configuration(&roller, &queue, wished));
+}
+
+/// From the first wish on: until then not one ConfigMap or Secret of the cluster is held in memory.
+async fn look_at_configuration<K: Rolled>(roller: &Roller<K>, queue: &WorkQueue<NamespacedName>, wished: &CancellationToken) {
+    wished.cancelled().await;
+    if roller.context.token.is_cancelled() {
+        return;
+    }
+    let informers = &roller.context.informers;
+    let (config_maps, secrets) = (informers.get::<ConfigMap>(), informers.get::<Secret>());
+    wait_synced!(config_maps, secrets);
+    let caches = Caches { config_maps: config_maps.store().clone(), secrets: secrets.store().clone() };
+    if roller.caches.set(caches).is_err() {
+        return;
+    }
+    let (on_map, known) = (queue.clone(), roller.workloads.clone());
     config_maps.add_handler(move |change| wake(&known, &on_map, &**change.object(), Reference::ConfigMap));
-    let (on_secret, known) = (queue.clone(), workloads.store().clone());
+    let (on_secret, known) = (queue.clone(), roller.workloads.clone());
     secrets.add_handler(move |change| wake(&known, &on_secret, &**change.object(), Reference::Secret));
-    let roller = Roller {
-        events: context.events(NAME),
-        workloads: workloads.store().clone(),
-        config_maps: config_maps.store().clone(),
-        secrets: secrets.store().clone(),
-        context: context.clone(),
-    };
-    run_workers(Arc::new(roller), queue, 1, context.token).await;
+    roller.workloads.for_each(|workload| {
+        if wishes(&**workload) {
+            queue.add(NamespacedName::of(&**workload));
+        }
+    });
 }
 
 /// Queues the workloads that use an object.
@@ -177,12 +215,7 @@ impl<K: Rolled> Controller for Roller<K> {
 
     async fn reconcile(&self, key: &NamespacedName) -> Result<Outcome, ReconcileError> {
         let Some(workload) = self.workloads.get_key(key) else { return Ok(Outcome::Done) };
-        let Some(spec) = pods(&*workload) else { return Ok(Outcome::Done) };
-        let configuration = Of { namespace: &key.namespace, config_maps: &self.config_maps, secrets: &self.secrets };
-        let Some(digest) = digest(&References::of(spec), &configuration) else { return Ok(Outcome::Done) };
-        let annotations: Option<&BTreeMap<String, String>> = workload.meta().annotations.as_ref();
-        let known = annotations.and_then(|annotations| annotations.get(DIGEST)).map(String::as_str);
-        let Some(mut patch) = plan(known, &digest) else { return Ok(Outcome::Done) };
+        let Some(mut patch) = self.patch(&workload, &key.namespace) else { return Ok(Outcome::Done) };
         let rolls = patch.get("spec").is_some();
         // From this version of the workload: a template that changed meanwhile may use something else.
         patch["metadata"]["resourceVersion"] = json!(workload.meta().resource_version);
@@ -194,5 +227,86 @@ impl<K: Rolled> Controller for Roller<K> {
             self.events.record(&*workload, EventKind::Normal, "ConfigurationChanged", message);
         }
         Ok(Outcome::Done)
+    }
+}
+
+impl<K: Rolled> Roller<K> {
+    fn patch(&self, workload: &K, namespace: &str) -> Option<Value> {
+        if is_marked_in_vain(workload) {
+            return Some(forget());
+        }
+        let spec = pods(workload)?;
+        let Caches { config_maps, secrets } = self.caches.get()?;
+        plan(noted(workload), &digest(&References::of(spec), &Of { namespace, config_maps, secrets })?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Config;
+    use crate::model::{Model, NAMESPACE};
+    use client::Informers;
+    use parking_lot::Mutex;
+
+    /// Requests of a controller, by their paths.
+    fn recorded(inner: kube::Client) -> (kube::Client, Arc<Mutex<Vec<String>>>) {
+        let paths: Arc<Mutex<Vec<String>>> = Arc::default();
+        let seen = Arc::clone(&paths);
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            seen.lock().push(request.uri().path().to_owned());
+            let inner = inner.clone();
+            async move { inner.send(request).await }
+        });
+        (kube::Client::new(service, NAMESPACE), paths)
+    }
+
+    async fn until(model: &Model, what: &str, holds: impl Fn(&Deployment) -> bool) {
+        let api = model.api::<Deployment>();
+        let seen = async {
+            while !holds(&api.get("web").await.expect("is there")) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), seen).await.unwrap_or_else(|_| panic!("{what}"));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_before_the_first_wish_and_a_wish_begins_anew() {
+        let model = Model::new(0).await;
+        let (client, paths) = recorded(model.admin.clone());
+        let (mut context, _) = model.context(NAME, Config::default());
+        context.informers = Informers::new(client.clone(), context.token.clone());
+        context.client = client;
+        let (informers, token) = (context.informers.clone(), context.token.clone());
+        let running = tokio::spawn(run(context));
+        model.create::<ConfigMap>(json!({"metadata": {"name": "settings"}, "data": {"k": "1"}})).await;
+        let env = json!([{"configMapRef": {"name": "settings"}}]);
+        model
+            .create::<Deployment>(json!({"metadata": {"name": "web"}, "spec": {"selector": {"matchLabels": {"app": "web"}},
+                "template": {"metadata": {"labels": {"app": "web"}},
+                    "spec": {"containers": [{"name": "c", "image": "image:1", "envFrom": env}]}}}}))
+            .await;
+        informers.get::<Deployment>().wait_synced().await.expect("is synced");
+        informers.get::<StatefulSet>().wait_synced().await.expect("is synced");
+        informers.get::<DaemonSet>().wait_synced().await.expect("is synced");
+        let reads = |what: &str| paths.lock().iter().any(|path| path.ends_with(what));
+        assert!(reads("/deployments") && !reads("/configmaps") && !reads("/secrets"), "{:?}", paths.lock());
+        let wish = |wish: Value| Patch::Merge(json!({"metadata": {"annotations": {WISH: wish}}}));
+        let api = model.api::<Deployment>();
+        api.patch("web", &PatchParams::default(), &wish(json!("true"))).await.expect("is wished");
+        until(&model, "what it was made with is noted", |web| noted(web).is_some()).await;
+        assert!(reads("/configmaps") && reads("/secrets"));
+        api.patch("web", &PatchParams::default(), &wish(Value::Null)).await.expect("is taken back");
+        until(&model, "the note is gone", |web| noted(web).is_none()).await;
+        let change = Patch::Merge(json!({"data": {"k": "2"}}));
+        model.api::<ConfigMap>().patch("settings", &PatchParams::default(), &change).await.expect("is changed");
+        api.patch("web", &PatchParams::default(), &wish(json!("true"))).await.expect("is wished again");
+        until(&model, "it is noted again", |web| noted(web).is_some()).await;
+        let web = api.get("web").await.expect("is there");
+        let template = web.template().and_then(|template| template.metadata.as_ref()).and_then(|meta| meta.annotations.as_ref());
+        assert!(template.is_none_or(|annotations| !annotations.contains_key(DIGEST)), "to set the wish rolls nothing");
+        token.cancel();
+        running.await.expect("ends");
     }
 }

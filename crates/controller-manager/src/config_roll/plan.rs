@@ -39,6 +39,11 @@ pub(super) fn digest(references: &References, configuration: &impl Configuration
     Some(hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
+/// The patch for a workload that does not wish to be rolled any more: a wish that comes back must find no note of what was long ago.
+pub(super) fn forget() -> Value {
+    json!({"metadata": {"annotations": {DIGEST: null}}})
+}
+
 /// The patch for a workload whose configuration is now `digest`; `None` if it knows.
 pub(super) fn plan(known: Option<&str>, digest: &str) -> Option<Value> {
     match known {

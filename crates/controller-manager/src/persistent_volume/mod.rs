@@ -36,8 +36,6 @@ use crate::api_errors::ignore_not_found;
 use crate::context::{Context, wait_synced};
 use crate::pod_claims::{CLAIMS_INDEX, claim_keys, is_finished};
 
-/// How often what waits is looked at again (upstream's `--pvclaimbinder-sync-period`).
-const RESYNC: Duration = Duration::from_secs(15);
 /// How often its events are repeated: they live for an hour.
 const REMIND: Duration = Duration::from_secs(1800);
 
@@ -180,14 +178,14 @@ impl Binder {
             claims::Step::Provision(provisioner) => self.ask_provisioner(claim, &provisioner).await,
             claims::Step::Tell(note) => {
                 self.remind(claim, note);
-                Ok(Outcome::RequeueAfter(RESYNC))
+                Ok(Outcome::RequeueAfter(self.context.config.pvclaimbinder_sync_period))
             }
             claims::Step::Pending(note) => {
                 if let Some(note) = note {
                     self.remind(claim, note);
                 }
                 self.set_claim_phase(claim, "Pending", None).await?;
-                Ok(Outcome::RequeueAfter(RESYNC))
+                Ok(Outcome::RequeueAfter(self.context.config.pvclaimbinder_sync_period))
             }
             claims::Step::Lost(note) => self.lose(claim, note).await,
             claims::Step::Fail(note) => {
@@ -230,7 +228,7 @@ impl Binder {
              administrator. If volume creation is delayed, please verify that the provisioner is running and correctly registered."
         );
         self.remind(claim, Note::normal("ExternalProvisioning", message));
-        Ok(Outcome::RequeueAfter(RESYNC))
+        Ok(Outcome::RequeueAfter(self.context.config.pvclaimbinder_sync_period))
     }
 
     /// Binds the two to each other, the volume first.

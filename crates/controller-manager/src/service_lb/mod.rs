@@ -25,6 +25,7 @@ use crate::api_errors::ignore_not_found;
 use crate::context::{Context, wait_synced};
 use crate::endpointslice::SERVICE_NAME;
 
+const NAME: &str = "service-lb-controller";
 const BY_TYPE: &str = "loadBalancers";
 const SLICES: &str = "slicesByService";
 
@@ -55,6 +56,9 @@ fn has_class(service: &Service) -> bool {
 
 pub(crate) async fn run(context: Context) {
     if !context.config.service_lb {
+        if context.config.controllers.iter().any(|name| name == NAME) {
+            tracing::warn!(controller = NAME, "load balancers on the nodes' own ports are not switched on: nothing is done");
+        }
         return;
     }
     let services = context.informers.get::<Service>();
@@ -143,12 +147,30 @@ fn goes_before(other: &Service, this: &Service) -> bool {
     rank(other) < rank(this)
 }
 
+/// Who has which port, by protocol and number.
+type Taken = BTreeMap<(String, i32), String>;
+
+/// Ports that a Service cannot have: the fixed ones, and those of Services before it. One that wants a fixed port never gets any, and so
+/// keeps none from others.
+fn taken(fixed: Taken, services: &[Arc<Service>], service: &Service) -> Taken {
+    let hopeless = |other: &Service| ingress(other).is_empty() && ports(other).any(|key| fixed.contains_key(&key));
+    let mut taken = Taken::new();
+    for other in services.iter().filter(|other| other.uid() != service.uid() && goes_before(other, service)) {
+        if !hopeless(other) {
+            let by = format!("service {}", NamespacedName::of(&**other));
+            taken.extend(ports(other).map(|key| (key, by.clone())));
+        }
+    }
+    taken.extend(fixed);
+    taken
+}
+
 #[async_trait]
 impl Controller for LoadBalancers {
     type Key = NamespacedName;
 
     fn name(&self) -> &'static str {
-        "service-lb-controller"
+        NAME
     }
 
     async fn reconcile(&self, key: &NamespacedName) -> Result<Outcome, ReconcileError> {
@@ -162,7 +184,7 @@ impl Controller for LoadBalancers {
         }
         let nodes: Vec<Arc<Node>> = self.nodes.list().into_iter().filter(|node| may_carry(node)).collect();
         let endpoint_nodes = self.endpoint_nodes(&key.to_string());
-        let taken = self.taken(&service);
+        let taken = taken(self.fixed(), &self.services.by_index(BY_TYPE, ""), &service);
         let wish = Wish { service: &service, nodes: &nodes, endpoint_nodes: &endpoint_nodes, taken: &taken };
         match self.balancer.ensure(&wish) {
             Ok(addresses) => {
@@ -207,28 +229,22 @@ impl LoadBalancers {
         ready.filter_map(|endpoint| endpoint.node_name.clone()).collect()
     }
 
-    /// Ports that a Service cannot have: those of Services before it, of kubelets, of the API server, and that of SSH, by which somebody
-    /// may have to come to the node.
-    fn taken(&self, service: &Service) -> BTreeMap<(String, i32), String> {
-        let mut taken = BTreeMap::from([(("TCP".to_owned(), 22), "the node's SSH server".to_owned())]);
+    /// Ports that no Service can have: those of kubelets, of the API server, and that of SSH, by which somebody may have to come to the
+    /// node.
+    fn fixed(&self) -> Taken {
+        let mut fixed = BTreeMap::from([(("TCP".to_owned(), 22), "the node's SSH server".to_owned())]);
         for slice in self.slices.by_index(SLICES, "default/kubernetes") {
             for port in slice.ports.iter().flatten().filter_map(|port| port.port) {
-                taken.insert(("TCP".to_owned(), port), "the API server".to_owned());
+                fixed.insert(("TCP".to_owned(), port), "the API server".to_owned());
             }
         }
         self.nodes.for_each(|node| {
             let endpoints = node.status.as_ref().and_then(|status| status.daemon_endpoints.as_ref());
             if let Some(kubelet) = endpoints.and_then(|endpoints| endpoints.kubelet_endpoint.as_ref()) {
-                taken.insert(("TCP".to_owned(), kubelet.port), "the kubelet".to_owned());
+                fixed.insert(("TCP".to_owned(), kubelet.port), "the kubelet".to_owned());
             }
         });
-        for other in self.services.by_index(BY_TYPE, "") {
-            if other.uid() != service.uid() && goes_before(&other, service) {
-                let by = format!("service {}", NamespacedName::of(&*other));
-                taken.extend(ports(&other).map(|key| (key, by.clone())));
-            }
-        }
-        taken
+        fixed
     }
 
     async fn write(&self, service: &Service, addresses: Vec<LoadBalancerIngress>) -> Result<(), ReconcileError> {
@@ -258,6 +274,30 @@ mod tests {
         let holder = service("holder", "2026-01-03T00:00:00Z", has);
         assert!(goes_before(&old, &new) && !goes_before(&new, &old));
         assert!(goes_before(&holder, &old) && !goes_before(&old, &holder));
+    }
+
+    #[test]
+    fn a_service_that_never_gets_its_ports_keeps_none_from_others() {
+        let of = |name: &str, created: &str, status: Value, ports: &[i32]| {
+            let mut service = service(name, created, status);
+            let ports = ports.iter().map(|port| json!({"port": port})).collect::<Value>();
+            service.spec = Some(serde_json::from_value(json!({"ports": ports})).expect("is a spec"));
+            Arc::new(service)
+        };
+        let has = json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}});
+        let ssh = || Taken::from([(("TCP".to_owned(), 22), "ssh".to_owned())]);
+        let new = of("new", "2026-01-02T00:00:00Z", json!({}), &[80]);
+        for (status, ports, expected) in [
+            (json!({}), &[80][..], Some("service /old")),
+            (json!({}), &[80, 22], None),
+            // It has them from a time when the port was not taken, until it is looked at.
+            (has, &[80, 22], Some("service /old")),
+        ] {
+            let services = [of("old", "2026-01-01T00:00:00Z", status, ports), Arc::clone(&new)];
+            let taken = taken(ssh(), &services, &new);
+            assert_eq!(taken.get(&("TCP".to_owned(), 80)).map(String::as_str), expected, "{ports:?}");
+            assert_eq!(taken[&("TCP".to_owned(), 22)], "ssh", "{ports:?}");
+        }
     }
 
     #[test]

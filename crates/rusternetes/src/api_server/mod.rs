@@ -51,8 +51,7 @@ impl clap::Args for Options {
 
 impl clap::FromArgMatches for Options {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let read = flags::Values::read(matches, flags::FLAGS);
-        read.map(Self).map_err(|reason| clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{reason}\n")))
+        flags::Values::from_matches(matches, flags::FLAGS).map(Self)
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

@@ -12,6 +12,7 @@ use api_server::{
 use super::feature_gates;
 use super::flags::Values;
 use super::plugins;
+use crate::flags::common::{check_versions, file, read, request_headers, tls};
 
 /// Upstream's range for ClusterIPs when none is given.
 const SERVICE_RANGE: &str = "10.0.0.0/24";
@@ -50,6 +51,8 @@ impl Settings {
             .map_err(|error| anyhow::anyhow!("--feature-gates: {error}"))?;
         refuse_others(values)?;
         let mut warnings = values.warnings.clone();
+        let (tls, more) = tls(values)?;
+        warnings.extend(more);
         let authorization = authorization(values)?;
         let mut anonymous = values.is_set("anonymous-auth");
         if anonymous && authorization.contains(&AuthorizationMode::AlwaysAllow) {
@@ -64,7 +67,7 @@ impl Settings {
             data_dir: PathBuf::from(values.text("data-dir").unwrap_or(crate::server::DEFAULT_DATA_DIR)),
             address: SocketAddr::new(address(values, "bind-address")?.unwrap_or(IpAddr::from([0, 0, 0, 0])), port),
             advertise: address(values, "advertise-address")?,
-            tls: tls(values, &mut warnings)?,
+            tls: TlsOptions { only_tls13: tls.only_tls13, cipher_suites: tls.cipher_suites },
             serving: key_pair(values, "tls-cert-file", "tls-private-key-file")?,
             server: ServerConfig { gates, service_cidrs, ..server(values)? },
             shutdown_delay: values.duration("shutdown-delay-duration"),
@@ -94,11 +97,7 @@ impl Settings {
 
 /// Values that upstream knows and this server does not.
 fn refuse_others(values: &Values) -> anyhow::Result<()> {
-    for version in values.list("emulated-version") {
-        if !matches!(version.as_str(), "1.35" | "kube=1.35") {
-            bail!("--emulated-version={version}: not implemented, only 1.35 is served");
-        }
-    }
+    check_versions(values)?;
     match values.text("endpoint-reconciler-type") {
         None | Some("lease" | "none" | "master-count") => Ok(()),
         Some(other) => bail!("--endpoint-reconciler-type={other}: unknown; choose lease, master-count or none"),
@@ -142,36 +141,16 @@ fn authorization(values: &Values) -> anyhow::Result<Vec<AuthorizationMode>> {
     names.iter().map(mode).collect()
 }
 
-fn tls(values: &Values, warnings: &mut Vec<String>) -> anyhow::Result<TlsOptions> {
-    let only_tls13 = match values.text("tls-min-version") {
-        None | Some("VersionTLS12") => false,
-        Some("VersionTLS13") => true,
-        Some(version @ ("VersionTLS10" | "VersionTLS11")) => {
-            warnings.push(format!("--tls-min-version={version}: nothing older than TLS 1.2 is spoken"));
-            false
-        }
-        Some(other) => bail!("--tls-min-version={other}: unknown; choose VersionTLS12 or VersionTLS13"),
-    };
-    let options = TlsOptions { only_tls13, cipher_suites: values.list("tls-cipher-suites") };
-    let unsupported = options.unsupported_cipher_suites();
-    if !unsupported.is_empty() {
-        if unsupported.len() == options.cipher_suites.len() {
-            bail!("--tls-cipher-suites: none of {} is supported", unsupported.join(", "));
-        }
-        warnings.push(format!("--tls-cipher-suites: not supported and left out: {}", unsupported.join(", ")));
-    }
-    Ok(options)
-}
-
 fn front_proxy(values: &Values) -> anyhow::Result<Option<FrontProxyConfig>> {
     let Some(ca_pem) = file(values, "requestheader-client-ca-file")? else { return Ok(None) };
+    let headers = request_headers(values);
     Ok(Some(FrontProxyConfig {
         ca_pem,
-        allowed_names: values.list("requestheader-allowed-names"),
-        username_headers: values.list("requestheader-username-headers"),
-        uid_headers: values.list("requestheader-uid-headers"),
-        group_headers: values.list("requestheader-group-headers"),
-        extra_header_prefixes: values.list("requestheader-extra-headers-prefix"),
+        allowed_names: headers.allowed_names,
+        username_headers: headers.username_headers,
+        uid_headers: headers.uid_headers,
+        group_headers: headers.group_headers,
+        extra_header_prefixes: headers.extra_header_prefixes,
     }))
 }
 
@@ -237,14 +216,6 @@ fn service_range(text: &str) -> anyhow::Result<(String, IpAddr)> {
 
 fn address(values: &Values, name: &str) -> anyhow::Result<Option<IpAddr>> {
     values.text(name).map(|text| text.parse().with_context(|| format!("--{name}={text}: not an address"))).transpose()
-}
-
-fn read(name: &str, path: &str) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("--{name}: cannot read {path}"))
-}
-
-fn file(values: &Values, name: &str) -> anyhow::Result<Option<String>> {
-    values.text(name).map(|path| read(name, path)).transpose()
 }
 
 fn key_pair(values: &Values, certificate: &str, key: &str) -> anyhow::Result<Option<KeyCert>> {

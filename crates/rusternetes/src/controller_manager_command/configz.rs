@@ -1,8 +1,12 @@
 //! `/configz`: KubeControllerManagerConfiguration with upstream's field names, as upstream shows it.
 
+use client::Connection;
+use controller_manager::Config;
 use serde_json::Value;
 
+use super::settings::workers;
 use crate::flags::Values;
+use crate::flags::common::client_connection;
 
 /// Fields of the configuration and the flags that set them.
 #[rustfmt::skip]
@@ -10,10 +14,6 @@ const FIELDS: &[(&str, &str)] = &[
     ("Generic.Port", "secure-port"),
     ("Generic.Address", "bind-address"),
     ("Generic.MinResyncPeriod", "min-resync-period"),
-    ("Generic.ClientConnection.Kubeconfig", "kubeconfig"),
-    ("Generic.ClientConnection.ContentType", "kube-api-content-type"),
-    ("Generic.ClientConnection.QPS", "kube-api-qps"),
-    ("Generic.ClientConnection.Burst", "kube-api-burst"),
     ("Generic.ControllerStartInterval", "controller-start-interval"),
     ("Generic.LeaderElection.LeaderElect", "leader-elect"),
     ("Generic.LeaderElection.LeaseDuration", "leader-elect-lease-duration"),
@@ -91,9 +91,15 @@ const FIELDS: &[(&str, &str)] = &[
     ("ValidatingAdmissionPolicyStatusController.ConcurrentPolicySyncs", "concurrent-validating-admission-policy-status-syncs"),
 ];
 
-/// What `/configz` shows.
-pub(super) fn configuration(values: &Values) -> Value {
+/// What `/configz` shows: the flags, and where they are not given what is in force, which is less than upstream's defaults.
+pub(super) fn configuration(values: &Values, config: &Config, connection: &Connection) -> Value {
     let mut whole = values.configuration(FIELDS);
+    whole["Generic"]["ClientConnection"] = client_connection(connection);
+    for (name, count) in workers(&mut config.clone()) {
+        for (path, _) in FIELDS.iter().filter(|(_, flag)| *flag == name) {
+            *path.split('.').fold(&mut whole, |place, part| &mut place[part]) = (*count).into();
+        }
+    }
     // One text upstream, a list here.
     whole["KubeCloudShared"]["ClusterCIDR"] = values.list("cluster-cidr").join(",").into();
     let services = values.list("service-cluster-ip-range");
@@ -105,18 +111,39 @@ pub(super) fn configuration(values: &Values) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use super::super::settings::Settings;
     use super::super::table::FLAGS;
     use super::*;
     use crate::flags::testing;
 
+    fn shown(arguments: &[&str]) -> Value {
+        let values = testing::read(FLAGS, arguments).unwrap();
+        let settings = Settings::new(&values).unwrap();
+        configuration(&values, &settings.config, &settings.connection)
+    }
+
     #[test]
-    fn upstreams_names_and_values() {
-        let values = testing::read(FLAGS, &["--kubeconfig=/x", "--cluster-cidr=10.0.0.0/16"]).unwrap();
-        let whole = configuration(&values);
+    fn upstreams_names_and_what_is_in_force() {
+        let whole = shown(&["--kubeconfig=/x", "--cluster-cidr=10.0.0.0/16"]);
         assert_eq!(whole["Generic"]["MinResyncPeriod"], "12h0m0s");
-        assert_eq!(whole["Generic"]["ClientConnection"]["QPS"], 20.0);
+        assert_eq!(whole["Generic"]["ClientConnection"]["Kubeconfig"], "/x");
+        assert_eq!(whole["Generic"]["ClientConnection"]["QPS"], -1.0, "there is no limit unless one is asked for");
         assert_eq!(whole["Generic"]["Controllers"], serde_json::json!(["*"]));
         assert_eq!(whole["KubeCloudShared"]["ClusterCIDR"], "10.0.0.0/16");
         assert_eq!(whole["NodeIPAMController"]["SecondaryServiceCIDR"], "");
+        let ours = Config::default();
+        assert_eq!(whole["GarbageCollectorController"]["ConcurrentGCSyncs"], ours.concurrent_gc_syncs);
+        assert_eq!(whole["NamespaceController"]["ConcurrentNamespaceSyncs"], ours.concurrent_namespace_syncs);
+        let whole = shown(&["--kubeconfig=/x", "--concurrent-gc-syncs=20", "--kube-api-qps=7"]);
+        assert_eq!(whole["GarbageCollectorController"]["ConcurrentGCSyncs"], 20);
+        assert_eq!(whole["Generic"]["ClientConnection"]["QPS"], 7.0);
+        assert_eq!(whole["Generic"]["ClientConnection"]["Burst"], 30);
+    }
+
+    #[test]
+    fn every_number_of_workers_is_shown() {
+        for (name, _) in workers(&mut Config::default()) {
+            assert!(FIELDS.iter().any(|(_, flag)| *flag == name), "{name}");
+        }
     }
 }

@@ -36,8 +36,7 @@ impl clap::Args for Options {
 
 impl clap::FromArgMatches for Options {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let read = Values::read(matches, table::FLAGS);
-        read.map(Self).map_err(|reason| clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{reason}\n")))
+        Values::from_matches(matches, table::FLAGS).map(Self)
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -50,7 +49,8 @@ impl clap::FromArgMatches for Options {
 pub(crate) fn run(Options(values): &Options) -> anyhow::Result<()> {
     init_logging(values);
     let settings = Settings::new(values)?;
-    let pages = serving::pages(UPSTREAM_NAME, values, ("kubecontrollermanager.config.k8s.io", configz::configuration(values)))?;
+    let configuration = configz::configuration(values, &settings.config, &settings.connection);
+    let pages = serving::pages(UPSTREAM_NAME, values, ("kubecontrollermanager.config.k8s.io", configuration))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(serve(settings, pages))
 }

@@ -54,7 +54,7 @@ fn configuration(values: &Values) -> anyhow::Result<Config> {
         node_ipam: node_ipam(values)?,
         ..Config::default()
     };
-    workers(values, &mut config)?;
+    set_workers(values, &mut config)?;
     periods(values, &mut config);
     config.node_eviction = NodeEviction {
         rate: values.float("node-eviction-rate"),
@@ -83,42 +83,46 @@ fn count(values: &Values, name: &str) -> anyhow::Result<usize> {
     usize::try_from(values.integer(name)).with_context(|| format!("--{name}: may not be negative"))
 }
 
+/// Numbers of workers, by their flags.
+pub(super) fn workers(config: &mut Config) -> [(&'static str, &mut usize); 18] {
+    [
+        ("concurrent-serviceaccount-token-syncs", &mut config.concurrent_serviceaccount_token_syncs),
+        ("concurrent-horizontal-pod-autoscaler-syncs", &mut config.concurrent_horizontal_pod_autoscaler_syncs),
+        ("concurrent-deployment-syncs", &mut config.concurrent_deployment_syncs),
+        ("concurrent-replicaset-syncs", &mut config.concurrent_replicaset_syncs),
+        ("concurrent-rc-syncs", &mut config.concurrent_rc_syncs),
+        ("concurrent-job-syncs", &mut config.concurrent_job_syncs),
+        ("concurrent-cron-job-syncs", &mut config.concurrent_cron_job_syncs),
+        ("concurrent-ttl-after-finished-syncs", &mut config.concurrent_ttl_after_finished_syncs),
+        ("concurrent-validating-admission-policy-status-syncs", &mut config.concurrent_validating_admission_policy_status_syncs),
+        ("concurrent-statefulset-syncs", &mut config.concurrent_statefulset_syncs),
+        ("concurrent-daemonset-syncs", &mut config.concurrent_daemonset_syncs),
+        ("concurrent-endpoint-syncs", &mut config.concurrent_endpoint_syncs),
+        ("concurrent-service-endpoint-syncs", &mut config.concurrent_service_endpoint_syncs),
+        ("mirroring-concurrent-service-endpoint-syncs", &mut config.mirroring_concurrent_service_endpoint_syncs),
+        ("concurrent-namespace-syncs", &mut config.concurrent_namespace_syncs),
+        ("concurrent-resource-quota-syncs", &mut config.concurrent_resource_quota_syncs),
+        ("concurrent-ephemeralvolume-syncs", &mut config.concurrent_ephemeralvolume_syncs),
+        ("concurrent-gc-syncs", &mut config.concurrent_gc_syncs),
+    ]
+}
+
 /// Numbers of workers, where they are given: ours are fewer by default.
-fn workers(values: &Values, config: &mut Config) -> anyhow::Result<()> {
-    let set = |setting: &mut usize, name: &str| {
-        if values.given(name) {
-            *setting = count(values, name)?;
-            if *setting == 0 {
-                bail!("--{name}: must be greater than 0");
-            }
+fn set_workers(values: &Values, config: &mut Config) -> anyhow::Result<()> {
+    for (name, setting) in workers(config).into_iter().filter(|(name, _)| values.given(name)) {
+        *setting = count(values, name)?;
+        if *setting == 0 {
+            bail!("--{name}: must be greater than 0");
         }
-        Ok(())
-    };
-    set(&mut config.concurrent_serviceaccount_token_syncs, "concurrent-serviceaccount-token-syncs")?;
-    set(&mut config.concurrent_horizontal_pod_autoscaler_syncs, "concurrent-horizontal-pod-autoscaler-syncs")?;
-    set(&mut config.concurrent_deployment_syncs, "concurrent-deployment-syncs")?;
-    set(&mut config.concurrent_replicaset_syncs, "concurrent-replicaset-syncs")?;
-    set(&mut config.concurrent_rc_syncs, "concurrent-rc-syncs")?;
-    set(&mut config.concurrent_job_syncs, "concurrent-job-syncs")?;
-    set(&mut config.concurrent_cron_job_syncs, "concurrent-cron-job-syncs")?;
-    set(&mut config.concurrent_ttl_after_finished_syncs, "concurrent-ttl-after-finished-syncs")?;
-    let policies = &mut config.concurrent_validating_admission_policy_status_syncs;
-    set(policies, "concurrent-validating-admission-policy-status-syncs")?;
-    set(&mut config.concurrent_statefulset_syncs, "concurrent-statefulset-syncs")?;
-    set(&mut config.concurrent_daemonset_syncs, "concurrent-daemonset-syncs")?;
-    set(&mut config.concurrent_endpoint_syncs, "concurrent-endpoint-syncs")?;
-    set(&mut config.concurrent_service_endpoint_syncs, "concurrent-service-endpoint-syncs")?;
-    set(&mut config.mirroring_concurrent_service_endpoint_syncs, "mirroring-concurrent-service-endpoint-syncs")?;
-    set(&mut config.concurrent_namespace_syncs, "concurrent-namespace-syncs")?;
-    set(&mut config.concurrent_resource_quota_syncs, "concurrent-resource-quota-syncs")?;
-    set(&mut config.concurrent_ephemeralvolume_syncs, "concurrent-ephemeralvolume-syncs")?;
-    set(&mut config.concurrent_gc_syncs, "concurrent-gc-syncs")
+    }
+    Ok(())
 }
 
 fn periods(values: &Values, config: &mut Config) {
     let set = |setting: &mut Duration, name: &str| *setting = values.duration(name);
     set(&mut config.legacy_service_account_token_clean_up_period, "legacy-service-account-token-clean-up-period");
     set(&mut config.resource_quota_sync_period, "resource-quota-sync-period");
+    set(&mut config.pvclaimbinder_sync_period, "pvclaimbinder-sync-period");
     set(&mut config.node_monitor_period, "node-monitor-period");
     set(&mut config.node_monitor_grace_period, "node-monitor-grace-period");
     let autoscaler = &mut config.pod_autoscaler;
@@ -210,6 +214,7 @@ mod tests {
         assert_eq!(none.node_eviction, NodeEviction::default(), "the defaults of the flags are the defaults");
         assert_eq!(none.node_monitor_grace_period, Config::default().node_monitor_grace_period);
         assert_eq!(none.pod_autoscaler, Config::default().pod_autoscaler);
+        assert_eq!(none.pvclaimbinder_sync_period, Config::default().pvclaimbinder_sync_period);
         let some = settings(&[
             "--concurrent-gc-syncs=20",
             "--controllers=*,-deployment-controller",
@@ -219,9 +224,11 @@ mod tests {
             "--cluster-cidr=10.0.0.0/16",
             "--node-cidr-mask-size=25",
             "--kube-api-qps=50",
+            "--pvclaimbinder-sync-period=1m",
         ])
         .unwrap();
         assert_eq!(some.config.concurrent_gc_syncs, 20);
+        assert_eq!(some.config.pvclaimbinder_sync_period, Duration::from_secs(60));
         assert_eq!(some.config.controllers, ["-garbage-collector-controller", "*", "-deployment-controller"]);
         assert_eq!(some.config.leader_election.unwrap().lease_duration, Duration::from_secs(60));
         assert_eq!(some.config.node_ipam.unwrap().mask_size_ipv4, 25);

@@ -2,7 +2,9 @@
 
 use crate::flags::Kind::{Bool, Duration, Float, Int, List, Text};
 use crate::flags::State::{DefaultOnly, Ignored, Works};
-use crate::flags::common::{AUTHENTICATION, AUTHORIZATION, DEBUGGING, LEADER_ELECTION, LOGS, METRICS, SECURE_SERVING, VERSIONS};
+use crate::flags::common::{
+    AUTHENTICATION, AUTHORIZATION, CERTIFICATES, DEBUGGING, LEADER_ELECTION, LISTENING, LOGS, METRICS, SECURE_SERVING, VERSIONS,
+};
 use crate::flags::{Table, flag};
 
 const NO_CLOUD: &str = "there is no cloud provider in here";
@@ -43,11 +45,13 @@ pub(super) const FLAGS: Table = &[
     ("Service-lb-controller flags", &[
         flag("concurrent-service-syncs", Int, "1", Ignored(NO_CLOUD)),
     ]),
+    ("Secure serving flags", LISTENING),
     ("Secure serving flags", SECURE_SERVING),
     ("Secure port", &[
         flag("authentication-tolerate-lookup-failure", Bool, "false", Works),
         flag("secure-port", Int, "10257", Works),
     ]),
+    ("Authentication flags", CERTIFICATES),
     ("Authentication flags", AUTHENTICATION),
     ("Authorization flags", AUTHORIZATION),
     ("Persistentvolume-attach-detach-controller flags", &[
@@ -114,7 +118,7 @@ pub(super) const FLAGS: Table = &[
         flag("pv-recycler-pod-template-filepath-hostpath", Text, "", Ignored(NO_RECYCLER)),
         flag("pv-recycler-pod-template-filepath-nfs", Text, "", Ignored(NO_RECYCLER)),
         flag("pv-recycler-timeout-increment-hostpath", Int, "30", Ignored(NO_RECYCLER)),
-        flag("pvclaimbinder-sync-period", Duration, "15s", Ignored(BY_CHANGE)),
+        flag("pvclaimbinder-sync-period", Duration, "15s", Works),
         flag("terminated-pod-gc-threshold", Int, "12500", Works),
         flag("concurrent-replicaset-syncs", Int, "5", Works),
         flag("concurrent-rc-syncs", Int, "5", Works),

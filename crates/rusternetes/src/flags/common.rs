@@ -1,15 +1,16 @@
 //! The flags that upstream's components share, and what is made of those of the secure port and of leader election.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use client::{Connection, LeaderElection};
 use component_server::{AuthenticationConfig, AuthorizationConfig, KeyCert, RequestHeaders, Tls};
+use serde_json::{Value, json};
 
 use super::Kind::{Array, Bool, Duration as Time, Int, List, Text};
-use super::State::{DefaultOnly, Ignored, Works};
+use super::State::{DefaultOnly, Ignored, ReadOnce, Works};
 use super::{Flag, Values, flag};
 
 /// `Debugging flags`.
@@ -18,34 +19,42 @@ pub(crate) const DEBUGGING: &[Flag] = &[
     flag("profiling", Bool, "true", Ignored("there is no Go runtime to profile")),
 ];
 
-/// `Secure serving flags`, but for the port.
-#[rustfmt::skip]
-pub(crate) const SECURE_SERVING: &[Flag] = &[
+/// `Secure serving flags` of every server, but for the port.
+pub(crate) const LISTENING: &[Flag] = &[
     flag("bind-address", Text, "0.0.0.0", Works),
-    flag("cert-dir", Text, "", Ignored("a certificate that is not given is made in memory")),
-    flag("disable-http2-serving", Bool, "false", Works),
     flag("http2-max-streams-per-connection", Int, "", DefaultOnly),
     flag("permit-address-sharing", Bool, "false", Ignored("addresses are shared in any case")),
     flag("permit-port-sharing", Bool, "false", DefaultOnly),
-    flag("tls-cert-file", Text, "", Works),
+    flag("tls-cert-file", Text, "", ReadOnce),
     flag("tls-cipher-suites", List, "", Works),
     flag("tls-min-version", Text, "", Works),
-    flag("tls-private-key-file", Text, "", Works),
+    flag("tls-private-key-file", Text, "", ReadOnce),
     flag("tls-sni-cert-key", Array, "", DefaultOnly),
 ];
 
-/// `Authentication flags`, but for `--authentication-tolerate-lookup-failure`, which has a default of its own in each component.
+/// Further `Secure serving flags` of components.
+pub(crate) const SECURE_SERVING: &[Flag] = &[
+    flag("cert-dir", Text, "", Ignored("a certificate that is not given is made in memory")),
+    flag("disable-http2-serving", Bool, "false", Works),
+];
+
+/// `Authentication flags` of every server.
+pub(crate) const CERTIFICATES: &[Flag] = &[
+    flag("client-ca-file", Text, "", ReadOnce),
+    flag("requestheader-allowed-names", List, "", Works),
+    flag("requestheader-client-ca-file", Text, "", ReadOnce),
+    flag("requestheader-uid-headers", List, "", Works),
+];
+
+/// Further `Authentication flags` of components, but for `--authentication-tolerate-lookup-failure`, which has a default of its own in
+/// each.
 #[rustfmt::skip]
 pub(crate) const AUTHENTICATION: &[Flag] = &[
     flag("authentication-kubeconfig", Text, "", Works),
     flag("authentication-skip-lookup", Bool, "false", Works),
     flag("authentication-token-webhook-cache-ttl", Time, "10s", Works),
-    flag("client-ca-file", Text, "", Works),
-    flag("requestheader-allowed-names", List, "", Works),
-    flag("requestheader-client-ca-file", Text, "", Works),
     flag("requestheader-extra-headers-prefix", List, "x-remote-extra-", Works),
     flag("requestheader-group-headers", List, "x-remote-group", Works),
-    flag("requestheader-uid-headers", List, "", Works),
     flag("requestheader-username-headers", List, "x-remote-user", Works),
 ];
 
@@ -133,6 +142,13 @@ pub(crate) fn connection(values: &Values) -> anyhow::Result<Connection> {
     })
 }
 
+/// The connection as `/configz` shows it, with upstream's field names and its client's sign for "no limit".
+pub(crate) fn client_connection(connection: &Connection) -> Value {
+    let (qps, burst) = connection.rate.unwrap_or((-1.0, 0));
+    let kubeconfig = connection.kubeconfig.as_deref().unwrap_or(Path::new(""));
+    json!({"Kubeconfig": kubeconfig, "ContentType": "application/json", "QPS": qps, "Burst": burst})
+}
+
 /// `--leader-elect-*`; `None` if it is switched off.
 pub(crate) fn leader_election(values: &Values, identity: String) -> anyhow::Result<Option<LeaderElection>> {
     let text = |name: &str| values.text(name).unwrap_or_default().to_owned();
@@ -182,11 +198,15 @@ impl Serving {
             (None, None) => KeyCert::self_signed(&["localhost".to_owned(), "127.0.0.1".to_owned()])?,
             _ => bail!("--tls-cert-file and --tls-private-key-file go together"),
         };
+        let (tls, warnings) = tls(values)?;
+        for warning in warnings {
+            tracing::warn!(warning, "a flag is not followed to the letter");
+        }
         let proxy = file(values, "requestheader-client-ca-file")?.map(|pem| (pem, request_headers(values)));
         Ok(Self {
             address: (port != 0).then(|| SocketAddr::new(ip, port)),
             certificate,
-            tls: tls(values)?,
+            tls,
             authentication_kubeconfig: values.text("authentication-kubeconfig").map(PathBuf::from),
             authorization_kubeconfig: values.text("authorization-kubeconfig").map(PathBuf::from),
             authentication: AuthenticationConfig {
@@ -226,7 +246,8 @@ impl Serving {
     }
 }
 
-fn request_headers(values: &Values) -> RequestHeaders {
+/// `--requestheader-*`.
+pub(crate) fn request_headers(values: &Values) -> RequestHeaders {
     RequestHeaders {
         allowed_names: values.list("requestheader-allowed-names"),
         username_headers: values.list("requestheader-username-headers"),
@@ -236,24 +257,65 @@ fn request_headers(values: &Values) -> RequestHeaders {
     }
 }
 
-fn tls(values: &Values) -> anyhow::Result<Tls> {
+/// What handshakes may agree on, and what the user should know of it: what is asked for and cannot be spoken.
+pub(crate) fn tls(values: &Values) -> anyhow::Result<(Tls, Vec<String>)> {
+    let mut warnings = Vec::new();
     let only_tls13 = match values.text("tls-min-version") {
-        // Nothing older than TLS 1.2 is spoken, so that the oldest that is asked for is refused by nobody.
-        None | Some("VersionTLS10" | "VersionTLS11" | "VersionTLS12") => false,
+        None | Some("VersionTLS12") => false,
         Some("VersionTLS13") => true,
+        Some(version @ ("VersionTLS10" | "VersionTLS11")) => {
+            warnings.push(format!("--tls-min-version={version}: nothing older than TLS 1.2 is spoken"));
+            false
+        }
         Some(other) => bail!("--tls-min-version={other}: unknown; choose VersionTLS12 or VersionTLS13"),
     };
     let without_http2 = values.is_set("disable-http2-serving");
     let tls = Tls { only_tls13, cipher_suites: values.list("tls-cipher-suites"), without_http2 };
     let unsupported = tls.unsupported_cipher_suites();
-    if !unsupported.is_empty() && unsupported.len() == tls.cipher_suites.len() {
-        bail!("--tls-cipher-suites: none of {} is supported", unsupported.join(", "));
+    if !unsupported.is_empty() {
+        if unsupported.len() == tls.cipher_suites.len() {
+            bail!("--tls-cipher-suites: none of {} is supported", unsupported.join(", "));
+        }
+        warnings.push(format!("--tls-cipher-suites: not supported and left out: {}", unsupported.join(", ")));
     }
-    Ok(tls)
+    Ok((tls, warnings))
 }
 
 /// The content of the file that a flag names.
 pub(crate) fn file(values: &Values, name: &str) -> anyhow::Result<Option<String>> {
-    let read = |path| std::fs::read_to_string(path).with_context(|| format!("--{name}: cannot read {path}"));
-    values.text(name).map(read).transpose()
+    values.text(name).map(|path| read(name, path)).transpose()
+}
+
+/// The content of a file that a flag names.
+pub(crate) fn read(name: &str, path: &str) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("--{name}: cannot read {path}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_spoken_is_said() {
+        let read = |arguments: &[&str]| tls(&testing::read(&[("f", LISTENING), ("f", SECURE_SERVING)], arguments).unwrap());
+        for (argument, expected) in [
+            ("--tls-min-version=VersionTLS12", Ok(None)),
+            ("--tls-min-version=VersionTLS10", Ok(Some("--tls-min-version=VersionTLS10: nothing older"))),
+            ("--tls-min-version=VersionTLS09", Err("--tls-min-version=VersionTLS09: unknown")),
+            ("--tls-cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", Ok(None)),
+            (
+                "--tls-cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_RSA_WITH_RC4_128_SHA",
+                Ok(Some("--tls-cipher-suites: not supported and left out: TLS_RSA_WITH_RC4_128_SHA")),
+            ),
+            ("--tls-cipher-suites=TLS_RSA_WITH_RC4_128_SHA", Err("none of TLS_RSA_WITH_RC4_128_SHA")),
+        ] {
+            match (read(&[argument]), expected) {
+                (Ok((_, warnings)), Ok(None)) => assert!(warnings.is_empty(), "{argument}: {warnings:?}"),
+                (Ok((_, warnings)), Ok(Some(text))) => assert!(warnings[0].starts_with(text), "{argument}: {warnings:?}"),
+                (Err(error), Err(text)) => assert!(error.to_string().contains(text), "{argument}: {error}"),
+                (found, expected) => panic!("{argument}: {found:?}, not {expected:?}"),
+            }
+        }
+    }
 }

@@ -33,6 +33,8 @@ pub(crate) enum Kind {
 pub(crate) enum State {
     /// It does what it does upstream.
     Works,
+    /// It names a file, which upstream reads again when it changes; here it is read once.
+    ReadOnce,
     /// Any value is accepted, with a warning that gives the reason why it does not matter.
     Ignored(&'static str),
     /// Not implemented: refused unless it is the default.
@@ -80,6 +82,7 @@ impl Flag {
         let default = if self.default.is_empty() { String::new() } else { format!("default {}", self.default) };
         let state = match self.state {
             State::Works => String::new(),
+            State::ReadOnce => "read at the start alone".to_owned(),
             State::Ignored(why) => format!("ignored: {why}"),
             State::DefaultOnly => "not implemented".to_owned(),
         };
@@ -148,17 +151,23 @@ pub(crate) struct Values {
 }
 
 impl Values {
+    /// As [`Values::read`], with the error as clap has it.
+    pub(crate) fn from_matches(matches: &ArgMatches, table: Table) -> Result<Self, clap::Error> {
+        let error = |reason| clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{reason}\n"));
+        Self::read(matches, table).map_err(error)
+    }
+
     /// Reads what clap has matched; the error names the flag.
     pub(crate) fn read(matches: &ArgMatches, table: Table) -> Result<Self, String> {
         let (mut all, mut warnings) = (Vec::new(), Vec::new());
         for flag in table.iter().flat_map(|(_, flags)| flags.iter()) {
             let given = matches.value_source(flag.name).is_some();
             let values = flag.check(matches).map_err(|reason| format!("--{}: {reason}", flag.name))?;
-            if given && flag.state != State::Works && !flag.same(&values, &flag.split(&[flag.default])?) {
+            if given && !flag.same(&values, &flag.split(&[flag.default])?) {
                 match flag.state {
                     State::DefaultOnly => return Err(format!("--{}={}: not implemented", flag.name, values.join(","))),
                     State::Ignored(why) => warnings.push(format!("--{} is ignored: {why}", flag.name)),
-                    State::Works => {}
+                    State::Works | State::ReadOnce => {}
                 }
             }
             all.push(Given { name: flag.name, kind: flag.kind, values, by_user: given });

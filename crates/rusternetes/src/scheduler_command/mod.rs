@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{self, Exit};
-use crate::flags::common::{Serving, check_versions, connection, init_logging, leader_election};
+use crate::flags::common::{Serving, check_versions, client_connection, connection, init_logging, leader_election};
 use crate::flags::{self, Values};
 use crate::{component, serving, simulate_command};
 
@@ -45,9 +45,7 @@ impl clap::Args for Options {
 impl clap::FromArgMatches for Options {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let command = matches.subcommand().map(|_| Other::from_arg_matches(matches)).transpose()?;
-        let values = Values::read(matches, table::FLAGS)
-            .map_err(|reason| clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{reason}\n")))?;
-        Ok(Self { command, values })
+        Ok(Self { command, values: Values::from_matches(matches, table::FLAGS)? })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -71,7 +69,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let values = &options.values;
     init_logging(values);
     let settings = settings(values)?;
-    let pages = serving::pages(UPSTREAM_NAME, values, ("componentconfig", configz(values, &settings.config)))?;
+    let pages =
+        serving::pages(UPSTREAM_NAME, values, ("componentconfig", configz(values, &settings.config, &settings.connection)))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(serve(settings, pages))
 }
@@ -112,10 +111,11 @@ fn election(
     from_file: bool,
 ) -> anyhow::Result<Option<client::LeaderElection>> {
     let flags = leader_election(values, component::identity())?;
-    let (Some(flags), true) = (flags, from_file) else {
-        let off = from_file && values.given("leader-elect") && !values.is_set("leader-elect");
-        return if from_file && !off { Ok(file) } else { leader_election(values, component::identity()) };
-    };
+    if !from_file {
+        return Ok(flags);
+    }
+    // It is on unless it is switched off by a flag, which then counts.
+    let Some(flags) = flags else { return Ok(None) };
     let given = |name: &str| values.given(&format!("leader-elect{name}"));
     if file.is_none() && !given("") {
         return Ok(None);
@@ -141,15 +141,10 @@ fn election(
 }
 
 /// `/configz`: what is known of KubeSchedulerConfiguration, with upstream's field names.
-fn configz(values: &Values, config: &scheduler::Config) -> Value {
-    let mut whole = values.configuration(&[
-        ("ClientConnection.Kubeconfig", "kubeconfig"),
-        ("ClientConnection.ContentType", "kube-api-content-type"),
-        ("ClientConnection.QPS", "kube-api-qps"),
-        ("ClientConnection.Burst", "kube-api-burst"),
-        ("EnableProfiling", "profiling"),
-        ("EnableContentionProfiling", "contention-profiling"),
-    ]);
+fn configz(values: &Values, config: &scheduler::Config, connection: &Connection) -> Value {
+    let mut whole =
+        values.configuration(&[("EnableProfiling", "profiling"), ("EnableContentionProfiling", "contention-profiling")]);
+    whole["ClientConnection"] = client_connection(connection);
     whole["LeaderElection"] = match &config.leader_election {
         None => json!({"LeaderElect": false}),
         Some(election) => json!({
@@ -244,6 +239,10 @@ mod tests {
         assert_eq!((election.name.as_str(), election.lease_duration), ("mine", Duration::from_secs(40)));
         assert!(!election.identity.is_empty());
         assert_eq!(some.connection.kubeconfig, Some(PathBuf::from("/from-file")));
+        let values = testing::read(table::FLAGS, &[&config, "--kubeconfig=/flag", "--kube-api-qps=7"]).unwrap();
+        let some = settings(&values).unwrap();
+        let shown = &configz(&values, &some.config, &some.connection)["ClientConnection"];
+        assert_eq!((&shown["Kubeconfig"], &shown["QPS"]), (&json!("/from-file"), &json!(-1.0)));
         assert!(read(&[&config, "--leader-elect=false"]).unwrap().config.leader_election.is_none());
         std::fs::write(&path, format!("{head}leaderElection: {{leaderElect: false}}\nclientConnection: {{kubeconfig: /x}}\n"))
             .unwrap();

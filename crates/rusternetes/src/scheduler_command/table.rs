@@ -2,7 +2,9 @@
 
 use crate::flags::Kind::{Bool, Duration, Float, Int, Text};
 use crate::flags::State::{DefaultOnly, Ignored, Works};
-use crate::flags::common::{AUTHENTICATION, AUTHORIZATION, LEADER_ELECTION, LOGS, METRICS, SECURE_SERVING, VERSIONS};
+use crate::flags::common::{
+    AUTHENTICATION, AUTHORIZATION, CERTIFICATES, LEADER_ELECTION, LISTENING, LOGS, METRICS, SECURE_SERVING, VERSIONS,
+};
 use crate::flags::{Table, flag};
 
 /// All flags, by upstream's headings.
@@ -13,11 +15,13 @@ pub(super) const FLAGS: Table = &[
         flag("master", Text, "", Works),
         flag("write-config-to", Text, "", DefaultOnly),
     ]),
+    ("Secure serving flags", LISTENING),
     ("Secure serving flags", SECURE_SERVING),
     ("Secure port", &[
         flag("authentication-tolerate-lookup-failure", Bool, "true", Works),
         flag("secure-port", Int, "10259", Works),
     ]),
+    ("Authentication flags", CERTIFICATES),
     ("Authentication flags", AUTHENTICATION),
     ("Authorization flags", AUTHORIZATION),
     ("Deprecated flags", &[

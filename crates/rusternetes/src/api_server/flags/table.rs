@@ -4,23 +4,22 @@
 
 use crate::flags::Kind::{Array, Bool, Duration, Int, List, Text};
 use crate::flags::State::{DefaultOnly, Ignored, Works};
+use crate::flags::common::{CERTIFICATES, LISTENING, LOGS, VERSIONS};
 use crate::flags::{Table, flag};
 
 /// All flags, by upstream's headings.
 #[rustfmt::skip]
 pub(crate) const FLAGS: Table = &[
+    ("Generic flags", VERSIONS),
     ("Generic flags", &[
         flag("advertise-address", Text, "", Works),
         flag("cors-allowed-origins", List, "", DefaultOnly),
-        flag("emulated-version", List, "", Works),
         flag("emulation-forward-compatible", Bool, "false", Ignored("one version is served")),
         flag("external-hostname", Text, "", Works),
-        flag("feature-gates", List, "", Works),
         flag("goaway-chance", Text, "", Ignored("with one server there is no other to go to")),
         flag("livez-grace-period", Duration, "", Ignored("the server is live as soon as it listens")),
         flag("max-mutating-requests-inflight", Int, "200", Works),
         flag("max-requests-inflight", Int, "400", Works),
-        flag("min-compatibility-version", List, "", Ignored("one version is served")),
         flag("min-request-timeout", Int, "1800", Works),
         flag("request-timeout", Duration, "1m0s", Works),
         flag("runtime-config-emulation-forward-compatible", Bool, "false", Ignored("one version is served")),
@@ -52,19 +51,11 @@ pub(crate) const FLAGS: Table = &[
         flag("watch-cache", Bool, "true", Ignored("the watch cache is always on")),
         flag("watch-cache-sizes", List, "", Ignored("the watch cache sizes itself")),
     ]),
+    ("Secure serving flags", LISTENING),
     ("Secure serving flags", &[
-        flag("bind-address", Text, "0.0.0.0", Works),
         flag("cert-dir", Text, "/var/run/kubernetes", Works),
         flag("disable-http2-serving", Bool, "false", DefaultOnly),
-        flag("http2-max-streams-per-connection", Int, "", DefaultOnly),
-        flag("permit-address-sharing", Bool, "false", Ignored("one server listens on an address")),
-        flag("permit-port-sharing", Bool, "false", DefaultOnly),
         flag("secure-port", Int, "6443", Works),
-        flag("tls-cert-file", Text, "", Works),
-        flag("tls-cipher-suites", List, "", Works),
-        flag("tls-min-version", Text, "", Works),
-        flag("tls-private-key-file", Text, "", Works),
-        flag("tls-sni-cert-key", Array, "", DefaultOnly),
     ]),
     ("Auditing flags", &[
         flag("audit-log-batch-buffer-size", Int, "10000", DefaultOnly),
@@ -105,6 +96,7 @@ pub(crate) const FLAGS: Table = &[
         flag("enable-priority-and-fairness", Bool, "true", Ignored("requests are limited by the in-flight maxima")),
         flag("profiling", Bool, "true", Ignored("there is no profiler in the server")),
     ]),
+    ("Authentication flags", CERTIFICATES),
     ("Authentication flags", &[
         flag("anonymous-auth", Bool, "true", Works),
         flag("api-audiences", List, "", Works),
@@ -112,7 +104,6 @@ pub(crate) const FLAGS: Table = &[
         flag("authentication-token-webhook-cache-ttl", Duration, "2m0s", DefaultOnly),
         flag("authentication-token-webhook-config-file", Text, "", DefaultOnly),
         flag("authentication-token-webhook-version", Text, "v1beta1", DefaultOnly),
-        flag("client-ca-file", Text, "", Works),
         flag("enable-bootstrap-token-auth", Bool, "false", DefaultOnly),
         flag("oidc-ca-file", Text, "", DefaultOnly),
         flag("oidc-client-id", Text, "", DefaultOnly),
@@ -123,11 +114,8 @@ pub(crate) const FLAGS: Table = &[
         flag("oidc-signing-algs", List, "RS256", DefaultOnly),
         flag("oidc-username-claim", Text, "sub", DefaultOnly),
         flag("oidc-username-prefix", Text, "", DefaultOnly),
-        flag("requestheader-allowed-names", List, "", Works),
-        flag("requestheader-client-ca-file", Text, "", Works),
         flag("requestheader-extra-headers-prefix", List, "", Works),
         flag("requestheader-group-headers", List, "", Works),
-        flag("requestheader-uid-headers", List, "", Works),
         flag("requestheader-username-headers", List, "", Works),
         flag("service-account-extend-token-expiration", Bool, "true", Works),
         flag("service-account-issuer", Array, "", Works),
@@ -166,16 +154,7 @@ pub(crate) const FLAGS: Table = &[
         flag("disabled-metrics", List, "", DefaultOnly),
         flag("show-hidden-metrics-for-version", Text, "", Ignored("no metric is hidden")),
     ]),
-    ("Logs flags", &[
-        flag("log-flush-frequency", Duration, "5s", Ignored("logs are not buffered")),
-        flag("log-json-info-buffer-size", Text, "", DefaultOnly),
-        flag("log-json-split-stream", Bool, "false", DefaultOnly),
-        flag("log-text-info-buffer-size", Text, "", DefaultOnly),
-        flag("log-text-split-stream", Bool, "false", DefaultOnly),
-        flag("logging-format", Text, "text", DefaultOnly),
-        flag("v", Int, "", Works),
-        flag("vmodule", Text, "", Ignored("RUST_LOG chooses what is logged")),
-    ]),
+    ("Logs flags", LOGS),
     ("Traces flags", &[
         flag("tracing-config-file", Text, "", DefaultOnly),
     ]),
