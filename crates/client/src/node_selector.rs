@@ -1,14 +1,24 @@
 //! Node selectors: the label and field requirements of `nodeSelector` and `nodeAffinity`
 //! (<https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/>).
 
-use k8s_openapi::api::core::v1::{Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm};
+use k8s_openapi::api::core::v1::{Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec};
 
-/// Whether one of the terms matches; a term that is empty matches nothing.
+/// Whether a pod with this spec may be on the node, as far as its `nodeSelector` and required node affinity decide.
+pub fn accepts(spec: &PodSpec, node: &Node) -> bool {
+    let labels = node.metadata.labels.as_ref();
+    let selected =
+        spec.node_selector.iter().flatten().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value));
+    let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+    let required = affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+    selected && required.is_none_or(|selector| selector_matches(selector, node))
+}
+
+/// Whether one of the terms matches; a term that is empty, or malformed, matches nothing.
 pub fn selector_matches(selector: &NodeSelector, node: &Node) -> bool {
     selector.node_selector_terms.iter().any(|term| term_matches(term, node))
 }
 
-/// Whether all requirements of a term hold; an empty term matches nothing.
+/// Whether all requirements of a term hold; an empty term, or one that is malformed, matches nothing.
 pub fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
     let expressions = term.match_expressions.as_deref().unwrap_or_default();
     let fields = term.match_fields.as_deref().unwrap_or_default();
@@ -18,8 +28,10 @@ pub fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
     let labels = node.metadata.labels.as_ref();
     expressions.iter().all(|requirement| holds(requirement, labels.and_then(|labels| labels.get(&requirement.key))))
         && fields.iter().all(|requirement| {
-            // The only field that the API server admits.
-            requirement.key == "metadata.name" && holds(requirement, node.metadata.name.as_ref())
+            // The only field, and the only operators, that the API server admits.
+            let known = requirement.key == "metadata.name" && matches!(requirement.operator.as_str(), "In" | "NotIn");
+            known && requirement.values.as_ref().is_some_and(|values| values.len() == 1)
+                && holds(requirement, node.metadata.name.as_ref())
         })
 }
 
@@ -31,9 +43,9 @@ fn holds(requirement: &NodeSelectorRequirement, value: Option<&String>) -> bool 
     };
     match requirement.operator.as_str() {
         "In" => value.is_some_and(|value| values.contains(value)),
-        "NotIn" => value.is_none_or(|value| !values.contains(value)),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
+        "NotIn" => !values.is_empty() && value.is_none_or(|value| !values.contains(value)),
+        "Exists" => values.is_empty() && value.is_some(),
+        "DoesNotExist" => values.is_empty() && value.is_none(),
         "Gt" => compare(i64::gt),
         "Lt" => compare(i64::lt),
         _ => false,
@@ -42,9 +54,31 @@ fn holds(requirement: &NodeSelectorRequirement, value: Option<&String>) -> bool 
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+
+    #[test]
+    fn which_nodes_accept_a_pod() {
+        let node: Node =
+            serde_json::from_value(json!({"metadata": {"name": "n1", "labels": {"zone": "a", "size": "5"}}})).unwrap();
+        let required = |terms: Value| json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}});
+        let expression = |key: &str, operator: &str, values: Value| json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]});
+        for (spec, expected) in [
+            (json!({}), true),
+            (json!({"nodeSelector": {"zone": "a"}}), true),
+            (json!({"nodeSelector": {"zone": "b"}}), false),
+            (required(json!([])), false),
+            (required(json!([{}])), false),
+            (required(json!([expression("zone", "In", json!(["a"]))])), true),
+            (required(json!([expression("zone", "In", json!(["b"])), expression("size", "Gt", json!(["4"]))])), true),
+            (required(json!([expression("size", "Lt", json!(["4"]))])), false),
+        ] {
+            let mut value = json!({"containers": []});
+            value.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+            assert_eq!(accepts(&serde_json::from_value(value).unwrap(), &node), expected, "{spec}");
+        }
+    }
 
     #[test]
     fn operators() {
@@ -69,7 +103,12 @@ mod tests {
         check("size", "Gt", &["5"], false);
         check("size", "Lt", &["6"], true);
         check("zone", "Gt", &["1"], false);
+        // Malformed, and so true of nothing.
         check("zone", "Near", &["a"], false);
+        check("zone", "Exists", &["a"], false);
+        check("none", "DoesNotExist", &["a"], false);
+        check("zone", "NotIn", &[], false);
+        check("size", "Gt", &["4", "4"], false);
     }
 
     #[test]
@@ -80,6 +119,10 @@ mod tests {
         };
         check(json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}), true);
         check(json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n2"]}]}), false);
+        check(json!({"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["n2"]}]}), true);
+        check(json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1", "n2"]}]}), false);
+        check(json!({"matchFields": [{"key": "metadata.name", "operator": "Exists"}]}), false);
+        check(json!({"matchFields": [{"key": "metadata.namespace", "operator": "In", "values": ["n1"]}]}), false);
         check(json!({}), false);
     }
 }

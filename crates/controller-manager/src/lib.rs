@@ -44,7 +44,6 @@ mod model;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
-mod node_selector;
 mod ownership;
 mod persistent_volume;
 mod pod_autoscaler;

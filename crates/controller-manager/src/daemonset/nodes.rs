@@ -1,10 +1,10 @@
 //! On which nodes a DaemonSet's pods belong. Pure.
 
+use client::node_selector;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, PodSpec};
 
 use super::pods::{spec, tolerate_trouble};
-use crate::node_selector;
 use crate::toleration::tolerates_all;
 
 /// The set's pod as far as it decides about nodes.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use client::node_selector::selector_matches;
+use client::node_selector;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 use super::node_rules::refusal;
@@ -15,14 +15,7 @@ const OS: &str = "linux";
 
 /// Refuses a pod whose node selector or required node affinity the node does not match: it was bound by hand, or the node's labels have changed.
 pub(super) fn node_affinity(node: &Node, pod: &Pod) -> Result<(), (String, String)> {
-    let labels = node.metadata.labels.as_ref();
-    let spec = pod.pod_spec();
-    let selected = spec.node_selector.iter().flatten().all(|(key, value)| label(labels, key) == Some(value));
-    let required = spec
-        .affinity
-        .as_ref()
-        .and_then(|affinity| affinity.node_affinity.as_ref()?.required_during_scheduling_ignored_during_execution.as_ref());
-    if selected && required.is_none_or(|selector| selector_matches(selector, node)) {
+    if node_selector::accepts(pod.pod_spec(), node) {
         return Ok(());
     }
     Err(refusal(REASON, "node(s) didn't match Pod's node affinity/selector"))

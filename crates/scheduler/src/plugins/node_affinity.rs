@@ -9,7 +9,7 @@ use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Hint, P
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 use crate::snapshot::Snapshot;
-use client::node_selector::{selector_matches, term_matches};
+use client::node_selector::{self, term_matches};
 
 pub(super) struct NodeAffinity;
 
@@ -18,12 +18,7 @@ fn affinity(pod: &Pod) -> Option<&Affinity> {
 }
 
 pub(super) fn accepts(pod: &Pod, node: &Node) -> bool {
-    let Some(spec) = &pod.spec else { return true };
-    let labels = node.metadata.labels.as_ref();
-    let selected =
-        spec.node_selector.iter().flatten().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value));
-    let required = affinity(pod).and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
-    selected && required.is_none_or(|selector| selector_matches(selector, node))
+    pod.spec.as_ref().is_none_or(|spec| node_selector::accepts(spec, node))
 }
 
 /// The nodes that the required terms name, when every term names some: the cycle need not look at others.
