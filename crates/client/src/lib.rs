@@ -1,8 +1,8 @@
 //! How every component talks to the API server.
 //!
 //! Owns: building a [`kube::Client`] (in process or from a kubeconfig), shared typed informers, the rate-limited
-//! work queue, the worker loop of controllers, leader election, the events recorder, and what node selectors mean, which the scheduler and the
-//! kubelet both ask.
+//! work queue, the worker loop of controllers, leader election, the events recorder, questions about callers (TokenReview,
+//! SubjectAccessReview), and what node selectors mean.
 //!
 //! Invariants: one informer per type, scope and process ([`Informers`]); cached objects are immutable
 //! (`Arc<K>`); a work queue never hands the same key to two workers at once; every task ends with its
@@ -24,6 +24,7 @@ mod leader;
 pub mod node_selector;
 mod rate_limit;
 mod raw;
+mod review;
 mod service_account;
 mod store;
 mod workqueue;
@@ -40,5 +41,6 @@ pub use key::NamespacedName;
 pub use kubeconfig::{Connection, KubeconfigError, from_kubeconfig};
 pub use leader::{LeaderElection, LeaderElectionError, LeaderWatch, run_as_leader};
 pub use rate_limit::{ExponentialBackoff, RateLimiter, TokenBucket};
+pub use review::{Access, AccessReviews, ReviewError, TokenReviews};
 pub use store::{IndexFn, Store};
 pub use workqueue::WorkQueue;

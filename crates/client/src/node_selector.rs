@@ -30,7 +30,8 @@ pub fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
         && fields.iter().all(|requirement| {
             // The only field, and the only operators, that the API server admits.
             let known = requirement.key == "metadata.name" && matches!(requirement.operator.as_str(), "In" | "NotIn");
-            known && requirement.values.as_ref().is_some_and(|values| values.len() == 1)
+            known
+                && requirement.values.as_ref().is_some_and(|values| values.len() == 1)
                 && holds(requirement, node.metadata.name.as_ref())
         })
 }

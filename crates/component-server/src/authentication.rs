@@ -1,29 +1,22 @@
 //! Who calls: a front proxy's headers, a client certificate, a bearer token (TokenReview), else nobody in particular
 //! (upstream's delegating authenticator, <https://kubernetes.io/docs/reference/access-authn-authz/webhook/>).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use client::{ReviewError, TokenReviews};
 use http::{HeaderMap, header};
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
-use kube::api::{Api, PostParams};
+use k8s_openapi::api::authentication::v1::UserInfo;
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
-use sha2::{Digest, Sha256};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::certificates::{Authorities, CertificateError};
 use crate::cluster::{self, LookupError, Trusted};
 use crate::user::User;
-
-/// Upstream's limit of a review.
-const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
-/// Answers remembered at most; when there are more all are forgotten.
-const CACHE_MAX: usize = 1000;
 
 /// The headers in which a front proxy says for whom it calls (`--requestheader-*`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,20 +57,16 @@ pub(crate) struct Proxy {
     pub(crate) headers: RequestHeaders,
 }
 
-/// When a token was reviewed, and whose it is.
-type Reviewed = (Instant, Option<User>);
-
 /// Follows what the cluster publishes.
 pub(crate) type Follower = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Finds out who calls.
 pub struct Authentication {
     client: Option<kube::Client>,
-    token_ttl: Duration,
+    tokens: TokenReviews,
     clients: Option<Authorities>,
     proxy: Option<Proxy>,
     cluster: Arc<ArcSwap<Trusted>>,
-    tokens: Mutex<HashMap<[u8; 32], Reviewed>>,
     follow: Mutex<Option<Follower>>,
 }
 
@@ -89,9 +78,7 @@ pub(crate) enum Unknown {
     #[error("invalid bearer token")]
     Token,
     #[error("the token could not be reviewed")]
-    Review(#[source] kube::Error),
-    #[error("the token was not reviewed in time")]
-    Slow,
+    Review(#[source] ReviewError),
 }
 
 /// Why authentication cannot be set up.
@@ -128,8 +115,8 @@ impl Authentication {
                 }
             }
         }
-        let (tokens, follow) = (Mutex::default(), Mutex::new(follow));
-        Ok(Self { client: config.client, token_ttl: config.token_ttl, clients, proxy, cluster, tokens, follow })
+        let (tokens, follow) = (TokenReviews::new(config.token_ttl), Mutex::new(follow));
+        Ok(Self { client: config.client, tokens, clients, proxy, cluster, follow })
     }
 
     /// The task that follows what the cluster publishes, for whoever serves to run; there is one, once.
@@ -155,29 +142,12 @@ impl Authentication {
             }
         }
         match (bearer(headers), &self.client) {
-            (Some(token), Some(client)) => self.reviewed(client, token).await.map(User::known),
+            (Some(token), Some(client)) => {
+                let reviewed = self.tokens.user(client, token).await.map_err(Unknown::Review)?;
+                reviewed.map(|info| user(info).known()).ok_or(Unknown::Token)
+            }
             _ => failed.map_or_else(|| Ok(User::anonymous()), Err),
         }
-    }
-
-    async fn reviewed(&self, client: &kube::Client, token: &str) -> Result<User, Unknown> {
-        let key: [u8; 32] = Sha256::digest(token).into();
-        let known = self.tokens.lock().get(&key).filter(|(at, _)| at.elapsed() < self.token_ttl).map(|(_, user)| user.clone());
-        if let Some(user) = known {
-            return user.ok_or(Unknown::Token);
-        }
-        let spec = TokenReviewSpec { token: Some(token.to_owned()), audiences: None };
-        let review = TokenReview { spec, ..TokenReview::default() };
-        let (api, parameters): (Api<TokenReview>, _) = (Api::all(client.clone()), PostParams::default());
-        let answer = tokio::time::timeout(REVIEW_TIMEOUT, api.create(&parameters, &review)).await;
-        let answer = answer.map_err(|_| Unknown::Slow)?.map_err(Unknown::Review)?;
-        let user = answer.status.filter(|status| status.authenticated == Some(true)).map(|status| user(status.user));
-        let mut tokens = self.tokens.lock();
-        if tokens.len() >= CACHE_MAX {
-            tokens.clear();
-        }
-        tokens.insert(key, (Instant::now(), user.clone()));
-        user.ok_or(Unknown::Token)
     }
 }
 
@@ -187,8 +157,7 @@ impl std::fmt::Debug for Authentication {
     }
 }
 
-fn user(info: Option<UserInfo>) -> User {
-    let info = info.unwrap_or_default();
+fn user(info: UserInfo) -> User {
     User {
         name: info.username.unwrap_or_default(),
         uid: info.uid.unwrap_or_default(),

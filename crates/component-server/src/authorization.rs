@@ -1,22 +1,12 @@
 //! Whether a caller may: `system:masters` may everything, some paths are open to all, the API server is asked about the rest
 //! (SubjectAccessReview).
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use k8s_openapi::api::authorization::v1::{NonResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
-use kube::api::{Api, PostParams};
-use parking_lot::Mutex;
-use tokio::time::Instant;
+use client::{AccessReviews, ReviewError};
+use k8s_openapi::api::authorization::v1::{NonResourceAttributes, SubjectAccessReviewSpec};
 
 use crate::user::User;
-
-/// Upstream's limit of a review.
-const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
-/// Answers remembered at most; when there are more all are forgotten.
-const CACHE_MAX: usize = 1000;
-/// Longer questions are not remembered (upstream's `maxControlledAttrCacheSize`).
-const CACHED_BYTES_MAX: usize = 10_000;
 
 /// Why `--authorization-always-allow-paths` cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -36,20 +26,10 @@ pub struct AuthorizationConfig {
     pub denied_ttl: Duration,
 }
 
-/// Who, verb, path.
-type Question = (User, String, String);
-
-/// A remembered answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Answer {
-    allowed: bool,
-    reason: String,
-}
-
 /// Decides whether a caller may.
 pub struct Authorization {
     config: AuthorizationConfig,
-    answers: Mutex<HashMap<Question, (Instant, Answer)>>,
+    reviews: AccessReviews,
 }
 
 /// What became of a question.
@@ -62,15 +42,6 @@ pub(crate) enum Verdict {
     Failed(ReviewError),
 }
 
-/// Why an access could not be reviewed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ReviewError {
-    #[error("the access could not be reviewed")]
-    Api(#[source] kube::Error),
-    #[error("the access was not reviewed in time")]
-    Slow,
-}
-
 impl Authorization {
     /// Checks the open paths.
     pub fn new(mut config: AuthorizationConfig) -> Result<Self, PathError> {
@@ -81,7 +52,8 @@ impl Authorization {
             }
             *path = path.strip_prefix('/').unwrap_or(path).to_owned();
         }
-        Ok(Self { config, answers: Mutex::default() })
+        let reviews = AccessReviews::new(config.allowed_ttl, config.denied_ttl);
+        Ok(Self { config, reviews })
     }
 
     fn is_open(&self, path: &str) -> bool {
@@ -97,28 +69,11 @@ impl Authorization {
             return Verdict::Allowed;
         }
         let Some(client) = &self.config.client else { return Verdict::Forbidden(String::new()) };
-        let key = (user.clone(), verb.to_owned(), path.to_owned());
-        let ttl = |answer: &Answer| if answer.allowed { self.config.allowed_ttl } else { self.config.denied_ttl };
-        let known = self.answers.lock().get(&key).filter(|(at, answer)| at.elapsed() < ttl(answer)).map(|(_, a)| a.clone());
-        let answer = match known {
-            Some(answer) => answer,
-            None => match ask(client, user, verb, path).await {
-                Ok(answer) => self.remember(key, answer),
-                Err(error) => return Verdict::Failed(error),
-            },
-        };
-        if answer.allowed { Verdict::Allowed } else { Verdict::Forbidden(answer.reason) }
-    }
-
-    fn remember(&self, key: Question, answer: Answer) -> Answer {
-        let mut answers = self.answers.lock();
-        if answers.len() >= CACHE_MAX {
-            answers.clear();
+        match self.reviews.ask(client, question(user, verb, path)).await {
+            Ok(access) if access.allowed => Verdict::Allowed,
+            Ok(access) => Verdict::Forbidden(access.reason),
+            Err(error) => Verdict::Failed(error),
         }
-        if key.2.len() < CACHED_BYTES_MAX {
-            answers.insert(key, (Instant::now(), answer.clone()));
-        }
-        answer
     }
 }
 
@@ -128,24 +83,16 @@ impl std::fmt::Debug for Authorization {
     }
 }
 
-async fn ask(client: &kube::Client, user: &User, verb: &str, path: &str) -> Result<Answer, ReviewError> {
+fn question(user: &User, verb: &str, path: &str) -> SubjectAccessReviewSpec {
     let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-    let review = SubjectAccessReview {
-        spec: SubjectAccessReviewSpec {
-            user: some(&user.name),
-            uid: some(&user.uid),
-            groups: Some(user.groups.clone()).filter(|groups| !groups.is_empty()),
-            extra: Some(user.extra.clone()).filter(|extra| !extra.is_empty()),
-            non_resource_attributes: Some(NonResourceAttributes { path: some(path), verb: some(verb) }),
-            ..SubjectAccessReviewSpec::default()
-        },
-        ..SubjectAccessReview::default()
-    };
-    let (api, parameters): (Api<SubjectAccessReview>, _) = (Api::all(client.clone()), PostParams::default());
-    let answer = tokio::time::timeout(REVIEW_TIMEOUT, api.create(&parameters, &review)).await;
-    let status = answer.map_err(|_| ReviewError::Slow)?.map_err(ReviewError::Api)?.status.unwrap_or_default();
-    let allowed = status.allowed && status.denied != Some(true);
-    Ok(Answer { allowed, reason: status.reason.unwrap_or_default() })
+    SubjectAccessReviewSpec {
+        user: some(&user.name),
+        uid: some(&user.uid),
+        groups: Some(user.groups.clone()).filter(|groups| !groups.is_empty()),
+        extra: Some(user.extra.clone()).filter(|extra| !extra.is_empty()),
+        non_resource_attributes: Some(NonResourceAttributes { path: some(path), verb: some(verb) }),
+        ..SubjectAccessReviewSpec::default()
+    }
 }
 
 #[cfg(test)]

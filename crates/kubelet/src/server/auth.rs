@@ -1,20 +1,16 @@
 //! Who calls the kubelet, and whether they may: client certificates, TokenReview, SubjectAccessReview
 //! (<https://kubernetes.io/docs/reference/access-authn-authz/kubelet-authn-authz/>).
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use client::{AccessReviews, TokenReviews};
 use http::{Method, Request, Response, StatusCode, header};
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
-use kube::api::{Api, PostParams};
-use parking_lot::Mutex;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReviewSpec};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
-use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{Body, text};
@@ -26,8 +22,6 @@ use crate::error::Error;
 const ALLOWED_TTL: Duration = Duration::from_secs(300);
 const DENIED_TTL: Duration = Duration::from_secs(30);
 const TOKEN_TTL: Duration = Duration::from_secs(120);
-/// Answers remembered at most; when there are more all are forgotten.
-const CACHE_MAX: usize = 1000;
 
 /// An authenticated caller.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -70,14 +64,16 @@ pub(super) fn user_of_certificate(chain: Option<&[CertificateDer<'_>]>) -> Optio
     Some(User { name, groups })
 }
 
-/// Who, verb, subresource.
-type Question = (User, &'static str, &'static str);
-
 /// Remembers what the API server said about tokens and users.
-#[derive(Default)]
 pub(super) struct Reviews {
-    tokens: Mutex<HashMap<[u8; 32], (Instant, User)>>,
-    decisions: Mutex<HashMap<Question, (Instant, bool)>>,
+    tokens: TokenReviews,
+    access: AccessReviews,
+}
+
+impl Default for Reviews {
+    fn default() -> Self {
+        Self { tokens: TokenReviews::new(TOKEN_TTL), access: AccessReviews::new(ALLOWED_TTL, DENIED_TTL) }
+    }
 }
 
 impl Reviews {
@@ -105,78 +101,36 @@ impl Reviews {
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, token)| token.trim())
             .ok_or_else(unauthorized)?;
-        // Tokens are kept as hashes only.
-        let key: [u8; 32] = Sha256::digest(token).into();
-        let known = self.tokens.lock().get(&key).filter(|(at, _)| at.elapsed() < TOKEN_TTL).map(|(_, user)| user.clone());
-        if let Some(user) = known {
-            return Ok(user);
-        }
-        let review =
-            TokenReview { spec: TokenReviewSpec { token: Some(token.to_owned()), audiences: None }, ..TokenReview::default() };
-        let api: Api<TokenReview> = Api::all(core.client.clone());
-        let answer = api.create(&PostParams::default(), &review).await.map_err(|error| {
+        let reviewed = self.tokens.user(&core.client, token).await.map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "a token could not be reviewed");
             text(StatusCode::INTERNAL_SERVER_ERROR, "Internal Error: the token could not be reviewed\n")
         })?;
-        let status = answer.status.filter(|s| s.authenticated == Some(true)).ok_or_else(unauthorized)?;
-        let info = status.user.unwrap_or_default();
-        let user = User { name: info.username.unwrap_or_default(), groups: info.groups.unwrap_or_default() };
-        let mut tokens = self.tokens.lock();
-        if tokens.len() >= CACHE_MAX {
-            tokens.clear();
-        }
-        tokens.insert(key, (Instant::now(), user.clone()));
-        Ok(user)
+        let info = reviewed.ok_or_else(unauthorized)?;
+        Ok(User { name: info.username.unwrap_or_default(), groups: info.groups.unwrap_or_default() })
     }
 
-    async fn allowed(
-        &self,
-        core: &Core,
-        user: &User,
-        verb: &'static str,
-        subresource: &'static str,
-    ) -> Result<bool, Response<Body>> {
-        let key = (user.clone(), verb, subresource);
-        let known = self
-            .decisions
-            .lock()
-            .get(&key)
-            .filter(|(at, yes)| at.elapsed() < if *yes { ALLOWED_TTL } else { DENIED_TTL })
-            .map(|(_, yes)| *yes);
-        if let Some(decision) = known {
-            return Ok(decision);
-        }
-        let review = SubjectAccessReview {
-            spec: SubjectAccessReviewSpec {
-                user: Some(user.name.clone()),
-                groups: Some(user.groups.clone()),
-                resource_attributes: Some(ResourceAttributes {
-                    verb: Some(verb.to_owned()),
-                    version: Some("v1".to_owned()),
-                    resource: Some("nodes".to_owned()),
-                    subresource: Some(subresource.to_owned()),
-                    name: Some(core.config.node_name.clone()),
-                    ..ResourceAttributes::default()
-                }),
-                ..SubjectAccessReviewSpec::default()
-            },
-            ..SubjectAccessReview::default()
+    async fn allowed(&self, core: &Core, user: &User, verb: &str, subresource: &str) -> Result<bool, Response<Body>> {
+        let spec = SubjectAccessReviewSpec {
+            user: Some(user.name.clone()),
+            groups: Some(user.groups.clone()),
+            resource_attributes: Some(ResourceAttributes {
+                verb: Some(verb.to_owned()),
+                version: Some("v1".to_owned()),
+                resource: Some("nodes".to_owned()),
+                subresource: Some(subresource.to_owned()),
+                name: Some(core.config.node_name.clone()),
+                ..ResourceAttributes::default()
+            }),
+            ..SubjectAccessReviewSpec::default()
         };
-        let api: Api<SubjectAccessReview> = Api::all(core.client.clone());
-        let answer = api.create(&PostParams::default(), &review).await.map_err(|error| {
+        let access = self.access.ask(&core.client, spec).await.map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "access could not be reviewed");
             text(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 format!("Authorization error (user={}, verb={verb}, resource=nodes, subresource={subresource})\n", user.name),
             )
         })?;
-        let decision = answer.status.is_some_and(|s| s.allowed);
-        let mut decisions = self.decisions.lock();
-        if decisions.len() >= CACHE_MAX {
-            decisions.clear();
-        }
-        decisions.insert(key, (Instant::now(), decision));
-        Ok(decision)
+        Ok(access.allowed)
     }
 }
 
