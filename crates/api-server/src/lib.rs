@@ -32,6 +32,7 @@ mod serving;
 mod table;
 
 pub use self::http::{Body, BoxError, Query, RequestContext, RequestInfo, RequestInfoError, Verb, Warnings};
+pub use self::serving::{CertificateRotation, InProcessService, Listener, ServeError, ShutdownConfig};
 pub use access::{Access, AccessConfig, AccessError, Credentials};
 pub use admission::plugins::names as admission_plugin_names;
 pub use admission::{AdmissionChain, AdmissionPlugin, Attributes as AdmissionAttributes, Operation};
@@ -49,12 +50,11 @@ pub use health::Lifecycle;
 pub use loopback::{Loopback, LoopbackError};
 pub use metrics::{AllowedLabels, Metrics};
 pub use objects::{ListScope, Objects, ReadError};
-pub use pki::{KeyCert, Pki, PkiConfig, PkiError};
+pub use pki::{Pki, PkiConfig, PkiError};
 pub use registry::{
     ApiEnablement, BeginHook, Companion, Companions, DefaultStrategy, FieldAttrs, Finish, OperationContext, Resource,
     StatusStrategy, Strategy, Subresource,
 };
 pub use server::{ApiServer, ApiServerBuilder, ServerConfig};
-pub use serving::{
-    CertificateRotation, InProcessService, Listener, ServeError, ServingCertificate, ShutdownConfig, TlsError, TlsOptions,
-};
+// Of the public interface here.
+pub use ::serving::{CertificateError, KeyCert, RequestHeaders, ServingCertificate, TlsOptions};

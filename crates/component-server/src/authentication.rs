@@ -1,7 +1,6 @@
 //! Who calls: a front proxy's headers, a client certificate, a bearer token (TokenReview), else nobody in particular
 //! (upstream's delegating authenticator, <https://kubernetes.io/docs/reference/access-authn-authz/webhook/>).
 
-use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,27 +10,12 @@ use client::{ReviewError, TokenReviews};
 use http::{HeaderMap, header};
 use k8s_openapi::api::authentication::v1::UserInfo;
 use parking_lot::Mutex;
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use serving::{Authorities, CertificateError, Claimed, RequestHeaders, Subject};
 use tokio_util::sync::CancellationToken;
 
-use crate::certificates::{Authorities, CertificateError};
 use crate::cluster::{self, LookupError, Trusted};
 use crate::user::User;
-
-/// The headers in which a front proxy says for whom it calls (`--requestheader-*`).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RequestHeaders {
-    /// Common names that proxies' certificates may have; empty for any.
-    pub allowed_names: Vec<String>,
-    /// Headers with the user's name; the first that is there counts.
-    pub username_headers: Vec<String>,
-    /// Headers with the user's uid.
-    pub uid_headers: Vec<String>,
-    /// Headers with groups.
-    pub group_headers: Vec<String>,
-    /// What headers with extra attributes start with.
-    pub extra_header_prefixes: Vec<String>,
-}
 
 /// How callers are known.
 #[derive(Clone, Default)]
@@ -136,15 +120,15 @@ impl Authentication {
         // As upstream: a certificate that is not believed counts only where no other credential is good.
         let mut failed = None;
         if let (Some(chain), Some(authorities)) = (chain, self.clients.as_ref().or(cluster.clients.as_ref())) {
-            match authorities.user(chain) {
-                Ok(user) => return Ok(user.known()),
+            match authorities.verify(chain, UnixTime::now()).and_then(Subject::named) {
+                Ok(subject) => return Ok(user_of_certificate(subject).known()),
                 Err(reason) => failed = Some(Unknown::Certificate(reason)),
             }
         }
         match (bearer(headers), &self.client) {
             (Some(token), Some(client)) => {
                 let reviewed = self.tokens.user(client, token).await.map_err(Unknown::Review)?;
-                reviewed.map(|info| user(info).known()).ok_or(Unknown::Token)
+                reviewed.map(|info| user_of_token(info).known()).ok_or(Unknown::Token)
             }
             _ => failed.map_or_else(|| Ok(User::anonymous()), Err),
         }
@@ -157,7 +141,12 @@ impl std::fmt::Debug for Authentication {
     }
 }
 
-fn user(info: UserInfo) -> User {
+fn user_of_certificate(subject: Subject) -> User {
+    let extra = [subject.credential()].into();
+    User { name: subject.common_name, groups: subject.organizations, extra, ..User::default() }
+}
+
+fn user_of_token(info: UserInfo) -> User {
     User {
         name: info.username.unwrap_or_default(),
         uid: info.uid.unwrap_or_default(),
@@ -175,51 +164,11 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 impl Proxy {
     /// The user that a proxy names; `None` if the caller is no proxy or names nobody.
     fn user(&self, headers: &HeaderMap, chain: &[CertificateDer<'static>]) -> Option<User> {
-        let RequestHeaders { allowed_names, username_headers, uid_headers, group_headers, extra_header_prefixes } = &self.headers;
-        let first = |names: &[String]| -> Option<String> {
-            let mut values = names.iter().filter_map(|name| headers.get(name)?.to_str().ok());
-            values.find(|value| !value.is_empty()).map(str::to_owned)
-        };
-        let name = first(username_headers)?;
-        let proxy = self.authorities.name(chain).ok()?;
-        if !allowed_names.is_empty() && !allowed_names.contains(&proxy) {
-            return None;
-        }
-        let texts = |name: &str| -> Vec<String> {
-            headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect()
-        };
-        let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for header in headers.keys().map(http::HeaderName::as_str) {
-            let prefixes = extra_header_prefixes.iter().filter(|prefix| !prefix.is_empty());
-            let key = prefixes.filter_map(|prefix| header.strip_prefix(prefix.to_ascii_lowercase().as_str())).next();
-            if let Some(key) = key {
-                extra.entry(percent_decoded(key)).or_default().extend(texts(header));
-            }
-        }
-        let groups = group_headers.iter().flat_map(|name| texts(name)).collect();
-        Some(User { name, uid: first(uid_headers).unwrap_or_default(), groups, extra })
+        let claimed = self.headers.claimed(headers)?;
+        let proxy = self.authorities.verify(chain, UnixTime::now()).ok()?;
+        let Claimed { name, uid, groups, extra } = claimed;
+        self.headers.allows(&proxy.common_name).then_some(User { name, uid, groups, extra })
     }
-}
-
-/// `%xx` escapes; what does not decode stays as it is, as upstream has it.
-fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let digits = (*first == b'%').then(|| tail.get(..2)).flatten();
-        match digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None if *first == b'%' => return text.to_owned(),
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
 }
 
 #[cfg(test)]
@@ -260,15 +209,7 @@ mod tests {
         let mut known = Authentication::new(AuthenticationConfig { skip_lookup: true, ..Default::default() }, Default::default())
             .await
             .expect("is set up");
-        let one = |text: &str| vec![text.to_owned()];
-        let names = RequestHeaders {
-            allowed_names: one("front-proxy-client"),
-            username_headers: one("X-Remote-User"),
-            group_headers: one("X-Remote-Group"),
-            extra_header_prefixes: one("X-Remote-Extra-"),
-            ..RequestHeaders::default()
-        };
-        known.proxy = Some(Proxy { authorities, headers: names });
+        known.proxy = Some(Proxy { authorities, headers: RequestHeaders::usual() });
         known.clients = Some(clients);
         let claims = headers(&[("x-remote-user", "eve"), ("x-remote-group", "g"), ("x-remote-extra-a%2fb", "c")]);
         let eve = known.user(&claims, Some(&proxy)).await.expect("is known");
@@ -286,7 +227,7 @@ mod tests {
     #[tokio::test]
     async fn a_cluster_that_does_not_answer_at_first_is_followed_all_the_same() {
         use std::sync::atomic::{AtomicUsize, Ordering};
-        let pem = crate::KeyCert::self_signed(&["ca".to_owned()]).expect("is made").cert_pem;
+        let pem = serving::KeyCert::self_signed(&["ca".to_owned()]).expect("is made").cert_pem;
         let requests = AtomicUsize::new(0);
         let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
             let first = requests.fetch_add(1, Ordering::Relaxed) == 0;

@@ -9,10 +9,10 @@ use client::Informer;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use kube::runtime::watcher;
+use serving::{Authorities, RequestHeaders};
 use tokio_util::sync::CancellationToken;
 
-use crate::authentication::{Proxy, RequestHeaders};
-use crate::certificates::Authorities;
+use crate::authentication::Proxy;
 
 const NAMESPACE: &str = "kube-system";
 const NAME: &str = "extension-apiserver-authentication";
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn what_is_published_is_read() {
-        let pem = crate::KeyCert::self_signed(&["ca".to_owned()]).expect("is made").cert_pem;
+        let pem = serving::KeyCert::self_signed(&["ca".to_owned()]).expect("is made").cert_pem;
         let data = [
             ("client-ca-file", pem.as_str()),
             ("requestheader-client-ca-file", pem.as_str()),

@@ -11,7 +11,6 @@
 
 mod authentication;
 mod authorization;
-mod certificates;
 mod cluster;
 mod health;
 mod metrics;
@@ -20,9 +19,8 @@ mod server;
 mod user;
 mod zpages;
 
-pub use authentication::{Authentication, AuthenticationConfig, RequestHeaders};
+pub use authentication::{Authentication, AuthenticationConfig, SetupError};
 pub use authorization::{Authorization, AuthorizationConfig, PathError};
-pub use certificates::{CertificateError, KeyCert, Tls};
 pub use cluster::LookupError;
 pub use health::{Check, Checks};
 pub use metrics::render as render_metrics;

@@ -12,6 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls_pki_types::CertificateDer;
+use serving::{CertificateError, ServingCertificate, TlsOptions};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -19,7 +20,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authentication::Authentication;
 use crate::authorization::{Authorization, Verdict};
-use crate::certificates::{CertificateError, KeyCert, Tls};
 use crate::pages::{Answer, Pages, failure, plain, verb};
 
 /// Upstream's numbers: what a client may take for its handshake and headers.
@@ -66,7 +66,7 @@ struct Server {
 
 impl Listener {
     /// Opens a port; 0 takes any free one.
-    pub async fn bind(address: SocketAddr, certificate: &KeyCert, tls: &Tls) -> Result<Self, ListenError> {
+    pub async fn bind(address: SocketAddr, certificate: Arc<ServingCertificate>, tls: &TlsOptions) -> Result<Self, ListenError> {
         let failed = |source| ListenError::Bind { address, source };
         let tcp = TcpListener::bind(address).await.map_err(failed)?;
         let bound = tcp.local_addr().map_err(failed)?;

@@ -4,6 +4,7 @@
 //! taken, 5 not enough privileges.
 
 mod api_server;
+mod certificate_files;
 mod component;
 mod controller_manager_command;
 mod exit;

@@ -8,6 +8,7 @@ use anyhow::Context;
 use client::LeaderWatch;
 use component_server::{Authentication, Authorization, Check, Listener, Pages, ZPages};
 use serde_json::Value;
+use serving::ServingCertificate;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -26,11 +27,20 @@ pub(crate) async fn start(serving: Serving, pages: Pages, token: CancellationTok
     let Some(address) = serving.address else { return Ok(None) };
     let (authentication, authorization) = serving.reviewers().await?;
     let authorization = Authorization::new(authorization).map_err(usage)?;
-    let listener = Listener::bind(address, &serving.certificate, &serving.tls).await;
+    let certificate = ServingCertificate::new(&serving.certificate).context("cannot use the serving certificate")?;
+    let listener = Listener::bind(address, certificate.clone(), &serving.tls).await;
     let listener = listener.map_err(|error| bind_error(address, error))?;
     let authentication = Authentication::new(authentication, token.clone()).await.context("cannot set up authentication")?;
     tracing::info!(address = %listener.address(), "serving securely");
-    Ok(Some(tokio::spawn(listener.serve(pages, authentication, authorization, token))))
+    let (files, pair) = (serving.files, serving.certificate);
+    Ok(Some(tokio::spawn(async move {
+        let renewals = async {
+            if let Some(files) = files {
+                files.follow(pair, certificate, token.clone()).await;
+            }
+        };
+        tokio::join!(listener.serve(pages, authentication, authorization, token.clone()), renewals);
+    })))
 }
 
 fn usage(error: component_server::PathError) -> anyhow::Error {

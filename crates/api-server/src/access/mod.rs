@@ -5,6 +5,7 @@ mod rbac_feed;
 use std::sync::Arc;
 
 use ::http::HeaderMap;
+use ::serving::CertificateError;
 
 use crate::auth::{
     AcceptedToken, Authenticators, AuthorizationMode, Authorizers, CertificateAuthenticator, FrontProxy, FrontProxyConfig,
@@ -53,7 +54,7 @@ impl AccessConfig {
 pub enum AccessError {
     /// A client CA.
     #[error("the client CA cannot be used")]
-    ClientCa(#[from] rustls::Error),
+    ClientCa(#[from] CertificateError),
     /// A ServiceAccount key.
     #[error(transparent)]
     Key(#[from] KeyError),

@@ -27,5 +27,4 @@ pub use token_file::{TokenFile, TokenFileError};
 pub use token_keys::KeyError;
 pub use tokens::{AcceptedToken, Reference, SignError, TokenConfig, TokenError, TokenIssuer, TokenLifetime, TokenSpec};
 pub use user::{UserInfo, names};
-pub(crate) use x509::handshake_verifier;
 pub use x509::{CertificateAuthenticator, PeerCertificates};

@@ -6,12 +6,8 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use ::serving::{Authorities, CertificateError, Subject};
 use jiff::Timestamp;
-use rustls::DigitallySignedStruct;
-use rustls::SignatureScheme;
-use rustls::client::danger::HandshakeSignatureValid;
-use rustls::server::WebPkiClientVerifier;
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -19,9 +15,7 @@ use super::user::UserInfo;
 
 /// Verifies client certificates against the cluster CA.
 #[derive(Clone, Debug)]
-pub struct CertificateAuthenticator {
-    inner: Arc<dyn ClientCertVerifier>,
-}
+pub struct CertificateAuthenticator(Authorities);
 
 /// The certificate chain that a connection's client showed (leaf first), and what checking it came to.
 #[derive(Clone, Debug)]
@@ -36,7 +30,7 @@ pub struct PeerCertificates {
 struct Verified {
     user: UserInfo,
     /// By whom: another authenticator trusts other authorities.
-    by: Arc<dyn ClientCertVerifier>,
+    by: Authorities,
     /// When the first certificate of the chain expires, in seconds since 1970; it is checked in full (and refused) from then on.
     until: i64,
 }
@@ -50,90 +44,31 @@ impl PeerCertificates {
 
 impl CertificateAuthenticator {
     /// Trusts certificates signed by `ca_pem`.
-    pub fn new(ca_pem: &str) -> Result<Self, rustls::Error> {
-        Ok(Self { inner: verifier(ca_pem)? })
+    pub fn new(ca_pem: &str) -> Result<Self, CertificateError> {
+        Authorities::new(ca_pem).map(Self)
     }
 
     /// Whose certificate this is; the error says why it is not accepted.
     pub fn authenticate(&self, peer: &PeerCertificates, now: Timestamp) -> Result<UserInfo, String> {
         if let Some(known) = peer.verified.get()
-            && Arc::ptr_eq(&known.by, &self.inner)
+            && known.by.are(&self.0)
             && now.as_second() < known.until
         {
             return Ok(known.user.clone());
         }
-        let leaf = verify(&*self.inner, peer, now)?;
-        let user = subject(leaf)?;
+        let subject = verify(&self.0, peer, now)?.named()?;
+        let credential = subject.credential();
+        let mut user = UserInfo::authenticated(subject.common_name, subject.organizations);
+        user.extra.extend([credential]);
         // Set already by another request or another authenticator: then the next request checks again, no more.
-        let _ = peer.verified.set(Verified { user: user.clone(), by: self.inner.clone(), until: expiry(&peer.chain)? });
+        let _ = peer.verified.set(Verified { user: user.clone(), by: self.0.clone(), until: expiry(&peer.chain)? });
         Ok(user)
     }
 }
 
-/// Trusts certificates signed by these authorities.
-fn verifier(ca_pem: &str) -> Result<Arc<dyn ClientCertVerifier>, rustls::Error> {
-    use rustls_pki_types::pem::PemObject;
-    let mut roots = rustls::RootCertStore::empty();
-    for der in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
-        roots.add(der.map_err(|e| rustls::Error::General(format!("the client CA is not PEM: {e}")))?)?;
-    }
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider()).allow_unauthenticated().build();
-    verifier.map_err(|e| rustls::Error::General(e.to_string()))
-}
-
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
-}
-
-/// The leaf of a chain that the authorities have signed.
-fn verify<'a>(
-    by: &dyn ClientCertVerifier,
-    peer: &'a PeerCertificates,
-    now: Timestamp,
-) -> Result<&'a CertificateDer<'static>, String> {
-    let [leaf, intermediates @ ..] = peer.chain.as_ref() else { return Err("no certificate".to_owned()) };
-    let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now.as_second()).unwrap_or(0)));
-    by.verify_client_cert(leaf, intermediates, at).map_err(|e| e.to_string())?;
-    Ok(leaf)
-}
-
-/// Certification authorities whose certificates say a name and nothing else.
-#[derive(Clone, Debug)]
-pub(super) struct TrustedNames(Arc<dyn ClientCertVerifier>);
-
-impl TrustedNames {
-    /// Reads the authorities.
-    pub(super) fn new(ca_pem: &str) -> Result<Self, rustls::Error> {
-        verifier(ca_pem).map(Self)
-    }
-
-    /// The common name of a certificate that one of them has signed, empty if it has none; the error says why it is not accepted.
-    pub(super) fn common_name(&self, peer: &PeerCertificates, now: Timestamp) -> Result<String, String> {
-        let leaf = verify(&*self.0, peer, now)?;
-        let (_, certificate) = X509Certificate::from_der(leaf).map_err(|e| e.to_string())?;
-        let name = certificate.subject().iter_common_name().next().and_then(|a| a.as_str().ok());
-        Ok(name.unwrap_or_default().to_owned())
-    }
-}
-
-/// The verifier for the handshake: asks for a certificate, takes any, and checks that the client holds its key.
-pub(crate) fn handshake_verifier() -> Arc<dyn ClientCertVerifier> {
-    Arc::new(AnyCertificate(provider().signature_verification_algorithms))
-}
-
-/// The user that a certificate names.
-fn subject(leaf: &CertificateDer<'_>) -> Result<UserInfo, String> {
-    let (_, certificate) = X509Certificate::from_der(leaf).map_err(|e| e.to_string())?;
-    let subject = certificate.subject();
-    let name = subject.iter_common_name().next().and_then(|a| a.as_str().ok()).unwrap_or_default();
-    if name.is_empty() {
-        return Err("the certificate's subject has no common name".to_owned());
-    }
-    let mut user = UserInfo::authenticated(name, subject.iter_organization().filter_map(|a| a.as_str().ok()));
-    let fingerprint = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(leaf.as_ref()));
-    let credential = vec![format!("X509SHA256={fingerprint}")];
-    user.extra.insert("authentication.kubernetes.io/credential-id".to_owned(), credential);
-    Ok(user)
+/// Whom a chain names that the authorities have signed.
+pub(super) fn verify(by: &Authorities, peer: &PeerCertificates, now: Timestamp) -> Result<Subject, String> {
+    by.verify(&peer.chain, UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now.as_second()).unwrap_or(0))))
 }
 
 /// When the first certificate of a chain expires, in seconds since 1970.
@@ -144,56 +79,6 @@ fn expiry(chain: &[CertificateDer<'_>]) -> Result<i64, String> {
         until = until.min(certificate.validity().not_after.timestamp());
     }
     Ok(until)
-}
-
-#[derive(Debug)]
-struct AnyCertificate(rustls::crypto::WebPkiSupportedAlgorithms);
-
-impl ClientCertVerifier for AnyCertificate {
-    fn offer_client_auth(&self) -> bool {
-        true
-    }
-
-    fn client_auth_mandatory(&self) -> bool {
-        false
-    }
-
-    fn root_hint_subjects(&self) -> &[rustls::DistinguishedName] {
-        // No hints: whom we trust is nobody's business, and clients may hold certificates for the front proxy or for us.
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        // Not a statement about trust: `CertificateAuthenticator::authenticate` decides.
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
-    }
 }
 
 #[cfg(test)]

@@ -170,12 +170,12 @@ async fn extension_authentication(loopback: &Loopback, config: &BootstrapConfig)
     }
     if let Some(proxy) = &config.front_proxy {
         let list = |texts: &[String]| json!(texts).to_string();
-        set("requestheader-allowed-names", list(&proxy.allowed_names));
+        set("requestheader-allowed-names", list(&proxy.headers.allowed_names));
         set("requestheader-client-ca-file", proxy.ca_pem.clone());
-        set("requestheader-extra-headers-prefix", list(&proxy.extra_header_prefixes));
-        set("requestheader-group-headers", list(&proxy.group_headers));
-        set("requestheader-uid-headers", list(&proxy.uid_headers));
-        set("requestheader-username-headers", list(&proxy.username_headers));
+        set("requestheader-extra-headers-prefix", list(&proxy.headers.extra_header_prefixes));
+        set("requestheader-group-headers", list(&proxy.headers.group_headers));
+        set("requestheader-uid-headers", list(&proxy.headers.uid_headers));
+        set("requestheader-username-headers", list(&proxy.headers.username_headers));
     }
     let data = Json::Object(data);
     let object = json!({

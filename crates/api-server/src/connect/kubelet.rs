@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ::http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use ::serving::KeyCert;
 use apimachinery::{GroupResource, Status};
 use async_trait::async_trait;
 use http_body_util::Empty;
@@ -23,7 +24,6 @@ use super::backend::Backends;
 use super::log_options;
 use crate::http::{Body, RequestContext};
 use crate::objects;
-use crate::pki::KeyCert;
 use crate::server::ApiServer;
 
 /// The port of a kubelet that does not say another.

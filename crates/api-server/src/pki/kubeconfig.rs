@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::KeyCert;
+use ::serving::KeyCert;
 
 /// `user` must not need quoting in YAML; names of users and clusters here are our own constants or node names.
 pub(super) fn render(server: &str, user: &str, ca_pem: &str, who: &KeyCert) -> String {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use ::serving::KeyCert;
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
@@ -19,15 +20,6 @@ const LIFETIME_CA: SignedDuration = SignedDuration::from_hours(24 * 3650);
 const LIFETIME_LEAF: SignedDuration = SignedDuration::from_hours(24 * 365);
 /// A certificate is valid from a little before it was made, for peers whose clock is behind.
 const BACKDATE: SignedDuration = SignedDuration::from_mins(5);
-
-/// A certificate chain with its private key, in PEM.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct KeyCert {
-    /// The certificate.
-    pub cert_pem: String,
-    /// Its private key (PKCS#8).
-    pub key_pem: String,
-}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {

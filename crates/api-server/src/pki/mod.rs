@@ -15,9 +15,9 @@ mod store;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use ::serving::KeyCert;
 use jiff::Timestamp;
 
-pub use leaf::KeyCert;
 use leaf::{CaSpec, LeafSpec, Purpose};
 pub(crate) use pem::{check_certificate, check_request, requested_organizations};
 use rcgen::Issuer;

@@ -52,7 +52,10 @@ pub(super) async fn serve(server: Arc<ApiServer>, acceptor: TlsAcceptor, stream:
             Ok::<_, Infallible>(server.handle(request).await)
         }
     });
-    let mut http = auto::Builder::new(TokioExecutor::new());
+    // Not by what the client says first: one that did not choose HTTP/2 in the handshake may find it switched off.
+    let chose_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+    let http = auto::Builder::new(TokioExecutor::new());
+    let mut http = if chose_http2 { http.http2_only() } else { http.http1_only() };
     http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES_MAX as usize);
     http.http2()
         .timer(TokioTimer::new())

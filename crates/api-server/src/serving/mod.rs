@@ -6,22 +6,20 @@
 mod connection;
 mod in_process;
 mod rotation;
-mod tls;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::serving::{CertificateError, ServingCertificate, TlsOptions};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use in_process::InProcessService;
 pub use rotation::CertificateRotation;
-pub use tls::{ServingCertificate, TlsError, TlsOptions};
 
-use crate::auth::handshake_verifier;
 use crate::server::ApiServer;
 
 /// Why the server cannot listen.
@@ -46,7 +44,7 @@ pub enum ServeError {
     },
     /// The TLS configuration cannot be used.
     #[error("TLS cannot be set up")]
-    Tls(#[from] TlsError),
+    Tls(#[from] CertificateError),
     /// The server has no authenticators, so that nobody could be let in over the network.
     #[error("the server was built without an access configuration and cannot be served over the network")]
     NoAccess,
@@ -110,7 +108,7 @@ impl Listener {
         if !server.access().authenticates() {
             return Err(ServeError::NoAccess);
         }
-        let acceptor = tls::acceptor(certificate, handshake_verifier(), &self.tls)?;
+        let acceptor = self.tls.acceptor(certificate)?;
         let (closing, cut) = (CancellationToken::new(), CancellationToken::new());
         let connections = TaskTracker::new();
         let mut stopping = None;

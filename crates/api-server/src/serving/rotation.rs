@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::serving::{KeyCert, ServingCertificate};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::ServingCertificate;
-use crate::pki::{KeyCert, Pki};
+use crate::pki::Pki;
 
 /// Leaves are replaced in the last third of a year's life: a look a day is often enough.
 const INTERVAL: Duration = Duration::from_secs(24 * 3600);

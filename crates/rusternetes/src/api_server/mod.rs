@@ -97,8 +97,9 @@ async fn serve(mut settings: Settings, started: Instant) -> anyhow::Result<()> {
     complete(&mut settings, advertise).await?;
     let store = open_store(&settings.data_dir).await?;
     let stop = CancellationToken::new();
-    let certificate = settings.serving.as_ref().context("there is no serving certificate")?;
-    let certificate = ServingCertificate::new(certificate).context("cannot use the serving certificate")?;
+    let pair = settings.serving.take().context("there is no serving certificate")?;
+    let certificate = ServingCertificate::new(&pair).context("cannot use the serving certificate")?;
+    let (files, shown) = (settings.serving_files.take(), certificate.clone());
     let bootstrap = BootstrapConfig {
         advertise_address: advertise,
         advertise_port: port,
@@ -113,7 +114,14 @@ async fn serve(mut settings: Settings, started: Instant) -> anyhow::Result<()> {
     let serving = tokio::spawn(listener.serve(server.clone(), certificate, shutdown, stop.clone()));
     let background = tokio::spawn({
         let (server, stop) = (server.clone(), stop.clone());
-        async move { tokio::join!(server.run_background(stop.clone()), memory::give_back(stop)) }
+        async move {
+            let renewals = async {
+                if let Some(files) = files {
+                    files.follow(pair, shown, stop.clone()).await;
+                }
+            };
+            tokio::join!(server.run_background(stop.clone()), memory::give_back(stop.clone()), renewals)
+        }
     });
     server.bootstrap(&bootstrap).await.context("cannot create the cluster's first objects")?;
     println!("Kubernetes API on port {port}, ready after {} ms", started.elapsed().as_millis());

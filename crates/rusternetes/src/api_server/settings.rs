@@ -12,6 +12,7 @@ use api_server::{
 use super::feature_gates;
 use super::flags::Values;
 use super::plugins;
+use crate::certificate_files::CertificateFiles;
 use crate::flags::common::{check_versions, file, read, request_headers, tls};
 
 /// Upstream's range for ClusterIPs when none is given.
@@ -27,6 +28,8 @@ pub(super) struct Settings {
     pub(super) advertise: Option<IpAddr>,
     pub(super) tls: TlsOptions,
     pub(super) serving: Option<KeyCert>,
+    /// Where that is from, if the flags say so.
+    pub(super) serving_files: Option<CertificateFiles>,
     pub(super) server: ServerConfig,
     pub(super) shutdown_delay: std::time::Duration,
     pub(super) client_ca_pem: String,
@@ -53,6 +56,7 @@ impl Settings {
         let mut warnings = values.warnings.clone();
         let (tls, more) = tls(values)?;
         warnings.extend(more);
+        let serving_files = CertificateFiles::of(values)?;
         let authorization = authorization(values)?;
         let mut anonymous = values.is_set("anonymous-auth");
         if anonymous && authorization.contains(&AuthorizationMode::AlwaysAllow) {
@@ -67,8 +71,9 @@ impl Settings {
             data_dir: PathBuf::from(values.text("data-dir").unwrap_or(crate::server::DEFAULT_DATA_DIR)),
             address: SocketAddr::new(address(values, "bind-address")?.unwrap_or(IpAddr::from([0, 0, 0, 0])), port),
             advertise: address(values, "advertise-address")?,
-            tls: TlsOptions { only_tls13: tls.only_tls13, cipher_suites: tls.cipher_suites },
-            serving: key_pair(values, "tls-cert-file", "tls-private-key-file")?,
+            tls,
+            serving: serving_files.as_ref().map(CertificateFiles::read).transpose()?,
+            serving_files,
             server: ServerConfig { gates, service_cidrs, ..server(values)? },
             shutdown_delay: values.duration("shutdown-delay-duration"),
             client_ca_pem: file(values, "client-ca-file")?.unwrap_or_default(),
@@ -143,15 +148,7 @@ fn authorization(values: &Values) -> anyhow::Result<Vec<AuthorizationMode>> {
 
 fn front_proxy(values: &Values) -> anyhow::Result<Option<FrontProxyConfig>> {
     let Some(ca_pem) = file(values, "requestheader-client-ca-file")? else { return Ok(None) };
-    let headers = request_headers(values);
-    Ok(Some(FrontProxyConfig {
-        ca_pem,
-        allowed_names: headers.allowed_names,
-        username_headers: headers.username_headers,
-        uid_headers: headers.uid_headers,
-        group_headers: headers.group_headers,
-        extra_header_prefixes: headers.extra_header_prefixes,
-    }))
+    Ok(Some(FrontProxyConfig { ca_pem, headers: request_headers(values) }))
 }
 
 fn tokens(values: &Values) -> anyhow::Result<TokenConfig> {

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use client::{Connection, LeaderElection};
-use component_server::{AuthenticationConfig, AuthorizationConfig, KeyCert, RequestHeaders, Tls};
+use component_server::{AuthenticationConfig, AuthorizationConfig};
 use serde_json::{Value, json};
+use serving::{KeyCert, RequestHeaders, TlsOptions};
 
 use super::Kind::{Array, Bool, Duration as Time, Int, List, Text};
 use super::State::{DefaultOnly, Ignored, ReadOnce, Works};
 use super::{Flag, Values, flag};
+use crate::certificate_files::CertificateFiles;
 
 /// `Debugging flags`.
 pub(crate) const DEBUGGING: &[Flag] = &[
@@ -22,21 +24,20 @@ pub(crate) const DEBUGGING: &[Flag] = &[
 /// `Secure serving flags` of every server, but for the port.
 pub(crate) const LISTENING: &[Flag] = &[
     flag("bind-address", Text, "0.0.0.0", Works),
+    flag("disable-http2-serving", Bool, "false", Works),
     flag("http2-max-streams-per-connection", Int, "", DefaultOnly),
     flag("permit-address-sharing", Bool, "false", Ignored("addresses are shared in any case")),
     flag("permit-port-sharing", Bool, "false", DefaultOnly),
-    flag("tls-cert-file", Text, "", ReadOnce),
+    flag("tls-cert-file", Text, "", Works),
     flag("tls-cipher-suites", List, "", Works),
     flag("tls-min-version", Text, "", Works),
-    flag("tls-private-key-file", Text, "", ReadOnce),
+    flag("tls-private-key-file", Text, "", Works),
     flag("tls-sni-cert-key", Array, "", DefaultOnly),
 ];
 
 /// Further `Secure serving flags` of components.
-pub(crate) const SECURE_SERVING: &[Flag] = &[
-    flag("cert-dir", Text, "", Ignored("a certificate that is not given is made in memory")),
-    flag("disable-http2-serving", Bool, "false", Works),
-];
+pub(crate) const SECURE_SERVING: &[Flag] =
+    &[flag("cert-dir", Text, "", Ignored("a certificate that is not given is made in memory"))];
 
 /// `Authentication flags` of every server.
 pub(crate) const CERTIFICATES: &[Flag] = &[
@@ -180,7 +181,9 @@ pub(crate) struct Serving {
     /// `None` with `--secure-port=0`.
     pub(crate) address: Option<SocketAddr>,
     pub(crate) certificate: KeyCert,
-    pub(crate) tls: Tls,
+    /// Where the certificate is from.
+    pub(crate) files: Option<CertificateFiles>,
+    pub(crate) tls: TlsOptions,
     authentication_kubeconfig: Option<PathBuf>,
     authorization_kubeconfig: Option<PathBuf>,
     authentication: AuthenticationConfig,
@@ -193,10 +196,10 @@ impl Serving {
         let port = u16::try_from(values.integer("secure-port")).context("--secure-port: not a port")?;
         let bind = values.text("bind-address").unwrap_or("0.0.0.0");
         let ip: IpAddr = bind.parse().with_context(|| format!("--bind-address={bind}: not an address"))?;
-        let certificate = match (file(values, "tls-cert-file")?, file(values, "tls-private-key-file")?) {
-            (Some(cert_pem), Some(key_pem)) => KeyCert { cert_pem, key_pem },
-            (None, None) => KeyCert::self_signed(&["localhost".to_owned(), "127.0.0.1".to_owned()])?,
-            _ => bail!("--tls-cert-file and --tls-private-key-file go together"),
+        let files = CertificateFiles::of(values)?;
+        let certificate = match &files {
+            Some(files) => files.read()?,
+            None => KeyCert::self_signed(&["localhost".to_owned(), "127.0.0.1".to_owned()])?,
         };
         let (tls, warnings) = tls(values)?;
         for warning in warnings {
@@ -206,6 +209,7 @@ impl Serving {
         Ok(Self {
             address: (port != 0).then(|| SocketAddr::new(ip, port)),
             certificate,
+            files,
             tls,
             authentication_kubeconfig: values.text("authentication-kubeconfig").map(PathBuf::from),
             authorization_kubeconfig: values.text("authorization-kubeconfig").map(PathBuf::from),
@@ -258,7 +262,7 @@ pub(crate) fn request_headers(values: &Values) -> RequestHeaders {
 }
 
 /// What handshakes may agree on, and what the user should know of it: what is asked for and cannot be spoken.
-pub(crate) fn tls(values: &Values) -> anyhow::Result<(Tls, Vec<String>)> {
+pub(crate) fn tls(values: &Values) -> anyhow::Result<(TlsOptions, Vec<String>)> {
     let mut warnings = Vec::new();
     let only_tls13 = match values.text("tls-min-version") {
         None | Some("VersionTLS12") => false,
@@ -270,7 +274,7 @@ pub(crate) fn tls(values: &Values) -> anyhow::Result<(Tls, Vec<String>)> {
         Some(other) => bail!("--tls-min-version={other}: unknown; choose VersionTLS12 or VersionTLS13"),
     };
     let without_http2 = values.is_set("disable-http2-serving");
-    let tls = Tls { only_tls13, cipher_suites: values.list("tls-cipher-suites"), without_http2 };
+    let tls = TlsOptions { only_tls13, cipher_suites: values.list("tls-cipher-suites"), without_http2 };
     let unsupported = tls.unsupported_cipher_suites();
     if !unsupported.is_empty() {
         if unsupported.len() == tls.cipher_suites.len() {
@@ -298,7 +302,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_spoken_is_said() {
-        let read = |arguments: &[&str]| tls(&testing::read(&[("f", LISTENING), ("f", SECURE_SERVING)], arguments).unwrap());
+        let read = |arguments: &[&str]| tls(&testing::read(&[("f", LISTENING)], arguments).unwrap());
         for (argument, expected) in [
             ("--tls-min-version=VersionTLS12", Ok(None)),
             ("--tls-min-version=VersionTLS10", Ok(Some("--tls-min-version=VersionTLS10: nothing older"))),

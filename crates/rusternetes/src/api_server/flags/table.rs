@@ -54,7 +54,6 @@ pub(crate) const FLAGS: Table = &[
     ("Secure serving flags", LISTENING),
     ("Secure serving flags", &[
         flag("cert-dir", Text, "/var/run/kubernetes", Works),
-        flag("disable-http2-serving", Bool, "false", DefaultOnly),
         flag("secure-port", Int, "6443", Works),
     ]),
     ("Auditing flags", &[

@@ -1,0 +1,114 @@
+//! Whose client certificates are believed, and whom they name: the common name is the user, the organizations are the groups
+//! (<https://kubernetes.io/docs/reference/access-authn-authz/authentication/#x509-client-certificates>).
+
+use std::sync::Arc;
+
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::certificate::CertificateError;
+use crate::tls::provider;
+
+/// Authorities whose client certificates are believed.
+#[derive(Clone, Debug)]
+pub struct Authorities(Arc<dyn ClientCertVerifier>);
+
+/// Whom a certificate names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// May be empty.
+    pub common_name: String,
+    /// In the certificate's order.
+    pub organizations: Vec<String>,
+    /// The SHA-256 digest of the certificate, in hexadecimal digits.
+    pub fingerprint: String,
+}
+
+impl Authorities {
+    /// Reads a bundle.
+    pub fn new(ca_pem: &str) -> Result<Self, CertificateError> {
+        let mut roots = rustls::RootCertStore::empty();
+        for der in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
+            roots.add(der?)?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider()).build();
+        verifier.map(Self).map_err(|error| rustls::Error::General(error.to_string()).into())
+    }
+
+    /// Whom a chain names that one of them has signed and that is valid at this time; the error says why it is not believed.
+    pub fn verify(&self, chain: &[CertificateDer<'static>], at: UnixTime) -> Result<Subject, String> {
+        let [leaf, intermediates @ ..] = chain else { return Err("no certificate".to_owned()) };
+        self.0.verify_client_cert(leaf, intermediates, at).map_err(|error| error.to_string())?;
+        Subject::of(leaf)
+    }
+
+    /// Whether these are the same authorities, not only equal ones.
+    pub fn are(&self, others: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &others.0)
+    }
+}
+
+impl Subject {
+    fn of(leaf: &CertificateDer<'_>) -> Result<Self, String> {
+        let (_, certificate) = X509Certificate::from_der(leaf).map_err(|error| error.to_string())?;
+        let subject = certificate.subject();
+        let common_name = subject.iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or_default().to_owned();
+        let organizations = subject.iter_organization().filter_map(|name| name.as_str().ok()).map(str::to_owned).collect();
+        let fingerprint = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(leaf.as_ref()));
+        Ok(Self { common_name, organizations, fingerprint })
+    }
+
+    /// The same, if it can be a user.
+    pub fn named(self) -> Result<Self, String> {
+        if self.common_name.is_empty() {
+            return Err("the certificate's subject has no common name".to_owned());
+        }
+        Ok(self)
+    }
+
+    /// What is known of the credential, for a user's extra attributes (KEP-4193).
+    pub fn credential(&self) -> (String, Vec<String>) {
+        ("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={}", self.fingerprint)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+
+    #[test]
+    fn a_certificate_names_a_user_where_its_authority_is_believed() {
+        let authority = |name: Option<&str>| {
+            let key = KeyPair::generate().expect("a key");
+            let mut ca = CertificateParams::default();
+            ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let root = ca.self_signed(&key).expect("signed");
+            let mut leaf = CertificateParams::default();
+            leaf.distinguished_name = rcgen::DistinguishedName::new();
+            if let Some(name) = name {
+                leaf.distinguished_name.push(DnType::CommonName, name);
+            }
+            leaf.distinguished_name.push(DnType::OrganizationName, "operators");
+            let leaf_key = KeyPair::generate().expect("a key");
+            let leaf = leaf.signed_by(&leaf_key, &Issuer::from_params(&ca, &key)).expect("signed");
+            (Authorities::new(&root.pem()).expect("a CA"), [leaf.der().clone()])
+        };
+        let (ours, chain) = authority(Some("ada"));
+        let (others, nameless) = authority(None);
+        let subject = ours.verify(&chain, UnixTime::now()).and_then(Subject::named).expect("is believed");
+        assert_eq!(
+            (subject.common_name.as_str(), subject.organizations.as_slice()),
+            ("ada", ["operators".to_owned()].as_slice())
+        );
+        assert!(others.verify(&chain, UnixTime::now()).is_err());
+        assert!(ours.verify(&[], UnixTime::now()).is_err());
+        let late = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1 << 40));
+        assert!(ours.verify(&chain, late).is_err(), "it is not valid any more");
+        assert!(others.verify(&nameless, UnixTime::now()).expect("is believed").named().is_err());
+        assert!(ours.are(&ours.clone()) && !ours.are(&others));
+    }
+}
