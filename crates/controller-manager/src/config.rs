@@ -202,6 +202,8 @@ pub struct Config {
     pub concurrent_endpoint_syncs: usize,
     /// `--concurrent-service-endpoint-syncs`.
     pub concurrent_service_endpoint_syncs: usize,
+    /// `--max-endpoints-per-slice`.
+    pub max_endpoints_per_slice: usize,
     /// `--mirroring-concurrent-service-endpoint-syncs`.
     pub mirroring_concurrent_service_endpoint_syncs: usize,
     /// `--mirroring-max-endpoints-per-subset`: further addresses of Endpoints are not mirrored.
@@ -279,6 +281,7 @@ impl Default for Config {
             concurrent_daemonset_syncs: 2,
             concurrent_endpoint_syncs: 5,
             concurrent_service_endpoint_syncs: 5,
+            max_endpoints_per_slice: 100,
             mirroring_concurrent_service_endpoint_syncs: 5,
             mirroring_max_endpoints_per_subset: 1000,
             concurrent_namespace_syncs: 5,

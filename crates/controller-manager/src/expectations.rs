@@ -54,6 +54,11 @@ impl Expectations {
         }
     }
 
+    /// Whether an object was deleted, which the cache does not show yet.
+    pub(crate) fn awaits_deletion(&self, key: &NamespacedName, uid: &str) -> bool {
+        self.pending.lock().get(key).is_some_and(|pending| pending.deletions.contains(uid))
+    }
+
     /// Whether the cache can be believed.
     pub(crate) fn satisfied(&self, key: &NamespacedName) -> bool {
         let mut all = self.pending.lock();

@@ -44,6 +44,7 @@ mod model;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
+mod own_writes;
 mod ownership;
 mod persistent_volume;
 mod pod_autoscaler;

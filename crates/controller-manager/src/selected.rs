@@ -125,6 +125,14 @@ impl<S: Selects> Selected<S> {
         selected
     }
 
+    /// What is remembered when it was followed to this point, for model tests.
+    #[cfg(test)]
+    pub(crate) fn of(selectors: Store<S>, pods: Store<Pod>) -> Self {
+        let selected = Self { memory: Arc::default(), selectors, pods };
+        selected.selectors.for_each(|selector| selected.selector_changed(&Change::Added(selector)));
+        selected
+    }
+
     fn selector_changed(&self, change: &Change<'_, S>) {
         let object = change.object();
         let key = NamespacedName::of(&**object);

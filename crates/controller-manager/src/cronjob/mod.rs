@@ -3,8 +3,9 @@
 //! [`plan`] and [`times`] decide, and are pure; [`sync`] asks and writes. The name of a Job follows from the minute for which it is started,
 //! so that the server refuses a second one whatever is forgotten in between.
 //!
-//! Invariants: one Job at most for each scheduled time; with `Forbid` none is started while the status lists one that runs, also when
-//! the cache does not show it yet (upstream's may start one then).
+//! Invariants: one Job at most for each scheduled time, also when the first is gone before the cache shows that it was; with `Forbid` and
+//! `Replace` none is started while the status lists one that runs. Upstream's may start one while its cache is behind: here nothing is
+//! started from a copy that is older than the server's.
 
 mod plan;
 mod sync;

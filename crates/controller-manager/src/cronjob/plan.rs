@@ -60,7 +60,19 @@ fn finished(job: &Job) -> Option<&JobCondition> {
     conditions.iter().find(|c| matches!(c.type_.as_str(), "Complete" | "Failed") && c.status == "True")
 }
 
-/// Finished Jobs beyond the history that is kept, the oldest first.
+/// The time that a Job serves.
+fn made_for(job: &Job) -> Option<Timestamp> {
+    job.annotations().get(SCHEDULED_AT)?.parse().ok()
+}
+
+/// Whether a Job serves a time of which the status does not know yet that it was served.
+fn is_unnoted(cron_job: &CronJob, job: &Job) -> bool {
+    let last = cron_job.status.as_ref().and_then(|status| status.last_schedule_time.as_ref()).map(|time| time.0);
+    made_for(job).is_some_and(|made| last.is_none_or(|last| made > last))
+}
+
+/// Finished Jobs beyond the history that is kept, the oldest first. One that the status does not know of stays until it does: else its
+/// time would be served again.
 pub(super) fn surplus(cron_job: &CronJob, jobs: &[Arc<Job>]) -> Vec<Arc<Job>> {
     let spec = spec(cron_job);
     let beyond = |type_: &str, limit: Option<i32>| {
@@ -71,6 +83,7 @@ pub(super) fn surplus(cron_job: &CronJob, jobs: &[Arc<Job>]) -> Vec<Arc<Job>> {
         // Those that never started come last.
         ended.sort_by_key(|job| (started(job).is_none(), started(job), job.name_any()));
         ended.truncate(ended.len().saturating_sub(usize::try_from(limit).unwrap_or(0)));
+        ended.retain(|job| !is_unnoted(cron_job, job));
         ended
     };
     let mut all = beyond("Complete", spec.successful_jobs_history_limit);
@@ -92,6 +105,11 @@ pub(super) struct Observed {
 pub(super) fn observe(cron_job: &mut CronJob, jobs: &[Arc<Job>]) -> Observed {
     let mut observed = Observed::default();
     for job in jobs {
+        if is_unnoted(cron_job, job) {
+            // The process ended between the Job and the status.
+            cron_job.status.get_or_insert_default().last_schedule_time = made_for(job).map(Time);
+            observed.changed = true;
+        }
         let listed = is_active(cron_job, uid(job));
         let Some(end) = finished(job) else {
             if !listed {
@@ -190,7 +208,7 @@ fn decide_telling(cron_job: &CronJob, now: Timestamp, told: &mut Vec<Told>) -> R
     Ok(Decision::Start { at, replace: spec.concurrency_policy.as_deref() == Some("Replace"), next })
 }
 
-pub(super) fn forbids_concurrency(cron_job: &CronJob) -> bool {
+fn forbids_concurrency(cron_job: &CronJob) -> bool {
     spec(cron_job).concurrency_policy.as_deref() == Some("Forbid")
 }
 

@@ -103,7 +103,7 @@ impl Working<'_> {
             Decision::Idle => Ok(None),
             Decision::Wait(next) => Ok(Some(next)),
             Decision::Start { at, replace, next } => {
-                if plan::forbids_concurrency(&self.cron_job) && self.is_behind().await? {
+                if self.is_behind().await? {
                     // The cache's next change wakes this one; the time is for a change that was seen just now.
                     return Ok(Some(CATCH_UP));
                 }
@@ -133,7 +133,8 @@ impl Working<'_> {
         Ok(())
     }
 
-    /// Whether the copy from the cache is older than the server's, which may list a Job that runs.
+    /// Whether the copy from the cache is older than the server's, which may list a Job that runs, or say that the time was served by one
+    /// that is gone already.
     async fn is_behind(&self) -> Result<bool, ReconcileError> {
         let fresh = self.io.get_cron_job(&self.cron_job).await.map_err(ReconcileError::api("get cron job"))?;
         Ok(fresh.metadata.resource_version != self.cron_job.metadata.resource_version)

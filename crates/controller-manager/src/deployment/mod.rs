@@ -1,5 +1,7 @@
 //! deployment-controller: rolls templates out through ReplicaSets, one per template.
 
+#[cfg(test)]
+mod model_tests;
 mod plan;
 mod replica_sets;
 mod rollback;
@@ -7,6 +9,7 @@ mod scaling;
 mod status;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use client::{
@@ -25,9 +28,13 @@ use self::rollback::Rollback;
 use crate::api_errors::{self, ignore_not_found, is_already_exists, is_namespace_terminating};
 use crate::context::{Context, enqueue_all, now, wait_synced};
 use crate::label_match::Matcher;
+use crate::own_writes::Tracker;
 use crate::ownership::{claim_all, controller_of, is_controlled_by, resolve_controller};
 use crate::pod_state::is_terminal;
 use crate::pod_template::same_template;
+
+/// The cache's next change wakes this controller; after so long it looks in any case whether the cache shows what it wrote.
+const CATCH_UP: Duration = Duration::from_secs(1);
 
 struct Deployments {
     context: Context,
@@ -35,6 +42,7 @@ struct Deployments {
     deployments: Store<Deployment>,
     sets: Store<ReplicaSet>,
     pods: Store<Pod>,
+    written: Arc<Tracker>,
 }
 
 pub(crate) async fn run(context: Context) {
@@ -46,7 +54,8 @@ pub(crate) async fn run(context: Context) {
     let queue = WorkQueue::new("deployment");
     enqueue_all(&deployments, &queue);
     wait_synced!(deployments);
-    watch_sets(&sets, deployments.store(), &queue);
+    let written: Arc<Tracker> = Arc::default();
+    watch_sets(&sets, deployments.store(), &queue, &written);
     wait_synced!(sets);
     watch_pods(&pods, deployments.store(), sets.store(), &queue);
     wait_synced!(pods);
@@ -55,6 +64,7 @@ pub(crate) async fn run(context: Context) {
         deployments: deployments.store().clone(),
         sets: sets.store().clone(),
         pods: pods.store().clone(),
+        written,
         context: context.clone(),
     };
     let workers = context.config.concurrent_deployment_syncs;
@@ -65,8 +75,22 @@ fn owner_of(set: &ReplicaSet, deployments: &Store<Deployment>) -> Option<Namespa
     resolve_controller(deployments, &set.metadata).map(|deployment| NamespacedName::of(&*deployment))
 }
 
-fn watch_sets(sets: &Informer<ReplicaSet>, deployments: &Store<Deployment>, queue: &WorkQueue<NamespacedName>) {
-    let (deployments, queue) = (deployments.clone(), queue.clone());
+/// A set that somebody else deleted need not be waited for.
+fn note_gone(change: &Change<'_, ReplicaSet>, written: &Tracker) {
+    if let Change::Deleted(set) = change
+        && let Some(owner) = controller_of(&set.metadata)
+    {
+        written.gone(&NamespacedName::new(set.namespace().unwrap_or_default(), &owner.name), &set.name_any());
+    }
+}
+
+fn watch_sets(
+    sets: &Informer<ReplicaSet>,
+    deployments: &Store<Deployment>,
+    queue: &WorkQueue<NamespacedName>,
+    written: &Arc<Tracker>,
+) {
+    let (deployments, queue, written) = (deployments.clone(), queue.clone(), written.clone());
     let wake = move |set: &ReplicaSet| {
         if controller_of(&set.metadata).is_some() {
             if let Some(key) = owner_of(set, &deployments) {
@@ -80,14 +104,14 @@ fn watch_sets(sets: &Informer<ReplicaSet>, deployments: &Store<Deployment>, queu
             }
         }
     };
-    sets.add_handler(move |change| match change {
-        Change::Updated { old, new } => {
-            if controller_of(&old.metadata) != controller_of(&new.metadata) {
-                wake(old);
-            }
-            wake(new);
+    sets.add_handler(move |change| {
+        note_gone(change, &written);
+        if let Change::Updated { old, new } = change
+            && controller_of(&old.metadata) != controller_of(&new.metadata)
+        {
+            wake(old);
         }
-        other => wake(other.object()),
+        wake(change.object());
     });
 }
 
@@ -129,8 +153,12 @@ impl Controller for Deployments {
 
     async fn reconcile(&self, key: &NamespacedName) -> Result<Outcome, ReconcileError> {
         let Some(deployment) = self.deployments.get_key(key) else {
+            self.written.forget(key);
             return Ok(Outcome::Done);
         };
+        if !self.written.caught_up(key, &self.sets) {
+            return Ok(Outcome::RequeueAfter(CATCH_UP));
+        }
         let Some(matcher) = matcher(&deployment) else {
             return Err(ReconcileError::Invalid("selector cannot be parsed".into()));
         };
@@ -160,7 +188,10 @@ impl Deployments {
         for set in &plan.sets {
             match &set.current {
                 None => self.create(&api, deployment, set).await?,
-                Some(current) => update(&api, current, set).await?,
+                Some(current) => {
+                    let updated = update(&api, current, set).await?;
+                    self.written.wrote(&NamespacedName::of(deployment), &updated);
+                }
             }
             if let Some(event) = &set.event {
                 self.events.record(deployment, EventKind::Normal, "ScalingReplicaSet", event);
@@ -223,7 +254,10 @@ impl Deployments {
 
     async fn create(&self, api: &Api<ReplicaSet>, deployment: &Deployment, set: &Set) -> Result<(), ReconcileError> {
         let error = match api.create(&PostParams::default(), &set.wanted).await {
-            Ok(_) => return Ok(()),
+            Ok(created) => {
+                self.written.wrote(&NamespacedName::of(deployment), &created);
+                return Ok(());
+            }
             Err(error) => error,
         };
         if is_already_exists(&error) {
@@ -267,7 +301,7 @@ impl Deployments {
     }
 }
 
-async fn update(api: &Api<ReplicaSet>, current: &ReplicaSet, set: &Set) -> Result<(), ReconcileError> {
+async fn update(api: &Api<ReplicaSet>, current: &ReplicaSet, set: &Set) -> Result<ReplicaSet, ReconcileError> {
     let spec = set.wanted.spec.clone().unwrap_or_default();
     // The plan rests on this version of the set: a change meanwhile makes it void.
     let patch = json!({
@@ -277,8 +311,6 @@ async fn update(api: &Api<ReplicaSet>, current: &ReplicaSet, set: &Set) -> Resul
         },
         "spec": {"replicas": spec.replicas, "minReadySeconds": spec.min_ready_seconds},
     });
-    api.patch(&set.name(), &PatchParams::default(), &Patch::Merge(patch))
-        .await
-        .map_err(ReconcileError::api("update replica set"))?;
-    Ok(())
+    let updated = api.patch(&set.name(), &PatchParams::default(), &Patch::Merge(patch)).await;
+    updated.map_err(ReconcileError::api("update replica set"))
 }

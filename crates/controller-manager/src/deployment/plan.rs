@@ -272,17 +272,22 @@ impl Work {
         self.resize_if_different(new, size)
     }
 
-    /// Takes down unhealthy replicas of old sets first, then as many healthy ones as availability allows.
+    /// Takes down unhealthy replicas of old sets first, then as many healthy ones as availability allows. Old sets that were just resized
+    /// are waited for: upstream counts what they had, and takes down too much when a template comes back that was on its way out.
     fn shrink_old(&mut self) -> bool {
         let Some(new) = self.new else { return false };
         let mut old: Vec<usize> = self.old().filter(|i| self.sets[*i].replicas() > 0).collect();
         if old.is_empty() {
             return false;
         }
+        if old.iter().any(|i| !self.sets[*i].is_observed()) {
+            return false;
+        }
         old.sort_by(|a, b| self.sets[*a].compare_age(&self.sets[*b]));
+        let new_available = if self.sets[new].is_observed() { self.sets[new].available() } else { 0 };
         let min_available = desired(&self.deployment) - max_unavailable(&self.deployment);
         let total: i32 = self.sets.iter().map(Set::replicas).sum();
-        let new_unavailable = self.sets[new].replicas() - self.sets[new].available();
+        let new_unavailable = self.sets[new].replicas() - new_available;
         let allowed = total - min_available - new_unavailable;
         if allowed <= 0 {
             return false;
@@ -296,8 +301,8 @@ impl Work {
                 cleaned += down;
             }
         }
-        let available: i32 = old.iter().chain([&new]).map(|i| self.sets[*i].available()).sum();
-        let mut left = (available - min_available).max(0);
+        let old_available: i32 = old.iter().map(|i| self.sets[*i].available()).sum();
+        let mut left = (old_available + new_available - min_available).max(0);
         let mut shrunk = 0;
         for &i in &old {
             let size = self.sets[i].replicas();
@@ -345,10 +350,7 @@ impl Work {
             self.old().map(|i| &self.sets[i]).filter(|set| set.wanted.metadata.deletion_timestamp.is_none()).collect();
         let surplus = old.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
         old.sort_by(|a, b| a.revision().cmp(&b.revision()).then_with(|| a.compare_age(b)));
-        let unused = |set: &Set| {
-            let observed = set.wanted.status.as_ref().and_then(|status| status.observed_generation);
-            set.replicas() == 0 && set.actual() == 0 && observed.unwrap_or(0) >= set.wanted.metadata.generation.unwrap_or(0)
-        };
+        let unused = |set: &Set| set.replicas() == 0 && set.actual() == 0 && set.is_observed();
         let delete: Vec<_> =
             old.into_iter().take(surplus).filter(|set| unused(set)).filter_map(|set| set.current.clone()).collect();
         self.delete = delete;

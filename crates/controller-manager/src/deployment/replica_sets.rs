@@ -52,6 +52,12 @@ impl Set {
         self.wanted.spec.get_or_insert_default().replicas = Some(replicas);
     }
 
+    /// Whether its controller has seen its present size: else what the status counts may be about to go.
+    pub(super) fn is_observed(&self) -> bool {
+        let observed = self.wanted.status.as_ref().and_then(|status| status.observed_generation);
+        observed.unwrap_or(0) >= self.wanted.metadata.generation.unwrap_or(0)
+    }
+
     pub(super) fn available(&self) -> i32 {
         let status = self.wanted.status.as_ref();
         status.and_then(|status| status.available_replicas).unwrap_or(0)

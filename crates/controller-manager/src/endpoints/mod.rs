@@ -69,6 +69,17 @@ fn queue_leftovers(endpoints: &Store<Endpoints>, services: &Store<Service>, queu
     }
 }
 
+/// One look of the controller, for model tests.
+#[cfg(test)]
+pub(crate) async fn reconcile_once(
+    (context, events): (Context, EventRecorder),
+    (services, endpoints): (Store<Service>, Store<Endpoints>),
+    selected: Selected<Service>,
+    key: &NamespacedName,
+) -> Result<Outcome, ReconcileError> {
+    EndpointsController { context, events, services, selected, endpoints }.reconcile(key).await
+}
+
 #[async_trait]
 impl Controller for EndpointsController {
     type Key = NamespacedName;

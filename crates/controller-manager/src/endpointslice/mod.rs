@@ -1,7 +1,8 @@
 //! endpointslice-controller: the addresses behind a service, in slices (KEP-752).
 
+#[cfg(test)]
+mod model_tests;
 mod plan;
-mod tracker;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +19,9 @@ use kube::{Api, ResourceExt};
 
 pub(crate) use self::plan::{Identity, MANAGED_BY, PortKey, SERVICE_NAME, identity, port_key, same_beyond_identity};
 use self::plan::{Plan, plan};
-pub(crate) use self::tracker::Tracker;
 use crate::api_errors::{self, ignore_not_found, is_namespace_terminating};
 use crate::context::{Context, wait_synced};
+use crate::own_writes::Tracker;
 use crate::selected::Selected;
 use crate::service_pods::{managed_spec, watch};
 
@@ -34,7 +35,7 @@ struct EndpointSlices {
     selected: Selected<Service>,
     nodes: Store<Node>,
     slices: Store<EndpointSlice>,
-    tracker: Tracker,
+    tracker: Arc<Tracker>,
 }
 
 pub(crate) async fn run(context: Context) {
@@ -42,9 +43,7 @@ pub(crate) async fn run(context: Context) {
     let pods = context.informers.get::<Pod>();
     let nodes = context.informers.get::<Node>();
     let slices = context.informers.get::<EndpointSlice>();
-    slices
-        .store()
-        .add_index(SLICES_BY_SERVICE, |slice| managed_for(slice).map(|service| service.to_string()).into_iter().collect());
+    index(slices.store());
     // Upstream's own limits for this queue: a failing sync waits a second at first.
     let limiter = RateLimiter::item(Duration::from_secs(1), Duration::from_secs(1000));
     let queue = WorkQueue::with_limiter("endpoint_slice", limiter);
@@ -52,8 +51,10 @@ pub(crate) async fn run(context: Context) {
     let selected = context.selected_services();
     watch(&services, &pods, &selected, &queue);
     wait_synced!(pods, slices);
-    let on_slice = queue.clone();
+    let tracker: Arc<Tracker> = Arc::default();
+    let (on_slice, to_track) = (queue.clone(), tracker.clone());
     slices.add_handler(move |change| {
+        note_gone(change, &to_track);
         if let Change::Updated { old, .. } = change
             && let Some(service) = managed_for(old)
         {
@@ -69,11 +70,24 @@ pub(crate) async fn run(context: Context) {
         selected,
         nodes: nodes.store().clone(),
         slices: slices.store().clone(),
-        tracker: Tracker::default(),
+        tracker,
         context: context.clone(),
     };
     let workers = context.config.concurrent_service_endpoint_syncs;
     run_workers(Arc::new(controller), queue, workers, context.token).await;
+}
+
+fn index(slices: &Store<EndpointSlice>) {
+    slices.add_index(SLICES_BY_SERVICE, |slice| managed_for(slice).map(|service| service.to_string()).into_iter().collect());
+}
+
+/// A slice that somebody else deleted need not be waited for.
+fn note_gone(change: &Change<'_, EndpointSlice>, tracker: &Tracker) {
+    if let Change::Deleted(slice) = change
+        && let Some(service) = managed_for(slice)
+    {
+        tracker.gone(&service, &slice.name_any());
+    }
 }
 
 /// The service of a slice that this controller manages.
@@ -108,7 +122,8 @@ impl Controller for EndpointSlices {
         let pods = self.selected.pods_of(&service);
         let mut existing = self.slices.by_index(SLICES_BY_SERVICE, &key.to_string());
         existing.retain(|slice| slice.metadata.deletion_timestamp.is_none());
-        let plan = plan(&service, &pods, existing, |name| match self.nodes.get("", name) {
+        let max = self.context.config.max_endpoints_per_slice;
+        let plan = plan(&service, &pods, existing, max, |name| match self.nodes.get("", name) {
             None => plan::Node::Unknown,
             Some(node) => plan::Node::Known { zone: node.labels().get(ZONE).cloned() },
         });

@@ -1,7 +1,7 @@
 //! The EndpointSlices of a service, from its pods and the slices that exist. Pure.
 //!
 //! Per address family and set of ports, endpoints stay in the slice they are in, so that a change touches as few slices
-//! as possible; slices hold at most 100 endpoints. Topology-aware hints (annotation) are not made; traffic
+//! as possible; how many fit into one is the caller's to say. Topology-aware hints (annotation) are not made; traffic
 //! distribution hints (KEP-4444) are.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,9 +22,6 @@ use crate::service_pods::{addresses, hostname, is_endpoint, is_headless, target_
 pub(crate) const MANAGED_BY: (&str, &str) = ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io");
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const HEADLESS: &str = "service.kubernetes.io/headless";
-/// Upstream's `--max-endpoints-per-slice`.
-const ENDPOINTS_MAX: usize = 100;
-
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) create: Vec<EndpointSlice>,
@@ -40,8 +37,14 @@ pub(super) enum Node {
     Known { zone: Option<String> },
 }
 
-/// `existing` are the slices of this service that this controller manages.
-pub(super) fn plan(service: &Service, pods: &[Arc<Pod>], existing: Vec<Arc<EndpointSlice>>, node: impl Fn(&str) -> Node) -> Plan {
+/// `existing` are the slices of this service that this controller manages; no slice gets more than `max` endpoints.
+pub(super) fn plan(
+    service: &Service,
+    pods: &[Arc<Pod>],
+    existing: Vec<Arc<EndpointSlice>>,
+    max: usize,
+    node: impl Fn(&str) -> Node,
+) -> Plan {
     let Some(spec) = service.spec.as_ref() else {
         return Plan::default();
     };
@@ -54,7 +57,7 @@ pub(super) fn plan(service: &Service, pods: &[Arc<Pod>], existing: Vec<Arc<Endpo
         let (of_family, others) = existing.into_iter().partition(|slice| slice.address_type == family);
         existing = others;
         let desired = desired_endpoints(service, spec, pods, family, &node, &mut plan.missing_nodes);
-        plan_family(service, spec, family, desired, of_family, &mut plan);
+        plan_family((service, spec), family, desired, of_family, max, &mut plan);
     }
     plan
 }
@@ -204,11 +207,11 @@ pub(crate) fn same_beyond_identity(a: &Endpoint, b: &Endpoint) -> bool {
 }
 
 fn plan_family(
-    service: &Service,
-    spec: &ServiceSpec,
+    (service, spec): (&Service, &ServiceSpec),
     family: &str,
     desired: BTreeMap<PortKey, Group>,
     existing: Vec<Arc<EndpointSlice>>,
+    max: usize,
     plan: &mut Plan,
 ) {
     let labels = labels(service, spec);
@@ -225,7 +228,7 @@ fn plan_family(
     }
     for (key, group) in desired {
         let slices = by_ports.remove(&key).unwrap_or_default();
-        plan_ports(service, &labels, family, group, slices, &mut changes);
+        plan_ports((service, &labels, family), group, slices, max, &mut changes);
     }
     changes.delete.extend(by_ports.into_values().flatten());
     if changes.create.is_empty() && changes.delete.len() == total {
@@ -274,11 +277,10 @@ fn reuse_deleted(service: &Service, changes: &mut Plan) {
 }
 
 fn plan_ports(
-    service: &Service,
-    labels: &BTreeMap<String, String>,
-    family: &str,
+    (service, labels, family): (&Service, &BTreeMap<String, String>, &str),
     mut group: Group,
     existing: Vec<Arc<EndpointSlice>>,
+    max: usize,
     changes: &mut Plan,
 ) {
     let mut updates: Vec<EndpointSlice> = Vec::new();
@@ -308,14 +310,14 @@ fn plan_ports(
     // Slices that are written anyway are filled first, the fullest first.
     updates.sort_by_key(|slice| std::cmp::Reverse(slice.endpoints.len()));
     for slice in &mut updates {
-        fill(slice, &mut left);
+        fill(slice, &mut left, max);
     }
     while !left.is_empty() {
-        let mut slice = match fullest_with_room(&unchanged, left.len()) {
+        let mut slice = match fullest_with_room(&unchanged, left.len(), max) {
             Some(index) => EndpointSlice::clone(&unchanged.swap_remove(index)),
             None => new_slice(service, labels, family, group.ports.clone()),
         };
-        fill(&mut slice, &mut left);
+        fill(&mut slice, &mut left, max);
         if slice.metadata.name.is_some() {
             updates.push(slice);
         } else {
@@ -325,14 +327,14 @@ fn plan_ports(
     changes.update.append(&mut updates);
 }
 
-fn fill(slice: &mut EndpointSlice, left: &mut Vec<Endpoint>) {
-    let room = ENDPOINTS_MAX.saturating_sub(slice.endpoints.len()).min(left.len());
+fn fill(slice: &mut EndpointSlice, left: &mut Vec<Endpoint>, max: usize) {
+    let room = max.saturating_sub(slice.endpoints.len()).min(left.len());
     slice.endpoints.extend(left.drain(..room));
 }
 
 /// The slice that is fullest with `count` more.
-fn fullest_with_room(slices: &[Arc<EndpointSlice>], count: usize) -> Option<usize> {
-    (0..slices.len()).filter(|i| slices[*i].endpoints.len() + count <= ENDPOINTS_MAX).max_by_key(|i| slices[*i].endpoints.len())
+fn fullest_with_room(slices: &[Arc<EndpointSlice>], count: usize, max: usize) -> Option<usize> {
+    (0..slices.len()).filter(|i| slices[*i].endpoints.len() + count <= max).max_by_key(|i| slices[*i].endpoints.len())
 }
 
 fn is_owned(slice: &EndpointSlice, service: &Service) -> bool {

@@ -30,7 +30,7 @@ fn pod(number: u32, extra: Value) -> Arc<Pod> {
 }
 
 fn run(service: &Service, pods: &[Arc<Pod>], existing: Vec<Arc<EndpointSlice>>) -> Plan {
-    plan(service, pods, existing, |name| match name {
+    plan(service, pods, existing, 100, |name| match name {
         "n1" => Node::Known { zone: Some("z1".into()) },
         _ => Node::Unknown,
     })

@@ -19,7 +19,8 @@ use kube::{Api, ResourceExt};
 use self::plan::{MANAGER, Plan, plan};
 use crate::api_errors::{ignore_not_found, is_namespace_terminating};
 use crate::context::{Context, wait_synced};
-use crate::endpointslice::{MANAGED_BY, SERVICE_NAME, Tracker};
+use crate::endpointslice::{MANAGED_BY, SERVICE_NAME};
+use crate::own_writes::Tracker;
 
 const SLICES_BY_SERVICE: &str = "mirroredSlicesByService";
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";

@@ -2,6 +2,8 @@
 
 mod conditions;
 mod content;
+#[cfg(test)]
+mod model_tests;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -11,6 +11,8 @@ mod binding;
 mod claims;
 pub(crate) mod matching;
 #[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod tests;
 mod volumes;
 

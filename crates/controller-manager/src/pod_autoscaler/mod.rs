@@ -9,6 +9,8 @@
 mod behavior;
 mod measure;
 mod metrics;
+#[cfg(test)]
+mod model_tests;
 mod replicas;
 mod status;
 

@@ -95,11 +95,13 @@ impl<K: ReplicaOwner> Controller for Replicas<K> {
             .filter(|pod| matcher.matches(&pod.metadata))
             .count();
         candidates.retain(|pod| is_active(pod));
-        let active = claim_all(&self.context.client, &*owner, |meta| matcher.matches(meta), candidates).await?;
+        let mut active = claim_all(&self.context.client, &*owner, |meta| matcher.matches(meta), candidates).await?;
         let mut failure = Ok(());
         if needs_sync && owner.meta().deletion_timestamp.is_none() {
             failure = self.manage(key, &owner, active.clone()).await;
         }
+        // Who goes by what is available (a Deployment) must not count on pods that were just deleted.
+        active.retain(|pod| !self.expectations.awaits_deletion(key, pod.metadata.uid.as_deref().unwrap_or_default()));
         let delay = self.update_status(key, &owner, &active, terminating, failure.as_ref().err()).await?;
         failure?;
         Ok(delay)
@@ -175,6 +177,31 @@ impl<K: ReplicaOwner> Replicas<K> {
             Some(delay) => Outcome::RequeueAfter(delay),
             None => Outcome::Done,
         })
+    }
+}
+
+/// The controller of ReplicaSets in model tests: what a process of it remembers, without informers and queue.
+#[cfg(test)]
+#[derive(Default)]
+pub(crate) struct Simulated {
+    expectations: Arc<Expectations>,
+}
+
+#[cfg(test)]
+impl Simulated {
+    pub(crate) fn pod(&self, sets: &Store<ReplicaSet>, change: &client::Change<'_, Pod>) {
+        let (owners, queue) = (sets.clone(), WorkQueue::new("model"));
+        wakeups::Wakeups { owners, queue, expectations: Arc::clone(&self.expectations) }.pod(change);
+    }
+
+    pub(crate) async fn reconcile(
+        &self,
+        (context, events): (Context, EventRecorder),
+        (owners, pods): (Store<ReplicaSet>, Store<Pod>),
+        key: &NamespacedName,
+    ) -> Result<Outcome, ReconcileError> {
+        let expectations = Arc::clone(&self.expectations);
+        Replicas { context, events, owners, pods, expectations }.reconcile(key).await
     }
 }
 

@@ -35,21 +35,25 @@ pub(super) fn watch_pods<K: ReplicaOwner>(
     expectations: &Arc<Expectations>,
 ) {
     let wakeups = Wakeups { owners: owners.clone(), queue: queue.clone(), expectations: Arc::clone(expectations) };
-    pods.add_handler(move |change| match change {
-        Change::Added(pod) if pod.metadata.deletion_timestamp.is_some() => wakeups.deleted(pod),
-        Change::Added(pod) => wakeups.added(pod),
-        Change::Updated { old, new } => wakeups.updated(old, new),
-        Change::Deleted(pod) => wakeups.deleted(pod),
-    });
+    pods.add_handler(move |change| wakeups.pod(change));
 }
 
-struct Wakeups<K> {
-    owners: Store<K>,
-    queue: WorkQueue<NamespacedName>,
-    expectations: Arc<Expectations>,
+pub(super) struct Wakeups<K> {
+    pub(super) owners: Store<K>,
+    pub(super) queue: WorkQueue<NamespacedName>,
+    pub(super) expectations: Arc<Expectations>,
 }
 
 impl<K: ReplicaOwner> Wakeups<K> {
+    pub(super) fn pod(&self, change: &Change<'_, Pod>) {
+        match change {
+            Change::Added(pod) if pod.metadata.deletion_timestamp.is_some() => self.deleted(pod),
+            Change::Added(pod) => self.added(pod),
+            Change::Updated { old, new } => self.updated(old, new),
+            Change::Deleted(pod) => self.deleted(pod),
+        }
+    }
+
     fn owner_of(&self, pod: &Pod) -> Option<Arc<K>> {
         resolve_controller(&self.owners, &pod.metadata)
     }

@@ -3,6 +3,8 @@
 //! The admission plugin charges what is created; this controller counts anew when a quota changes, when something is freed, and every
 //! five minutes in any case. Both use the evaluators of `apimachinery::quota`.
 
+#[cfg(test)]
+mod model_tests;
 mod monitors;
 mod plan;
 mod tallies;

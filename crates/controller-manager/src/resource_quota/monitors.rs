@@ -98,7 +98,7 @@ impl Replenish {
 }
 
 /// Notes what an object of a namespace with quotas uses.
-fn tally<K: ResourceExt + Serialize>(tallies: &Tallies, change: &Change<'_, K>) {
+pub(super) fn tally<K: ResourceExt + Serialize>(tallies: &Tallies, change: &Change<'_, K>) {
     let object = change.object();
     let namespace = object.namespace().unwrap_or_default();
     if !tallies.watches(&namespace) {
@@ -108,7 +108,7 @@ fn tally<K: ResourceExt + Serialize>(tallies: &Tallies, change: &Change<'_, K>) 
     tallies.changed(&namespace, &object.name_any(), tree.as_ref(), now());
 }
 
-fn tree<K: Serialize>(object: &K) -> Option<Value> {
+pub(super) fn tree<K: Serialize>(object: &K) -> Option<Value> {
     Value::from_typed(object).ok()
 }
 
@@ -124,6 +124,20 @@ impl Monitors {
     pub(super) fn new(context: &Context, quotas: Store<ResourceQuota>, queue: WorkQueue<NamespacedName>) -> Self {
         let replenish = Replenish { quotas, queue };
         Self { context: context.clone(), replenish, running: Mutex::default(), tasks: TaskTracker::new() }
+    }
+
+    /// With kinds that somebody else follows, for model tests.
+    #[cfg(test)]
+    pub(super) fn following(
+        context: &Context,
+        quotas: Store<ResourceQuota>,
+        kinds: impl IntoIterator<Item = (GroupResource, Tallies)>,
+    ) -> Self {
+        let monitors = Self::new(context, quotas, WorkQueue::new("model"));
+        let synced: Synced = Arc::new(|| async { true }.boxed());
+        let monitor = |tallies| Monitor { count: Count::Used(tallies), synced: Arc::clone(&synced) };
+        monitors.running.lock().extend(kinds.into_iter().map(|(resource, tallies)| (resource, monitor(tallies))));
+        monitors
     }
 
     /// How to count a kind; starts to watch it at the first call.

@@ -288,10 +288,10 @@ mod tests {
         let ssh = || Taken::from([(("TCP".to_owned(), 22), "ssh".to_owned())]);
         let new = of("new", "2026-01-02T00:00:00Z", json!({}), &[80]);
         for (status, ports, expected) in [
-            (json!({}), &[80][..], Some("service /old")),
+            (json!({}), &[80][..], Some("service old")),
             (json!({}), &[80, 22], None),
             // It has them from a time when the port was not taken, until it is looked at.
-            (has, &[80, 22], Some("service /old")),
+            (has, &[80, 22], Some("service old")),
         ] {
             let services = [of("old", "2026-01-01T00:00:00Z", status, ports), Arc::clone(&new)];
             let taken = taken(ssh(), &services, &new);

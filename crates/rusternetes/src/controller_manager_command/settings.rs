@@ -63,6 +63,10 @@ fn configuration(values: &Values) -> anyhow::Result<Config> {
         unhealthy_share: values.float("unhealthy-zone-threshold"),
         startup_grace_period: values.duration("node-startup-grace-period"),
     };
+    config.max_endpoints_per_slice = count(values, "max-endpoints-per-slice")?;
+    if !(1..=1000).contains(&config.max_endpoints_per_slice) {
+        bail!("--max-endpoints-per-slice: must not be less than 1 or more than 1000");
+    }
     config.mirroring_max_endpoints_per_subset = count(values, "mirroring-max-endpoints-per-subset")?;
     config.terminated_pod_gc_threshold = usize::try_from(values.integer("terminated-pod-gc-threshold")).unwrap_or(0);
     config.disable_force_detach_on_timeout = values.is_set("disable-force-detach-on-timeout");

@@ -81,7 +81,7 @@ pub(super) const FLAGS: Table = &[
         flag("endpoint-updates-batch-period", Duration, "", DefaultOnly),
         flag("concurrent-service-endpoint-syncs", Int, "5", Works),
         flag("endpointslice-updates-batch-period", Duration, "", DefaultOnly),
-        flag("max-endpoints-per-slice", Int, "100", DefaultOnly),
+        flag("max-endpoints-per-slice", Int, "100", Works),
         flag("mirroring-concurrent-service-endpoint-syncs", Int, "5", Works),
         flag("mirroring-endpointslice-updates-batch-period", Duration, "", DefaultOnly),
         flag("mirroring-max-endpoints-per-subset", Int, "1000", Works),
