@@ -228,3 +228,29 @@ async fn names_of_events() {
     let error = api.post("/apis/events.k8s.io/v1/namespaces/default/events", &event).await.expect(422);
     assert!(message(&error).contains("metadata.name"), "{error}");
 }
+
+#[tokio::test]
+async fn pods_keep_to_the_level_of_their_namespace() {
+    let api = Api::new().await;
+    api.post(PODS, &pod(json!({"hostPID": true}))).await.expect(201);
+    let namespace = "/api/v1/namespaces/default";
+    let enforce = |level: &str| json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": level}}});
+    let wrong = api.patch(namespace, "application/merge-patch+json", &enforce("none")).await.expect(422);
+    assert!(message(&wrong).contains("must be one of privileged, baseline, restricted"), "{wrong}");
+    let labelled = api.patch(namespace, "application/merge-patch+json", &enforce("baseline")).await;
+    let warnings: Vec<_> = labelled.headers.get_all("warning").iter().filter_map(|value| value.to_str().ok()).collect();
+    assert!(warnings.iter().any(|warning| warning.contains("p: host namespaces")), "{warnings:?}");
+    labelled.expect(200);
+
+    let mut other = pod(json!({"hostNetwork": true}));
+    other["metadata"] = json!({"generateName": "q-"});
+    let refused = api.post(PODS, &other).await.expect(403);
+    let text = r#"is forbidden: violates PodSecurity "baseline:latest": host namespaces (hostNetwork=true)"#;
+    assert!(message(&refused).starts_with(r#"pods "q-"#) && message(&refused).ends_with(text), "{refused}");
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": pod(json!({"hostNetwork": true}))["spec"]});
+    let spec = json!({"selector": {"matchLabels": {"a": "b"}}, "template": template});
+    let deployment = api.post(DEPLOYMENTS, &json!({"metadata": {"name": "d"}, "spec": spec})).await;
+    let warning = deployment.headers.get("warning").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    assert!(warning.contains(r#"would violate PodSecurity \"baseline:latest\""#), "{warning}");
+    deployment.expect(201);
+}

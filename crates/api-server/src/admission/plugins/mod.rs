@@ -1,6 +1,6 @@
 //! The built-in admission plugins: one module each, and one line in [`ordered`], in upstream's order (`AllOrderedPlugins`).
 //!
-//! Absent of those that upstream enables: PodSecurity, ClusterTrustBundleAttest, webhooks and policies.
+//! Absent of those that upstream enables: ClusterTrustBundleAttest, webhooks and policies.
 
 mod certificates;
 mod claim_resize;
@@ -9,6 +9,7 @@ mod default_toleration_seconds;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod pod_security;
 mod pod_topology_labels;
 mod priority;
 mod rbac_escalation;
@@ -35,6 +36,7 @@ pub(crate) fn ordered(loopback: &Loopback) -> Vec<Arc<dyn AdmissionPlugin>> {
         Arc::new(service_account::ServiceAccountPlugin::new(objects.clone())),
         Arc::new(node_restriction::NodeRestriction::new(objects.clone())),
         Arc::new(taint_nodes::TaintNodesByCondition),
+        Arc::new(pod_security::PodSecurity::new(objects.clone())),
         Arc::new(priority::Priority::new(objects.clone())),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
         Arc::new(default_class::DefaultClass::storage(objects.clone())),

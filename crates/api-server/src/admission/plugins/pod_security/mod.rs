@@ -1,0 +1,170 @@
+//! PodSecurity: pods keep to the level of the Pod Security Standards that their namespace's labels name (KEP-2579).
+//!
+//! What is enforced refuses pods; what is warned of also looks at the templates of workloads, which are never refused. A namespace's labels are
+//! checked when they are written, and who makes them stricter hears of the pods that are there already. Levels are in `levels`, rules in `checks`.
+//!
+//! Not here: the audit mode, as there is no audit (its labels are read for their mistakes alone), upstream's metrics (`pod_security_*`), and a
+//! configuration: where a namespace has no labels, all is privileged, and nobody is exempt.
+
+mod checks;
+mod existing;
+mod levels;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use apimachinery::{Status, Value, Wanted};
+use async_trait::async_trait;
+
+use self::checks::Pod;
+use self::levels::{Level, LevelVersion, Policy};
+use crate::admission::{AdmissionPlugin, Attributes, Operation};
+use crate::objects::{ListScope, Objects};
+
+/// What changes no pod's spec, or nothing of it that matters here.
+#[rustfmt::skip]
+const IGNORED_SUBRESOURCES: [&str; 8] = ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];
+
+/// How long the pods of a namespace are looked at when its labels change; upstream's limit.
+const EXISTING_PODS_DURATION: Duration = Duration::from_secs(1);
+
+pub(super) struct PodSecurity {
+    objects: Arc<dyn Objects>,
+    /// As much of a namespace as matters here: every write of a pod or workload reads one.
+    labels: Vec<Wanted>,
+}
+
+impl PodSecurity {
+    pub(super) fn new(objects: Arc<dyn Objects>) -> Self {
+        Self { objects, labels: Wanted::of_paths(["metadata.labels"]) }
+    }
+
+    /// What holds in a namespace; mistakes in its labels were its writer's to see. `None` if it cannot be read.
+    async fn policy(&self, namespace: &str) -> Option<Policy> {
+        let json = self.objects.get_json("", "namespaces", "", namespace).await.ok()??;
+        let namespace = Value::project(&json, &self.labels).ok()?;
+        Some(Policy::of_labels(namespace.meta(), Policy::PRIVILEGED).0)
+    }
+
+    async fn validate_pod(&self, attributes: &Attributes) -> Result<(), Status> {
+        if IGNORED_SUBRESOURCES.contains(&attributes.subresource.as_str()) {
+            return Ok(());
+        }
+        let namespace = attributes.namespace.as_str();
+        let Some(policy) = self.policy(namespace).await else {
+            return Err(Status::internal_error(format_args!("failed to lookup namespace {namespace:?}")));
+        };
+        if policy.is_privileged() {
+            return Ok(());
+        }
+        let Some(object) = &attributes.object else { return Ok(()) };
+        if attributes.old_object.as_ref().is_some_and(|old| !is_significant(object, old)) {
+            return Ok(());
+        }
+        let Some(pod) = Pod::of(object) else { return Ok(()) };
+        let violations = checks::violations(policy.enforce, &pod);
+        if !violations.is_empty() {
+            let name = if attributes.name.is_empty() { object.meta().name() } else { &attributes.name };
+            let why = format!("violates PodSecurity \"{}\": {}", policy.enforce, checks::details(&violations));
+            return Err(Status::forbidden(&attributes.resource.group_resource(), name, why));
+        }
+        if policy.warn != policy.enforce {
+            warn(attributes, policy.warn, &pod);
+        }
+        Ok(())
+    }
+
+    /// A workload is written even where its pods will be refused: somebody may yet change the namespace.
+    async fn validate_template(&self, attributes: &Attributes, path: &[&str]) {
+        let template = attributes.object.as_ref().and_then(|object| object.get_path(path));
+        let Some(template) = template.and_then(Pod::of).filter(|_| attributes.subresource.is_empty()) else { return };
+        if let Some(policy) = self.policy(&attributes.namespace).await {
+            warn(attributes, policy.warn, &template);
+        }
+    }
+
+    async fn validate_namespace(&self, attributes: &Attributes) -> Result<(), Status> {
+        let Some(namespace) = attributes.object.as_ref().filter(|_| attributes.subresource.is_empty()) else { return Ok(()) };
+        let (policy, errors) = Policy::of_labels(namespace.meta(), Policy::PRIVILEGED);
+        let invalid = || Status::invalid(&attributes.kind.group_kind(), &attributes.name, &errors);
+        let Some(old) = &attributes.old_object else {
+            return if errors.is_empty() { Ok(()) } else { Err(invalid()) };
+        };
+        let (old, old_errors) = Policy::of_labels(old.meta(), Policy::PRIVILEGED);
+        // Whoever does not touch the labels need not correct them.
+        if !errors.is_empty() && errors != old_errors {
+            return Err(invalid());
+        }
+        let (new, old) = (policy.enforce, old.enforce);
+        let relaxed = new.version == old.version && new.level <= old.level;
+        if new.level != Level::Privileged && !relaxed {
+            self.warn_of_existing(attributes, namespace.meta().name(), new).await;
+        }
+        Ok(())
+    }
+
+    async fn warn_of_existing(&self, attributes: &Attributes, namespace: &str, enforce: LevelVersion) {
+        let until = Instant::now() + EXISTING_PODS_DURATION;
+        let scope = ListScope { namespace, ..ListScope::default() };
+        let list = self.objects.list_json("", "pods", scope).await.ok();
+        let Some(list) = list.and_then(|json| Value::from_slice(&json).ok()) else {
+            return attributes.warnings.add("failed to list pods while checking new PodSecurity enforce level");
+        };
+        let pods = list.array_at(&["items"]);
+        for warning in existing::warnings(namespace, enforce, pods, || Instant::now() > until) {
+            attributes.warnings.add(warning);
+        }
+    }
+}
+
+#[async_trait]
+impl AdmissionPlugin for PodSecurity {
+    fn name(&self) -> &'static str {
+        "PodSecurity"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        matches!(operation, Operation::Create | Operation::Update)
+    }
+
+    async fn validate(&self, attributes: &Attributes) -> Result<(), Status> {
+        let template: &[&str] = match (attributes.resource.group.as_str(), attributes.resource.resource.as_str()) {
+            ("", "namespaces") => return self.validate_namespace(attributes).await,
+            ("", "pods") => return self.validate_pod(attributes).await,
+            ("", "podtemplates") => &["template"],
+            ("", "replicationcontrollers")
+            | ("apps", "replicasets" | "deployments" | "statefulsets" | "daemonsets")
+            | ("batch", "jobs") => &["spec", "template"],
+            ("batch", "cronjobs") => &["spec", "jobTemplate", "spec", "template"],
+            _ => return Ok(()),
+        };
+        self.validate_template(attributes, template).await;
+        Ok(())
+    }
+}
+
+fn warn(attributes: &Attributes, policy: LevelVersion, pod: &Pod<'_>) {
+    let violations = checks::violations(policy, pod);
+    if !violations.is_empty() {
+        attributes.warnings.add(format!("would violate PodSecurity \"{policy}\": {}", checks::details(&violations)));
+    }
+}
+
+/// Whether an update changes something that a policy could be about: images, or which containers there are.
+fn is_significant(pod: &Value, old: &Value) -> bool {
+    let changed =
+        |new: &Value, old: &Value| new.str_at(&["image"]).unwrap_or_default() != old.str_at(&["image"]).unwrap_or_default();
+    let fixed = ["containers", "initContainers"].into_iter().any(|kind| {
+        let (new, old) = (pod.array_at(&["spec", kind]), old.array_at(&["spec", kind]));
+        new.len() != old.len() || new.iter().zip(old).any(|(new, old)| changed(new, old))
+    });
+    let before = old.array_at(&["spec", "ephemeralContainers"]);
+    let ephemeral = pod.array_at(&["spec", "ephemeralContainers"]).iter().any(|new| {
+        let old = before.iter().find(|old| old.get("name") == new.get("name"));
+        old.is_none_or(|old| changed(new, old))
+    });
+    fixed || ephemeral
+}
+
+#[cfg(test)]
+mod tests;
