@@ -128,7 +128,7 @@ impl ApiServerBuilder {
         self
     }
 
-    /// Leaves out these of the built-in admission plugins, by upstream's names (see [`admission_plugin_names`](crate::admission_plugin_names)).
+    /// Leaves out these, and no others, of the built-in admission plugins, by upstream's names (see [`admission_plugin_names`](crate::admission_plugin_names)).
     #[must_use]
     pub fn disable_admission(mut self, plugins: Vec<String>) -> ApiServerBuilder {
         self.disabled_admission = plugins;
@@ -194,7 +194,7 @@ impl ApiServer {
             config,
             store,
             admission: None,
-            disabled_admission: Vec::new(),
+            disabled_admission: crate::admission::plugins::OFF_BY_DEFAULT.map(str::to_owned).to_vec(),
             credentials: None,
             connectors: Connectors::default(),
             resource_metrics: None,

@@ -47,6 +47,8 @@ use apps::App;
 pub(crate) use disabled::drop_disabled;
 pub(crate) use go_text::{Shown, internal as internal_text, tagged as tagged_text};
 pub(crate) use meta_checks::{checks_own_metadata, meta_checks};
+pub(crate) use pod_spec::qos_class;
+pub(crate) use resources::is_extended as is_extended_resource;
 pub(crate) use service::{ServiceAllocator, repair_addresses};
 use status_meta::{StatusMeta, keep_for_status};
 

@@ -51,7 +51,7 @@ pub(super) fn is_native(name: &str) -> bool {
 }
 
 /// A device of a node, by a vendor's name.
-pub(super) fn is_extended(name: &str) -> bool {
+pub(crate) fn is_extended(name: &str) -> bool {
     !is_native(name) && !name.starts_with("requests.") && validation::is_qualified_name(&format!("requests.{name}")).is_empty()
 }
 

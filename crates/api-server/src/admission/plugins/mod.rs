@@ -1,15 +1,25 @@
 //! The built-in admission plugins: one module each, and one line in [`ordered`], in upstream's order (`AllOrderedPlugins`).
 //!
 //! Absent of those that upstream enables: ClusterTrustBundleAttest, webhooks and policies.
+//! Absent of those that it has off: NamespaceAutoProvision, ImagePolicyWebhook, EventRateLimit, OwnerReferencesPermissionEnforcement; AlwaysAdmit
+//! has nothing to do.
 
+mod always_deny;
+mod always_pull_images;
+mod anti_affinity;
 mod certificates;
 mod claim_resize;
 mod default_class;
 mod default_toleration_seconds;
+mod deny_service_external_ips;
+mod extended_resource_toleration;
 mod limit_ranger;
+mod namespace_exists;
 mod namespace_lifecycle;
 mod node_restriction;
+mod pod_node_selector;
 mod pod_security;
+mod pod_toleration_restriction;
 mod pod_topology_labels;
 mod priority;
 mod rbac_escalation;
@@ -21,7 +31,7 @@ mod taint_nodes;
 
 use std::sync::Arc;
 
-use apimachinery::{Status, Value};
+use apimachinery::{GroupResource, Status, Value};
 
 use super::{AdmissionPlugin, Attributes};
 use crate::loopback::Loopback;
@@ -32,13 +42,19 @@ pub(crate) fn ordered(loopback: &Loopback) -> Vec<Arc<dyn AdmissionPlugin>> {
     let objects: Arc<dyn Objects> = Arc::new(loopback.clone());
     vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle::new(objects.clone())),
+        Arc::new(namespace_exists::NamespaceExists::new(objects.clone())),
+        Arc::new(anti_affinity::LimitPodHardAntiAffinityTopology),
         Arc::new(limit_ranger::LimitRanger::new(objects.clone())),
         Arc::new(service_account::ServiceAccountPlugin::new(objects.clone())),
         Arc::new(node_restriction::NodeRestriction::new(objects.clone())),
         Arc::new(taint_nodes::TaintNodesByCondition),
+        Arc::new(always_pull_images::AlwaysPullImages),
         Arc::new(pod_security::PodSecurity::new(objects.clone())),
+        Arc::new(pod_node_selector::PodNodeSelector::new(objects.clone())),
         Arc::new(priority::Priority::new(objects.clone())),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Arc::new(pod_toleration_restriction::PodTolerationRestriction::new(objects.clone())),
+        Arc::new(extended_resource_toleration::ExtendedResourceToleration),
         Arc::new(default_class::DefaultClass::storage(objects.clone())),
         Arc::new(storage_protection::StorageObjectInUseProtection),
         Arc::new(claim_resize::PersistentVolumeClaimResize::new(objects.clone())),
@@ -47,19 +63,42 @@ pub(crate) fn ordered(loopback: &Loopback) -> Vec<Arc<dyn AdmissionPlugin>> {
         Arc::new(certificates::SignerPermission::signing(loopback.clone())),
         Arc::new(certificates::SubjectRestriction),
         Arc::new(default_class::DefaultClass::ingress(objects.clone())),
+        Arc::new(deny_service_external_ips::DenyServiceExternalIps),
         Arc::new(pod_topology_labels::PodTopologyLabels::new(objects)),
         // Mutating policies and webhooks go here, then validating policies and webhooks.
         Arc::new(rbac_escalation::RbacEscalation::new(loopback.clone())),
         // Charges what all others let pass.
         Arc::new(resource_quota::ResourceQuota::new(Arc::new(loopback.clone()))),
+        Arc::new(always_deny::AlwaysDeny),
     ]
 }
+
+/// Those that run only where they are asked for (`--enable-admission-plugins`). NodeRestriction is not among them, though upstream's default has it
+/// off: whoever builds a cluster turns it on.
+pub(crate) const OFF_BY_DEFAULT: [&str; 8] = [
+    "NamespaceExists",
+    "LimitPodHardAntiAffinityTopology",
+    "AlwaysPullImages",
+    "PodNodeSelector",
+    "PodTolerationRestriction",
+    "ExtendedResourceToleration",
+    "DenyServiceExternalIPs",
+    "AlwaysDeny",
+];
 
 /// The names of the built-in admission plugins, which are upstream's, in the order that they run in. What is always done and has no
 /// name upstream (the checks of RBAC's escalation) is not among them.
 pub fn names() -> Vec<&'static str> {
     let plugins = ordered(&Loopback::new(std::sync::Weak::new()));
     plugins.iter().map(|plugin| plugin.name()).filter(|name| *name != rbac_escalation::NAME).collect()
+}
+
+/// The namespace of a request, as it is written in it.
+async fn namespace(objects: &dyn Objects, name: &str) -> Result<Value, Status> {
+    match objects.get_json("", "namespaces", "", name).await.map_err(unreadable)? {
+        Some(json) => Value::from_slice(&json).map_err(Status::internal_error),
+        None => Err(Status::not_found(&GroupResource::new("", "namespaces"), name)),
+    }
 }
 
 /// Upstream's answer of a plugin that refuses (`admission.NewForbidden`).
@@ -76,6 +115,17 @@ fn forbidden(attributes: &Attributes, why: impl std::fmt::Display) -> Status {
 fn unreadable(error: ReadError) -> Status {
     let source = std::error::Error::source(&error).map(|s| format!(": {s}")).unwrap_or_default();
     Status::internal_error(format_args!("{error}{source}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_off_is_there() {
+        let names = names();
+        assert!(OFF_BY_DEFAULT.iter().all(|name| names.contains(name)), "{names:?}");
+    }
 }
 
 #[cfg(test)]

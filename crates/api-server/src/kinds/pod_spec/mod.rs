@@ -284,7 +284,7 @@ fn hostname(spec: &At, e: &mut ErrorList) {
 
 /// `Guaranteed`, `Burstable` or `BestEffort`
 /// (<https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/>).
-pub(super) fn qos_class(spec: &Value) -> &'static str {
+pub(crate) fn qos_class(spec: &Value) -> &'static str {
     let containers = spec.array_at(&["containers"]).iter().chain(spec.array_at(&["initContainers"]));
     let nonzero =
         |value: &Value| value.as_str().and_then(|text| text.parse::<Quantity>().ok()).filter(|q| *q > Quantity::default());
