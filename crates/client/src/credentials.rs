@@ -124,7 +124,7 @@ enum Source {
     None,
     Fixed(HeaderValue),
     File(File),
-    Plugin(Plugin),
+    Plugin(Box<Plugin>),
 }
 
 #[derive(Debug)]
@@ -164,7 +164,7 @@ pub(crate) fn of_user(user: &AuthInfo, cluster: &Cluster) -> Result<Option<Arc<d
         }
         (None, None, None, Some(exec)) => {
             let call = Call { exec: exec.clone(), cluster: exec.provide_cluster_info.then(|| cluster_info(cluster)) };
-            Source::Plugin(Plugin { call, current: Mutex::default() })
+            Source::Plugin(Box::new(Plugin { call, current: Mutex::default() }))
         }
         (None, None, None, None) => Source::None,
     };

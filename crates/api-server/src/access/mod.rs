@@ -27,6 +27,8 @@ pub struct AccessConfig {
     pub tokens: TokenConfig,
     /// Static tokens.
     pub token_file: TokenFile,
+    /// Whether bootstrap tokens are credentials. Upstream's flag is `--enable-bootstrap-token-auth`.
+    pub bootstrap_tokens: bool,
     /// Whether requests without credentials are let in as `system:anonymous` (for authorization to refuse most of them).
     pub anonymous: bool,
     /// Whose word about users to take.
@@ -42,6 +44,8 @@ impl AccessConfig {
             client_ca_pem,
             tokens: TokenConfig { signing_key_pem: service_account_key_pem, issuers: vec![issuer], ..TokenConfig::default() },
             token_file: TokenFile::default(),
+            // As kubeadm has it; they are Secrets that an administrator makes.
+            bootstrap_tokens: true,
             anonymous: true,
             front_proxy: None,
             authorization: vec![AuthorizationMode::Node, AuthorizationMode::Rbac],
@@ -66,6 +70,7 @@ pub struct Credentials {
     certificates: Option<CertificateAuthenticator>,
     tokens: Arc<TokenIssuer>,
     token_file: TokenFile,
+    bootstrap_tokens: bool,
     anonymous: bool,
     front_proxy: Option<FrontProxy>,
     authorization: Vec<AuthorizationMode>,
@@ -79,6 +84,7 @@ impl Credentials {
             certificates: ca.map(|pem| CertificateAuthenticator::new(pem)).transpose()?,
             tokens: Arc::new(TokenIssuer::new(config.tokens)?),
             token_file: config.token_file,
+            bootstrap_tokens: config.bootstrap_tokens,
             anonymous: config.anonymous,
             front_proxy: config.front_proxy.map(FrontProxy::new).transpose()?,
             authorization: config.authorization,
@@ -108,6 +114,7 @@ impl Access {
             certificates: credentials.certificates,
             tokens: credentials.tokens,
             token_file: credentials.token_file,
+            bootstrap_tokens: credentials.bootstrap_tokens,
             anonymous: credentials.anonymous,
             objects,
         });

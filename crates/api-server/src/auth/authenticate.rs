@@ -1,5 +1,5 @@
-//! Who makes a request: a front proxy's word, client certificate, then bearer token (file, ServiceAccount), then nobody
-//! (`system:anonymous`).
+//! Who makes a request: a front proxy's word, client certificate, then bearer token (file, ServiceAccount, bootstrap token), then
+//! nobody (`system:anonymous`).
 //!
 //! A request with credentials that are not accepted is refused; it never falls back to anonymous.
 
@@ -10,6 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderValue, header};
 use jiff::Timestamp;
 
+use super::bootstrap_token;
 use super::front_proxy::FrontProxy;
 use super::token_file::TokenFile;
 use super::tokens::{AcceptedToken, TokenError, TokenIssuer};
@@ -34,6 +35,8 @@ pub struct Authenticators {
     pub tokens: Arc<TokenIssuer>,
     /// Static tokens.
     pub token_file: TokenFile,
+    /// Whether bootstrap tokens are credentials.
+    pub bootstrap_tokens: bool,
     /// Whether requests without credentials are `system:anonymous`, or refused.
     pub anonymous: bool,
     /// The cluster's state.
@@ -82,18 +85,31 @@ impl Authenticators {
 
     /// Whose bearer token this is; `audiences` empty stands for this API server's own (TokenReview may ask for others).
     pub async fn authenticate_token(&self, token: &str, audiences: &[String]) -> Result<AcceptedToken, TokenError> {
-        if let Some(user) = self.token_file.authenticate(token) {
-            // Static tokens know no audience: they are good for this server only.
-            let own = self.tokens.api_audiences();
-            let matching: Vec<String> = audiences.iter().filter(|a| own.contains(a)).cloned().collect();
-            if audiences.is_empty() || !matching.is_empty() {
-                return Ok(AcceptedToken { user: user.clone(), audiences: matching });
-            }
+        if let Some(user) = self.token_file.authenticate(token)
+            && let Some(audiences) = self.own_audiences(audiences)
+        {
+            return Ok(AcceptedToken { user: user.clone(), audiences });
         }
-        match self.tokens.authenticate(token, audiences, self.objects.as_ref(), Timestamp::now()).await {
-            Err(TokenError::NotOurs) => Err(TokenError::Invalid("invalid bearer token".to_owned())),
-            other => other,
+        let (objects, now) = (self.objects.as_ref(), Timestamp::now());
+        match self.tokens.authenticate(token, audiences, objects, now).await {
+            Err(TokenError::NotOurs) => {}
+            other => return other,
         }
+        if self.bootstrap_tokens
+            && let Some(audiences) = self.own_audiences(audiences)
+            && let Some(user) = bootstrap_token::authenticate(token, objects, now).await?
+        {
+            return Ok(AcceptedToken { user, audiences });
+        }
+        Err(TokenError::Invalid("invalid bearer token".to_owned()))
+    }
+
+    /// For tokens that know no audience, which are good for this server only: those asked for that are its own, or `None` if the question
+    /// is about others.
+    fn own_audiences(&self, asked: &[String]) -> Option<Vec<String>> {
+        let own = self.tokens.api_audiences();
+        let matching: Vec<String> = asked.iter().filter(|audience| own.contains(audience)).cloned().collect();
+        (asked.is_empty() || !matching.is_empty()).then_some(matching)
     }
 }
 

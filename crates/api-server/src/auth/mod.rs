@@ -5,6 +5,7 @@
 mod attributes;
 mod authenticate;
 mod authorize;
+mod bootstrap_token;
 mod front_proxy;
 mod impersonation;
 mod legacy_tokens;

@@ -175,6 +175,7 @@ fn build(settings: Settings, store: Arc<dyn Store>, stop: &CancellationToken) ->
         client_ca_pem: settings.client_ca_pem,
         tokens: settings.tokens,
         token_file: settings.token_file,
+        bootstrap_tokens: settings.bootstrap_tokens,
         anonymous: settings.anonymous,
         front_proxy: settings.front_proxy,
         authorization: settings.authorization,

@@ -35,6 +35,7 @@ pub(super) struct Settings {
     pub(super) client_ca_pem: String,
     pub(super) front_proxy: Option<FrontProxyConfig>,
     pub(super) token_file: TokenFile,
+    pub(super) bootstrap_tokens: bool,
     pub(super) anonymous: bool,
     pub(super) authorization: Vec<AuthorizationMode>,
     /// The signing key is empty when none is given.
@@ -82,6 +83,7 @@ impl Settings {
                 Some(path) => TokenFile::load(Path::new(path)).context("--token-auth-file")?,
                 None => TokenFile::default(),
             },
+            bootstrap_tokens: values.is_set("enable-bootstrap-token-auth"),
             anonymous,
             authorization,
             tokens: tokens(values)?,

@@ -103,7 +103,7 @@ pub(crate) const FLAGS: Table = &[
         flag("authentication-token-webhook-cache-ttl", Duration, "2m0s", DefaultOnly),
         flag("authentication-token-webhook-config-file", Text, "", DefaultOnly),
         flag("authentication-token-webhook-version", Text, "v1beta1", DefaultOnly),
-        flag("enable-bootstrap-token-auth", Bool, "false", DefaultOnly),
+        flag("enable-bootstrap-token-auth", Bool, "false", Works),
         flag("oidc-ca-file", Text, "", DefaultOnly),
         flag("oidc-client-id", Text, "", DefaultOnly),
         flag("oidc-groups-claim", Text, "", DefaultOnly),
