@@ -53,6 +53,7 @@ async fn main() -> Result<()> {
             lifetime: TokenLifetime::default(),
         },
         token_file: TokenFile::load(Path::new(flags.text("token-auth-file")?))?,
+        bootstrap_tokens: false,
         anonymous: true,
         front_proxy: None,
         authorization: vec![AuthorizationMode::Rbac],

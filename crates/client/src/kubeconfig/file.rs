@@ -152,7 +152,7 @@ mod tests {
             ("{server: 'https://a', certificate-authority-data: '!'}", "certificate-authority"),
             ("{server: 'no url'}", "no url"),
         ] {
-            let error = check(cluster).err().expect(cluster).to_string();
+            let error = check(cluster).expect_err(cluster).to_string();
             assert!(error.contains(why), "{cluster}: {error}");
         }
     }
