@@ -27,3 +27,8 @@ pub(crate) fn is_installed(program: &str) -> bool {
     let Some(path) = std::env::var_os("PATH") else { return false };
     std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
+
+/// Asks a process to end (SIGTERM). By the shell, whose own `kill` a bare machine has.
+pub(crate) fn terminate(pid: u32) -> anyhow::Result<()> {
+    run(Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid.to_string()]))
+}

@@ -124,7 +124,7 @@ impl Cluster {
     }
 
     fn stop(&mut self) -> anyhow::Result<()> {
-        process::run(Command::new("kill").args(["-TERM", &self.server.id().to_string()]))?;
+        process::terminate(self.server.id())?;
         let seconds = STOP_MAX.as_secs().to_string();
         let id = self.server.id().to_string();
         // `tail --pid` ends with the process; a server that hangs is killed.

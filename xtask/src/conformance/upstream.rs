@@ -169,7 +169,7 @@ impl Running {
     pub(crate) fn stop(mut self) -> anyhow::Result<()> {
         let id = self.child.id().to_string();
         if self.child.try_wait()?.is_none() {
-            process::run(Command::new("kill").args(["-TERM", &id]))?;
+            process::terminate(self.child.id())?;
             let _ = Command::new("timeout").args(["10", "tail", "--pid", &id, "-f", "/dev/null"]).status();
             if self.child.try_wait()?.is_none() {
                 self.child.kill()?;
