@@ -130,7 +130,8 @@ enum Source {
 #[derive(Debug)]
 struct File {
     path: PathBuf,
-    current: Mutex<Option<(HeaderValue, Instant)>>,
+    /// The last token, and when the file was read; a token that the kubeconfig holds beside it has not been read.
+    current: Mutex<Option<(HeaderValue, Option<Instant>)>>,
 }
 
 #[derive(Debug)]
@@ -155,9 +156,13 @@ pub(crate) fn of_user(user: &AuthInfo, cluster: &Cluster) -> Result<Option<Arc<d
     }
     let token = user.token.as_ref().map(|token| token.expose_secret()).filter(|token| !token.is_empty());
     let bad = |error: http::header::InvalidHeaderValue| error.to_string();
+    let token = token.map(bearer).transpose().map_err(bad)?;
     let source = match (token, user.token_file.as_ref().filter(|file| !file.is_empty()), &user.username, &user.exec) {
-        (Some(token), ..) => Source::Fixed(bearer(token).map_err(bad)?),
-        (None, Some(file), ..) => Source::File(File { path: file.into(), current: Mutex::default() }),
+        // What is read from the file takes precedence over the token beside it.
+        (token, Some(file), ..) => {
+            Source::File(File { path: file.into(), current: Mutex::new(token.map(|token| (token, None))) })
+        }
+        (Some(token), ..) => Source::Fixed(token),
         (None, None, Some(name), _) => {
             let password = user.password.as_ref().map_or("", |password| password.expose_secret());
             Source::Fixed(sensitive(format!("Basic {}", BASE64.encode(format!("{name}:{password}")))).map_err(bad)?)
@@ -228,7 +233,7 @@ impl Credentials for User {
 impl File {
     async fn token(&self) -> Result<HeaderValue, BoxError> {
         let mut current = self.current.lock().await;
-        if let Some((value, _)) = current.as_ref().filter(|(_, read_at)| read_at.elapsed() < FILE_LIFETIME) {
+        if let Some((value, _)) = current.as_ref().filter(|(_, read)| read.is_some_and(|read| read.elapsed() < FILE_LIFETIME)) {
             return Ok(value.clone());
         }
         let path = self.path.display();
@@ -243,7 +248,7 @@ impl File {
             (Err(_), Some((last, _))) => last,
             (Err(why), None) => return Err(why.into()),
         };
-        *current = Some((value.clone(), Instant::now()));
+        *current = Some((value.clone(), Some(Instant::now())));
         Ok(value)
     }
 }
@@ -263,9 +268,8 @@ impl Plugin {
 }
 
 /// What a plugin answers: `ExecCredential` of client.authentication.k8s.io.
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-#[derive(Default)]
 struct ExecCredential {
     api_version: String,
     kind: String,
@@ -384,6 +388,10 @@ mod tests {
         };
         check(serde_json::json!({}), &[]).await;
         check(serde_json::json!({"token": "abc", "tokenFile": "/nowhere"}), &["authorization: Bearer abc"]).await;
+        let file = std::env::temp_dir().join(format!("beside-{}", std::process::id()));
+        std::fs::write(&file, "read").expect("writes");
+        check(serde_json::json!({"token": "abc", "tokenFile": file}), &["authorization: Bearer read"]).await;
+        std::fs::remove_file(&file).expect("removes");
         check(serde_json::json!({"username": "u", "password": "p"}), &["authorization: Basic dTpw"]).await;
         let acting = serde_json::json!({"as": "jane", "as-groups": ["a", "b"], "as-user-extra": {"example.com/S": ["x"]}});
         let expected =

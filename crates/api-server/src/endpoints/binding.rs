@@ -109,6 +109,10 @@ impl Change for Bind {
         Ok(pod)
     }
 
+    fn is_admitted(&self) -> bool {
+        false
+    }
+
     fn options_kind(&self) -> &'static str {
         "CreateOptions"
     }

@@ -4,7 +4,7 @@
 //! duplicate fields are ignored, make warnings, or refuse the request. They are never stored.
 
 use apimachinery::decode::{self, DecodeError, Format};
-use apimachinery::{GroupKind, GroupVersionKind, Status, Value, cbor, defaults, field, protobuf, schema};
+use apimachinery::{GroupVersionKind, Status, Value, cbor, defaults, protobuf, schema};
 
 use super::body::Encoding;
 use crate::http::RequestContext;
@@ -90,26 +90,18 @@ pub(crate) fn unfit(kind: &GroupVersionKind, why: impl std::fmt::Display) -> Sta
     Status::bad_request(format!("{name} in version \"{}\" cannot be handled as a {name}: {why}", kind.version))
 }
 
-/// Upstream's answer to a patch that makes no object of the kind; `shown` is what it shows of it.
-pub(crate) fn invalid_patch(shown: &str, why: impl Into<String>) -> Status {
-    let error = field::Error::invalid(&field::Path::new("patch"), shown, why);
-    Status::invalid(&GroupKind::default(), "", &[error])
-}
-
-/// The result of a patch as an object of its kind; empty lists and maps stay. `complaints` are those about the patch itself; `shown` is what errors show.
-/// `merged`: by a strategic merge, whose result is not decoded.
+/// The result of a patch as an object of its kind; empty lists and maps stay. `complaints` are those about the patch itself. `merged`: by a
+/// strategic merge, whose result is not decoded. The error says why it is none.
 pub(crate) fn patched(
     mut object: Value,
     kind: &GroupVersionKind,
     mode: FieldValidation,
     context: &RequestContext,
     mut complaints: Complaints,
-    shown: &str,
     merged: bool,
-) -> Result<Value, Status> {
-    let refused = |why: String| invalid_patch(shown, why);
+) -> Result<Value, String> {
     let decode = if merged { decode::restore } else { decode::conform_sent };
-    complaints.extend(conform_sent_by(decode, &mut object, kind).map_err(|error| refused(error.to_string()))?);
-    judge(complaints, mode, context).map_err(refused)?;
+    complaints.extend(conform_sent_by(decode, &mut object, kind).map_err(|error| error.to_string())?);
+    judge(complaints, mode, context)?;
     Ok(object)
 }

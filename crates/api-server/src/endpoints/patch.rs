@@ -1,7 +1,7 @@
 //! Which patch, by its content type (<https://kubernetes.io/docs/reference/using-api/api-concepts/#patch-and-update>).
 
 use apimachinery::patch::{JsonPatch, JsonPatchError, PatchSchema, StrategicError, go_text, merge_patch, strategic_merge_patch};
-use apimachinery::{GroupVersionKind, Reason, Status, StatusDetails, Value, schema};
+use apimachinery::{GroupKind, GroupVersionKind, Reason, Status, StatusDetails, Value, field, schema};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 
@@ -69,17 +69,22 @@ impl SentPatch {
     pub(crate) fn patched(&self, current: &Value, served: &GroupVersionKind, context: &RequestContext) -> Result<Value, Status> {
         let (patch, complaints) = self.patch.as_ref().map_err(Status::clone)?;
         let merged = self.kind == PatchType::Strategic;
-        let mut patched = apply_patch(self.kind, current, patch, served)?;
-        if let Some(why) = no_kind(&patched).filter(|_| patched.as_object().is_none()) {
-            return Err(codecs::invalid_patch(&patched.to_json(), why));
+        let result = apply_patch(self.kind, current, patch, served)?;
+        // Only errors show it, and its text is as long as the object.
+        let refused = |why: String| {
+            let shown = if merged { go_text(&as_merged(patch, current)) } else { result.to_json() };
+            let error = field::Error::invalid(&field::Path::new("patch"), shown, why);
+            Status::invalid(&GroupKind::default(), "", &[error])
+        };
+        if let Some(why) = no_kind(&result).filter(|_| result.as_object().is_none()) {
+            return Err(refused(why));
         }
-        // What upstream shows of it in errors.
-        let shown = if merged { go_text(&as_merged(patch, current)) } else { patched.to_json() };
         if !merged {
-            check_kind(&patched, served, &shown)?;
+            check_kind(&result, served).map_err(refused)?;
         }
+        let mut patched = result.clone();
         patched.set_gvk(served);
-        let patched = codecs::patched(patched, served, self.mode, context, complaints.clone(), &shown, merged)?;
+        let patched = codecs::patched(patched, served, self.mode, context, complaints.clone(), merged).map_err(refused)?;
         check_name(&patched, current.meta().name())?;
         Ok(patched)
     }
@@ -111,13 +116,13 @@ fn without_nulls(value: &Value) -> Value {
 }
 
 /// A patch cannot make the object one of another kind.
-fn check_kind(patched: &Value, served: &GroupVersionKind, shown: &str) -> Result<(), Status> {
+fn check_kind(patched: &Value, served: &GroupVersionKind) -> Result<(), String> {
     let (version, kind) = (patched.api_version(), patched.kind());
     if version.is_empty() || kind.is_empty() {
         return Ok(());
     }
     let Ok(given) = GroupVersionKind::from_api_version(version, kind) else { return Ok(()) };
-    unusable(&given, served).map_or(Ok(()), |why| Err(codecs::invalid_patch(shown, why)))
+    unusable(&given, served).map_or(Ok(()), Err)
 }
 
 /// A patch as a change of an object.

@@ -93,6 +93,11 @@ pub(crate) trait Change: Send + Sync {
         false
     }
 
+    /// Whether admission looks at the changed object; not where it has looked at what the change is made of (a Binding).
+    fn is_admitted(&self) -> bool {
+        true
+    }
+
     /// The options' kind for admission.
     fn options_kind(&self) -> &'static str {
         "UpdateOptions"
@@ -461,13 +466,15 @@ impl Write<'_> {
         let mut attributes = self.attributes(Operation::Update, name, options.to_value(change.options_kind()), options.dry_run);
         attributes.object = Some(object);
         attributes.old_object = Some(old.clone());
-        self.engine.admission.admit(&mut attributes).await?;
+        if change.is_admitted() {
+            self.engine.admission.admit(&mut attributes).await?;
+        }
         let mut object = attributes.object.take().unwrap_or_default();
         self.check_revision(name, &mut object, current)?;
         meta::check_namespace(&mut object, self.stored.namespaced, self.namespace)?;
         operation.namespace_label = self.namespace_label(&object, Some(old)).await?;
         let hooks: Vec<_> = self.strategy().begin_update(&operation, &mut object, old).await?.into_iter().collect();
-        let result = self.update_begun(name, object, current, attributes, &operation, !change.is_apply()).await;
+        let result = self.update_begun(name, object, current, attributes, &operation, change).await;
         finish_all(hooks, matches!(result, Ok(Ok(_))) && !options.dry_run).await;
         result
     }
@@ -479,17 +486,19 @@ impl Write<'_> {
         current: &Current,
         mut attributes: Attributes,
         operation: &OperationContext,
-        droppable: bool,
+        change: &dyn Change,
     ) -> Result<Result<Written, Option<Current>>, Status> {
         let old = &current.object;
         self.before_update(operation, &mut object, old)?;
         keep_times(old, &mut object);
-        attributes.object = Some(object.clone());
-        self.engine.admission.validate(&attributes).await?;
+        if change.is_admitted() {
+            attributes.object = Some(object.clone());
+            self.engine.admission.validate(&attributes).await?;
+        }
         if object == *old || operation.dry_run {
             return Ok(Ok(Written { object, served: None, created: false }));
         }
-        self.store_changed(name, object, current, droppable).await
+        self.store_changed(name, object, current, !change.is_apply()).await
     }
 
     fn check_revision(&self, name: &str, object: &mut Value, current: &Current) -> Result<(), Status> {
