@@ -17,7 +17,7 @@ use crate::auth::UserInfo;
 use crate::cache::{Entry, prefix_end};
 use crate::endpoints;
 use crate::http::{Body, Query, RequestContext, RequestInfo};
-use crate::objects::{ListScope, Objects, ReadError, WriteError};
+use crate::objects::{Labels, ListScope, Objects, ReadError, WriteError};
 use crate::registry::Stored;
 use crate::server::ApiServer;
 
@@ -169,6 +169,16 @@ impl Objects for Loopback {
             Err(error) if error.code() == Some(404) => Ok(None),
             Err(error) => Err(failed(error)),
         }
+    }
+
+    async fn labels(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Result<Option<Labels>, ReadError> {
+        let failed = |error| backend(resource, namespace, name, error);
+        let plain = self.plain(group, resource).map_err(failed)?;
+        let plain = plain.ok_or_else(|| failed(refused(resource, &Status::path_not_found())))?;
+        let entry = plain.fresh_entry(namespace, name).await.map_err(|status| failed(refused(resource, &status)))?;
+        let owned =
+            |labels: &[(Box<str>, Box<str>)]| labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        Ok(entry.map(|entry| owned(&entry.labels)))
     }
 
     async fn list_json(&self, group: &str, resource: &str, scope: ListScope<'_>) -> Result<Bytes, ReadError> {

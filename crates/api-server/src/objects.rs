@@ -66,11 +66,17 @@ pub struct ListScope<'a> {
     pub node_name: &'a str,
 }
 
+/// Keys and values.
+pub(crate) type Labels = Vec<(String, String)>;
+
 /// Reads objects in their storage form, as JSON.
 #[async_trait]
 pub trait Objects: Send + Sync + 'static {
     /// One object; `None` when it does not exist. Sees every write that was acknowledged before the call.
     async fn get_json(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Result<Option<Bytes>, ReadError>;
+
+    /// The labels of one object; `None` when it does not exist. As fresh as [`Objects::get_json`], without reading the object.
+    async fn labels(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Result<Option<Labels>, ReadError>;
 
     /// All objects in a scope, as a list document (`{"items": [...]}`). May lag behind the newest write by a moment.
     async fn list_json(&self, group: &str, resource: &str, scope: ListScope<'_>) -> Result<Bytes, ReadError>;
@@ -138,6 +144,16 @@ pub(crate) mod memory {
         async fn get_json(&self, _group: &str, resource: &str, namespace: &str, name: &str) -> Result<Option<Bytes>, ReadError> {
             let key = (resource.to_owned(), namespace.to_owned(), name.to_owned());
             Ok(self.objects.lock().get(&key).map(|object| Bytes::from(object.to_string())))
+        }
+
+        async fn labels(&self, _group: &str, resource: &str, namespace: &str, name: &str) -> Result<Option<Labels>, ReadError> {
+            let key = (resource.to_owned(), namespace.to_owned(), name.to_owned());
+            let objects = self.objects.lock();
+            let labels = |object: &serde_json::Value| {
+                let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
+                labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+            };
+            Ok(objects.get(&key).map(labels))
         }
 
         async fn list_json(&self, _group: &str, resource: &str, scope: ListScope<'_>) -> Result<Bytes, ReadError> {

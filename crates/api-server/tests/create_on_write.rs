@@ -1,4 +1,5 @@
-//! Who may change objects but not create them does not create one by applying or replacing what is not there.
+//! Whoever may change objects may not do by that what needs a permission of its own: create what is not there by applying or replacing it,
+//! approve and sign certificates.
 
 mod harness;
 
@@ -92,6 +93,69 @@ async fn creating_needs_its_own_permission() {
     allow(&api, "create").await;
     panda.patch(path, APPLY, &map).await.expect(201);
     panda.put(lease_path, &lease).await.expect(201);
+    stop.cancel();
+    background.await.expect("no panic");
+}
+
+#[tokio::test]
+async fn certificates_are_approved_and_signed_by_whom_the_signer_is_left_to() {
+    const CSRS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let api = api().await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let background = tokio::spawn({
+        let (server, stop) = (api.server.clone(), stop.clone());
+        async move { server.run_background(stop).await }
+    });
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let parts = ["certificatesigningrequests/approval", "certificatesigningrequests/status"];
+    for (user, signers) in
+        [("exact", &["example.com/a"][..]), ("domain", &["example.com/*"]), ("other", &["example.org/*"]), ("nobody", &[])]
+    {
+        let mut rules = vec![json!({"apiGroups": ["certificates.k8s.io"], "resources": parts, "verbs": ["update", "patch"]})];
+        if !signers.is_empty() {
+            let verbs = ["approve", "sign"];
+            let of =
+                json!({"apiGroups": ["certificates.k8s.io"], "resources": ["signers"], "resourceNames": signers, "verbs": verbs});
+            rules.push(of);
+        }
+        api.post(&format!("{rbac}/clusterroles"), &json!({"metadata": {"name": user}, "rules": rules})).await.expect(201);
+        let binding = json!({"metadata": {"name": user}, "subjects": [{"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}],
+            "roleRef": {"kind": "ClusterRole", "name": user, "apiGroup": "rbac.authorization.k8s.io"}});
+        api.post(&format!("{rbac}/clusterrolebindings"), &binding).await.expect(201);
+        let review = json!({"spec": {"user": user, "resourceAttributes":
+            {"verb": "patch", "group": "certificates.k8s.io", "resource": parts[0]}}});
+        let known = async {
+            while api.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", &review).await.expect(201)["status"]["allowed"]
+                != true
+            {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), known).await.expect("the rule is known");
+    }
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let pem = rcgen::CertificateParams::default().serialize_request(&key).expect("is signed").pem().expect("PEM");
+    let request = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, pem);
+    let change = |kind: &str| json!({"status": {"conditions": [{"type": kind, "status": "True", "reason": "r"}]}});
+    for (user, allowed) in [("nobody", false), ("other", false), ("exact", true), ("domain", true)] {
+        let spec = json!({"signerName": "example.com/a", "request": request, "usages": ["client auth"]});
+        api.post(CSRS, &json!({"metadata": {"name": user}, "spec": spec})).await.expect(201);
+        let who = api.as_user(UserInfo::new(user, &["system:authenticated"]));
+        for (part, kind, verb) in [("approval", "Approved", "approve"), ("status", "Failed", "sign")] {
+            let path = format!("{CSRS}/{user}/{part}");
+            let answer = who.patch(&path, "application/merge-patch+json", &change(kind)).await;
+            if allowed {
+                answer.expect(200);
+                continue;
+            }
+            let refused = answer.expect(403);
+            let expected = format!("user not permitted to {verb} requests with signerName \"example.com/a\"");
+            assert!(refused["message"].as_str().is_some_and(|message| message.ends_with(&expected)), "{user} {part}: {refused}");
+        }
+        // What neither signs nor refuses is nobody's business.
+        let labels = json!({"metadata": {"annotations": {"a": "b"}}});
+        who.patch(&format!("{CSRS}/{user}/status"), "application/merge-patch+json", &labels).await.expect(200);
+    }
     stop.cancel();
     background.await.expect("no panic");
 }

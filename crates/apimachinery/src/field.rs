@@ -235,7 +235,7 @@ mod tests {
     use crate::value;
 
     #[test]
-    fn many_are_as_quick_as_few() {
+    fn what_is_said_twice_is_said_once_among_many() {
         let errors: Vec<Error> = (0..100_000).map(|at| Error::required(&Path::new("a").index(at % 99_999), "")).collect();
         let text = aggregate(&errors).expect("errors");
         assert_eq!(text.matches("Required").count(), 99_999);

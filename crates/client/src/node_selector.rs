@@ -1,6 +1,7 @@
 //! Node selectors: the label and field requirements of `nodeSelector` and `nodeAffinity`
 //! (<https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/>).
 
+use apimachinery::validation;
 use k8s_openapi::api::core::v1::{Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec};
 
 /// Whether a pod with this spec may be on the node, as far as its `nodeSelector` and required node affinity decide.
@@ -26,7 +27,10 @@ pub fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
         return false;
     }
     let labels = node.metadata.labels.as_ref();
-    expressions.iter().all(|requirement| holds(requirement, labels.and_then(|labels| labels.get(&requirement.key))))
+    let label_holds = |requirement: &NodeSelectorRequirement| {
+        holds(requirement, labels.and_then(|labels| labels.get(&requirement.key))) && is_of_labels(requirement)
+    };
+    expressions.iter().all(label_holds)
         && fields.iter().all(|requirement| {
             // The only field, and the only operators, that the API server admits.
             let known = requirement.key == "metadata.name" && matches!(requirement.operator.as_str(), "In" | "NotIn");
@@ -34,6 +38,12 @@ pub fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
                 && requirement.values.as_ref().is_some_and(|values| values.len() == 1)
                 && holds(requirement, node.metadata.name.as_ref())
         })
+}
+
+/// Whether key and values are such as labels have; asked of what holds alone, because this is asked for each node.
+fn is_of_labels(requirement: &NodeSelectorRequirement) -> bool {
+    let mut values = requirement.values.iter().flatten();
+    validation::is_qualified_name(&requirement.key).is_empty() && values.all(|value| validation::is_label_value(value).is_empty())
 }
 
 fn holds(requirement: &NodeSelectorRequirement, value: Option<&String>) -> bool {
@@ -110,6 +120,10 @@ mod tests {
         check("none", "DoesNotExist", &["a"], false);
         check("zone", "NotIn", &[], false);
         check("size", "Gt", &["4", "4"], false);
+        check("zone", "In", &["not a label value!"], false);
+        check("zone", "In", &["a", "not a label value!"], false);
+        check("zone", "NotIn", &["not a label value!"], false);
+        check("not a key!", "DoesNotExist", &[], false);
     }
 
     #[test]

@@ -3,9 +3,11 @@
 //! `UIDTrackingControllerExpectations`.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use client::NamespacedName;
+use kube::ResourceExt;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -54,9 +56,13 @@ impl Expectations {
         }
     }
 
-    /// Whether an object was deleted, which the cache does not show yet.
-    pub(crate) fn awaits_deletion(&self, key: &NamespacedName, uid: &str) -> bool {
-        self.pending.lock().get(key).is_some_and(|pending| pending.deletions.contains(uid))
+    /// Takes out the objects that were deleted, which the cache does not show yet; says how many.
+    pub(crate) fn take_out_deleted<K: ResourceExt>(&self, key: &NamespacedName, objects: &mut Vec<Arc<K>>) -> usize {
+        let all = self.pending.lock();
+        let Some(pending) = all.get(key).filter(|pending| !pending.deletions.is_empty()) else { return 0 };
+        let before = objects.len();
+        objects.retain(|object| object.meta().uid.as_ref().is_none_or(|uid| !pending.deletions.contains(uid)));
+        before - objects.len()
     }
 
     /// Whether the cache can be believed.
@@ -78,6 +84,8 @@ impl Expectations {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::api::core::v1::Pod;
+    use serde_json::json;
 
     #[test]
     fn satisfied_when_everything_showed_up() {
@@ -100,5 +108,23 @@ mod tests {
         assert!(!expectations.satisfied(&key), "u3 is still to come");
         expectations.forget(&key);
         assert!(expectations.satisfied(&key));
+    }
+
+    #[test]
+    fn what_was_deleted_is_taken_out() {
+        let pod = |uid: &str| Arc::new(serde_json::from_value::<Pod>(json!({"metadata": {"uid": uid}})).expect("is a pod"));
+        let (expectations, key) = (Expectations::default(), NamespacedName::new("a", "x"));
+        let taken_out = || {
+            let mut pods = vec![pod("u1"), pod("u2"), pod("u3"), Arc::default()];
+            let count = expectations.take_out_deleted(&key, &mut pods);
+            (count, pods.iter().filter_map(|pod| pod.uid()).collect::<Vec<_>>().concat())
+        };
+        assert_eq!(taken_out(), (0, "u1u2u3".to_owned()), "nothing is expected");
+        expectations.expect_creations(&key, 1);
+        assert_eq!(taken_out(), (0, "u1u2u3".to_owned()), "no deletion is");
+        expectations.expect_deletions(&key, ["u1".to_owned(), "u3".to_owned(), "elsewhere".to_owned()]);
+        assert_eq!(taken_out(), (2, "u2".to_owned()));
+        expectations.deletion_observed(&key, "u1");
+        assert_eq!(taken_out(), (1, "u1u2".to_owned()));
     }
 }

@@ -12,9 +12,10 @@ use tokio::time::Instant;
 /// After that long the cache is believed: somebody else removed the object before it was ever seen.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Versions are the newest that is known of an object.
 enum Expected {
-    Version(String),
-    Gone,
+    Written(String),
+    Deleted(String),
 }
 
 /// The objects of one owner by name, with what is expected of each and since when.
@@ -29,12 +30,13 @@ impl Tracker {
     /// An object of an owner was written: the answer.
     pub(crate) fn wrote<K: ResourceExt>(&self, owner: &NamespacedName, object: &K) {
         let version = object.resource_version().unwrap_or_default();
-        self.note(owner, object.name_any(), Expected::Version(version));
+        self.note(owner, object.name_any(), Expected::Written(version));
     }
 
-    /// An object of an owner was deleted.
-    pub(crate) fn deleted(&self, owner: &NamespacedName, name: String) {
-        self.note(owner, name, Expected::Gone);
+    /// This object of an owner was deleted.
+    pub(crate) fn deleted<K: ResourceExt>(&self, owner: &NamespacedName, object: &K) {
+        let version = object.resource_version().unwrap_or_default();
+        self.note(owner, object.name_any(), Expected::Deleted(version));
     }
 
     fn note(&self, owner: &NamespacedName, name: String, expected: Expected) {
@@ -42,10 +44,15 @@ impl Tracker {
         written.entry(owner.clone()).or_default().insert(name, (expected, Instant::now()));
     }
 
-    /// The cache has shown that an object is gone: whatever was written to it will not be seen any more.
-    pub(crate) fn gone(&self, owner: &NamespacedName, name: &str) {
-        if let Some(objects) = self.written.lock().get_mut(owner) {
-            objects.remove(name);
+    /// The cache has shown that an object is gone, which was this at last: whatever was written to it will not be seen any more. What
+    /// concerns a later object of the name is still to come.
+    pub(crate) fn gone<K: ResourceExt>(&self, owner: &NamespacedName, last: &K) {
+        let (name, last) = (last.name_any(), last.resource_version().unwrap_or_default());
+        if let Some(objects) = self.written.lock().get_mut(owner)
+            && let Some((Expected::Written(version) | Expected::Deleted(version), _)) = objects.get(&name)
+            && not_older(&last, version)
+        {
+            objects.remove(&name);
         }
     }
 
@@ -60,9 +67,9 @@ impl Tracker {
         objects.retain(|name, (expected, since)| {
             let cached = cache.get(&owner.namespace, name);
             let shown = match (expected, cached) {
-                (Expected::Gone, cached) => cached.is_none(),
-                (Expected::Version(_), None) => false,
-                (Expected::Version(version), Some(object)) => not_older(&object.resource_version().unwrap_or_default(), version),
+                (Expected::Deleted(_), cached) => cached.is_none(),
+                (Expected::Written(_), None) => false,
+                (Expected::Written(version), Some(object)) => not_older(&object.resource_version().unwrap_or_default(), version),
             };
             !shown && since.elapsed() < TIMEOUT
         });
@@ -79,5 +86,51 @@ fn not_older(version: &str, than: &str) -> bool {
     match (version.parse::<u64>(), than.parse::<u64>()) {
         (Ok(version), Ok(than)) => version >= than,
         _ => version == than,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use serde_json::json;
+
+    fn object(version: &str) -> ConfigMap {
+        let value = json!({"metadata": {"namespace": "a", "name": "x", "resourceVersion": version}});
+        serde_json::from_value(value).expect("is an object")
+    }
+
+    #[test]
+    fn what_was_written_is_waited_for() {
+        let (tracker, owner) = (Tracker::default(), NamespacedName::new("a", "o"));
+        let shows =
+            |versions: &[&str]| tracker.caught_up(&owner, &Store::from_objects(versions.iter().map(|version| object(version))));
+        assert!(shows(&[]), "nothing was");
+        tracker.wrote(&owner, &object("9"));
+        assert!(!shows(&[]) && !shows(&["5"]));
+        assert!(shows(&["10"]));
+        tracker.deleted(&owner, &object("10"));
+        assert!(!shows(&["10"]));
+        assert!(shows(&[]));
+    }
+
+    #[test]
+    fn what_is_gone_is_not_waited_for() {
+        let (tracker, owner) = (Tracker::default(), NamespacedName::new("a", "o"));
+        let caught_up = |cached: Option<&str>| tracker.caught_up(&owner, &Store::from_objects(cached.map(object)));
+        tracker.wrote(&owner, &object("9"));
+        // The one before, whose name the new one has.
+        tracker.gone(&owner, &object("7"));
+        assert!(!caught_up(None), "the new one is still to come");
+        tracker.gone(&NamespacedName::new("a", "other"), &object("12"));
+        assert!(!caught_up(None), "it is another's");
+        // Written, and deleted before the cache saw it.
+        tracker.gone(&owner, &object("12"));
+        assert!(caught_up(None));
+        tracker.deleted(&owner, &object("20"));
+        tracker.gone(&owner, &object("17"));
+        assert!(!caught_up(Some("20")), "what was deleted is still there");
+        tracker.gone(&owner, &object("21"));
+        assert!(caught_up(Some("22")), "somebody else has made it again");
     }
 }

@@ -74,8 +74,13 @@ impl Config {
     /// Takes over what a KubeletConfiguration file (YAML or JSON) says; everything else stays.
     pub fn apply_file(&mut self, text: &str) -> Result<(), ConfigFileError> {
         // By way of JSON, which the executable has the code for anyway.
-        let json =
-            apimachinery::yaml::strict_json(text.as_bytes()).map_err(|error| ConfigFileError::Parse(error.to_string().into()))?;
+        let parsed = apimachinery::yaml::parse_one(text.as_bytes());
+        let document = parsed.map_err(|error| ConfigFileError::Parse(error.to_string().into()))?;
+        // Upstream decodes leniently what it cannot decode strictly, and says so.
+        for duplicate in &document.duplicates {
+            tracing::warn!(duplicate, "the kubelet's configuration says something twice, the last one counts");
+        }
+        let json = document.value.to_json();
         let file: File = serde_json::from_str(&json).map_err(|error| ConfigFileError::Parse(error.to_string().into()))?;
         if file.kind != "KubeletConfiguration" || file.api_version != "kubelet.config.k8s.io/v1beta1" {
             return Err(ConfigFileError::Kind { api_version: file.api_version, kind: file.kind });

@@ -1,14 +1,14 @@
 //! A serving certificate in files (`--tls-cert-file`, `--tls-private-key-file`), read again when somebody renews it.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use serving::{KeyCert, ServingCertificate};
 use tokio_util::sync::CancellationToken;
 
 use crate::flags::Values;
+use crate::flags::common::read;
 
 /// Upstream looks when the files change, and every minute in any case.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -16,8 +16,8 @@ const INTERVAL: Duration = Duration::from_secs(60);
 /// Where a certificate and its key are.
 #[derive(Clone, Debug)]
 pub(crate) struct CertificateFiles {
-    certificate: PathBuf,
-    key: PathBuf,
+    certificate: String,
+    key: String,
 }
 
 impl CertificateFiles {
@@ -32,15 +32,18 @@ impl CertificateFiles {
 
     /// What they hold.
     pub(crate) fn read(&self) -> anyhow::Result<KeyCert> {
-        let read = |flag: &str, path: &Path| {
-            std::fs::read_to_string(path).with_context(|| format!("--{flag}: cannot read {}", path.display()))
-        };
         let cert_pem = read("tls-cert-file", &self.certificate)?;
         Ok(KeyCert { cert_pem, key_pem: read("tls-private-key-file", &self.key)? })
     }
 
-    /// Shows what the files hold from now on, until the token is cancelled. `shown` shows `known`.
-    pub(crate) async fn follow(self, mut known: KeyCert, shown: Arc<ServingCertificate>, token: CancellationToken) {
+    /// Shows what the files hold from now on, until the token is cancelled; nothing where there are none. `shown` shows `known`.
+    pub(crate) async fn follow(files: Option<Self>, known: KeyCert, shown: Arc<ServingCertificate>, token: CancellationToken) {
+        if let Some(files) = files {
+            files.keep_looking(known, shown, token).await;
+        }
+    }
+
+    async fn keep_looking(self, mut known: KeyCert, shown: Arc<ServingCertificate>, token: CancellationToken) {
         while token.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
             match self.look(&mut known, &shown) {
                 Ok(true) => tracing::info!("the serving certificate was renewed"),
@@ -75,10 +78,11 @@ mod tests {
     #[test]
     fn renewed_files_are_shown_once_they_fit() {
         let directory = tempfile::tempdir().expect("a directory");
-        let files = CertificateFiles { certificate: directory.path().join("c.pem"), key: directory.path().join("k.pem") };
+        let path = |name: &str| directory.path().join(name).to_string_lossy().into_owned();
+        let files = CertificateFiles { certificate: path("c.pem"), key: path("k.pem") };
         let make = || KeyCert::self_signed(&["localhost".to_owned()]).expect("is made");
         let (first, second) = (make(), make());
-        let write = |path: &Path, pem: &str| std::fs::write(path, pem).expect("is written");
+        let write = |path: &str, pem: &str| std::fs::write(path, pem).expect("is written");
         write(&files.certificate, &first.cert_pem);
         assert!(files.read().is_err(), "there is no key");
         write(&files.key, &first.key_pem);

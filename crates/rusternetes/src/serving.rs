@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api_server::component_zpages;
+use crate::certificate_files::CertificateFiles;
 use crate::exit::{self, Exit};
 use crate::flags::Values;
 use crate::flags::common::Serving;
@@ -34,11 +35,7 @@ pub(crate) async fn start(serving: Serving, pages: Pages, token: CancellationTok
     tracing::info!(address = %listener.address(), "serving securely");
     let (files, pair) = (serving.files, serving.certificate);
     Ok(Some(tokio::spawn(async move {
-        let renewals = async {
-            if let Some(files) = files {
-                files.follow(pair, certificate, token.clone()).await;
-            }
-        };
+        let renewals = CertificateFiles::follow(files, pair, certificate, token.clone());
         tokio::join!(listener.serve(pages, authentication, authorization, token.clone()), renewals);
     })))
 }

@@ -10,6 +10,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::certificate::CertificateError;
+use crate::names::Names;
 use crate::tls::provider;
 
 /// Authorities whose client certificates are believed.
@@ -54,9 +55,7 @@ impl Authorities {
 impl Subject {
     fn of(leaf: &CertificateDer<'_>) -> Result<Self, String> {
         let (_, certificate) = X509Certificate::from_der(leaf).map_err(|error| error.to_string())?;
-        let subject = certificate.subject();
-        let common_name = subject.iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or_default().to_owned();
-        let organizations = subject.iter_organization().filter_map(|name| name.as_str().ok()).map(str::to_owned).collect();
+        let Names { common_name, organizations } = Names::of(certificate.subject());
         let fingerprint = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(leaf.as_ref()));
         Ok(Self { common_name, organizations, fingerprint })
     }

@@ -94,25 +94,21 @@ fn texts(headers: &HeaderMap, name: &str) -> Vec<String> {
     headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect()
 }
 
-/// `%xx` escapes; what does not decode stays as it is, as upstream has it.
-fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let digits = (*first == b'%').then(|| tail.get(..2)).flatten();
-        match digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None if *first == b'%' => return text.to_owned(),
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
+/// Keys of extra attributes come percent-encoded, because names of headers cannot hold everything; a malformed one stays as it is, as
+/// upstream has it.
+pub fn percent_decoded(key: &str) -> String {
+    let mut out = Vec::with_capacity(key.len());
+    let mut bytes = key.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            out.push(byte);
+            continue;
         }
+        let digits = [bytes.next(), bytes.next()].map(|b| b.and_then(|b| char::from(b).to_digit(16)));
+        let [Some(high), Some(low)] = digits else { return key.to_owned() };
+        out.push(u8::try_from(high * 16 + low).unwrap_or(b'%'));
     }
-    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+    String::from_utf8(out).unwrap_or_else(|_| key.to_owned())
 }
 
 #[cfg(test)]
@@ -122,7 +118,7 @@ mod tests {
     #[test]
     fn escapes() {
         for (given, expected) in
-            [("scopes", "scopes"), ("acme.com%2fproject", "acme.com/project"), ("a%zz", "a%zz"), ("a%2", "a%2")]
+            [("scopes", "scopes"), ("acme.com%2fproject", "acme.com/project"), ("a%zz", "a%zz"), ("a%2", "a%2"), ("a%+f", "a%+f")]
         {
             assert_eq!(percent_decoded(given), expected);
         }

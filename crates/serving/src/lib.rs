@@ -9,9 +9,11 @@
 mod authorities;
 mod certificate;
 mod front_proxy;
+mod names;
 mod tls;
 
 pub use authorities::{Authorities, Subject};
 pub use certificate::{CertificateError, KeyCert, ServingCertificate};
-pub use front_proxy::{Claimed, RequestHeaders};
+pub use front_proxy::{Claimed, RequestHeaders, percent_decoded};
+pub use names::Names;
 pub use tls::TlsOptions;

@@ -23,11 +23,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("api-server", &["apimachinery", "cel", "serving", "storage", "streaming", "typed"]),
     ("network", &["nftables"]),
     ("container-runtime", &["cri", "network", "streaming"]),
-    ("kubelet", &["apimachinery", "client", "cri"]),
+    ("kubelet", &["apimachinery", "client", "cri", "serving"]),
     ("kube-proxy", &["apimachinery", "client", "nftables"]),
     ("dns", &["apimachinery", "client"]),
     ("scheduler", &["apimachinery", "cel", "client"]),
-    ("controller-manager", &["apimachinery", "cel", "client"]),
+    ("controller-manager", &["apimachinery", "cel", "client", "serving"]),
     (
         "rusternetes",
         &[

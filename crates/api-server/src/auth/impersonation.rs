@@ -2,6 +2,7 @@
 //!
 //! Reads the `Impersonate-*` headers; every part of the wanted identity must be allowed to the real user by itself.
 
+use ::serving::percent_decoded;
 use http::HeaderMap;
 
 use super::attributes::{Attributes, Decision};
@@ -135,22 +136,6 @@ fn complete(mut user: UserInfo) -> UserInfo {
         user.groups.push(names::AUTHENTICATED.to_owned());
     }
     user
-}
-
-/// Extra keys come percent-encoded, because header names cannot hold everything; a malformed one stays as it is.
-fn percent_decoded(key: &str) -> String {
-    let mut out = Vec::with_capacity(key.len());
-    let mut bytes = key.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte != b'%' {
-            out.push(byte);
-            continue;
-        }
-        let digits = [bytes.next(), bytes.next()].map(|b| b.and_then(|b| char::from(b).to_digit(16)));
-        let [Some(high), Some(low)] = digits else { return key.to_owned() };
-        out.push(u8::try_from(high * 16 + low).unwrap_or(b'%'));
-    }
-    String::from_utf8(out).unwrap_or_else(|_| key.to_owned())
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Whether text from clients is what it says: certificate requests and certificates, base64 of PEM.
 
+use ::serving::Names;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use x509_parser::certification_request::X509CertificationRequest;
@@ -17,10 +18,7 @@ pub(crate) fn check_request(base64: &str) -> Result<(), String> {
 
 /// The organizations, which are a client's groups, in a request's subject.
 pub(crate) fn requested_organizations(base64: &str) -> Result<Vec<String>, String> {
-    with_request(base64, |request| {
-        let organizations = request.certification_request_info.subject.iter_organization();
-        Ok(organizations.filter_map(|name| Some(name.as_str().ok()?.to_owned())).collect())
-    })
+    with_request(base64, |request| Ok(Names::of(&request.certification_request_info.subject).organizations))
 }
 
 fn with_request<T>(base64: &str, read: impl FnOnce(&X509CertificationRequest) -> Result<T, String>) -> Result<T, String> {

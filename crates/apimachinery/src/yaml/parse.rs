@@ -33,8 +33,8 @@ pub fn parse_one(text: &[u8]) -> Result<Document, YamlError> {
     Ok(documents(text, 1)?.into_iter().next().unwrap_or(null))
 }
 
-/// The first document as JSON, for what is read into a Rust type: a key that occurs twice is an error, as in upstream's strict decoders
-/// of configuration files. Nothing at all is `null`.
+/// The first document as JSON, for what is read into a Rust type: a key that occurs twice is an error, as in upstream's strict decoders.
+/// Kubeconfigs and answers of credential plugins are read so too, where upstream takes the last one. Nothing at all is `null`.
 pub fn strict_json(text: &[u8]) -> Result<String, YamlError> {
     let document = parse_one(text)?;
     match document.duplicates.is_empty() {

@@ -48,7 +48,7 @@ static FORCED: LazyLock<Option<IntCounterVec>> = LazyLock::new(|| {
     register_int_counter_vec!(name, "Number of times the A/D Controller performed a forced detach", &["reason"]).ok()
 });
 
-/// What is remembered between two looks. A new process begins without it: what it lists is enough.
+/// What is remembered between two looks. A new process begins without it: what it lists is enough, or it waits longer.
 #[derive(Default)]
 struct Memory {
     /// Since when no pod has needed an attachment, by its name.
@@ -57,6 +57,8 @@ struct Memory {
     asked: HashMap<String, Asked>,
     /// UIDs of attachments that were asked to go, which the cache may not know yet.
     going: HashSet<String>,
+    /// What nodes that are gone used at last, by their names; so long as something is attached to them.
+    last_in_use: HashMap<String, HashSet<String>>,
     /// What users were told, by node and volume: once is enough.
     told: HashMap<(String, String), String>,
 }
@@ -116,7 +118,7 @@ pub(crate) async fn run(context: Context) {
     let queue: WorkQueue<String> = WorkQueue::new("attach_detach");
     let memory: Arc<Mutex<Memory>> = Arc::default();
     wakeups::watch_pods(&pods, &queue);
-    wakeups::watch_nodes(&nodes, &queue);
+    wakeups::watch_nodes(&nodes, &memory, &queue);
     wakeups::watch_storage(&claims, &volumes, pods.store(), &queue);
     wakeups::watch_drivers(&drivers, nodes.store(), &queue);
     wakeups::watch_attachments(&attachments, volumes.store(), pods.store(), &memory, &queue);
@@ -169,9 +171,17 @@ impl Controller for AttachDetach {
         let volumes: BTreeSet<&str> = needed.values().map(|needed| needed.volume.persistent_volume.as_str()).collect();
         let elsewhere = volumes.iter().map(|volume| ((*volume).to_owned(), self.elsewhere(volume, name))).collect();
         self.check_asked(name).await?;
-        let asked = self.memory.lock().asked_for(name);
+        let (asked, last_in_use) = {
+            let mut memory = self.memory.lock();
+            let asked = memory.asked_for(name);
+            if node.is_none() && objects.is_empty() && asked.is_empty() {
+                memory.last_in_use.remove(name);
+            }
+            (asked, memory.last_in_use.get(name).cloned())
+        };
         let world = World {
             node: node.as_deref(),
+            last_in_use: last_in_use.as_ref(),
             needed: &needed,
             attachments: &attachments,
             elsewhere: &elsewhere,

@@ -90,9 +90,9 @@ impl Run {
     fn advance(&mut self, all: bool) {
         let mut some = |lag: usize| if all { lag } else { self.model.pick(lag + 1) };
         let counts = [self.nodes.lag(), self.pods.lag(), self.attachments.lag()].map(&mut some);
-        self.nodes.advance(counts[0], |_| {});
-        self.pods.advance(counts[1], |_| {});
         let memory = &self.memory;
+        self.nodes.advance(counts[0], |change| memory.lock().seen_node(change));
+        self.pods.advance(counts[1], |_| {});
         self.attachments.advance(counts[2], |change| memory.lock().seen(change));
     }
 
@@ -298,6 +298,65 @@ async fn what_a_kubelet_attaches_by_itself_is_left_alone() {
     run.advance(true);
     run.reconcile(NODES, Fault::None).await;
     assert_eq!(run.going(), [format!("{name}/{}", unique_name(0))]);
+}
+
+/// Two volumes are attached to a node, which uses the first of them and goes.
+async fn with_a_node_that_went() -> Run {
+    let mut run = Run::new(0).await;
+    let api: Api<VolumeAttachment> = Api::all(run.model.admin.clone());
+    for i in 0..2 {
+        let attachment = json!({"metadata": {"name": format!("a{i}"), "finalizers": [FINALIZER]}, "spec": {"attacher": "d",
+            "nodeName": "n0", "source": {"persistentVolumeName": format!("v{i}")}}});
+        let attachment = serde_json::from_value(attachment).expect("is an attachment");
+        api.create(&PostParams::default(), &attachment).await.expect("is created");
+    }
+    run.write_in_use("n0", vec![unique_name(0)]).await;
+    let nodes: Api<Node> = Api::all(run.model.admin.clone());
+    run.advance(true);
+    nodes.delete("n0", &DeleteParams::default()).await.expect("is deleted");
+    run.observe().await;
+    run
+}
+
+#[tokio::test]
+async fn a_node_that_goes_keeps_what_it_used() {
+    let mut run = with_a_node_that_went().await;
+    run.advance(true);
+    run.reconcile(0, Fault::None).await;
+    assert_eq!(run.going(), [format!("n0/{}", unique_name(1))]);
+    // Another of the name has said nothing yet, and uses nothing.
+    let nodes: Api<Node> = Api::all(run.model.admin.clone());
+    let node = json!({"metadata": {"name": "n0", "annotations": {MANAGED: "true"}}});
+    nodes.create(&PostParams::default(), &serde_json::from_value(node).expect("is a node")).await.expect("is created");
+    run.observe().await;
+    run.advance(true);
+    assert!(run.memory.lock().last_in_use.is_empty());
+    run.reconcile(0, Fault::None).await;
+    assert_eq!(run.going().len(), 2);
+}
+
+#[tokio::test]
+async fn what_a_node_used_is_kept_no_longer_than_it_matters() {
+    let mut run = with_a_node_that_went().await;
+    let api: Api<VolumeAttachment> = Api::all(run.model.admin.clone());
+    for name in ["a0", "a1"] {
+        let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+        api.patch(name, &PatchParams::default(), &free).await.expect("is changed");
+        api.delete(name, &DeleteParams::default()).await.expect("is deleted");
+    }
+    run.observe().await;
+    run.advance(true);
+    assert_eq!(run.memory.lock().last_in_use.len(), 1);
+    run.reconcile(0, Fault::None).await;
+    assert!(run.memory.lock().last_in_use.is_empty());
+}
+
+#[tokio::test]
+async fn a_node_that_nobody_saw_go_may_have_used_anything() {
+    let mut run = with_a_node_that_went().await;
+    run.restart();
+    run.reconcile(0, Fault::None).await;
+    assert_eq!((run.model.faults.writes(), run.going()), (0, Vec::new()));
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! What to attach to a node and what to detach from it. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{AttachedVolume, Node};
@@ -30,6 +30,8 @@ pub(super) struct Attachment<'a> {
 pub(super) struct World<'a> {
     /// `None`: it is gone.
     pub(super) node: Option<&'a Node>,
+    /// What a node that is gone used at last; `None` where nobody saw it go.
+    pub(super) last_in_use: Option<&'a HashSet<String>>,
     /// By unique names.
     pub(super) needed: &'a BTreeMap<String, Needed>,
     pub(super) attachments: &'a [Attachment<'a>],
@@ -123,8 +125,14 @@ enum LettingGo {
 fn let_go(attachment: &Attachment<'_>, unneeded_for: Duration, world: &World<'_>) -> LettingGo {
     let Health { ready, out_of_service } = health(world.node);
     let overdue = unneeded_for > UNMOUNT_MAX && !world.never_force;
-    // A node that is gone says nothing any more: its machine may be running, and using what it had, until the six minutes are over.
-    let in_use = world.node.is_none_or(|node| is_in_use(node, &attachment.volume.unique_name));
+    let unique_name = &attachment.volume.unique_name;
+    let in_use = match (world.node, world.last_in_use) {
+        (Some(node), _) => is_in_use(node, unique_name),
+        // It says nothing any more: its machine may be running, and using what it used, until the six minutes are over.
+        (None, Some(last)) => last.contains(unique_name),
+        // It went before this process began: it may have used anything.
+        (None, None) => true,
+    };
     let forced = overdue && !ready || out_of_service;
     if in_use && !forced {
         let left = UNMOUNT_MAX.checked_sub(unneeded_for).filter(|_| !world.never_force);

@@ -36,6 +36,8 @@ struct Case {
     not_ready: bool,
     out_of_service: bool,
     gone: bool,
+    /// Its last words are not known.
+    forgotten: bool,
     elsewhere: bool,
     asked: bool,
     never_force: bool,
@@ -75,8 +77,11 @@ fn planned(case: &Case) -> Plan {
     let needed = Needed { volume: volume(case.shared), pods: Vec::new() };
     let needed: BTreeMap<_, _> = case.needed.then(|| (NAME.to_owned(), needed)).into_iter().collect();
     let others = if case.elsewhere { vec!["other".to_owned()] } else { Vec::new() };
+    let last_in_use = node.status.as_ref().and_then(|status| status.volumes_in_use.clone()).unwrap_or_default();
+    let last_in_use = last_in_use.into_iter().collect();
     plan(&World {
         node: (!case.gone).then_some(&node),
+        last_in_use: (case.gone && !case.forgotten).then_some(&last_in_use),
         needed: &needed,
         attachments: &attachments,
         elsewhere: &BTreeMap::from([("pv".to_owned(), others)]),
@@ -128,12 +133,15 @@ fn detaching() {
     check("but the node is healthy", &Case { not_ready: false, ..silent.clone() }, (false, false, false, None, None));
     let out = Case { out_of_service: true, ..mounted.clone() };
     check("out of service", &out, (false, false, false, Some(false), Some(Some(Force::OutOfService))));
-    let gone = Case { gone: true, ..unneeded.clone() };
-    check("the node is gone", &gone, (false, false, false, None, None));
-    assert_eq!(planned(&gone).look_again, Some(UNMOUNT_MAX + Duration::from_millis(1)));
-    let gone = Case { unneeded_for: late, ..gone };
-    check("the node is long gone", &gone, (false, false, false, None, Some(Some(Force::Timeout))));
-    check("gone and never by force", &Case { never_force: true, ..gone }, (false, false, false, None, None));
+    let unused = Case { gone: true, ..unneeded.clone() };
+    check("the node is gone, and did not use it", &unused, (false, false, false, None, Some(None)));
+    for gone in [Case { gone: true, ..mounted.clone() }, Case { forgotten: true, ..unused }] {
+        check("the node is gone, and may still use it", &gone, (false, false, false, None, None));
+        assert_eq!(planned(&gone).look_again, Some(UNMOUNT_MAX + Duration::from_millis(1)));
+        let gone = Case { unneeded_for: late, ..gone };
+        check("the node is long gone", &gone, (false, false, false, None, Some(Some(Force::Timeout))));
+        check("gone and never by force", &Case { never_force: true, ..gone }, (false, false, false, None, None));
+    }
     check("once is enough", &Case { going: true, ..unneeded }, (false, false, false, Some(false), None));
 }
 

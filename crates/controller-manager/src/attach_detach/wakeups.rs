@@ -37,11 +37,14 @@ fn essence(node: &Node) -> impl PartialEq {
     )
 }
 
-pub(super) fn watch_nodes(nodes: &Informer<Node>, queue: &WorkQueue<String>) {
-    let queue = queue.clone();
-    nodes.add_handler(move |change| match change {
-        Change::Updated { old, new } if essence(old) == essence(new) => {}
-        change => queue.add(change.object().name_any()),
+pub(super) fn watch_nodes(nodes: &Informer<Node>, memory: &Arc<Mutex<Memory>>, queue: &WorkQueue<String>) {
+    let (memory, queue) = (memory.clone(), queue.clone());
+    nodes.add_handler(move |change| {
+        memory.lock().seen_node(change);
+        match change {
+            Change::Updated { old, new } if essence(old) == essence(new) => {}
+            change => queue.add(change.object().name_any()),
+        }
     });
 }
 
@@ -107,6 +110,17 @@ pub(super) fn watch_attachments(
 }
 
 impl Memory {
+    /// A node that goes leaves behind what it used.
+    pub(super) fn seen_node(&mut self, change: &Change<'_, Node>) {
+        let node = change.object();
+        if matches!(change, Change::Deleted(_)) {
+            let used = node.status.as_ref().and_then(|status| status.volumes_in_use.clone()).unwrap_or_default();
+            self.last_in_use.insert(node.name_any(), used.into_iter().collect());
+        } else {
+            self.last_in_use.remove(&node.name_any());
+        }
+    }
+
     /// The cache has what was asked for, or it is gone.
     pub(super) fn seen(&mut self, change: &Change<'_, VolumeAttachment>) {
         let name = change.object().name_any();

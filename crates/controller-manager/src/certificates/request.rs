@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use serving::Names;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::pem::Pem;
@@ -33,10 +34,10 @@ pub(super) fn parse(pem: &[u8]) -> Result<Request, String> {
     let unverified = |error| format!("unable to verify certificate request signature: {error}");
     parsed.verify_signature().map_err(unverified)?;
     let info = &parsed.certification_request_info;
-    let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| attribute.as_str().ok().map(str::to_owned);
+    let Names { common_name, organizations } = Names::of(&info.subject);
     let mut request = Request {
-        common_name: info.subject.iter_common_name().last().and_then(text).unwrap_or_default(),
-        organizations: info.subject.iter_organization().filter_map(text).collect(),
+        common_name,
+        organizations,
         subject: info.subject.as_raw().to_vec(),
         public_key: info.subject_pki.raw.to_vec(),
         ..Request::default()

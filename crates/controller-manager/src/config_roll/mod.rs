@@ -290,6 +290,20 @@ mod tests {
         informers.get::<Deployment>().wait_synced().await.expect("is synced");
         informers.get::<StatefulSet>().wait_synced().await.expect("is synced");
         informers.get::<DaemonSet>().wait_synced().await.expect("is synced");
+        // A listing that began by mistake would be under way before a later change of a Deployment arrives.
+        let deployments = informers.get::<Deployment>();
+        let arrives = async |what: &str, holds: &dyn Fn(&Deployment) -> bool| {
+            let seen = async {
+                while !deployments.store().get(NAMESPACE, "web").is_some_and(|web| holds(&web)) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(std::time::Duration::from_secs(60), seen).await.unwrap_or_else(|_| panic!("{what}"));
+        };
+        arrives("it is there", &|_| true).await;
+        let unrelated = Patch::Merge(json!({"metadata": {"labels": {"later": "yes"}}}));
+        model.api::<Deployment>().patch("web", &PatchParams::default(), &unrelated).await.expect("is changed");
+        arrives("it is changed", &|web| web.labels().contains_key("later")).await;
         let reads = |what: &str| paths.lock().iter().any(|path| path.ends_with(what));
         assert!(reads("/deployments") && !reads("/configmaps") && !reads("/secrets"), "{:?}", paths.lock());
         let wish = |wish: Value| Patch::Merge(json!({"metadata": {"annotations": {WISH: wish}}}));

@@ -60,15 +60,12 @@ fn finished(job: &Job) -> Option<&JobCondition> {
     conditions.iter().find(|c| matches!(c.type_.as_str(), "Complete" | "Failed") && c.status == "True")
 }
 
-/// The time that a Job serves.
-fn made_for(job: &Job) -> Option<Timestamp> {
-    job.annotations().get(SCHEDULED_AT)?.parse().ok()
-}
-
-/// Whether a Job serves a time of which the status does not know yet that it was served.
-fn is_unnoted(cron_job: &CronJob, job: &Job) -> bool {
+/// The time that a Job serves, if the status does not know yet that it was served. Users make Jobs with this annotation as well, by hand
+/// or from a copy: it counts only where the name says that this controller made it.
+fn unnoted(cron_job: &CronJob, job: &Job) -> Option<Timestamp> {
+    let at = job.annotations().get(SCHEDULED_AT)?.parse().ok()?;
     let last = cron_job.status.as_ref().and_then(|status| status.last_schedule_time.as_ref()).map(|time| time.0);
-    made_for(job).is_some_and(|made| last.is_none_or(|last| made > last))
+    (job.name_any() == job_name(cron_job, at) && last.is_none_or(|last| at > last)).then_some(at)
 }
 
 /// Finished Jobs beyond the history that is kept, the oldest first. One that the status does not know of stays until it does: else its
@@ -83,7 +80,7 @@ pub(super) fn surplus(cron_job: &CronJob, jobs: &[Arc<Job>]) -> Vec<Arc<Job>> {
         // Those that never started come last.
         ended.sort_by_key(|job| (started(job).is_none(), started(job), job.name_any()));
         ended.truncate(ended.len().saturating_sub(usize::try_from(limit).unwrap_or(0)));
-        ended.retain(|job| !is_unnoted(cron_job, job));
+        ended.retain(|job| unnoted(cron_job, job).is_none());
         ended
     };
     let mut all = beyond("Complete", spec.successful_jobs_history_limit);
@@ -102,12 +99,13 @@ pub(super) struct Observed {
     pub(super) missing: Vec<ObjectReference>,
 }
 
-pub(super) fn observe(cron_job: &mut CronJob, jobs: &[Arc<Job>]) -> Observed {
+pub(super) fn observe(cron_job: &mut CronJob, jobs: &[Arc<Job>], now: Timestamp) -> Observed {
     let mut observed = Observed::default();
     for job in jobs {
-        if is_unnoted(cron_job, job) {
+        // A time that is yet to come would keep all before it from being served.
+        if let Some(at) = unnoted(cron_job, job).filter(|at| *at <= now) {
             // The process ended between the Job and the status.
-            cron_job.status.get_or_insert_default().last_schedule_time = made_for(job).map(Time);
+            cron_job.status.get_or_insert_default().last_schedule_time = Some(Time(at));
             observed.changed = true;
         }
         let listed = is_active(cron_job, uid(job));

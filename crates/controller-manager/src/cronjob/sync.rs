@@ -81,11 +81,11 @@ impl Working<'_> {
 
     /// Returns how long to wait.
     async fn run(&mut self, jobs: &[Arc<Job>], now: Timestamp) -> Result<Option<Duration>, ReconcileError> {
-        let observed = observe(&mut self.cron_job, jobs);
+        let observed = observe(&mut self.cron_job, jobs, now);
         self.changed |= observed.changed;
         self.tell(observed.told);
         for job in observed.unexpected {
-            self.explain(&job, jobs).await?;
+            self.explain(&job, jobs, now).await?;
         }
         for reference in observed.missing {
             let (namespace, name) = (reference.namespace.as_deref().unwrap_or(""), reference.name.as_deref().unwrap_or(""));
@@ -116,7 +116,7 @@ impl Working<'_> {
     }
 
     /// A Job runs that the status does not list: either the cache is behind on the status, or this is news.
-    async fn explain(&mut self, job: &Job, jobs: &[Arc<Job>]) -> Result<(), ReconcileError> {
+    async fn explain(&mut self, job: &Job, jobs: &[Arc<Job>], now: Timestamp) -> Result<(), ReconcileError> {
         let uid = job.metadata.uid.as_deref().unwrap_or("");
         if is_active(&self.cron_job, uid) {
             return Ok(());
@@ -129,7 +129,7 @@ impl Working<'_> {
         }
         self.cron_job = fresh;
         // What was observed belongs to the copy that was too old.
-        self.changed = observe(&mut self.cron_job, jobs).changed;
+        self.changed = observe(&mut self.cron_job, jobs, now).changed;
         Ok(())
     }
 

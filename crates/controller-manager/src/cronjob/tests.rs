@@ -120,7 +120,7 @@ fn observations() {
         job("running", "", None),
         job("stray", "", None),
     ];
-    let observed = observe(&mut known, &jobs);
+    let observed = observe(&mut known, &jobs, at(TEN));
     assert!(observed.changed);
     assert_eq!(observed.told, [plan::normal("SawCompletedJob", "Saw completed job: done, condition: Complete")]);
     assert_eq!(names(&observed.unexpected), ["stray"]);
@@ -129,8 +129,31 @@ fn observations() {
     assert_eq!(left, ["lost", "running"]);
     let last = known.status.as_ref().and_then(|status| status.last_successful_time.as_ref());
     assert_eq!(last.map(|time| time.0), Some(at("2024-01-01T03:00:00Z")));
-    let again = observe(&mut known, &jobs);
+    let again = observe(&mut known, &jobs, at(TEN));
     assert!(!again.changed && again.told.is_empty(), "nothing new: {again:?}");
+}
+
+/// A Job serves a time if this controller made it for that time, and the time has come.
+#[test]
+fn only_own_jobs_serve_times() {
+    let own = |time: &str| job_name(&cron_job(json!({})), at(time));
+    let (past, next) = ("2024-01-01T09:00:00Z", "2024-01-01T11:00:00Z");
+    for (name, time, last, expected, what) in [
+        (own(TEN), TEN, None, Some(TEN), "its own"),
+        (own(TEN), "2024-01-01T12:00:00+02:00", Some(past), Some(TEN), "its own in another zone"),
+        (own(TEN), TEN, Some(next), Some(next), "one that is noted"),
+        ("by-hand".to_owned(), TEN, Some(past), Some(past), "another name"),
+        (own(past), TEN, None, None, "the name of another time"),
+        (own(TEN), "at ten", None, None, "no time"),
+        (own(next), next, Some(past), Some(past), "a time to come"),
+    ] {
+        let mut cron = cron_job(json!({"status": {"lastScheduleTime": last}}));
+        let mut made = Job::clone(&job(&name, "Complete", None));
+        made.annotations_mut().insert("batch.kubernetes.io/cronjob-scheduled-timestamp".to_owned(), time.to_owned());
+        let observed = observe(&mut cron, &[Arc::new(made)], at(TEN));
+        let noted = cron.status.and_then(|status| status.last_schedule_time).map(|time| time.0);
+        assert_eq!((noted, observed.changed), (expected.map(at), expected != last), "{what}");
+    }
 }
 
 #[test]

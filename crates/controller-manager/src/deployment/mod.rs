@@ -80,7 +80,7 @@ fn note_gone(change: &Change<'_, ReplicaSet>, written: &Tracker) {
     if let Change::Deleted(set) = change
         && let Some(owner) = controller_of(&set.metadata)
     {
-        written.gone(&NamespacedName::new(set.namespace().unwrap_or_default(), &owner.name), &set.name_any());
+        written.gone(&NamespacedName::new(set.namespace().unwrap_or_default(), &owner.name), &***set);
     }
 }
 

@@ -141,7 +141,7 @@ impl Run {
     async fn change_template(&mut self) {
         // Now and then back to one that was before.
         self.image = if self.model.chance(30) { self.image.saturating_sub(1) } else { self.image + 1 };
-        let containers = json!([{"name": "c", "image": format!("image:{}", self.image)}]);
+        let containers = json!([{"name": "c", "image": self.image()}]);
         self.patch(json!({"template": {"spec": {"containers": containers}}})).await;
     }
 
@@ -149,8 +149,17 @@ impl Run {
         self.deployments.truth().next().expect("is there")
     }
 
+    /// What ReplicaSets ask for.
+    fn asked_for(&self) -> i32 {
+        self.sets.truth().map(|set| size(set)).sum()
+    }
+
+    fn image(&self) -> String {
+        format!("image:{}", self.image)
+    }
+
     fn check_surge(&self, most: i32, what: &str) {
-        let asked: i32 = self.sets.truth().map(|set| size(set)).sum();
+        let asked = self.asked_for();
         assert!(asked <= most, "never more than maxSurge above: {asked}, {what}");
     }
 
@@ -198,9 +207,12 @@ impl Run {
         assert_eq!(sizes, [replicas], "one ReplicaSet has all");
         assert!(self.sets.truth().count() <= 3, "the new one and as many as revisionHistoryLimit");
         assert_eq!(self.pods.truth().count(), usize::try_from(replicas).expect("few"));
-        let image = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.containers[0].image.clone());
-        assert!(self.pods.truth().all(|pod| image(pod) == Some(format!("image:{}", self.image))));
+        assert!(self.pods.truth().all(|pod| image(pod) == Some(self.image())));
     }
+}
+
+fn image(pod: &Pod) -> Option<String> {
+    pod.spec.as_ref().and_then(|spec| spec.containers[0].image.clone())
 }
 
 fn size(set: &ReplicaSet) -> i32 {
@@ -210,11 +222,13 @@ fn size(set: &ReplicaSet) -> i32 {
 /// Pods only become unavailable because the controllers take them down.
 #[tokio::test]
 async fn a_rolling_update_keeps_its_bounds_whatever_happens() {
-    let mut replaced = 0;
+    // In how many runs there were as many, and as few, as may be.
+    let (mut full, mut least) = (0, 0);
     for (seed, surge, unavailable) in [(0, 1, 0), (1, 0, 1), (2, 1, 1), (3, 2, 0), (4, 0, 2), (5, 2, 1), (6, 1, 0), (7, 0, 1)] {
         let mut run = Run::new(seed, deployment(4, json!(surge), json!(unavailable))).await;
         run.settle().await;
         run.check_settled(4);
+        let (mut highest, mut lowest) = (false, false);
         for step in 0..170 {
             match run.model.pick(24) {
                 0 => run.change_template().await,
@@ -229,14 +243,17 @@ async fn a_rolling_update_keeps_its_bounds_whatever_happens() {
             run.check_surge(4 + surge, &what);
             run.check_no_pod_is_made_twice();
             let available = run.available();
-            replaced += usize::from(run.pods.truth().any(|pod| !is_ready(pod)));
+            highest |= surge > 0 && run.asked_for() == 4 + surge;
+            lowest |= unavailable > 0 && available == 4 - unavailable;
             assert!(available >= 4 - unavailable, "never more than maxUnavailable below: {available}, {what}");
         }
         run.patch(json!({"paused": false})).await;
         run.settle().await;
         run.check_settled(4);
+        full += usize::from(highest);
+        least += usize::from(lowest);
     }
-    assert!(replaced > 100, "the test does something: {replaced}");
+    assert!(full > 1 && least > 1, "both bounds are reached: in {full} and {least} runs");
 }
 
 /// Pods fail and are deleted by hand, and the deployment is scaled in the middle of rollouts.

@@ -86,7 +86,7 @@ fn note_gone(change: &Change<'_, EndpointSlice>, tracker: &Tracker) {
     if let Change::Deleted(slice) = change
         && let Some(service) = managed_for(slice)
     {
-        tracker.gone(&service, &slice.name_any());
+        tracker.gone(&service, &***slice);
     }
 }
 
@@ -158,7 +158,7 @@ impl EndpointSlices {
         for slice in plan.delete {
             let result = api.delete(&slice.name_any(), &DeleteParams::default()).await;
             ignore_not_found(result).map_err(ReconcileError::api("delete endpoint slice"))?;
-            self.tracker.deleted(key, slice.name_any());
+            self.tracker.deleted(key, &*slice);
         }
         Ok(())
     }

@@ -32,7 +32,7 @@ struct Mirroring {
     endpoints: Store<Endpoints>,
     services: Store<Service>,
     slices: Store<EndpointSlice>,
-    tracker: Tracker,
+    tracker: Arc<Tracker>,
 }
 
 pub(crate) async fn run(context: Context) {
@@ -63,27 +63,34 @@ pub(crate) async fn run(context: Context) {
             on_service.add(NamespacedName::of(&**change.object()));
         }
     });
-    let on_slice = queue.clone();
-    slices.add_handler(move |change| {
-        if let Change::Updated { old, .. } = change
-            && let Some(service) = mirrored_for(old)
-        {
-            on_slice.add(service);
-        }
-        if let Some(service) = mirrored_for(change.object()) {
-            on_slice.add(service);
-        }
-    });
+    let tracker: Arc<Tracker> = Arc::default();
+    let (on_slice, to_track) = (queue.clone(), tracker.clone());
+    slices.add_handler(move |change| seen_slice(change, &on_slice, &to_track));
     let controller = Mirroring {
         events: context.events("endpoint-slice-mirroring-controller"),
         endpoints: endpoints.store().clone(),
         services: services.store().clone(),
         slices: slices.store().clone(),
-        tracker: Tracker::default(),
+        tracker,
         context: context.clone(),
     };
     let workers = context.config.mirroring_concurrent_service_endpoint_syncs;
     run_workers(Arc::new(controller), queue, workers, context.token).await;
+}
+
+/// A slice that somebody else deleted need not be waited for.
+fn seen_slice(change: &Change<'_, EndpointSlice>, queue: &WorkQueue<NamespacedName>, tracker: &Tracker) {
+    if let Change::Updated { old, .. } = change
+        && let Some(service) = mirrored_for(old)
+    {
+        queue.add(service);
+    }
+    if let Some(service) = mirrored_for(change.object()) {
+        if let Change::Deleted(slice) = change {
+            tracker.gone(&service, &***slice);
+        }
+        queue.add(service);
+    }
 }
 
 /// The Service of a slice that this controller manages.
@@ -150,8 +157,32 @@ impl Mirroring {
         for slice in plan.delete {
             let result = api.delete(&slice.name_any(), &DeleteParams::default()).await;
             ignore_not_found(result).map_err(ReconcileError::api("delete endpoint slice"))?;
-            self.tracker.deleted(key, slice.name_any());
+            self.tracker.deleted(key, &*slice);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Otherwise the service would be left alone until the controller gives up waiting.
+    #[tokio::test]
+    async fn a_slice_that_goes_right_after_it_was_written_is_not_waited_for() {
+        let slice = |version: &str| -> Arc<EndpointSlice> {
+            let labels = json!({MANAGED_BY.0: MANAGER, SERVICE_NAME: "s"});
+            let metadata = json!({"name": "s-1", "namespace": "n", "labels": labels, "resourceVersion": version});
+            let value = json!({"metadata": metadata, "addressType": "IPv4", "endpoints": []});
+            Arc::new(serde_json::from_value(value).expect("is a slice"))
+        };
+        let (tracker, queue) = (Tracker::default(), WorkQueue::new("mirroring-test"));
+        let (service, nothing) = (NamespacedName::new("n", "s"), Store::from_objects([]));
+        tracker.wrote(&service, &*slice("5"));
+        seen_slice(&Change::Deleted(&slice("3")), &queue, &tracker);
+        assert!(!tracker.caught_up::<EndpointSlice>(&service, &nothing), "that was the one before");
+        seen_slice(&Change::Deleted(&slice("6")), &queue, &tracker);
+        assert!(tracker.caught_up::<EndpointSlice>(&service, &nothing));
     }
 }

@@ -89,7 +89,7 @@ impl<K: ReplicaOwner> Controller for Replicas<K> {
         let uid = owner.uid().unwrap_or_default();
         let mut candidates = self.pods.by_controller(&uid);
         candidates.extend(self.pods.orphans(&key.namespace));
-        let terminating = candidates
+        let mut terminating = candidates
             .iter()
             .filter(|pod| is_terminating(pod) && is_controlled_by(&pod.metadata, &uid))
             .filter(|pod| matcher.matches(&pod.metadata))
@@ -100,8 +100,8 @@ impl<K: ReplicaOwner> Controller for Replicas<K> {
         if needs_sync && owner.meta().deletion_timestamp.is_none() {
             failure = self.manage(key, &owner, active.clone()).await;
         }
-        // Who goes by what is available (a Deployment) must not count on pods that were just deleted.
-        active.retain(|pod| !self.expectations.awaits_deletion(key, pod.metadata.uid.as_deref().unwrap_or_default()));
+        // Who goes by what is available (a Deployment) must not count on pods that were just deleted: they are on their way out.
+        terminating += self.expectations.take_out_deleted(key, &mut active);
         let delay = self.update_status(key, &owner, &active, terminating, failure.as_ref().err()).await?;
         failure?;
         Ok(delay)
@@ -210,5 +210,53 @@ fn failure_message(error: &ReconcileError) -> String {
         ReconcileError::Api { source, .. } => api_errors::message(source),
         ReconcileError::Several { first, .. } => failure_message(first),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Config;
+    use crate::model::{Cache, Model};
+    use kube::api::{Patch, PatchParams};
+    use serde_json::{Value, json};
+
+    fn replica_set(replicas: u32) -> Value {
+        json!({"metadata": {"name": "web"}, "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": "web"}},
+            "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "image:0"}]}}}})
+    }
+
+    /// Each pod is in one of the two numbers, whatever the cache shows of it.
+    #[tokio::test]
+    async fn a_pod_that_was_just_deleted_is_terminating() {
+        let model = Model::new(0).await;
+        let made: ReplicaSet = model.create(replica_set(3)).await;
+        let (mut sets, mut pods, simulated) = (Cache::<ReplicaSet>::default(), Cache::<Pod>::default(), Simulated::default());
+        let key = NamespacedName::of(&made);
+        let mut check = async |pods: &Cache<Pod>, expected: [i32; 2], what: &str| {
+            sets.observe(model.list().await);
+            sets.advance(sets.lag(), |_| {});
+            let context = model.context("replicaset-controller", Config::default());
+            simulated.reconcile(context, (sets.store(), pods.store()), &key).await.expect("is done");
+            let status = model.api::<ReplicaSet>().get("web").await.expect("is there").status.expect("is written");
+            assert_eq!([status.replicas, status.terminating_replicas.unwrap_or(0)], expected, "{what}");
+            sets.store()
+        };
+        let owners = check(&pods, [0, 0], "they are being made").await;
+        for pod in model.list::<Pod>().await {
+            // A pod that runs nowhere would go at once.
+            model.run_pod(&pod, "n1").await;
+        }
+        pods.observe(model.list().await);
+        pods.advance(pods.lag(), |change| simulated.pod(&owners, change));
+        check(&pods, [3, 0], "all are there").await;
+        let fewer = Patch::Merge(json!({"spec": {"replicas": 1}}));
+        model.api::<ReplicaSet>().patch("web", &PatchParams::default(), &fewer).await.expect("is scaled");
+        let owners = check(&pods, [1, 2], "two were deleted, which the cache does not show").await;
+        pods.observe(model.list().await);
+        let terminating = pods.truth().filter(|pod| is_terminating(pod)).count();
+        assert_eq!((terminating, pods.truth().count()), (2, 3), "they are still there");
+        pods.advance(pods.lag(), |change| simulated.pod(&owners, change));
+        check(&pods, [1, 2], "the cache shows it").await;
     }
 }

@@ -13,8 +13,8 @@ const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers"
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(super) enum BalancerError {
     /// Another Service has the port.
-    #[error("port {protocol}/{port} is taken by {by}")]
-    Taken { protocol: String, port: i32, by: String },
+    #[error("port {protocol}/{port} is {why}")]
+    Taken { protocol: String, port: i32, why: String },
 }
 
 /// What a balancer is told.
@@ -43,8 +43,8 @@ pub(super) struct HostPorts;
 impl Balancer for HostPorts {
     fn ensure(&self, wish: &Wish<'_>) -> Result<Vec<LoadBalancerIngress>, BalancerError> {
         for key in ports(wish.service) {
-            if let Some(by) = wish.taken.get(&key) {
-                return Err(BalancerError::Taken { protocol: key.0, port: key.1, by: by.clone() });
+            if let Some(why) = wish.taken.get(&key) {
+                return Err(BalancerError::Taken { protocol: key.0, port: key.1, why: why.clone() });
             }
         }
         let spec = wish.service.spec.as_ref();
@@ -104,7 +104,7 @@ mod tests {
             node("a", json!([{"type": "InternalIP", "address": "10.0.0.1"}, {"type": "InternalIP", "address": "fd00::1"}])),
             node("b", json!([{"type": "InternalIP", "address": "10.0.0.2"}, {"type": "ExternalIP", "address": "192.0.2.2"}])),
         ];
-        let taken = taken.iter().map(|(port, by)| (("TCP".to_owned(), *port), (*by).to_owned())).collect();
+        let taken = taken.iter().map(|(port, why)| (("TCP".to_owned(), *port), (*why).to_owned())).collect();
         let wish = Wish { service: &service, nodes: &nodes, endpoint_nodes: &["b".to_owned()], taken: &taken };
         Ok(HostPorts.ensure(&wish)?.into_iter().filter_map(|ingress| ingress.ip).collect())
     }
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(ensured(local, &[]).unwrap(), ["192.0.2.2"]);
         let both = json!({"ports": ports, "ipFamilies": ["IPv6", "IPv4"]});
         assert_eq!(ensured(both, &[]).unwrap(), ["10.0.0.1", "fd00::1", "192.0.2.2"]);
-        let taken = ensured(json!({"ports": ports}), &[(80, "service default/other")]).unwrap_err();
+        let taken = ensured(json!({"ports": ports}), &[(80, "taken by service default/other")]).unwrap_err();
         assert_eq!(taken.to_string(), "port TCP/80 is taken by service default/other");
         assert!(ensured(json!({"ports": ports}), &[(81, "x")]).is_ok());
     }

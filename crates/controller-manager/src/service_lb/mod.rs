@@ -147,7 +147,7 @@ fn goes_before(other: &Service, this: &Service) -> bool {
     rank(other) < rank(this)
 }
 
-/// Who has which port, by protocol and number.
+/// Why which port cannot be had, by protocol and number: by whom it is taken, or for whom reserved.
 type Taken = BTreeMap<(String, i32), String>;
 
 /// Ports that a Service cannot have: the fixed ones, and those of Services before it. One that wants a fixed port never gets any, and so
@@ -157,8 +157,8 @@ fn taken(fixed: Taken, services: &[Arc<Service>], service: &Service) -> Taken {
     let mut taken = Taken::new();
     for other in services.iter().filter(|other| other.uid() != service.uid() && goes_before(other, service)) {
         if !hopeless(other) {
-            let by = format!("service {}", NamespacedName::of(&**other));
-            taken.extend(ports(other).map(|key| (key, by.clone())));
+            let why = format!("taken by service {}", NamespacedName::of(&**other));
+            taken.extend(ports(other).map(|key| (key, why.clone())));
         }
     }
     taken.extend(fixed);
@@ -232,16 +232,16 @@ impl LoadBalancers {
     /// Ports that no Service can have: those of kubelets, of the API server, and that of SSH, by which somebody may have to come to the
     /// node.
     fn fixed(&self) -> Taken {
-        let mut fixed = BTreeMap::from([(("TCP".to_owned(), 22), "the node's SSH server".to_owned())]);
+        let mut fixed = BTreeMap::from([(("TCP".to_owned(), 22), "reserved for the node's SSH server".to_owned())]);
         for slice in self.slices.by_index(SLICES, "default/kubernetes") {
             for port in slice.ports.iter().flatten().filter_map(|port| port.port) {
-                fixed.insert(("TCP".to_owned(), port), "the API server".to_owned());
+                fixed.insert(("TCP".to_owned(), port), "taken by the API server".to_owned());
             }
         }
         self.nodes.for_each(|node| {
             let endpoints = node.status.as_ref().and_then(|status| status.daemon_endpoints.as_ref());
             if let Some(kubelet) = endpoints.and_then(|endpoints| endpoints.kubelet_endpoint.as_ref()) {
-                fixed.insert(("TCP".to_owned(), kubelet.port), "the kubelet".to_owned());
+                fixed.insert(("TCP".to_owned(), kubelet.port), "taken by the kubelet".to_owned());
             }
         });
         fixed
@@ -288,10 +288,10 @@ mod tests {
         let ssh = || Taken::from([(("TCP".to_owned(), 22), "ssh".to_owned())]);
         let new = of("new", "2026-01-02T00:00:00Z", json!({}), &[80]);
         for (status, ports, expected) in [
-            (json!({}), &[80][..], Some("service old")),
+            (json!({}), &[80][..], Some("taken by service old")),
             (json!({}), &[80, 22], None),
             // It has them from a time when the port was not taken, until it is looked at.
-            (has, &[80, 22], Some("service old")),
+            (has, &[80, 22], Some("taken by service old")),
         ] {
             let services = [of("old", "2026-01-01T00:00:00Z", status, ports), Arc::clone(&new)];
             let taken = taken(ssh(), &services, &new);

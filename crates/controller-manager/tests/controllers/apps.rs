@@ -87,8 +87,11 @@ async fn a_stateful_set_comes_up_rolls_back_and_goes_in_order() {
     assert_eq!(names(&revisions).await.len(), 2, "the first revision was used again");
     assert_eq!(revisions.get(&first).await.expect("is there").revision, 3);
 
+    let before = pods.get("web-1").await.expect("is there").uid();
     pods.delete("web-1", &DeleteParams::default()).await.expect("is deleted");
-    until(&sets, "web", "the pod is made again", |set| is_rolled_out(set, 3)).await;
+    // The status may be of before: a scale-down now could find no pod whose claims it would mark.
+    until(&pods, "web-1", "the pod is made again", |pod| pod.uid() != before).await;
+    until(&sets, "web", "it is ready", |set| is_rolled_out(set, 3)).await;
 
     replicas(&sets, 1).await;
     until_gone(&pods, "web-1").await;

@@ -72,10 +72,10 @@ async fn load_balancers_are_the_nodes_own_ports() {
     // So is the port by which administrators come to the node.
     cluster.create::<Service>("default", service("ssh", 22)).await;
     let events: Api<Event> = cluster.api("default");
-    for by in ["TCP/80 is taken by service default/first", "TCP/22 is taken by the node's SSH server"] {
+    for why in ["TCP/80 is taken by service default/first", "TCP/22 is reserved for the node's SSH server"] {
         eventually("it is told why it waits", || async {
             let events = events.list(&ListParams::default()).await.expect("is listed").items;
-            let wanted = format!("Error syncing load balancer: failed to ensure load balancer: port {by}");
+            let wanted = format!("Error syncing load balancer: failed to ensure load balancer: port {why}");
             events.iter().any(|event| event.message.as_deref() == Some(wanted.as_str())).then_some(())
         })
         .await;

@@ -140,6 +140,6 @@ fn parse(core: &Core, bytes: &[u8], path: &str) -> Result<Pod, String> {
 
 fn yaml(text: &str) -> Result<Pod, String> {
     // By way of JSON text: a second set of code that reads pods would cost 2 MB of the executable.
-    let json = apimachinery::yaml::strict_json(text.as_bytes()).map_err(|e| e.to_string())?;
-    serde_json::from_str(&json).map_err(|e| e.to_string())
+    let document = apimachinery::yaml::parse_one(text.as_bytes()).map_err(|e| e.to_string())?;
+    serde_json::from_str(&document.value.to_json()).map_err(|e| e.to_string())
 }

@@ -11,6 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
+use serving::Names;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{Body, text};
@@ -58,10 +59,8 @@ pub(super) fn server_config(tls: &ServerTls) -> Result<Arc<ServerConfig>, Error>
 /// The common name is the user, organizations are the groups.
 pub(super) fn user_of_certificate(chain: Option<&[CertificateDer<'_>]>) -> Option<User> {
     let (_, certificate) = X509Certificate::from_der(chain?.first()?).ok()?;
-    let subject = certificate.subject();
-    let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
-    let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
-    Some(User { name, groups })
+    let names = Names::of(certificate.subject());
+    (!names.common_name.is_empty()).then_some(User { name: names.common_name, groups: names.organizations })
 }
 
 /// Remembers what the API server said about tokens and users.

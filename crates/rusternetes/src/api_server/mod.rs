@@ -27,6 +27,7 @@ pub(crate) use feature_gates::{
     check_scheduler as check_scheduler_gates, of_controllers as controller_feature_gates, zpages as component_zpages,
 };
 
+use crate::certificate_files::CertificateFiles;
 use crate::memory;
 use crate::server::{CLUSTER_DOMAIN, explain_bind, open_store, primary_address, stop_after_second_signal, wait_for_signal};
 use settings::Settings;
@@ -115,11 +116,7 @@ async fn serve(mut settings: Settings, started: Instant) -> anyhow::Result<()> {
     let background = tokio::spawn({
         let (server, stop) = (server.clone(), stop.clone());
         async move {
-            let renewals = async {
-                if let Some(files) = files {
-                    files.follow(pair, shown, stop.clone()).await;
-                }
-            };
+            let renewals = CertificateFiles::follow(files, pair, shown, stop.clone());
             tokio::join!(server.run_background(stop.clone()), memory::give_back(stop.clone()), renewals)
         }
     });

@@ -55,7 +55,7 @@ fn configuration(values: &Values) -> anyhow::Result<Config> {
         ..Config::default()
     };
     set_workers(values, &mut config)?;
-    periods(values, &mut config);
+    periods(values, &mut config)?;
     config.node_eviction = NodeEviction {
         rate: values.float("node-eviction-rate"),
         secondary_rate: values.float("secondary-node-eviction-rate"),
@@ -122,18 +122,27 @@ fn set_workers(values: &Values, config: &mut Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn periods(values: &Values, config: &mut Config) {
+fn periods(values: &Values, config: &mut Config) -> anyhow::Result<()> {
+    // What is done again after no time is done without end.
+    for (setting, name) in [
+        (&mut config.resource_quota_sync_period, "resource-quota-sync-period"),
+        (&mut config.pvclaimbinder_sync_period, "pvclaimbinder-sync-period"),
+        (&mut config.node_monitor_period, "node-monitor-period"),
+        (&mut config.pod_autoscaler.sync_period, "horizontal-pod-autoscaler-sync-period"),
+    ] {
+        *setting = values.duration(name);
+        if setting.is_zero() {
+            bail!("--{name}: must be greater than 0");
+        }
+    }
     let set = |setting: &mut Duration, name: &str| *setting = values.duration(name);
     set(&mut config.legacy_service_account_token_clean_up_period, "legacy-service-account-token-clean-up-period");
-    set(&mut config.resource_quota_sync_period, "resource-quota-sync-period");
-    set(&mut config.pvclaimbinder_sync_period, "pvclaimbinder-sync-period");
-    set(&mut config.node_monitor_period, "node-monitor-period");
     set(&mut config.node_monitor_grace_period, "node-monitor-grace-period");
     let autoscaler = &mut config.pod_autoscaler;
-    set(&mut autoscaler.sync_period, "horizontal-pod-autoscaler-sync-period");
     set(&mut autoscaler.downscale_stabilization, "horizontal-pod-autoscaler-downscale-stabilization");
     set(&mut autoscaler.cpu_initialization_period, "horizontal-pod-autoscaler-cpu-initialization-period");
     set(&mut autoscaler.initial_readiness_delay, "horizontal-pod-autoscaler-initial-readiness-delay");
+    Ok(())
 }
 
 /// One CA for all signers, or one for each; upstream does not take both.
@@ -247,6 +256,10 @@ mod tests {
             (&["--allocate-node-cidrs"], "--cluster-cidr"),
             (&["--cloud-provider=aws"], "--cloud-provider=aws"),
             (&["--concurrent-job-syncs=0"], "--concurrent-job-syncs"),
+            (&["--pvclaimbinder-sync-period=0"], "--pvclaimbinder-sync-period: must be greater than 0"),
+            (&["--resource-quota-sync-period=0s"], "--resource-quota-sync-period: must be greater than 0"),
+            (&["--node-monitor-period=0s"], "--node-monitor-period: must be greater than 0"),
+            (&["--horizontal-pod-autoscaler-sync-period=0s"], "--horizontal-pod-autoscaler-sync-period: must be greater than 0"),
             (&["--cluster-signing-cert-file=/nowhere"], "--cluster-signing-cert-file: cannot read /nowhere"),
             (&["--feature-gates=NoSuch=true"], "NoSuch"),
             (&["--enable-leader-migration"], "--enable-leader-migration=true: not implemented"),

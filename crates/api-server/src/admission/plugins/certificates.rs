@@ -1,7 +1,7 @@
 //! Who may approve and sign certificates for a signer, and which certificates nobody may ask for
 //! (<https://kubernetes.io/docs/reference/access-authn-authz/certificate-signing-requests/#authorization>).
 
-use apimachinery::{Status, Value};
+use apimachinery::{Status, Value, go_quote};
 use async_trait::async_trait;
 
 use super::forbidden;
@@ -66,14 +66,18 @@ impl AdmissionPlugin for SignerPermission {
 
     async fn validate(&self, attributes: &Attributes) -> Result<(), Status> {
         let (Some(object), Some(old)) = (&attributes.object, &attributes.old_object) else { return Ok(()) };
+        if !is_request(attributes, self.subresource) {
+            return Ok(());
+        }
         let decided = |member: &str| object["status"][member] != old["status"][member];
         let signs = self.subresource != "status" || decided("certificate") || decided("conditions");
         // The signer that the request was made for, whatever the update says.
         let signer = signer(old);
-        if !is_request(attributes, self.subresource) || !signs || self.permits(attributes, signer).await? {
+        if !signs || self.permits(attributes, signer).await? {
             return Ok(());
         }
-        Err(forbidden(attributes, format!("user not permitted to {} requests with signerName {signer:?}", self.verb)))
+        let why = format!("user not permitted to {} requests with signerName {}", self.verb, go_quote(signer));
+        Err(forbidden(attributes, why))
     }
 }
 

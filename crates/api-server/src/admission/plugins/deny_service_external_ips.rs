@@ -1,6 +1,8 @@
 //! DenyServiceExternalIPs: no Service gets an external IP that it does not have yet (CVE-2020-8554).
 
-use apimachinery::Status;
+use std::collections::HashSet;
+
+use apimachinery::{Status, Value};
 use async_trait::async_trait;
 
 use super::forbidden;
@@ -22,7 +24,8 @@ impl AdmissionPlugin for DenyServiceExternalIps {
         let Some(service) = attributes.object.as_ref().filter(|_| attributes.is_resource("", "services")) else { return Ok(()) };
         let path = ["spec", "externalIPs"];
         let old = attributes.old_object.as_ref().map(|old| old.array_at(&path)).unwrap_or_default();
-        if service.array_at(&path).iter().all(|ip| old.contains(ip)) {
+        let old: HashSet<&str> = old.iter().filter_map(Value::as_str).collect();
+        if service.array_at(&path).iter().all(|ip| ip.as_str().is_some_and(|ip| old.contains(ip))) {
             return Ok(());
         }
         Err(forbidden(attributes, "Use of external IPs is denied by admission control"))

@@ -34,11 +34,14 @@ impl AdmissionPlugin for ExtendedResourceToleration {
                 ["key", "operator", "effect"].into_iter().all(|field| have[field] == toleration[field])
                     && have["value"].as_str().unwrap_or_default().is_empty()
             };
-            let index = pod.array_at(&["spec", "tolerations"]).iter().position(same);
             let tolerations = pod.path_mut(&["spec", "tolerations"]).array_mut();
-            match index {
-                Some(index) => tolerations[index] = toleration,
-                None => tolerations.push(toleration),
+            let mut found = false;
+            for have in tolerations.iter_mut().filter(|have| same(have)) {
+                *have = toleration.clone();
+                found = true;
+            }
+            if !found {
+                tolerations.push(toleration);
             }
         }
         Ok(())

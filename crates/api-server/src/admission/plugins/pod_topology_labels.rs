@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use apimachinery::Status;
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::Node;
 
 use super::unreadable;
 use crate::admission::{AdmissionPlugin, Attributes, Operation};
-use crate::objects::{self, Objects};
+use crate::objects::Objects;
 
 const LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
 
@@ -45,9 +44,8 @@ impl AdmissionPlugin for PodTopologyLabels {
         };
         let Some(node) = node.filter(|name| !name.is_empty()) else { return Ok(()) };
         // A node that is not there (yet) has no labels.
-        let node: Option<Node> = objects::get(self.objects.as_ref(), "", node).await.map_err(unreadable)?;
-        let labels = node.and_then(|node| node.metadata.labels).unwrap_or_default();
-        for (key, value) in LABELS.iter().filter_map(|key| Some((key, labels.get(*key)?))) {
+        let labels = self.objects.labels("", "nodes", "", node).await.map_err(unreadable)?.unwrap_or_default();
+        for (key, value) in labels.iter().filter(|(key, _)| LABELS.contains(&key.as_str())) {
             object.meta_mut().set_label(key, value);
         }
         Ok(())

@@ -133,13 +133,14 @@ fn device(at: &At, before: Option<&Value>, per_device: bool, e: &mut ErrorList) 
         let why = format!("the total number of attributes and capacities must not exceed {ATTRIBUTES_MAX}");
         e.push(Error::invalid(&at.path(), count, why));
     }
-    let first = e.len();
     for (name, attribute) in attributes.entries() {
+        let first = e.len();
         qualified_name(&attribute, name, e);
         attribute_value(&attribute, e);
         shorten_key(name, &mut e[first..]);
     }
     for (name, entry) in capacity.entries() {
+        let first = e.len();
         qualified_name(&entry, name, e);
         shorten_key(name, &mut e[first..]);
     }

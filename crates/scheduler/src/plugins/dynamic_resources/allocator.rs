@@ -13,7 +13,6 @@ use k8s_openapi::api::resource::v1::{
     AllocationResult, Device, DeviceAttribute, DeviceClass, DeviceRequest, DeviceSelector, ResourceClaim, ResourceSlice,
 };
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
 use super::claims::{device_key, key};
 use super::pools::{Pool, gather};
@@ -112,7 +111,8 @@ pub(super) struct Search<'a> {
     pub(super) chosen: Vec<Vec<Chosen>>,
     /// Which alternative was taken, by claim and request.
     pub(super) selected: HashMap<(usize, usize), usize>,
-    deadline: Option<Instant>,
+    /// Whether it takes too long by now.
+    is_late: &'a dyn Fn() -> bool,
 }
 
 pub(super) fn requests_of(claim: &ResourceClaim) -> &[DeviceRequest] {
@@ -145,12 +145,12 @@ impl Inventory {
         &self.slices[at.0].devices()[at.1]
     }
 
-    /// Allocates all claims on a node; `None` if that cannot be done there.
+    /// Allocates all claims on a node; `None` if that cannot be done there. `is_late` is asked every so often whether to give up.
     pub(super) fn allocate(
         &self,
         node: &Node,
         claims: &[Arc<ResourceClaim>],
-        deadline: Option<Instant>,
+        is_late: &dyn Fn() -> bool,
     ) -> Result<Option<Vec<AllocationResult>>, Failure> {
         let mut search = Search {
             inventory: self,
@@ -161,7 +161,7 @@ impl Inventory {
             allocating: HashMap::new(),
             chosen: claims.iter().map(|_| Vec::new()).collect(),
             selected: HashMap::new(),
-            deadline,
+            is_late,
         };
         search.prepare()?;
         if search.next((0, 0, 0), 0, false)? != Outcome::Found {
@@ -285,14 +285,9 @@ impl<'a> Search<'a> {
         Ok(all)
     }
 
-    /// Whether it takes too long by now.
-    fn is_late(&self) -> bool {
-        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
-    }
-
     /// Whether a device is what a request asks for.
     fn matches(&self, at: RequestAt, request: &Request<'a>, device: DeviceAt) -> Result<bool, Failure> {
-        if self.is_late() {
+        if (self.is_late)() {
             return Err(late());
         }
         let object = self.inventory.device(device);
@@ -336,7 +331,7 @@ impl<'a> Search<'a> {
                     return Err(Failure::Error(format!("{}: selector #{i}: CEL compile error: {error}", whose())));
                 }
             };
-            match selector.matches(device, &|| self.is_late()) {
+            match selector.matches(device, self.is_late) {
                 Ok(true) => {}
                 Ok(false) => return Ok(false),
                 Err(EvalError::Interrupted) => return Err(late()),
@@ -356,7 +351,7 @@ impl<'a> Search<'a> {
 
     /// Goes on with the `number`th device of a request. `within` says that an alternative was chosen already.
     fn next(&mut self, at: RequestAt, number: usize, within: bool) -> Result<Outcome, Failure> {
-        if self.is_late() {
+        if (self.is_late)() {
             return Err(late());
         }
         let (c, r, _) = at;

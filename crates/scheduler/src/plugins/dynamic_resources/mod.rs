@@ -293,7 +293,8 @@ impl Filter for DynamicResources {
         if let Some(inventory) = &work.inventory {
             let wanting: Vec<Arc<ResourceClaim>> = work.wanting.iter().map(|i| Arc::clone(&claims[*i])).collect();
             let deadline = self.timeout.map(|timeout| Instant::now() + timeout);
-            found = match inventory.allocate(node.node(), &wanting, deadline) {
+            let is_late = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            found = match inventory.allocate(node.node(), &wanting, &is_late) {
                 Ok(Some(results)) => Some(results),
                 Ok(None) => return unresolvable("cannot allocate all claims"),
                 Err(Failure::OnNode(reason)) => return unresolvable(reason),

@@ -111,18 +111,65 @@ fn cannot(reason: &str) -> Said {
 
 const NOT_ALL: &str = "cannot allocate all claims";
 
-/// The deadline reaches a single expression, and looking for all devices; it is not remembered for the next node.
+/// An attempt at the claim `c` of a device of zone 2 by this expression.
+fn attempt(exactly: &Value, expression: &str) -> (DynamicResources, CycleState, Pod) {
+    let selectors = json!([{"cel": {"expression": expression}}]);
+    let request = with(json!({"name": "r", "exactly": exactly}), "/exactly/selectors", selectors);
+    let mut plugin = plugin(vec![claim("c", json!([request]))], slices());
+    plugin.timeout = None;
+    let pod = user(&["c"]);
+    let mut state = state(&pod);
+    assert!(plugin.pre_filter(&mut state, &pod, &Snapshot::default()).0.is_success());
+    (plugin, state, pod)
+}
+
+/// Searches node `b` with a clock that is late from the question after this many on: whether there is an allocation (an error where it was
+/// too late), and how often the clock was asked.
+fn searched(state: &CycleState, in_time: usize) -> (Result<bool, String>, usize) {
+    let Attempt(work) = state.get::<Attempt>().expect("PreFilter ran");
+    let wanting: Vec<_> = work.wanting.iter().map(|i| Arc::clone(&work.claims.lock()[*i])).collect();
+    let asked = std::cell::Cell::new(0);
+    let is_late = || {
+        asked.set(asked.get() + 1);
+        asked.get() > in_time
+    };
+    let node = node(json!({"metadata": {"name": "b"}}));
+    let found = work.inventory.as_ref().expect("something is wanted").allocate(node.node(), &wanting, &is_late);
+    let found = found.map(|found| found.is_some()).map_err(|failure| match failure {
+        Failure::OnNode(why) => why,
+        Failure::Error(why) => format!("remembered for all nodes: {why}"),
+    });
+    (found, asked.get())
+}
+
+/// Whenever it gets too late, in the middle of an expression too, the search ends there, and what it then does not know it finds out later.
+#[test]
+fn what_was_too_late_is_asked_again() {
+    for exactly in [exactly("gpu", 1), json!({"deviceClassName": "gpu", "allocationMode": "All"})] {
+        let quick = "device.attributes['x.io'].zone == 2";
+        let long = "lists.range(2000).all(i, device.attributes['x.io'].zone != i + 10)";
+        let questions = |expression: &str| {
+            let (found, asked) = searched(&attempt(&exactly, expression).1, usize::MAX);
+            assert_eq!(found, Ok(true));
+            asked
+        };
+        let (least, most) = (questions(quick), questions(long));
+        assert!(most > least + 10, "the expression itself asks: {least}, {most}");
+        for in_time in 0..most {
+            let (plugin, state, pod) = attempt(&exactly, long);
+            let late = Err("timed out trying to allocate devices".to_owned());
+            assert_eq!(searched(&state, in_time), (late, in_time + 1));
+            assert_eq!(on(&plugin, &state, &pod, "b"), said(&["r=b0"]), "late after {in_time} of {most}");
+        }
+    }
+}
+
+/// The deadline is the search's, and what costs too much is told apart from it.
 #[test]
 fn expressions_are_given_up_in_time() {
     let endless = "lists.range(1000).all(i, lists.range(100).all(j, device.attributes['x.io'].zone != i + 10))";
-    let selectors = json!([{"cel": {"expression": endless}}]);
     for exactly in [exactly("gpu", 1), json!({"deviceClassName": "gpu", "allocationMode": "All"})] {
-        let request = with(json!({"name": "r", "exactly": exactly}), "/exactly/selectors", selectors.clone());
-        let mut plugin = plugin(vec![claim("c", json!([request]))], slices());
-        plugin.timeout = None;
-        let pod = user(&["c"]);
-        let mut state = state(&pod);
-        assert!(plugin.pre_filter(&mut state, &pod, &Snapshot::default()).0.is_success());
+        let (mut plugin, state, pod) = attempt(&exactly, endless);
         // Costs more than it may: told apart from what is too late.
         assert!(on(&plugin, &state, &pod, "a").is_err_and(|why| why.contains("cost limit exceeded")));
         plugin.timeout = Some(Duration::from_nanos(1));

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use apimachinery::Meta;
 use apimachinery::field::{Error, Path};
 
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
@@ -102,9 +101,9 @@ impl Policy {
 
     /// What the labels of a namespace ask for, and what is wrong with them. A label that cannot be read counts as the strictest where pods
     /// are refused, and as nothing where they are warned of.
-    pub(super) fn of_labels(namespace: Meta<'_>, defaults: Policy) -> (Policy, Vec<Error>) {
+    pub(super) fn of_labels<'a>(label: impl Fn(&str) -> Option<&'a str>, defaults: Policy) -> (Policy, Vec<Error>) {
         let mut policy = defaults;
-        let mut labels = Labels { namespace, errors: Vec::new() };
+        let mut labels = Labels { label: &label, errors: Vec::new() };
         let enforce = labels.level(ENFORCE);
         if let Some(level) = enforce {
             policy.enforce.level = level.unwrap_or(Level::Restricted);
@@ -134,15 +133,15 @@ impl Policy {
     }
 }
 
-struct Labels<'a> {
-    namespace: Meta<'a>,
+struct Labels<'a, 'b> {
+    label: &'b dyn Fn(&str) -> Option<&'a str>,
     errors: Vec<Error>,
 }
 
-impl Labels<'_> {
+impl Labels<'_, '_> {
     /// `Some(None)`: the label is there and wrong.
     fn level(&mut self, label: &str) -> Option<Option<Level>> {
-        let text = self.namespace.label(label)?;
+        let text = (self.label)(label)?;
         let level = Level::parse(text);
         if level.is_none() {
             self.wrong(label, text, "must be one of privileged, baseline, restricted");
@@ -152,7 +151,7 @@ impl Labels<'_> {
 
     /// A wrong one counts as the latest.
     fn version(&mut self, label: &str) -> Option<Version> {
-        let text = self.namespace.label(label)?;
+        let text = (self.label)(label)?;
         let version = Version::parse(text);
         if version.is_none() {
             self.wrong(label, text, r#"must be "latest" or "v1.x""#);
@@ -215,7 +214,7 @@ mod tests {
             for (key, text) in *labels {
                 namespace.meta_mut().set_label(&format!("pod-security.kubernetes.io/{key}"), text);
             }
-            let (policy, errors) = Policy::of_labels(namespace.meta(), Policy::PRIVILEGED);
+            let (policy, errors) = Policy::of_labels(|key| namespace.meta().label(key), Policy::PRIVILEGED);
             assert_eq!((policy.enforce.to_string().as_str(), policy.warn.to_string().as_str()), (*enforce, *warn), "{labels:?}");
             assert_eq!(errors.len(), *mistakes, "{labels:?}");
         }

@@ -13,11 +13,12 @@ mod levels;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use apimachinery::{Status, Value, Wanted};
+use apimachinery::{Status, Value, go_quote};
 use async_trait::async_trait;
 
 use self::checks::Pod;
 use self::levels::{Level, LevelVersion, Policy};
+use super::forbidden;
 use crate::admission::{AdmissionPlugin, Attributes, Operation};
 use crate::objects::{ListScope, Objects};
 
@@ -30,43 +31,40 @@ const EXISTING_PODS_DURATION: Duration = Duration::from_secs(1);
 
 pub(super) struct PodSecurity {
     objects: Arc<dyn Objects>,
-    /// As much of a namespace as matters here: every write of a pod or workload reads one.
-    labels: Vec<Wanted>,
 }
 
 impl PodSecurity {
     pub(super) fn new(objects: Arc<dyn Objects>) -> Self {
-        Self { objects, labels: Wanted::of_paths(["metadata.labels"]) }
+        Self { objects }
     }
 
     /// What holds in a namespace; mistakes in its labels were its writer's to see. `None` if it cannot be read.
     async fn policy(&self, namespace: &str) -> Option<Policy> {
-        let json = self.objects.get_json("", "namespaces", "", namespace).await.ok()??;
-        let namespace = Value::project(&json, &self.labels).ok()?;
-        Some(Policy::of_labels(namespace.meta(), Policy::PRIVILEGED).0)
+        let labels = self.objects.labels("", "namespaces", "", namespace).await.ok()??;
+        let label = |key: &str| labels.iter().find(|(have, _)| have == key).map(|(_, value)| value.as_str());
+        Some(Policy::of_labels(label, Policy::PRIVILEGED).0)
     }
 
     async fn validate_pod(&self, attributes: &Attributes) -> Result<(), Status> {
         if IGNORED_SUBRESOURCES.contains(&attributes.subresource.as_str()) {
             return Ok(());
         }
-        let namespace = attributes.namespace.as_str();
-        let Some(policy) = self.policy(namespace).await else {
-            return Err(Status::internal_error(format_args!("failed to lookup namespace {namespace:?}")));
-        };
-        if policy.is_privileged() {
-            return Ok(());
-        }
         let Some(object) = &attributes.object else { return Ok(()) };
         if attributes.old_object.as_ref().is_some_and(|old| !is_significant(object, old)) {
+            return Ok(());
+        }
+        let namespace = attributes.namespace.as_str();
+        let Some(policy) = self.policy(namespace).await else {
+            return Err(Status::internal_error(format_args!("failed to lookup namespace {}", go_quote(namespace))));
+        };
+        if policy.is_privileged() {
             return Ok(());
         }
         let Some(pod) = Pod::of(object) else { return Ok(()) };
         let violations = checks::violations(policy.enforce, &pod);
         if !violations.is_empty() {
-            let name = if attributes.name.is_empty() { object.meta().name() } else { &attributes.name };
             let why = format!("violates PodSecurity \"{}\": {}", policy.enforce, checks::details(&violations));
-            return Err(Status::forbidden(&attributes.resource.group_resource(), name, why));
+            return Err(forbidden(attributes, why));
         }
         if policy.warn != policy.enforce {
             warn(attributes, policy.warn, &pod);
@@ -85,12 +83,12 @@ impl PodSecurity {
 
     async fn validate_namespace(&self, attributes: &Attributes) -> Result<(), Status> {
         let Some(namespace) = attributes.object.as_ref().filter(|_| attributes.subresource.is_empty()) else { return Ok(()) };
-        let (policy, errors) = Policy::of_labels(namespace.meta(), Policy::PRIVILEGED);
+        let (policy, errors) = Policy::of_labels(|key| namespace.meta().label(key), Policy::PRIVILEGED);
         let invalid = || Status::invalid(&attributes.kind.group_kind(), &attributes.name, &errors);
         let Some(old) = &attributes.old_object else {
             return if errors.is_empty() { Ok(()) } else { Err(invalid()) };
         };
-        let (old, old_errors) = Policy::of_labels(old.meta(), Policy::PRIVILEGED);
+        let (old, old_errors) = Policy::of_labels(|key| old.meta().label(key), Policy::PRIVILEGED);
         // Whoever does not touch the labels need not correct them.
         if !errors.is_empty() && errors != old_errors {
             return Err(invalid());
