@@ -7,11 +7,13 @@ The archives carry the exact names that the suite asks for, so `rusternetes imag
 
 Entries are sorted and times zero, so the same inputs (the busybox binary among them: it carries its build time) give the same digests.
 
-    build_images.py --bin DIR --bin DIR --k8s DIR --out DIR [--bundle FILE] [--mirror URL]
+    build_images.py --bin DIR --bin DIR --k8s DIR --out DIR [--bundle FILE] [--mirror URL] [--without NAME]
+    build_images.py --sources-only --out DIR [--mirror URL]
 
---bin   folder with built binaries (repeatable; the first that has a binary wins)
---k8s   root of the k8s.io/kubernetes module (for the test data that belongs into agnhost and nautilus)
---out   where the archives, the shared blobs and the unpacked package trees go
+--bin      folder with built binaries (repeatable; the first that has a binary wins)
+--k8s      root of the k8s.io/kubernetes module (for the test data that belongs into agnhost and nautilus)
+--out      where the archives, the shared blobs and the unpacked package trees go
+--without  an image to leave out, by the name of its binary (repeatable)
 """
 import argparse
 import gzip
@@ -58,6 +60,15 @@ http {
   server { listen 80 default_server; root /usr/share/nginx/html; index index.html; }
 }
 """
+
+
+# The Debian packages of images, with all that they depend on.
+PACKAGES = {
+    "ipc": ("util-linux",),
+    "agnhost": ("bind9-dnsutils", "curl", "netcat-openbsd", "iproute2", "iperf", "bash", "util-linux", "iputils-ping", "libc-bin"),
+    "nginx": ("nginx",),
+    "dnsutils": ("bind9-dnsutils", "bash", "coreutils", "grep", "sed", "mawk", "libc-bin"),
+}
 
 
 class Tree:
@@ -138,8 +149,9 @@ class Builder:
     def has(self, name):
         return any(os.path.isfile(os.path.join(folder, name)) for folder in self.args.bin)
 
-    def debian(self, *packages):
-        """Unpack the packages and all that they depend on; the folder is the cache key."""
+    def debian(self, image):
+        """Unpack the packages of an image and all that they depend on; the folder is the cache key."""
+        packages = PACKAGES[image]
         root = os.path.join(self.args.out, "deb", "+".join(packages), "root")
         if os.path.exists(root + ".done"):
             return root
@@ -191,7 +203,7 @@ class Builder:
         Debian's own binary does not do: its shell prefers applets to PATH (its `nc` has no -u) and drops variables whose names
         are no identifiers (`data-1`); and another shell does not do either, as a spec compares ash's error text.
         """
-        for folder in self.args.bin:
+        for folder in self.args.bin or ():
             if os.path.isfile(os.path.join(folder, "busybox")):
                 return os.path.join(folder, "busybox")
         work = os.path.join(self.args.out, "busybox")
@@ -295,7 +307,7 @@ class Builder:
         return Tree().copy("pause", binary, 0o755)
 
     def agnhost_tree(self):
-        t = Tree().root(self.debian("bind9-dnsutils", "curl", "netcat-openbsd", "iproute2", "iperf", "bash", "util-linux", "iputils-ping", "libc-bin"))
+        t = Tree().root(self.debian("agnhost"))
         self.base(t, [{"passwd": "user-defined-in-image:x:1000:1000::/home/user-defined-in-image:/bin/sh",
                        "group": ["user-defined-in-image:x:1000:", "group-defined-in-image:x:50000:user-defined-in-image"]}])
         self.busybox(t)
@@ -335,7 +347,7 @@ class Builder:
         self.image([E2E + "nonroot:1.4"], [box], Cmd=["/bin/sh"], User="1234")
         self.image([E2E + "nonewprivs:1.3"],
                    [box, L("nnp", lambda: Tree().copy("usr/local/bin/nnp", self.binary("nnp"), 0o6755))], Cmd=["nnp"])
-        self.image([E2E + "ipc-utils:1.3"], [L("ipc", lambda: self.busybox(self.base(Tree().root(self.debian("util-linux")))))], Cmd=["/bin/sh"])
+        self.image([E2E + "ipc-utils:1.3"], [L("ipc", lambda: self.busybox(self.base(Tree().root(self.debian("ipc")))))], Cmd=["/bin/sh"])
 
         tools = L("agnhost-tools", self.agnhost_tree)
         agn = L("agnhost", lambda: Tree().copy("agnhost", self.binary("agnhost"), 0o755).link("agnhost-2", "agnhost"))
@@ -358,13 +370,20 @@ class Builder:
                        Cmd=["nginx", "-g", "daemon off;"], ExposedPorts={"80/tcp": {}}, StopSignal="SIGQUIT")
 
         self.image([E2E + "jessie-dnsutils:1.7"],
-                   [L("dnsutils", lambda: self.coredns(self.busybox(self.base(Tree().root(self.debian(
-                       "bind9-dnsutils", "bash", "coreutils", "grep", "sed", "mawk", "libc-bin"))))))], Cmd=["/bin/sh"])
-        self.image([E2E + "sample-apiserver:1.29.2"],
-                   [L("sample", lambda: Tree().dir("tmp", 0o1777).copy("sample-apiserver", self.binary("sample-apiserver"), 0o755))],
-                   Entrypoint=["/sample-apiserver"])
-        self.image(["registry.k8s.io/etcd:3.6.6-0"],
-                   [box, L("etcd", lambda: Tree().copy("usr/local/bin/etcd", self.binary("etcd"), 0o755))], Cmd=["/usr/local/bin/etcd"])
+                   [L("dnsutils", lambda: self.coredns(self.busybox(self.base(Tree().root(self.debian("dnsutils"))))))], Cmd=["/bin/sh"])
+        if "sample-apiserver" not in self.args.without:
+            self.image([E2E + "sample-apiserver:1.29.2"],
+                       [L("sample", lambda: Tree().dir("tmp", 0o1777).copy("sample-apiserver", self.binary("sample-apiserver"), 0o755))],
+                       Entrypoint=["/sample-apiserver"])
+        if "etcd" not in self.args.without:
+            self.image(["registry.k8s.io/etcd:3.6.6-0"],
+                       [box, L("etcd", lambda: Tree().copy("usr/local/bin/etcd", self.binary("etcd"), 0o755))], Cmd=["/usr/local/bin/etcd"])
+
+    def sources(self):
+        """What images are made of besides the binaries, into the cache."""
+        self.busybox_binary()
+        for image in PACKAGES:
+            self.debian(image)
 
 
 def debian_mirror():
@@ -375,15 +394,22 @@ def debian_mirror():
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--bin", action="append", required=True)
-    p.add_argument("--k8s", required=True)
+    p.add_argument("--bin", action="append")
+    p.add_argument("--k8s")
     p.add_argument("--out", required=True)
     p.add_argument("--mirror", default=os.environ.get("DEBIAN_MIRROR") or debian_mirror(), help="where busybox source comes from, if no --bin has one")
     p.add_argument("--suite", default="trixie", help="the Debian suite whose busybox source is taken")
     p.add_argument("--keyring", help="keyring for that mirror, where apt's own trust does not cover the suite")
     p.add_argument("--bundle", help="also write all images into one archive with shared layers")
+    p.add_argument("--without", action="append", default=[], choices=["sample-apiserver", "etcd"], help="an image to leave out")
+    p.add_argument("--sources-only", action="store_true", help="only fetch and build what needs no --bin, into --out")
     args = p.parse_args()
     b = Builder(args)
+    if args.sources_only:
+        b.sources()
+        return
+    if not args.bin or not args.k8s:
+        p.error("--bin and --k8s are needed, unless with --sources-only")
     b.make()
     for name in sorted(b.built):
         image = b.built[name]

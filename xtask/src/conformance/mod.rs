@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 
 use crate::{process, tools, workspace_root};
 use cluster::Cluster;
+use images::Images;
 use ratchet::Ratchet;
 use specs::Spec;
 use suite::Suite;
@@ -79,7 +80,7 @@ pub(crate) struct Options {
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// Build the suite and its container images, and stop there.
+    /// Build the suite and its container images, as far as the chosen specs need them, and stop there.
     Images,
 }
 
@@ -117,22 +118,21 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let specs = specs::load(&places.module.join("specs.txt"))?;
     let mut table = Table::read(&places.page)?;
     let mut ratchet = Ratchet::read(&places.module.join("passing.txt"))?;
-    let choice = if options.every { specs::list(&programs::prepare(&places.cache)?.join("e2e.test"))? } else { specs.clone() };
+    let choice =
+        if options.every { specs::list(&programs::prepare(&places.cache, &[])?.join("e2e.test"))? } else { specs.clone() };
     let mut chosen = choose(options, &choice, &table, &ratchet)?;
     if options.list {
         return list(&chosen, &table);
     }
     if let Some(Action::Images) = options.action {
-        let programs = programs::prepare(&places.cache)?;
-        println!("{}", images::prepare(&places.module, &places.cache, &programs)?.display());
+        println!("{}", prepare(options, &places, &chosen)?.1.display());
         return Ok(());
     }
     check_disk(&places.cache)?;
     let _alone = begin(&places, options.resume, &mut table, &mut chosen)?;
     let commit = commit(options)?;
     let binary = binary(options)?;
-    let programs = programs::prepare(&places.cache)?;
-    let archive = images::prepare(&places.module, &places.cache, &programs)?;
+    let (programs, archive) = prepare(options, &places, &chosen)?;
     let swapped = Swapped::prepare(&options.with_upstream, &programs)?;
     let mut cluster = Cluster::start(&binary, &places.run, &swapped)?;
     cluster.import(&archive)?;
@@ -149,6 +149,16 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         cluster.remove()?
     }
     outcome
+}
+
+/// The directory of the suite's programs and the archive of its images, as far as these specs need them.
+fn prepare(options: &Options, places: &Places, specs: &[Spec]) -> anyhow::Result<(PathBuf, PathBuf)> {
+    // What specs outside of the conformance list need is not known.
+    let without = if options.every { Vec::new() } else { programs::unneeded(specs) };
+    let images = Images::begin(&places.module, &places.cache, &without)?;
+    let programs = programs::prepare(&places.cache, &without)?;
+    let archive = images.finish(&places.module, &programs)?;
+    Ok((programs, archive))
 }
 
 /// The specs that are asked for.
