@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use api_server::{
-    AccessConfig, ApiServer, AuthorizationMode, BootstrapConfig, Credentials, KeyCert, Listener, ServerConfig,
+    AccessConfig, ApiServer, AuthorizationMode, BootstrapConfig, Credentials, KeyCert, Listener, PolicyFile, ServerConfig,
     ServingCertificate, ShutdownConfig, TokenConfig, TokenFile, TokenLifetime,
 };
 use tokio_util::sync::CancellationToken;
@@ -57,6 +57,8 @@ async fn main() -> Result<()> {
         anonymous: true,
         front_proxy: None,
         authorization: vec![AuthorizationMode::Rbac],
+        policy_file: PolicyFile::default(),
+        certificate_uids: true,
     })?;
     let server = ApiServer::builder(ServerConfig::default(), store).credentials(credentials).build();
     let pair = KeyCert { cert_pem: flags.file("tls-cert-file")?, key_pem: flags.file("tls-private-key-file")? };

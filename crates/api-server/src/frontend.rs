@@ -11,6 +11,7 @@ use crate::auth::UserInfo;
 use crate::bootstrap::{self, BootstrapConfig};
 use crate::endpoints::{GIT_VERSION, check_accept};
 use crate::filters::InFlightLimits;
+use crate::gates::Feature;
 use crate::health::{self, Lifecycle};
 use crate::http::{Body, RequestContext, RequestInfo};
 use crate::loopback::{Loopback, LoopbackError};
@@ -40,7 +41,7 @@ impl Frontend {
     ) -> Self {
         let loopback = Loopback::new(server);
         Self {
-            access: Access::new(credentials, loopback.clone()),
+            access: Access::new(credentials, loopback.clone(), config.gates),
             metrics,
             in_flight: InFlightLimits::new(config.in_flight_max),
             lifecycle: Lifecycle::default(),
@@ -81,7 +82,9 @@ impl ApiServer {
     }
 
     pub(crate) fn openapi(&self) -> &OpenApi {
-        self.frontend().openapi.get_or_init(|| OpenApi::new(&self.engine().catalog, GIT_VERSION))
+        self.frontend()
+            .openapi
+            .get_or_init(|| OpenApi::new(&self.engine().catalog, GIT_VERSION, self.config().gates.has(Feature::OpenApiEnums)))
     }
 
     /// A client in this process with this identity: give it to `kube::Client::new`. All filters apply but authentication.
@@ -92,7 +95,7 @@ impl ApiServer {
     /// Makes the server ready: RBAC's rules are loaded and the bootstrap objects are there.
     pub async fn bootstrap(&self, config: &BootstrapConfig) -> Result<(), LoopbackError> {
         let loopback = &self.frontend().loopback;
-        bootstrap::run(loopback, config, self.lifecycle()).await?;
+        bootstrap::run(loopback, config, self.config().gates, self.lifecycle()).await?;
         RbacFeed::new(self.access().rbac.clone(), loopback.clone()).fill().await?;
         self.lifecycle().set_rbac_ready();
         Ok(())
@@ -103,7 +106,11 @@ impl ApiServer {
     pub async fn run_background(&self, stop: CancellationToken) {
         let rbac = RbacFeed::new(self.access().rbac.clone(), self.frontend().loopback.clone());
         let compaction = compaction::run(self.store(), &self.engine().feed, self.config().compaction_interval, &stop);
-        let addresses = crate::kinds::repair_addresses(self.loopback(), &stop);
+        let addresses = async {
+            if self.config().gates.has(Feature::MultiCidrServiceAllocator) {
+                crate::kinds::repair_addresses(self.loopback(), &stop).await;
+            }
+        };
         let metrics = async {
             if let Some(metrics) = self.resource_metrics() {
                 metrics.run(self, &stop).await;

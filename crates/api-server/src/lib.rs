@@ -35,17 +35,19 @@ pub use self::http::{Body, BoxError, Query, RequestContext, RequestInfo, Request
 pub use self::serving::{CertificateRotation, InProcessService, Listener, ServeError, ShutdownConfig};
 pub use access::{Access, AccessConfig, AccessError, Credentials};
 pub use admission::plugins::names as admission_plugin_names;
-pub use admission::{AdmissionChain, AdmissionPlugin, Attributes as AdmissionAttributes, Operation};
+pub use admission::{
+    AdmissionChain, AdmissionConfig, AdmissionConfigError, AdmissionPlugin, Attributes as AdmissionAttributes, Operation,
+};
 pub use auth::{
     AcceptedToken, Attributes, Authenticators, AuthorizationMode, Authorizers, CertificateAuthenticator, Decision, FrontProxy,
-    FrontProxyConfig, ImpersonationError, KeyError, NodeAuthorizer, PeerCertificates, RbacIndex, Reference, Rule, SignError,
-    TokenConfig, TokenError, TokenFile, TokenFileError, TokenIssuer, TokenLifetime, TokenSpec, Unauthenticated, UserInfo,
-    impersonate, names, uncovered,
+    FrontProxyConfig, ImpersonationError, KeyError, NodeAuthorizer, PeerCertificates, PolicyFile, PolicyFileError, RbacIndex,
+    Reference, Rule, SignError, TokenConfig, TokenError, TokenFile, TokenFileError, TokenIssuer, TokenLifetime, TokenSpec,
+    Unauthenticated, UserInfo, impersonate, names, uncovered,
 };
 pub use bootstrap::BootstrapConfig;
 pub use connect::{Connector, KubeletAccess, KubeletAccessError};
 pub use filters::{InFlightLimits, InFlightMax};
-pub use gates::FeatureGates;
+pub use gates::{EmulatedVersion, Feature, FeatureGates};
 pub use health::Lifecycle;
 pub use loopback::{Loopback, LoopbackError};
 pub use metrics::{AllowedLabels, Metrics};

@@ -100,7 +100,11 @@ impl Loopback {
         let query = Query::parse(query);
         let answer = |source: Box<dyn std::error::Error + Send + Sync>| LoopbackError::Answer { path: path.to_owned(), source };
         let info = RequestInfo::new(&method, path_only, &query).map_err(|e| answer(e.into()))?;
-        let context = RequestContext { query: Arc::new(query), ..RequestContext::internal(UserInfo::api_server(), info) };
+        let context = RequestContext {
+            query: Arc::new(query),
+            gates: server.config().gates,
+            ..RequestContext::internal(UserInfo::api_server(), info)
+        };
         let mut request = Request::builder().method(method).uri(path).body(Body::empty()).map_err(|e| answer(e.into()))?;
         if let Some((content_type, bytes)) = body {
             request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

@@ -7,11 +7,11 @@ use storage::Store;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::access::Credentials;
-use crate::admission::{AdmissionChain, AdmissionPlugin};
+use crate::admission::{AdmissionChain, AdmissionConfig, AdmissionPlugin};
 use crate::connect::{Backends, Connector, Connectors, KubeletAccess, Proxy, ProxyKind};
 use crate::filters::InFlightMax;
 use crate::frontend::Frontend;
-use crate::gates::FeatureGates;
+use crate::gates::{EmulatedVersion, FeatureGates};
 use crate::http::Body;
 use crate::loopback::Loopback;
 use crate::metrics::{AllowedLabels, Metrics};
@@ -42,11 +42,15 @@ pub struct ServerConfig {
     pub components: Vec<(String, std::net::SocketAddr)>,
     /// Which features are on.
     pub gates: FeatureGates,
+    /// Which version of Kubernetes the server says it is like; [`ServerConfig::gates`] and [`ServerConfig::apis`] make it so.
+    pub emulated: EmulatedVersion,
     /// Whether containers may be privileged. Upstream's flag is `--allow-privileged`.
     pub allow_privileged: bool,
     /// The cluster's ranges of ClusterIPs, which decide in which families Services have addresses (the first is the default). Empty:
     /// those of the ServiceCIDRs do. Upstream's flag is `--service-cluster-ip-range`.
     pub service_cidrs: Vec<String>,
+    /// What every answer says about the use of TLS in future. Upstream's flag is `--strict-transport-security-directives`.
+    pub strict_transport_security: Option<::http::HeaderValue>,
     /// Which values the labels of metrics may have. Upstream's flag is `--allow-metric-labels`.
     pub allowed_labels: AllowedLabels,
 }
@@ -64,8 +68,10 @@ impl Default for ServerConfig {
             apis: ApiEnablement::default(),
             components: Vec::new(),
             gates: FeatureGates::default(),
+            emulated: EmulatedVersion::default(),
             allow_privileged: false,
             service_cidrs: Vec::new(),
+            strict_transport_security: None,
             allowed_labels: AllowedLabels::default(),
         }
     }
@@ -77,6 +83,7 @@ pub struct ApiServerBuilder {
     store: Arc<dyn Store>,
     admission: Option<Vec<Arc<dyn AdmissionPlugin>>>,
     disabled_admission: Vec<String>,
+    admission_config: AdmissionConfig,
     credentials: Option<Credentials>,
     connectors: Connectors,
     resource_metrics: Option<Arc<ResourceMetrics>>,
@@ -135,6 +142,13 @@ impl ApiServerBuilder {
         self
     }
 
+    /// Sets what the built-in admission plugins are told. Upstream's flag is `--admission-control-config-file`.
+    #[must_use]
+    pub fn admission_config(mut self, config: AdmissionConfig) -> ApiServerBuilder {
+        self.admission_config = config;
+        self
+    }
+
     /// Sets how clients prove who they are. Without it only callers in process, whose identity is given, are let in.
     #[must_use]
     pub fn credentials(mut self, credentials: Credentials) -> ApiServerBuilder {
@@ -148,9 +162,9 @@ impl ApiServerBuilder {
         for (resource, kind) in [("pods", ProxyKind::Pod), ("services", ProxyKind::Service)] {
             self.connectors.add("", resource, "proxy", Arc::new(Proxy::new(kind, backends.clone())));
         }
-        let disabled = self.disabled_admission;
+        let (disabled, plugin_config, gates) = (self.disabled_admission, self.admission_config, self.config.gates);
         let builtin = |server| {
-            let mut plugins = crate::admission::plugins::ordered(&Loopback::new(server));
+            let mut plugins = crate::admission::plugins::ordered(&Loopback::new(server), &plugin_config, gates);
             plugins.retain(|plugin| disabled.iter().all(|name| name != plugin.name()));
             plugins
         };
@@ -195,6 +209,7 @@ impl ApiServer {
             store,
             admission: None,
             disabled_admission: crate::admission::plugins::OFF_BY_DEFAULT.map(str::to_owned).to_vec(),
+            admission_config: AdmissionConfig::default(),
             credentials: None,
             connectors: Connectors::default(),
             resource_metrics: None,

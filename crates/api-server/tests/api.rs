@@ -2,7 +2,7 @@
 
 mod harness;
 
-use api_server::{ApiEnablement, ServerConfig, UserInfo};
+use api_server::{ApiEnablement, Feature, FeatureGates, ServerConfig, UserInfo};
 use harness::Api;
 use http::Method;
 use serde_json::{Value, json};
@@ -414,7 +414,8 @@ async fn services_get_addresses_and_ports() {
 async fn every_row_is_served() {
     // What is not stable is off unless it is asked for.
     let apis = ApiEnablement::parse(&["api/all=true".to_owned()]).expect("is valid");
-    let api = Api::with(ServerConfig { apis, ..ServerConfig::default() }).await;
+    let gates = FeatureGates::DEFAULT.with(Feature::ClusterTrustBundle, true);
+    let api = Api::with(ServerConfig { apis, gates, ..ServerConfig::default() }).await;
     let mut rows = 0;
     for row in apimachinery::schema::resources().iter().filter(|row| row.verbs.contains(&"watch")) {
         rows += 1;

@@ -2,7 +2,7 @@
 
 mod harness;
 
-use api_server::{Body, FeatureGates, ServerConfig};
+use api_server::{Body, Feature, FeatureGates, ServerConfig};
 use apimachinery::{Value, cbor, value};
 use harness::Api;
 use http::{Method, Request, Response, StatusCode};
@@ -32,7 +32,7 @@ async fn answer(response: Response<Body>, code: StatusCode) -> Value {
 
 #[tokio::test]
 async fn objects_and_events() {
-    let gates = FeatureGates { cbor: true, ..FeatureGates::default() };
+    let gates = FeatureGates::default().with(Feature::CborServingAndStorage, true);
     let api = Api::with(ServerConfig { gates, ..ServerConfig::default() }).await;
     let secret = value!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}, "data": {"k": "aGk="}});
     let created = answer(send(&api, Method::POST, SECRETS, cbor::MEDIA_TYPE, Some(&secret)).await, StatusCode::CREATED).await;

@@ -9,10 +9,11 @@ use ::serving::CertificateError;
 
 use crate::auth::{
     AcceptedToken, Authenticators, AuthorizationMode, Authorizers, CertificateAuthenticator, FrontProxy, FrontProxyConfig,
-    KeyError, NodeAuthorizer, PeerCertificates, RbacIndex, TokenConfig, TokenError, TokenFile, TokenIssuer, Unauthenticated,
-    UserInfo,
+    KeyError, NodeAuthorizer, PeerCertificates, PolicyFile, RbacIndex, TokenConfig, TokenError, TokenFile, TokenIssuer,
+    Unauthenticated, UserInfo,
 };
 use crate::bootstrap::rbac_policy;
+use crate::gates::FeatureGates;
 use crate::loopback::Loopback;
 use crate::objects::Objects;
 
@@ -35,6 +36,10 @@ pub struct AccessConfig {
     pub front_proxy: Option<FrontProxyConfig>,
     /// Who decides, in this order.
     pub authorization: Vec<AuthorizationMode>,
+    /// The rules of attribute-based access control. Upstream's flag is `--authorization-policy-file`.
+    pub policy_file: PolicyFile,
+    /// Whether client certificates may say their user's uid.
+    pub certificate_uids: bool,
 }
 
 impl AccessConfig {
@@ -49,6 +54,8 @@ impl AccessConfig {
             anonymous: true,
             front_proxy: None,
             authorization: vec![AuthorizationMode::Node, AuthorizationMode::Rbac],
+            policy_file: PolicyFile::default(),
+            certificate_uids: true,
         }
     }
 }
@@ -74,6 +81,7 @@ pub struct Credentials {
     anonymous: bool,
     front_proxy: Option<FrontProxy>,
     authorization: Vec<AuthorizationMode>,
+    policy_file: PolicyFile,
 }
 
 impl Credentials {
@@ -81,13 +89,17 @@ impl Credentials {
     pub fn new(config: AccessConfig) -> Result<Self, AccessError> {
         let ca = Some(&config.client_ca_pem).filter(|pem| !pem.is_empty());
         Ok(Self {
-            certificates: ca.map(|pem| CertificateAuthenticator::new(pem)).transpose()?,
+            certificates: ca
+                .map(|pem| CertificateAuthenticator::new(pem))
+                .transpose()?
+                .map(|certificates| certificates.reading_uids(config.certificate_uids)),
             tokens: Arc::new(TokenIssuer::new(config.tokens)?),
             token_file: config.token_file,
             bootstrap_tokens: config.bootstrap_tokens,
             anonymous: config.anonymous,
             front_proxy: config.front_proxy.map(FrontProxy::new).transpose()?,
             authorization: config.authorization,
+            policy_file: config.policy_file,
         })
     }
 }
@@ -103,12 +115,13 @@ pub struct Access {
 
 impl Access {
     /// Without credentials only callers in process, whose identity is given, are let in.
-    pub(crate) fn new(credentials: Option<Credentials>, loopback: Loopback) -> Self {
+    pub(crate) fn new(credentials: Option<Credentials>, loopback: Loopback, gates: FeatureGates) -> Self {
         let objects: Arc<dyn Objects> = Arc::new(loopback);
         let rbac = Arc::new(RbacIndex::default());
-        let node = NodeAuthorizer::new(objects.clone(), rbac_policy::node_rules());
+        let node = NodeAuthorizer::new(objects.clone(), rbac_policy::node_rules(gates));
         let cluster = || vec![AuthorizationMode::Node, AuthorizationMode::Rbac];
         let modes = credentials.as_ref().map_or_else(cluster, |credentials| credentials.authorization.clone());
+        let abac = credentials.as_ref().map(|credentials| credentials.policy_file.clone()).unwrap_or_default();
         let authenticators = credentials.map(|credentials| Authenticators {
             front_proxy: credentials.front_proxy,
             certificates: credentials.certificates,
@@ -118,7 +131,7 @@ impl Access {
             anonymous: credentials.anonymous,
             objects,
         });
-        Self { authenticators, authorizers: Authorizers { modes, node, rbac: rbac.clone() }, rbac }
+        Self { authenticators, authorizers: Authorizers { modes, abac, node, rbac: rbac.clone() }, rbac }
     }
 
     /// Identifies a request that came over the network; see [`Authenticators::authenticate`].

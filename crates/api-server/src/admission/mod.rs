@@ -5,6 +5,7 @@
 //! The generic registry calls it for every write of every resource, so that no handler can forget it. Mutating webhooks and policies
 //! go after the built-in mutating plugins, validating ones after the built-in validating plugins: the list in `plugins` says where.
 
+mod config;
 pub(crate) mod plugins;
 
 use std::sync::Arc;
@@ -14,6 +15,8 @@ use async_trait::async_trait;
 
 use crate::auth::UserInfo;
 use crate::http::Warnings;
+
+pub use config::{AdmissionConfig, AdmissionConfigError};
 
 /// What a request does to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::abac::PolicyFile;
 use super::attributes::{Attributes, Decision};
 use super::node::NodeAuthorizer;
 use super::rbac::{RbacIndex, Rule};
@@ -11,6 +12,8 @@ use crate::objects::ReadError;
 /// One authorizer, by upstream's name (`--authorization-mode`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthorizationMode {
+    /// The rules of a file.
+    Abac,
     /// Everybody may do everything.
     AlwaysAllow,
     /// Nobody may do anything.
@@ -23,14 +26,21 @@ pub enum AuthorizationMode {
 
 impl AuthorizationMode {
     /// All that are implemented, by name.
-    pub const ALL: [(&'static str, Self); 4] =
-        [("AlwaysAllow", Self::AlwaysAllow), ("AlwaysDeny", Self::AlwaysDeny), ("Node", Self::Node), ("RBAC", Self::Rbac)];
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("ABAC", Self::Abac),
+        ("AlwaysAllow", Self::AlwaysAllow),
+        ("AlwaysDeny", Self::AlwaysDeny),
+        ("Node", Self::Node),
+        ("RBAC", Self::Rbac),
+    ];
 }
 
 /// All authorizers of one server.
 pub struct Authorizers {
     /// Which are asked, in this order.
     pub modes: Vec<AuthorizationMode>,
+    /// Attribute-based access control.
+    pub abac: PolicyFile,
     /// Restricts kubelets to their own.
     pub node: NodeAuthorizer,
     /// Everybody else's rules.
@@ -46,6 +56,7 @@ impl Authorizers {
         let mut reasons = Vec::new();
         for mode in &self.modes {
             let decision = match mode {
+                AuthorizationMode::Abac => self.abac.authorize(request),
                 AuthorizationMode::AlwaysAllow => Decision::Allow(String::new()),
                 AuthorizationMode::AlwaysDeny => Decision::NoOpinion("Everything is forbidden.".to_owned()),
                 AuthorizationMode::Node => self.node.authorize(request).await?,
@@ -72,6 +83,9 @@ impl Authorizers {
             let all = || vec!["*".to_owned()];
             rules.push(Rule { verbs: all(), api_groups: all(), resources: all(), ..Rule::default() });
             rules.push(Rule { verbs: all(), non_resource_urls: all(), ..Rule::default() });
+        }
+        if self.modes.contains(&AuthorizationMode::Abac) {
+            rules.extend(self.abac.rules_for(user, namespace));
         }
         if self.modes.contains(&AuthorizationMode::Rbac) {
             rules.extend(self.rbac.rules_for(user, namespace));

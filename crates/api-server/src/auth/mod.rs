@@ -2,6 +2,7 @@
 //!
 //! Pure decisions over [`crate::objects::Objects`] and the RBAC index; the filters (`crate::filters`) put them into the chain.
 
+mod abac;
 mod attributes;
 mod authenticate;
 mod authorize;
@@ -17,6 +18,7 @@ mod tokens;
 mod user;
 mod x509;
 
+pub use abac::{PolicyFile, PolicyFileError};
 pub use attributes::{Attributes, Decision};
 pub use authenticate::{Authenticators, Unauthenticated};
 pub use authorize::{AuthorizationMode, Authorizers};

@@ -13,9 +13,16 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::user::UserInfo;
 
+/// Where a subject says its uid.
+const UID_OID: &str = "1.3.6.1.4.1.57683.2";
+
 /// Verifies client certificates against the cluster CA.
 #[derive(Clone, Debug)]
-pub struct CertificateAuthenticator(Authorities);
+pub struct CertificateAuthenticator {
+    authorities: Authorities,
+    /// Subjects may say their uid (`AllowParsingUserUIDFromCertAuth`).
+    reads_uids: bool,
+}
 
 /// The certificate chain that a connection's client showed (leaf first), and what checking it came to.
 #[derive(Clone, Debug)]
@@ -45,23 +52,32 @@ impl PeerCertificates {
 impl CertificateAuthenticator {
     /// Trusts certificates signed by `ca_pem`.
     pub fn new(ca_pem: &str) -> Result<Self, CertificateError> {
-        Authorities::new(ca_pem).map(Self)
+        Ok(Self { authorities: Authorities::new(ca_pem)?, reads_uids: true })
+    }
+
+    /// The same, which takes a user's uid from the certificate or does not.
+    #[must_use]
+    pub fn reading_uids(self, reads_uids: bool) -> Self {
+        Self { reads_uids, ..self }
     }
 
     /// Whose certificate this is; the error says why it is not accepted.
     pub fn authenticate(&self, peer: &PeerCertificates, now: Timestamp) -> Result<UserInfo, String> {
         if let Some(known) = peer.verified.get()
-            && known.by.are(&self.0)
+            && known.by.are(&self.authorities)
             && now.as_second() < known.until
         {
             return Ok(known.user.clone());
         }
-        let subject = verify(&self.0, peer, now)?.named()?;
+        let subject = verify(&self.authorities, peer, now)?.named()?;
         let credential = subject.credential();
         let mut user = UserInfo::authenticated(subject.common_name, subject.organizations);
         user.extra.extend([credential]);
+        if self.reads_uids {
+            user.uid = uid_of(&peer.chain)?;
+        }
         // Set already by another request or another authenticator: then the next request checks again, no more.
-        let _ = peer.verified.set(Verified { user: user.clone(), by: self.0.clone(), until: expiry(&peer.chain)? });
+        let _ = peer.verified.set(Verified { user: user.clone(), by: self.authorities.clone(), until: expiry(&peer.chain)? });
         Ok(user)
     }
 }
@@ -69,6 +85,21 @@ impl CertificateAuthenticator {
 /// Whom a chain names that the authorities have signed.
 pub(super) fn verify(by: &Authorities, peer: &PeerCertificates, now: Timestamp) -> Result<Subject, String> {
     by.verify(&peer.chain, UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now.as_second()).unwrap_or(0))))
+}
+
+/// The uid that the subject of the first certificate says; empty if it says none.
+fn uid_of(chain: &[CertificateDer<'_>]) -> Result<String, String> {
+    let Some(leaf) = chain.first() else { return Ok(String::new()) };
+    let (_, certificate) = X509Certificate::from_der(leaf).map_err(|e| e.to_string())?;
+    let attributes = certificate.subject().iter_attributes().filter(|attribute| attribute.attr_type().to_id_string() == UID_OID);
+    let unreadable = |_| "unable to parse UID into a string".to_owned();
+    let uids = attributes.map(|attribute| attribute.as_str().map(str::to_owned).map_err(unreadable));
+    match uids.collect::<Result<Vec<_>, _>>()?.as_slice() {
+        [] => Ok(String::new()),
+        [uid] if uid.is_empty() => Err("UID cannot be an empty string".to_owned()),
+        [uid] => Ok(uid.clone()),
+        several => Err(format!("expected 1 UID, but found multiple: [{}]", several.join(" "))),
+    }
 }
 
 /// When the first certificate of a chain expires, in seconds since 1970.

@@ -14,6 +14,7 @@ use rbac_policy::PolicyObject;
 use serde_json::{Value as Json, json};
 
 use crate::auth::FrontProxyConfig;
+use crate::gates::{Feature, FeatureGates};
 use crate::health::{Lifecycle, Step};
 use crate::loopback::{Loopback, LoopbackError, collection};
 
@@ -40,7 +41,12 @@ pub struct BootstrapConfig {
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
 /// Creates and reconciles everything. Idempotent; safe to run on several servers at once.
-pub(crate) async fn run(loopback: &Loopback, config: &BootstrapConfig, lifecycle: &Lifecycle) -> Result<(), LoopbackError> {
+pub(crate) async fn run(
+    loopback: &Loopback,
+    config: &BootstrapConfig,
+    gates: FeatureGates,
+    lifecycle: &Lifecycle,
+) -> Result<(), LoopbackError> {
     for name in NAMESPACES {
         ensure(
             loopback,
@@ -55,13 +61,15 @@ pub(crate) async fn run(loopback: &Loopback, config: &BootstrapConfig, lifecycle
     lifecycle.done(Step::Namespaces);
     priority_classes(loopback).await?;
     lifecycle.done(Step::PriorityClasses);
-    rbac(loopback).await?;
+    rbac(loopback, gates).await?;
     lifecycle.done(Step::BootstrapRoles);
-    service::cidr(loopback, config).await?;
+    if gates.has(Feature::MultiCidrServiceAllocator) {
+        service::cidr(loopback, config).await?;
+    }
     lifecycle.done(Step::ServiceCidr);
     service::run(loopback, config).await?;
     lifecycle.done(Step::KubernetesService);
-    extension_authentication(loopback, config).await?;
+    extension_authentication(loopback, config, gates).await?;
     lifecycle.done(Step::ClusterAuthentication);
     legacy_token_tracking(loopback).await
 }
@@ -136,8 +144,8 @@ async fn priority_classes(loopback: &Loopback) -> Result<(), LoopbackError> {
 /// Writes go out together, so that the store commits them in groups: one by one they would dominate the first start.
 const WRITES_AT_ONCE: usize = 64;
 
-async fn rbac(loopback: &Loopback) -> Result<(), LoopbackError> {
-    let all = rbac_policy::objects().into_iter().map(|wanted| rbac_object(loopback, wanted));
+async fn rbac(loopback: &Loopback, gates: FeatureGates) -> Result<(), LoopbackError> {
+    let all = rbac_policy::objects(gates).into_iter().map(|wanted| rbac_object(loopback, wanted));
     futures::stream::iter(all).buffer_unordered(WRITES_AT_ONCE).try_collect().await
 }
 
@@ -161,7 +169,11 @@ async fn rbac_object(loopback: &Loopback, wanted: PolicyObject) -> Result<(), Lo
 }
 
 /// The config map by which extension API servers learn whom to trust.
-async fn extension_authentication(loopback: &Loopback, config: &BootstrapConfig) -> Result<(), LoopbackError> {
+async fn extension_authentication(
+    loopback: &Loopback,
+    config: &BootstrapConfig,
+    gates: FeatureGates,
+) -> Result<(), LoopbackError> {
     const NAME: &str = "extension-apiserver-authentication";
     let mut data = serde_json::Map::new();
     let mut set = |key: &str, value: String| drop(data.insert(key.to_owned(), value.into()));
@@ -174,7 +186,9 @@ async fn extension_authentication(loopback: &Loopback, config: &BootstrapConfig)
         set("requestheader-client-ca-file", proxy.ca_pem.clone());
         set("requestheader-extra-headers-prefix", list(&proxy.headers.extra_header_prefixes));
         set("requestheader-group-headers", list(&proxy.headers.group_headers));
-        set("requestheader-uid-headers", list(&proxy.headers.uid_headers));
+        if gates.has(Feature::RemoteRequestHeaderUid) {
+            set("requestheader-uid-headers", list(&proxy.headers.uid_headers));
+        }
         set("requestheader-username-headers", list(&proxy.headers.username_headers));
     }
     let data = Json::Object(data);

@@ -1,13 +1,25 @@
 //! RBAC's bootstrap policy as data: the roles and bindings that every cluster starts with, from `rbac_policy.txt`.
 //!
-//! The format stands at the head of that file. Facts of Kubernetes v1.35 (feature gates at their defaults).
+//! The format stands at the head of that file. Facts of Kubernetes v1.35 (feature gates at their defaults), and what features that are off by
+//! default add.
 
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde_json::{Map, Value as Json, json};
 
 use crate::auth::Rule;
+use crate::gates::{Feature, FeatureGates};
 
 const TABLE: &str = include_str!("rbac_policy.txt");
+/// What `ClusterTrustBundle` adds.
+const TRUST_BUNDLES: &str = "role system:cluster-trust-bundle-discovery
+  get,list,watch certificates.k8s.io clustertrustbundles
+role system:controller:kube-apiserver-serving-clustertrustbundle-publisher
+  attest certificates.k8s.io signers : kubernetes.io/kube-apiserver-serving
+  create,delete,list,update,watch certificates.k8s.io clustertrustbundles
+  create,patch,update core,events.k8s.io events
+bind system:cluster-trust-bundle-discovery ClusterRole/system:cluster-trust-bundle-discovery group=system:serviceaccounts
+bind system:controller:kube-apiserver-serving-clustertrustbundle-publisher ClusterRole/system:controller:kube-apiserver-serving-clustertrustbundle-publisher sa=kube-system/kube-apiserver-serving-clustertrustbundle-publisher
+";
 const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// A role or a binding; the namespace is empty for the cluster kinds.
@@ -24,13 +36,21 @@ pub(super) struct PolicyObject {
 }
 
 /// All objects, roles before the bindings that need them.
-pub(super) fn objects() -> Vec<PolicyObject> {
-    parse(TABLE).expect("the table is a constant that a test parses")
+pub(super) fn objects(gates: FeatureGates) -> Vec<PolicyObject> {
+    let read = |table| parse(table).expect("the tables are constants that a test parses");
+    let mut objects = read(TABLE);
+    if gates.has(Feature::ClusterTrustBundle) {
+        objects.extend(read(TRUST_BUNDLES));
+        let bundles = json!({"verbs": ["get", "list", "watch"], "apiGroups": ["certificates.k8s.io"], "resources": ["clustertrustbundles"]});
+        let node = objects.iter_mut().find(|object| object.resource == "clusterroles" && object.name == "system:node");
+        node.and_then(|node| node.object["rules"].as_array_mut()).into_iter().for_each(|rules| rules.push(bundles.clone()));
+    }
+    objects
 }
 
 /// What every node may do alike: the rules of `system:node`, for the Node authorizer.
-pub(crate) fn node_rules() -> Vec<Rule> {
-    let role = objects().into_iter().find(|o| o.resource == "clusterroles" && o.name == "system:node");
+pub(crate) fn node_rules(gates: FeatureGates) -> Vec<Rule> {
+    let role = objects(gates).into_iter().find(|o| o.resource == "clusterroles" && o.name == "system:node");
     let rules = role.map(|role| role.object["rules"].clone()).unwrap_or_default();
     let rules: Vec<PolicyRule> = serde_json::from_value(rules).unwrap_or_default();
     rules.into_iter().map(Rule::from).collect()
@@ -212,13 +232,20 @@ mod tests {
 
     #[test]
     fn nodes_have_rules() {
-        assert!(node_rules().len() > 10);
+        let usual = node_rules(FeatureGates::DEFAULT).len();
+        assert!(usual > 10);
+        let gates = FeatureGates::DEFAULT.with(Feature::ClusterTrustBundle, true);
+        assert_eq!(node_rules(gates).len(), usual + 1);
+        assert!(objects(gates).iter().any(|object| object.name == "system:cluster-trust-bundle-discovery"));
     }
 
     #[test]
     fn reconciliation_only_adds() {
-        let wanted =
-            objects().into_iter().find(|o| o.name == "system:basic-user" && o.resource == "clusterroles").expect("there").object;
+        let wanted = objects(FeatureGates::DEFAULT)
+            .into_iter()
+            .find(|o| o.name == "system:basic-user" && o.resource == "clusterroles")
+            .expect("there")
+            .object;
         assert_eq!(reconciled(&wanted, &wanted), None);
         let mut stored = wanted.clone();
         stored["rules"] = json!([{"verbs": ["get"], "apiGroups": ["x"], "resources": ["y"]}]);
@@ -230,8 +257,10 @@ mod tests {
         let mut all = wanted.clone();
         all["rules"] = json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]);
         assert_eq!(reconciled(&all, &wanted), None, "what is covered already is not added");
-        let binding =
-            objects().into_iter().find(|o| o.name == "cluster-admin" && o.resource == "clusterrolebindings").expect("there");
+        let binding = objects(FeatureGates::DEFAULT)
+            .into_iter()
+            .find(|o| o.name == "cluster-admin" && o.resource == "clusterrolebindings")
+            .expect("there");
         let mut stored = binding.object.clone();
         stored["subjects"] = json!([{"kind": "User", "name": "me", "apiGroup": GROUP}]);
         assert_eq!(reconciled(&stored, &binding.object).expect("a subject")["subjects"].as_array().expect("list").len(), 2);

@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 use super::Connector;
 use super::backend::Backends;
 use super::log_options;
+use crate::auth::{Attributes, Decision};
+use crate::gates::Feature;
 use crate::http::{Body, RequestContext};
 use crate::objects;
 use crate::server::ApiServer;
@@ -147,6 +149,9 @@ impl Connector for PodConnector {
         request: Request<Body>,
     ) -> Result<Response<Body>, Status> {
         let (namespace, name) = (context.info.namespace.as_str(), context.info.name.as_str());
+        if self.action != Action::Log && context.gates.has(Feature::AuthorizePodWebsocketUpgradeCreatePermission) {
+            may_create(server, context).await?;
+        }
         if self.action == Action::Log {
             log_options::check(&context.query, name)?;
         }
@@ -230,6 +235,17 @@ impl PodConnector {
         response.headers_mut().extend(answer.headers().clone());
         self.access.backends.join(hyper::upgrade::on(&mut from_client), hyper::upgrade::on(&mut answer));
         Ok(response)
+    }
+}
+
+/// Who upgrades a connection does what creates: the method of a WebSocket's request, GET, must not be a way around that.
+async fn may_create(server: &ApiServer, context: &RequestContext) -> Result<(), Status> {
+    let question = Attributes { verb: "create", ..Attributes::of_request(&context.user, &context.info) };
+    match server.access().authorizers.authorize(&question).await.map_err(Status::internal_error)? {
+        Decision::Allow(_) => Ok(()),
+        Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+            Err(Status::forbidden(&GroupResource::new("", "pods"), &context.info.name, reason))
+        }
     }
 }
 

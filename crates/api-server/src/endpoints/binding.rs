@@ -8,6 +8,7 @@ use apimachinery::{GroupResource, GroupVersionKind, Reason, Status, Value, field
 use super::negotiate::{Answer, negotiate};
 use super::respond::{created, value_response};
 use crate::admission::Operation;
+use crate::gates::Feature;
 use crate::http::{Body, RequestContext};
 use crate::registry::{Change, Write, WriteOptions, now};
 use crate::server::ApiServer;
@@ -39,7 +40,11 @@ pub(crate) async fn create(
     validate(attributes.object.as_ref().unwrap_or(&Value::Null))?;
     server.engine().admission.validate(&attributes).await?;
     let binding = attributes.object.unwrap_or_default();
-    let bind = Bind { binding, ends_nomination: context.gates.clearing_nominated_node_name };
+    let bind = Bind {
+        binding,
+        ends_nomination: context.gates.has(Feature::ClearingNominatedNodeNameAfterBinding),
+        takes_labels: context.gates.has(Feature::PodTopologyLabelsAdmission),
+    };
     write.update(&name, &bind, &options).await?;
     Ok(value_response(StatusCode::CREATED, &created(), accepted))
 }
@@ -64,6 +69,8 @@ fn validate(binding: &Value) -> Result<(), Status> {
 struct Bind {
     binding: Value,
     ends_nomination: bool,
+    /// The labels of the Binding become the pod's.
+    takes_labels: bool,
 }
 
 impl Change for Bind {
@@ -102,8 +109,10 @@ impl Change for Bind {
         for (key, value) in self.binding.meta().annotations() {
             pod.meta_mut().set_annotation(key, value);
         }
-        for (key, value) in self.binding.meta().labels() {
-            pod.meta_mut().set_label(key, value);
+        if self.takes_labels {
+            for (key, value) in self.binding.meta().labels() {
+                pod.meta_mut().set_label(key, value);
+            }
         }
         set_scheduled(&mut pod);
         Ok(pod)

@@ -7,6 +7,7 @@ use http_body_util::{BodyExt, Limited};
 
 use super::codecs;
 use super::negotiate::supported;
+use crate::gates::Feature;
 use crate::http::{Body, RequestContext, media_type};
 use crate::registry::FieldValidation;
 
@@ -40,7 +41,7 @@ pub(crate) fn encoding(headers: &http::HeaderMap, context: &RequestContext) -> R
         "application/json" => Ok(Encoding::Json),
         "application/yaml" => Ok(Encoding::Yaml),
         "application/vnd.kubernetes.protobuf" => Ok(Encoding::Protobuf),
-        cbor::MEDIA_TYPE if context.gates.cbor => Ok(Encoding::Cbor),
+        cbor::MEDIA_TYPE if context.gates.has(Feature::CborServingAndStorage) => Ok(Encoding::Cbor),
         _ => Err(Status::unsupported_media_type(supported(context))),
     }
 }

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha512};
 use super::negotiate::{Accepted, Answer, Format, Shape, negotiate, negotiate_aggregated, supported};
 use super::respond::{json_response, value_response};
 use super::routes::{Router, check_accept, page_not_found};
+use crate::gates::EmulatedVersion;
 use crate::http::{Body, RequestContext};
 use crate::registry::{Catalog, Resource};
 use crate::resource_metrics;
@@ -52,7 +53,7 @@ pub(crate) fn respond(
         return Ok(aggregated(server, prefix, format, request));
     }
     let document = match parts.as_slice() {
-        ["version"] => return Ok(raw_json(&version())),
+        ["version"] => return Ok(raw_json(&version(server.config().emulated))),
         ["api"] => value!({
             "kind": "APIVersions",
             "versions": ["v1"],
@@ -101,11 +102,11 @@ fn server_address(request: &Request<Body>) -> String {
 }
 
 /// `/version`.
-pub(crate) fn version() -> Value {
+pub(crate) fn version(emulated: EmulatedVersion) -> Value {
     value!({
         "major": "1", "minor": "35",
-        "emulationMajor": "1", "emulationMinor": "35",
-        "minCompatibilityMajor": "1", "minCompatibilityMinor": "34",
+        "emulationMajor": "1", "emulationMinor": emulated.minor.to_string(),
+        "minCompatibilityMajor": "1", "minCompatibilityMinor": emulated.min_compatibility_minor.to_string(),
         "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
         "goVersion": "", "compiler": "rustc", "platform": format!("linux/{}", go_architecture()),
     })

@@ -6,6 +6,7 @@ use apimachinery::{Status, cbor};
 use http::HeaderMap;
 use http::header::ACCEPT;
 
+use crate::gates::Feature;
 use crate::http::{Query, RequestContext};
 
 /// The encodings.
@@ -54,12 +55,12 @@ pub(crate) enum Answer {
 /// What the server can read and write, for errors. CBOR is behind its gate.
 pub(super) fn supported(context: &RequestContext) -> &'static [&'static str] {
     const ALL: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf", cbor::MEDIA_TYPE];
-    if context.gates.cbor { ALL } else { &ALL[..3] }
+    if context.gates.has(Feature::CborServingAndStorage) { ALL } else { &ALL[..3] }
 }
 
 /// What it can write as a stream. CBOR is behind its gate.
 pub(super) fn streamed(context: &RequestContext) -> &'static [&'static str] {
-    if context.gates.cbor { &STREAMS } else { &STREAMS[..2] }
+    if context.gates.has(Feature::CborServingAndStorage) { &STREAMS } else { &STREAMS[..2] }
 }
 
 const STREAMS: [&str; 3] =
@@ -93,7 +94,8 @@ fn choose(headers: &HeaderMap, context: &RequestContext, answer: Answer) -> Opti
     };
     let choose = |clause: &Clause| {
         let pretty = pretty || clause.parameter("pretty") == Some("1");
-        let format = clause.format().filter(|format| *format != Format::Cbor || context.gates.cbor)?;
+        let format =
+            clause.format().filter(|format| *format != Format::Cbor || context.gates.has(Feature::CborServingAndStorage))?;
         Some(Accepted { format, shape: clause.shape(answer)?, pretty })
     };
     clauses(text).iter().find_map(choose)
@@ -246,7 +248,7 @@ mod tests {
             negotiate(&headers, context, answer).ok().map(|accepted| (accepted.format, accepted.shape))
         };
         assert_eq!(got(&context), expected, "{accept}");
-        context.gates.cbor = true;
+        context.gates = context.gates.with(Feature::CborServingAndStorage, true);
         let cbor = accept.contains("cbor").then_some((Format::Cbor, Shape::Object));
         assert_eq!(got(&context), cbor.or(expected), "{accept}");
     }

@@ -8,6 +8,7 @@ use http::header::CONTENT_TYPE;
 use super::body::{Encoding, no_kind, unusable};
 use super::change::check_name;
 use super::codecs;
+use crate::gates::Feature;
 use crate::http::RequestContext;
 use crate::registry::{Change, FieldValidation, Write, WriteOptions, convert};
 
@@ -33,7 +34,7 @@ fn supported(context: &RequestContext) -> &'static [&'static str] {
         "application/apply-patch+yaml",
         "application/apply-patch+cbor",
     ];
-    if context.gates.cbor { ALL } else { &ALL[..4] }
+    if context.gates.has(Feature::CborServingAndStorage) { ALL } else { &ALL[..4] }
 }
 
 impl PatchType {
@@ -44,7 +45,9 @@ impl PatchType {
             "application/merge-patch+json" => Ok(PatchType::Merge),
             "application/strategic-merge-patch+json" => Ok(PatchType::Strategic),
             "application/apply-patch+yaml" => Ok(PatchType::Apply(Encoding::Yaml)),
-            "application/apply-patch+cbor" if context.gates.cbor => Ok(PatchType::Apply(Encoding::Cbor)),
+            "application/apply-patch+cbor" if context.gates.has(Feature::CborServingAndStorage) => {
+                Ok(PatchType::Apply(Encoding::Cbor))
+            }
             _ => Err(Status::unsupported_media_type(supported(context))),
         }
     }

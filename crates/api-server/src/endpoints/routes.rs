@@ -6,6 +6,7 @@ use ::http::{HeaderMap, Method, Response, StatusCode};
 use apimachinery::{Reason, Status, StatusDetails};
 
 use super::negotiate::{streamed, supported};
+use crate::gates::Feature;
 use crate::http::{Body, RequestContext, Verb};
 use crate::resource_metrics;
 use crate::server::ApiServer;
@@ -118,7 +119,8 @@ fn check_patch_type(headers: &HeaderMap, context: &RequestContext) -> Result<(),
     let sent = headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?")).unwrap_or_default();
     let known = sent.split(',').any(|one| {
         let media_type = one.split(';').next().unwrap_or_default().trim_matches(' ');
-        TYPES.contains(&media_type) || (context.gates.cbor && media_type == "application/apply-patch+cbor")
+        TYPES.contains(&media_type)
+            || (context.gates.has(Feature::CborServingAndStorage) && media_type == "application/apply-patch+cbor")
     });
     match known {
         true => Ok(()),

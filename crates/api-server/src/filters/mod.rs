@@ -2,7 +2,7 @@
 //!
 //! Outermost first: audit id, panic recovery, request info, metrics, cache control, deadline, warnings, authentication, audit,
 //! impersonation, in-flight limit, authorization. [`run`] is that list; each filter is a module beside this one. Absent, with their
-//! place marked in the list: audit, priority and fairness (the in-flight limit stands in its place), CORS, HSTS, tracing.
+//! place marked in the list: audit, priority and fairness (the in-flight limit stands in its place), CORS, tracing.
 
 mod deadline;
 mod in_flight;
@@ -82,6 +82,9 @@ pub(crate) async fn run(server: &Arc<ApiServer>, mut request: Request<Body>) -> 
     warnings::write(&warnings, headers);
     if let Ok(value) = HeaderValue::from_str(&audit_id) {
         headers.insert(AUDIT_ID, value);
+    }
+    if let Some(directives) = &server.config().strict_transport_security {
+        headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert_with(|| directives.clone());
     }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     response

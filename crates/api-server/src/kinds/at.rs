@@ -7,26 +7,43 @@ use apimachinery::field::{Error, ErrorList, Path};
 use apimachinery::{Quantity, Value, validation};
 
 use super::go_text::{self, Shown};
+use crate::gates::{Feature, FeatureGates};
 use crate::registry::OperationContext;
 
 pub(super) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 pub(super) const POSITIVE: &str = "must be greater than 0";
 pub(super) const IMMUTABLE: &str = "field is immutable";
 
-/// What the cluster lets pods be (upstream's `pkg/capabilities`).
+/// What the cluster lets objects be: upstream's `pkg/capabilities`, and its feature gates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Policy {
     /// Containers may be privileged.
     pub(super) privileged: bool,
+    /// Which features are on.
+    pub(super) gates: FeatureGates,
 }
 
 impl Policy {
     /// Everything is allowed.
-    pub(super) const OPEN: Policy = Policy { privileged: true };
+    pub(super) const OPEN: Policy = Policy { privileged: true, gates: FeatureGates::DEFAULT };
 
     /// That of the server.
     pub(super) fn of(context: &OperationContext) -> Policy {
-        Policy { privileged: context.allow_privileged }
+        Policy { privileged: context.allow_privileged, gates: context.gates }
+    }
+
+    /// The same for an update of a pod: search paths that only relaxed validation takes may stay.
+    pub(super) fn keeping_searches(self, old: &Value) -> Policy {
+        let mut searches = old.array_at(&["dnsConfig", "searches"]).iter().filter_map(Value::as_str);
+        let relaxed = searches.any(|search| search == "." || search.contains('_'));
+        let gates =
+            self.gates.with(Feature::RelaxedDnsSearchValidation, relaxed || self.has(Feature::RelaxedDnsSearchValidation));
+        Policy { gates, ..self }
+    }
+
+    /// Whether a feature is on.
+    pub(super) fn has(&self, feature: Feature) -> bool {
+        self.gates.has(feature)
     }
 }
 

@@ -32,6 +32,7 @@ mod status_meta;
 mod storage;
 mod storage_api;
 mod table;
+mod trust_bundles;
 mod volume_sources;
 mod warnings;
 mod webhook_client;
@@ -41,6 +42,7 @@ use std::sync::Arc;
 use apimachinery::field::ErrorList;
 use apimachinery::{GroupResource, Value, validation};
 
+use crate::gates::{Feature, FeatureGates};
 use crate::registry::{BeginHook, DefaultStrategy, Resource, Strategy, bump_generation_exactly};
 
 use apps::App;
@@ -61,7 +63,7 @@ pub(crate) struct Rules {
 }
 
 /// The rules of a resource; those of a kind without rules where it has no module.
-pub(crate) fn rules(resource: &GroupResource, row: &Resource, services: &Arc<ServiceAllocator>) -> Rules {
+pub(crate) fn rules(resource: &GroupResource, row: &Resource, services: &Arc<ServiceAllocator>, gates: FeatureGates) -> Rules {
     match (resource.group.as_str(), resource.resource.as_str()) {
         ("", "namespaces") => namespace::rules(),
         ("", "pods") => pod::rules(),
@@ -77,7 +79,7 @@ pub(crate) fn rules(resource: &GroupResource, row: &Resource, services: &Arc<Ser
         ("apps", "statefulsets") => apps::rules(App::StatefulSet),
         ("batch", "jobs") => batch::jobs(),
         ("batch", "cronjobs") => batch::cron_jobs(),
-        ("", "services") => service::rules(services.clone()),
+        ("", "services") => service::rules(services.clone(), gates),
         ("certificates.k8s.io", "certificatesigningrequests") => certificates::rules(),
         _ => default_rules(resource, row, services),
     }
@@ -170,6 +172,8 @@ fn name_rule(resource: &GroupResource) -> validation::NameFn {
         ("resource.k8s.io", "deviceclasses") => |name, start| {
             if start { Vec::new() } else { validation::name_is_dns_subdomain(name, false) }
         },
+        // The check of the kind knows the signer, which the name depends on.
+        ("certificates.k8s.io", "clustertrustbundles") => |_, _| Vec::new(),
         _ if is_ip_address(resource) => validation::name_is_ip,
         _ => validation::name_is_dns_subdomain,
     }
@@ -231,6 +235,7 @@ impl Strategy for PlainStrategy {
             devices::admin::check(devices::admin::requested(&self.resource, object), context, e);
             devices::empty_template_metadata(&self.resource, context, e);
             self.checks.iter().for_each(|checks| (checks.create)(object, e));
+            networking::relax_service_names(&self.resource, context.gates.has(Feature::RelaxedServiceNameValidation), None, e);
         })
     }
 
@@ -238,6 +243,12 @@ impl Strategy for PlainStrategy {
         collect(|e| {
             devices::empty_template_metadata(&self.resource, context, e);
             self.checks.iter().for_each(|checks| (checks.update)(object, old, e));
+            networking::relax_service_names(
+                &self.resource,
+                context.gates.has(Feature::RelaxedServiceNameValidation),
+                Some(old),
+                e,
+            );
         })
     }
 

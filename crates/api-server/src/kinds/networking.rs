@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use apimachinery::field::{Error, ErrorList};
-use apimachinery::{Value, validation};
+use apimachinery::{GroupResource, Value, validation};
 
 use super::at::{At, IMMUTABLE, is_cidr, legacy_ip, subdomain};
 use super::go_text;
@@ -221,6 +221,30 @@ fn backend(at: &At, e: &mut ErrorList) {
         }
         (None, None) => wrong("resource or service backend is required", e),
     }
+}
+
+/// Takes back what [`backend`] said of names that Services may have: by their feature (KEP-5311), or where the old Ingress has such a name.
+pub(super) fn relax_service_names(resource: &GroupResource, on: bool, old: Option<&Value>, e: &mut ErrorList) {
+    if e.is_empty() || resource.group != "networking.k8s.io" || resource.resource != "ingresses" {
+        return;
+    }
+    let is_label = |name: &str| validation::is_dns1123_label(name).is_empty();
+    let relaxed = |name: &str| is_label(name) && !validation::is_dns1035_label(name).is_empty();
+    if !on && !old.is_some_and(|old| backend_services(old).into_iter().any(relaxed)) {
+        return;
+    }
+    e.retain(|error| {
+        let name = error.bad_value.as_ref().and_then(Value::as_str);
+        !(error.field.ends_with("service.name") && name.is_some_and(is_label))
+    });
+}
+
+/// The names of the Services that an Ingress leads to.
+fn backend_services(ingress: &Value) -> Vec<&str> {
+    let spec = &ingress["spec"];
+    let paths = spec.array_at(&["rules"]).iter().flat_map(|rule| rule.array_at(&["http", "paths"]));
+    let backends = std::iter::once(&spec["defaultBackend"]).chain(paths.map(|path| &path["backend"]));
+    backends.filter_map(|backend| backend["service"]["name"].as_str()).collect()
 }
 
 fn local_reference(at: &At, e: &mut ErrorList) {

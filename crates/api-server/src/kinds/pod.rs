@@ -8,6 +8,7 @@ use apimachinery::field::ErrorList;
 use super::at::{At, Policy};
 use super::status_meta::{StatusMeta, keep_for_status};
 use super::{Rules, collect, pod_spec, warnings};
+use crate::gates::Feature;
 use crate::registry::{FieldAttrs, OperationContext, Strategy, bump_generation, keep_status, now};
 
 pub(super) fn rules() -> Rules {
@@ -29,8 +30,9 @@ pub(super) fn rules() -> Rules {
 struct PodStrategy;
 
 impl Strategy for PodStrategy {
-    fn prepare_for_create(&self, _context: &OperationContext, object: &mut Value) {
+    fn prepare_for_create(&self, context: &OperationContext, object: &mut Value) {
         object.meta_mut().set_generation(1);
+        pod_spec::merge_label_keys(context.gates, object);
         let class = pod_spec::qos_class(&object["spec"]);
         object.insert("status", apimachinery::value!({"phase": "Pending", "qosClass": class}));
         if !object.array_at(&["spec", "schedulingGates"]).is_empty() {
@@ -198,7 +200,7 @@ impl Strategy for PodStatusStrategy {
     }
 
     fn validate_update(&self, context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
-        let ends_nomination = context.gates.clearing_nominated_node_name;
+        let ends_nomination = context.gates.has(Feature::ClearingNominatedNodeNameAfterBinding);
         collect(|e| pod_spec::status_update(object, old, ends_nomination, e))
     }
 

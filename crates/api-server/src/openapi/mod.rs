@@ -57,6 +57,8 @@ struct Source {
     /// Group, version and name of the resources that are served.
     served: HashSet<(String, String, String)>,
     version: &'static str,
+    /// Fields say which values they take.
+    enums: bool,
     hash: String,
 }
 
@@ -73,7 +75,7 @@ impl Source {
         use_them(&Options {
             describe,
             serves: &serves,
-            enums: true,
+            enums: self.enums,
             media_types: &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"],
             stream_media_types: &["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"],
             patch_types: &[
@@ -88,17 +90,17 @@ impl Source {
 }
 
 impl OpenApi {
-    /// Of the resources of a catalog. `version` is the server's.
-    pub(crate) fn new(catalog: &Catalog, version: &'static str) -> OpenApi {
+    /// Of the resources of a catalog. `version` is the server's; `enums` says whether fields say which values they take.
+    pub(crate) fn new(catalog: &Catalog, version: &'static str, enums: bool) -> OpenApi {
         let rows = catalog.endpoints().iter().map(|endpoint| &endpoint.row.gvr);
         let served: HashSet<_> = rows.map(|gvr| (gvr.group.clone(), gvr.version.clone(), gvr.resource.clone())).collect();
         let mut sorted: Vec<_> = served.iter().collect();
         sorted.sort();
-        let text = format!("{} {version} {sorted:?}", openapi::hash());
+        let text = format!("{} {version} {enums} {sorted:?}", openapi::hash());
         let hash = hex::encode_upper(Sha512::digest(text));
         let etag = HeaderValue::from_str(&format!("\"{hash}\"")).unwrap_or(HeaderValue::from_static("\"\""));
         let made = jiff::Timestamp::now();
-        OpenApi { source: Arc::new(Source { served, version, hash }), etag, made, v2: [OnceCell::new(), OnceCell::new()] }
+        OpenApi { source: Arc::new(Source { served, version, enums, hash }), etag, made, v2: [OnceCell::new(), OnceCell::new()] }
     }
 
     /// Answers the paths below `/openapi/`, with any method; `None` for those that are not there.

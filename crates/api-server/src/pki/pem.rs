@@ -21,6 +21,11 @@ pub(crate) fn requested_organizations(base64: &str) -> Result<Vec<String>, Strin
     with_request(base64, |request| Ok(Names::of(&request.certification_request_info.subject).organizations))
 }
 
+/// The common name, which is a client's user name, in a request's subject.
+pub(crate) fn requested_name(base64: &str) -> Result<String, String> {
+    with_request(base64, |request| Ok(Names::of(&request.certification_request_info.subject).common_name))
+}
+
 fn with_request<T>(base64: &str, read: impl FnOnce(&X509CertificationRequest) -> Result<T, String>) -> Result<T, String> {
     let bytes = decode(base64);
     let block = Pem::iter_from_buffer(&bytes).next().and_then(Result::ok);
@@ -47,6 +52,41 @@ pub(crate) fn check_certificate(base64: &str) -> Result<(), String> {
         blocks += 1;
     }
     if blocks == 0 { Err("must contain at least one CERTIFICATE PEM block".into()) } else { Ok(()) }
+}
+
+/// What is wrong with the certificates of a trust bundle; the messages are upstream's.
+pub(crate) fn trust_anchor_problems(text: &str) -> Vec<String> {
+    let (mut problems, mut anchors): (Vec<String>, Vec<(Vec<u8>, Vec<usize>)>) = (Vec::new(), Vec::new());
+    // What is no PEM is passed over.
+    for (at, block) in Pem::iter_from_buffer(text.as_bytes()).filter_map(Result::ok).enumerate() {
+        if block.label != "CERTIFICATE" {
+            problems.push(format!("entry {at} has bad block type: {}", block.label));
+            continue;
+        }
+        let Ok((_, certificate)) = X509Certificate::from_der(&block.contents) else {
+            problems.push(format!("entry {at} does not parse as X.509"));
+            continue;
+        };
+        if !certificate.is_ca() {
+            problems.push(format!("entry {at} does not have the CA bit set"));
+            continue;
+        }
+        match anchors.iter_mut().find(|(known, _)| *known == block.contents) {
+            Some((_, places)) => places.push(at),
+            None => anchors.push((block.contents.clone(), vec![at])),
+        }
+    }
+    if !problems.is_empty() {
+        return problems;
+    }
+    if anchors.is_empty() {
+        problems.push("at least one trust anchor must be provided".to_owned());
+    }
+    for (_, places) in anchors.iter().filter(|(_, places)| places.len() > 1) {
+        let places: Vec<String> = places.iter().map(ToString::to_string).collect();
+        problems.push(format!("duplicate trust anchor (indices [{}])", places.join(" ")));
+    }
+    problems
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::codec::Header;
 use super::resource::{self, Resource};
 use super::strategy::Strategy;
 use crate::cache::{Cacher, CacherConfig, Entry, Feed, Indexer};
+use crate::gates::{Feature, FeatureGates};
 use crate::kinds;
 use crate::server::ServerConfig;
 
@@ -101,7 +102,7 @@ impl Catalog {
     pub(crate) fn builtin(config: &ServerConfig, feed: &Feed, services: &Arc<kinds::ServiceAllocator>) -> Catalog {
         let rows = resource::builtin();
         let mut catalog = Catalog { endpoints: Vec::new(), by_name: HashMap::new(), stored: HashMap::new() };
-        for row in rows.iter().filter(|row| config.apis.serves(row)) {
+        for row in rows.iter().filter(|row| config.apis.serves(row) && has_feature(row, config.gates)) {
             let stored = row.serves("update").then(|| catalog.bind(config, feed, &rows, row, services));
             let name = (row.gvr.group.clone(), row.gvr.version.clone(), row.gvr.resource.clone());
             catalog.by_name.insert(name, catalog.endpoints.len());
@@ -131,7 +132,7 @@ impl Catalog {
         let prefix = format!("{}/{}/", config.storage_prefix, resource::storage_path(&gr));
         let header = Header::new(&kind);
         let fields = resource::selectable_fields(&gr);
-        let rules = kinds::rules(&gr, row, services);
+        let rules = kinds::rules(&gr, row, services, config.gates);
         let indexed = resource::indexed_field(&gr);
         let cacher = Arc::new(Cacher::new(CacherConfig {
             prefix: prefix.clone(),
@@ -166,6 +167,12 @@ impl Catalog {
     pub(crate) fn endpoints(&self) -> &[Arc<Endpoint>] {
         &self.endpoints
     }
+}
+
+/// Whether the feature of a resource is on, if it is of one.
+fn has_feature(row: &Resource, gates: FeatureGates) -> bool {
+    let is_bundle = row.gvr.group == "certificates.k8s.io" && row.gvr.resource == "clustertrustbundles";
+    !is_bundle || gates.has(Feature::ClusterTrustBundle)
 }
 
 /// Events of both groups are the same objects (upstream's `AddCohabitatingResources`).

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::catalog::{Catalog, Stored};
 use crate::admission::AdmissionChain;
 use crate::cache::{Feed, Snapshot};
+use crate::gates::Feature;
 use crate::kinds::ServiceAllocator;
 use crate::metrics::Metrics;
 use crate::server::ServerConfig;
@@ -43,7 +44,8 @@ impl Engine {
     ) -> Engine {
         let prefix = config.storage_prefix.as_str();
         let feed = Feed::new(store.clone(), prefix, shutdown);
-        let services = Arc::new(ServiceAllocator::new(store.clone(), prefix, &config.service_cidrs));
+        let objects = config.gates.has(Feature::MultiCidrServiceAllocator);
+        let services = Arc::new(ServiceAllocator::new(store.clone(), prefix, &config.service_cidrs, objects));
         let catalog = Catalog::builtin(config, &feed, &services);
         Engine {
             store,

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::catalog::Stored;
 use super::resource;
 use crate::cache::{Entry, Term};
+use crate::gates::Feature;
 use crate::http::{Query, RequestContext};
 
 /// Which objects, by selectors.
@@ -181,14 +182,14 @@ impl ListOptions {
         let selectors = parse_selectors(query)?;
         check_name(context, &selectors.1)?;
         // The watches of old clients, which say nothing about it, begin with what is there too.
-        let unasked = watch && context.gates.watch_list && mode.is_none() && matches!(text, None | Some("0"));
+        let unasked = watch && context.gates.has(Feature::WatchList) && mode.is_none() && matches!(text, None | Some("0"));
         let (mode, send_initial_events) = match unasked && send_initial_events.is_none() {
             true => (Some("NotOlderThan"), Some(true)),
             false => (mode, send_initial_events),
         };
         let given = Given { mode, version: text, token, send_initial_events };
         match watch {
-            true => given.check_watch(context.gates.watch_list)?,
+            true => given.check_watch(context.gates.has(Feature::WatchList))?,
             false => given.check_list()?,
         }
         // Upstream refuses options that do not go together before fields that it does not know.

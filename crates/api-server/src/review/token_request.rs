@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use super::{decode, encode, service_accounts};
 use crate::admission::{Attributes as AdmissionAttributes, Operation};
 use crate::auth::{Reference, TokenSpec};
+use crate::gates::Feature;
 use crate::http::RequestContext;
 use crate::objects;
 use crate::server::ApiServer;
@@ -40,16 +41,19 @@ pub(super) async fn create(server: &ApiServer, context: &RequestContext, object:
     let account: Option<ServiceAccount> =
         objects::get(server.loopback(), namespace, name).await.map_err(Status::internal_error)?;
     let account = account.ok_or_else(|| Status::not_found(&service_accounts(), name))?;
-    complete(&mut request, &account, issuer.api_audiences())?;
+    complete(context, &mut request, &account, issuer.api_audiences())?;
     validate(&request, namespace, name)?;
     admit(server, context, &request).await?;
     let bound = match request.spec.bound_object_ref.clone() {
-        Some(reference) => bind(server, namespace, name, &reference).await?,
+        Some(reference) => bind(server, context, name, &reference).await?,
         None => Bound::default(),
     };
     let lifetime = issuer.lifetime();
-    let asked = request.spec.expiration_seconds.unwrap_or(EXPIRATION_SECONDS_DEFAULT);
-    let asked = lifetime.seconds_max.map_or(asked, |max| asked.min(max));
+    let wanted = request.spec.expiration_seconds.unwrap_or(EXPIRATION_SECONDS_DEFAULT);
+    let asked = lifetime.seconds_max.map_or(wanted, |max| wanted.min(max));
+    if asked < wanted {
+        context.warnings.add(format!("requested expiration of {wanted} seconds shortened to {asked} seconds"));
+    }
     request.spec.expiration_seconds = Some(asked);
     let own = request.spec.audiences.iter().all(|a| issuer.api_audiences().contains(a));
     let extend = lifetime.extend && bound.pod.is_some() && asked == EXPIRATION_SECONDS_EXTENDED_FOR && own;
@@ -76,12 +80,21 @@ pub(super) async fn create(server: &ApiServer, context: &RequestContext, object:
 }
 
 /// Fills in what the client left out.
-fn complete(request: &mut TokenRequest, account: &ServiceAccount, audiences: &[String]) -> Result<(), Status> {
+fn complete(
+    context: &RequestContext,
+    request: &mut TokenRequest,
+    account: &ServiceAccount,
+    audiences: &[String],
+) -> Result<(), Status> {
     let uid = account.metadata.uid.clone().unwrap_or_default();
     if let Some(wanted) = request.metadata.uid.as_ref().filter(|wanted| !wanted.is_empty() && **wanted != uid) {
         let name = account.metadata.name.clone().unwrap_or_default();
         let why = format!("the UID in the token request ({wanted}) does not match the UID of the service account ({uid})");
-        return Err(Status::conflict(&GroupResource::new(GROUP, "TokenRequest"), &name, why));
+        if context.gates.has(Feature::TokenRequestServiceAccountUidValidation) {
+            return Err(Status::conflict(&GroupResource::new(GROUP, "TokenRequest"), &name, why));
+        }
+        let gate = "TokenRequestServiceAccountUIDValidation is not enabled";
+        context.warnings.add(format!("{why} but {gate}. In the future, this will return a conflict error"));
     }
     if request.spec.audiences.is_empty() {
         request.spec.audiences = audiences.to_vec();
@@ -94,7 +107,9 @@ fn complete(request: &mut TokenRequest, account: &ServiceAccount, audiences: &[S
     if empty(&request.metadata.namespace) {
         request.metadata.namespace.clone_from(&account.metadata.namespace);
     }
-    request.metadata.uid = Some(uid);
+    if empty(&request.metadata.uid) {
+        request.metadata.uid = Some(uid);
+    }
     request.status = None;
     Ok(())
 }
@@ -143,7 +158,13 @@ async fn admit(server: &ApiServer, context: &RequestContext, request: &TokenRequ
     server.admission().validate(&attributes).await
 }
 
-async fn bind(server: &ApiServer, namespace: &str, account: &str, reference: &BoundObjectReference) -> Result<Bound, Status> {
+async fn bind(
+    server: &ApiServer,
+    context: &RequestContext,
+    account: &str,
+    reference: &BoundObjectReference,
+) -> Result<Bound, Status> {
+    let namespace = context.info.namespace.as_str();
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let (version, kind, name) = (text(&reference.api_version), text(&reference.kind), text(&reference.name));
     let objects = server.loopback();
@@ -182,6 +203,10 @@ async fn bind(server: &ApiServer, namespace: &str, account: &str, reference: &Bo
             let uid = uid_of(&secret.metadata);
             bound.secret = found(&uid);
             uid
+        }
+        ("v1", "Node") if !context.gates.has(Feature::ServiceAccountTokenNodeBinding) => {
+            let gate = r#"the "ServiceAccountTokenNodeBinding" feature-gate is disabled"#;
+            return Err(Status::bad_request(format!("cannot bind token to a Node object as {gate}")));
         }
         ("v1", "Node") => {
             let node: Node = objects::get(objects, "", &name).await.map_err(Status::internal_error)?.ok_or_else(missing)?;

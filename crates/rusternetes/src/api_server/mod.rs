@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use api_server::{
-    AccessConfig, ApiServer, BootstrapConfig, Credentials, KubeletAccess, Listener, Pki, PkiConfig, ServingCertificate,
+    AccessConfig, ApiServer, BootstrapConfig, Credentials, Feature, KubeletAccess, Listener, Pki, PkiConfig, ServingCertificate,
     ShutdownConfig,
 };
 use clap::{ArgMatches, Command};
@@ -176,10 +176,14 @@ fn build(settings: Settings, store: Arc<dyn Store>, stop: &CancellationToken) ->
         anonymous: settings.anonymous,
         front_proxy: settings.front_proxy,
         authorization: settings.authorization,
+        policy_file: settings.policy_file,
+        certificate_uids: settings.server.gates.has(Feature::AllowParsingUserUidFromCertAuth),
     })
     .context("cannot use the credentials")?;
-    let mut builder =
-        ApiServer::builder(settings.server, store).credentials(credentials).disable_admission(settings.disabled_admission);
+    let mut builder = ApiServer::builder(settings.server, store)
+        .credentials(credentials)
+        .disable_admission(settings.disabled_admission)
+        .admission_config(settings.admission_config);
     if let Some((client, ca)) = &settings.kubelet {
         let access = KubeletAccess::new(client, ca, stop.clone()).context("cannot use the kubelet client's certificate")?;
         builder = builder.kubelets(&access);

@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use api_server::{
-    AllowedLabels, ApiEnablement, AuthorizationMode, FrontProxyConfig, InFlightMax, KeyCert, ServerConfig, TlsOptions,
-    TokenConfig, TokenFile, TokenLifetime, admission_plugin_names,
+    AdmissionConfig, AllowedLabels, ApiEnablement, AuthorizationMode, EmulatedVersion, Feature, FeatureGates, FrontProxyConfig,
+    InFlightMax, KeyCert, PolicyFile, ServerConfig, TlsOptions, TokenConfig, TokenFile, TokenLifetime, admission_plugin_names,
 };
+use http::HeaderValue;
 
-use super::feature_gates;
+use super::feature_gates::{self, ServerGates};
 use super::flags::Values;
 use super::plugins;
 use crate::certificate_files::CertificateFiles;
-use crate::flags::common::{check_versions, file, read, request_headers, tls};
+use crate::flags::common::{emulated_version, file, read, request_headers, tls};
 
 /// Upstream's range for ClusterIPs when none is given.
 const SERVICE_RANGE: &str = "10.0.0.0/24";
@@ -38,9 +39,11 @@ pub(super) struct Settings {
     pub(super) bootstrap_tokens: bool,
     pub(super) anonymous: bool,
     pub(super) authorization: Vec<AuthorizationMode>,
+    pub(super) policy_file: PolicyFile,
     /// The signing key is empty when none is given.
     pub(super) tokens: TokenConfig,
     pub(super) disabled_admission: Vec<String>,
+    pub(super) admission_config: AdmissionConfig,
     pub(super) kubelet: Option<(KeyCert, String)>,
     pub(super) service_ip: IpAddr,
     pub(super) publish_endpoints: bool,
@@ -51,10 +54,15 @@ pub(super) struct Settings {
 impl Settings {
     /// Reads the flags; errors name the flag.
     pub(super) fn new(values: &Values) -> anyhow::Result<Self> {
-        let gates = feature_gates::of_server(&values.list("feature-gates"))
+        let emulated = emulated_version(values)?;
+        let ServerGates { gates, differences } = feature_gates::of_server(&values.list("feature-gates"), emulated)
             .map_err(|error| anyhow::anyhow!("--feature-gates: {error}"))?;
         refuse_others(values)?;
         let mut warnings = values.warnings.clone();
+        if !differences.is_empty() {
+            let minor = emulated.minor;
+            warnings.push(format!("--emulated-version=1.{minor}: these features are as in 1.35: {}", differences.join(", ")));
+        }
         let (tls, more) = tls(values)?;
         warnings.extend(more);
         let serving_files = CertificateFiles::of(values)?;
@@ -75,16 +83,17 @@ impl Settings {
             tls,
             serving: serving_files.as_ref().map(CertificateFiles::read).transpose()?,
             serving_files,
-            server: ServerConfig { gates, service_cidrs, ..server(values)? },
+            server: ServerConfig { gates, emulated, service_cidrs, ..server(values, emulated)? },
             shutdown_delay: values.duration("shutdown-delay-duration"),
             client_ca_pem: file(values, "client-ca-file")?.unwrap_or_default(),
-            front_proxy: front_proxy(values)?,
+            front_proxy: front_proxy(values, gates)?,
             token_file: match values.text("token-auth-file") {
                 Some(path) => TokenFile::load(Path::new(path)).context("--token-auth-file")?,
                 None => TokenFile::default(),
             },
             bootstrap_tokens: values.is_set("enable-bootstrap-token-auth"),
             anonymous,
+            policy_file: policy_file(values, &authorization)?,
             authorization,
             tokens: tokens(values)?,
             disabled_admission: plugins::disabled(
@@ -93,6 +102,10 @@ impl Settings {
                 &admission_plugin_names(),
             )
             .map_err(anyhow::Error::msg)?,
+            admission_config: match values.text("admission-control-config-file") {
+                Some(path) => AdmissionConfig::load(Path::new(path)).context("--admission-control-config-file")?,
+                None => AdmissionConfig::default(),
+            },
             kubelet: kubelet(values)?,
             service_ip,
             publish_endpoints: values.text("endpoint-reconciler-type") != Some("none"),
@@ -104,14 +117,13 @@ impl Settings {
 
 /// Values that upstream knows and this server does not.
 fn refuse_others(values: &Values) -> anyhow::Result<()> {
-    check_versions(values)?;
     match values.text("endpoint-reconciler-type") {
         None | Some("lease" | "none" | "master-count") => Ok(()),
         Some(other) => bail!("--endpoint-reconciler-type={other}: unknown; choose lease, master-count or none"),
     }
 }
 
-fn server(values: &Values) -> anyhow::Result<ServerConfig> {
+fn server(values: &Values, emulated: EmulatedVersion) -> anyhow::Result<ServerConfig> {
     let count = |name: &str| usize::try_from(values.integer(name)).with_context(|| format!("--{name}: negative"));
     let seconds = u64::try_from(values.integer("min-request-timeout")).context("--min-request-timeout: negative")?;
     Ok(ServerConfig {
@@ -126,13 +138,33 @@ fn server(values: &Values) -> anyhow::Result<ServerConfig> {
         },
         event_ttl: values.duration("event-ttl"),
         apis: ApiEnablement::parse(&values.list("runtime-config"))
+            .and_then(|apis| {
+                let forward = values.is_set("emulation-forward-compatible");
+                apis.emulating(emulated, forward, values.is_set("runtime-config-emulation-forward-compatible"))
+            })
             .map_err(|error| anyhow::anyhow!("--runtime-config: {error}"))?,
         components: COMPONENTS.iter().map(|(name, port)| ((*name).to_owned(), (Ipv4Addr::LOCALHOST, *port).into())).collect(),
+        strict_transport_security: strict_transport_security(&values.list("strict-transport-security-directives"))?,
         allow_privileged: values.is_set("allow-privileged"),
         allowed_labels: AllowedLabels::parse(&values.list("allow-metric-labels"))
             .map_err(|error| anyhow::anyhow!("--allow-metric-labels: {error}"))?,
         ..ServerConfig::default()
     })
+}
+
+/// RFC 6797, section 6.1.
+fn strict_transport_security(directives: &[String]) -> anyhow::Result<Option<HeaderValue>> {
+    const FLAG: &str = "--strict-transport-security-directives";
+    for directive in directives {
+        let age = directive.split_once('=').filter(|(name, rest)| *name == "max-age" && !rest.contains('='));
+        if age.is_none() && !matches!(directive.as_str(), "includeSubDomains" | "preload") {
+            bail!("{FLAG} invalid, allowed values: max-age=expireTime, includeSubDomains, preload");
+        }
+    }
+    if directives.is_empty() {
+        return Ok(None);
+    }
+    HeaderValue::from_str(&directives.join("; ")).with_context(|| format!("{FLAG}: not a header")).map(Some)
 }
 
 fn authorization(values: &Values) -> anyhow::Result<Vec<AuthorizationMode>> {
@@ -142,15 +174,31 @@ fn authorization(values: &Values) -> anyhow::Result<Vec<AuthorizationMode>> {
     }
     let mode = |name: &String| match AuthorizationMode::ALL.iter().find(|(have, _)| have == name) {
         Some((_, mode)) => Ok(*mode),
-        None if matches!(name.as_str(), "ABAC" | "Webhook") => bail!("--authorization-mode={name}: not implemented"),
-        None => bail!("--authorization-mode={name}: unknown; choose of AlwaysAllow, AlwaysDeny, Node and RBAC"),
+        None if name == "Webhook" => bail!("--authorization-mode={name}: not implemented"),
+        None => bail!("--authorization-mode={name}: unknown; choose of ABAC, AlwaysAllow, AlwaysDeny, Node and RBAC"),
     };
     names.iter().map(mode).collect()
 }
 
-fn front_proxy(values: &Values) -> anyhow::Result<Option<FrontProxyConfig>> {
+fn front_proxy(values: &Values, gates: FeatureGates) -> anyhow::Result<Option<FrontProxyConfig>> {
     let Some(ca_pem) = file(values, "requestheader-client-ca-file")? else { return Ok(None) };
-    Ok(Some(FrontProxyConfig { ca_pem, headers: request_headers(values) }))
+    let mut headers = request_headers(values);
+    if !gates.has(Feature::RemoteRequestHeaderUid) {
+        if values.given("requestheader-uid-headers") && !headers.uid_headers.is_empty() {
+            bail!("--requestheader-uid-headers requires the \"RemoteRequestHeaderUID\" feature to be enabled");
+        }
+        headers.uid_headers.clear();
+    }
+    Ok(Some(FrontProxyConfig { ca_pem, headers }))
+}
+
+fn policy_file(values: &Values, modes: &[AuthorizationMode]) -> anyhow::Result<PolicyFile> {
+    match (values.text("authorization-policy-file"), modes.contains(&AuthorizationMode::Abac)) {
+        (Some(path), true) => PolicyFile::load(Path::new(path)).context("--authorization-policy-file"),
+        (None, false) => Ok(PolicyFile::default()),
+        (None, true) => bail!("authorization-mode ABAC's authorization policy file not passed"),
+        (Some(_), false) => bail!("cannot specify --authorization-policy-file without mode ABAC"),
+    }
 }
 
 fn tokens(values: &Values) -> anyhow::Result<TokenConfig> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use api_server::EmulatedVersion;
 use client::{Connection, LeaderElection};
 use component_server::{AuthenticationConfig, AuthorizationConfig};
 use serde_json::{Value, json};
@@ -82,7 +83,7 @@ pub(crate) const LEADER_ELECTION: &[Flag] = &[
 pub(crate) const VERSIONS: &[Flag] = &[
     flag("emulated-version", List, "", Works),
     flag("feature-gates", List, "", Works),
-    flag("min-compatibility-version", List, "", Ignored("one version is spoken")),
+    flag("min-compatibility-version", List, "", Works),
 ];
 
 /// `Metrics flags`.
@@ -120,14 +121,47 @@ pub(crate) fn init_logging(values: &Values) {
     }
 }
 
-/// Refuses versions that are not spoken.
+/// Refuses versions that a component other than the API server cannot be like.
 pub(crate) fn check_versions(values: &Values) -> anyhow::Result<()> {
-    for version in values.list("emulated-version") {
-        if !matches!(version.as_str(), "1.35" | "kube=1.35") {
-            bail!("--emulated-version={version}: not implemented, only 1.35 is spoken");
-        }
+    let minor = emulated_version(values)?.minor;
+    if minor != EmulatedVersion::NEWEST_MINOR {
+        bail!("--emulated-version=1.{minor}: not implemented, only 1.{} is spoken", EmulatedVersion::NEWEST_MINOR);
     }
     Ok(())
+}
+
+/// The version of `flag`, `1.33` or `kube=1.33`; `None` if it is not given.
+fn version(values: &Values, flag: &str) -> anyhow::Result<Option<u8>> {
+    let mut found = None;
+    for text in values.list(flag) {
+        let (component, version) = text.split_once('=').unwrap_or(("kube", &text));
+        if component.trim() != "kube" {
+            bail!("--{flag}={text}: component not registered: {component}");
+        }
+        let minor = version.trim().trim_start_matches('v').strip_prefix("1.").map(|minor| minor.trim_end_matches(".0"));
+        let minor = minor.and_then(|minor| minor.parse().ok());
+        let minor =
+            minor.with_context(|| format!("--{flag}={text}: not a version such as 1.{}", EmulatedVersion::NEWEST_MINOR))?;
+        if found.replace(minor).is_some() {
+            bail!("--{flag}: duplicate version flag");
+        }
+    }
+    Ok(found)
+}
+
+/// `--emulated-version` and `--min-compatibility-version`.
+pub(crate) fn emulated_version(values: &Values) -> anyhow::Result<EmulatedVersion> {
+    let (oldest, newest) = (EmulatedVersion::OLDEST_MINOR, EmulatedVersion::NEWEST_MINOR);
+    let minor = version(values, "emulated-version")?.unwrap_or(newest);
+    if !(oldest..=newest).contains(&minor) {
+        bail!("emulation version 1.{minor} is not between [1.{oldest}, 1.{newest}]");
+    }
+    let usual = EmulatedVersion::of(minor);
+    let least = version(values, "min-compatibility-version")?.unwrap_or(usual.min_compatibility_minor);
+    if !(oldest..=minor).contains(&least) {
+        bail!("minCompatibilityVersion version 1.{least} is not between [1.{oldest}, 1.{minor}]");
+    }
+    Ok(EmulatedVersion { min_compatibility_minor: least, ..usual })
 }
 
 /// `--kubeconfig`, `--master`, and the rate where one is asked for: upstream's default rates are not applied, because what is sent here

@@ -5,6 +5,7 @@ use apimachinery::{Status, Value, go_quote};
 use async_trait::async_trait;
 
 use super::forbidden;
+use super::rbac_escalation::only_collection_fields;
 use crate::admission::{AdmissionPlugin, Attributes, Operation};
 use crate::auth::{Attributes as Question, names};
 use crate::loopback::Loopback;
@@ -22,6 +23,60 @@ fn signer(object: &Value) -> &str {
     object.str_at(&["spec", "signerName"]).unwrap_or_default()
 }
 
+/// Whether the user has a verb on this signer, or on all of its domain.
+async fn permits(loopback: &Loopback, attributes: &Attributes, verb: &str, signer: &str) -> Result<bool, Status> {
+    let server = loopback.server().map_err(Status::internal_error)?;
+    let domain = format!("{}/*", signer.split('/').next().unwrap_or_default());
+    for name in [signer, &domain] {
+        let question = Question { version: "*", ..Question::resource(&attributes.user, verb, GROUP, "signers") };
+        // An authorizer that fails permits nothing.
+        if matches!(server.access().authorizers.allowed(&question.named("", name)).await, Ok(true)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// `ClusterTrustBundleAttest`: whoever vouches for a signer needs a verb on it.
+pub(super) struct Attest {
+    loopback: Loopback,
+    /// There are such bundles.
+    enabled: bool,
+}
+
+impl Attest {
+    pub(super) fn new(loopback: Loopback, enabled: bool) -> Self {
+        Self { loopback, enabled }
+    }
+}
+
+#[async_trait]
+impl AdmissionPlugin for Attest {
+    fn name(&self) -> &'static str {
+        "ClusterTrustBundleAttest"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        self.enabled && matches!(operation, Operation::Create | Operation::Update)
+    }
+
+    async fn validate(&self, attributes: &Attributes) -> Result<(), Status> {
+        let resource = &attributes.resource;
+        if resource.group != GROUP || resource.resource != "clustertrustbundles" {
+            return Ok(());
+        }
+        let Some(object) = attributes.object.as_ref().filter(|object| !signer(object).is_empty()) else { return Ok(()) };
+        if attributes.old_object.as_ref().is_some_and(|old| only_collection_fields(object, old)) {
+            return Ok(());
+        }
+        let signer = signer(object);
+        match permits(&self.loopback, attributes, "attest", signer).await? {
+            true => Ok(()),
+            false => Err(forbidden(attributes, format!("user not permitted to attest for signerName {}", go_quote(signer)))),
+        }
+    }
+}
+
 /// `CertificateApproval` or `CertificateSigning`: an update of a subresource needs a verb on the signer.
 pub(super) struct SignerPermission {
     loopback: Loopback,
@@ -37,20 +92,6 @@ impl SignerPermission {
 
     pub(super) fn signing(loopback: Loopback) -> Self {
         Self { loopback, name: "CertificateSigning", subresource: "status", verb: "sign" }
-    }
-
-    /// Whether the user has the verb on this signer, or on all of its domain.
-    async fn permits(&self, attributes: &Attributes, signer: &str) -> Result<bool, Status> {
-        let server = self.loopback.server().map_err(Status::internal_error)?;
-        let domain = format!("{}/*", signer.split('/').next().unwrap_or_default());
-        for name in [signer, &domain] {
-            let question = Question { version: "*", ..Question::resource(&attributes.user, self.verb, GROUP, "signers") };
-            // An authorizer that fails permits nothing.
-            if matches!(server.access().authorizers.allowed(&question.named("", name)).await, Ok(true)) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 }
 
@@ -73,7 +114,7 @@ impl AdmissionPlugin for SignerPermission {
         let signs = self.subresource != "status" || decided("certificate") || decided("conditions");
         // The signer that the request was made for, whatever the update says.
         let signer = signer(old);
-        if !signs || self.permits(attributes, signer).await? {
+        if !signs || permits(&self.loopback, attributes, self.verb, signer).await? {
             return Ok(());
         }
         let why = format!("user not permitted to {} requests with signerName {}", self.verb, go_quote(signer));

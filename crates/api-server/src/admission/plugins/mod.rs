@@ -1,8 +1,7 @@
 //! The built-in admission plugins: one module each, and one line in [`ordered`], in upstream's order (`AllOrderedPlugins`).
 //!
-//! Absent of those that upstream enables: ClusterTrustBundleAttest, webhooks and policies.
-//! Absent of those that it has off: NamespaceAutoProvision, ImagePolicyWebhook, EventRateLimit, OwnerReferencesPermissionEnforcement; AlwaysAdmit
-//! has nothing to do.
+//! Absent of those that upstream enables: NodeDeclaredFeatureValidator, webhooks and policies.
+//! Absent of those that it has off: ImagePolicyWebhook, EventRateLimit; AlwaysAdmit has nothing to do.
 
 mod always_deny;
 mod always_pull_images;
@@ -14,9 +13,11 @@ mod default_toleration_seconds;
 mod deny_service_external_ips;
 mod extended_resource_toleration;
 mod limit_ranger;
+mod namespace_auto_provision;
 mod namespace_exists;
 mod namespace_lifecycle;
 mod node_restriction;
+mod owner_references;
 mod pod_node_selector;
 mod pod_security;
 mod pod_toleration_restriction;
@@ -33,55 +34,67 @@ use std::sync::Arc;
 
 use apimachinery::{GroupResource, Status, Value};
 
+use super::config::AdmissionConfig;
 use super::{AdmissionPlugin, Attributes};
+use crate::gates::{Feature, FeatureGates};
 use crate::loopback::Loopback;
 use crate::objects::{Objects, ReadError};
 
+pub(super) use pod_node_selector::NodeSelectors;
+pub(super) use pod_security::PodSecurityConfig;
+pub(super) use pod_toleration_restriction::TolerationConfig;
+pub(super) use resource_quota::QuotaConfig;
+
 /// All plugins, in the order that they run in.
-pub(crate) fn ordered(loopback: &Loopback) -> Vec<Arc<dyn AdmissionPlugin>> {
+pub(crate) fn ordered(loopback: &Loopback, config: &AdmissionConfig, gates: FeatureGates) -> Vec<Arc<dyn AdmissionPlugin>> {
     let objects: Arc<dyn Objects> = Arc::new(loopback.clone());
     vec![
+        Arc::new(namespace_auto_provision::NamespaceAutoProvision::new(loopback.clone())),
         Arc::new(namespace_lifecycle::NamespaceLifecycle::new(objects.clone())),
         Arc::new(namespace_exists::NamespaceExists::new(objects.clone())),
         Arc::new(anti_affinity::LimitPodHardAntiAffinityTopology),
         Arc::new(limit_ranger::LimitRanger::new(objects.clone())),
         Arc::new(service_account::ServiceAccountPlugin::new(objects.clone())),
-        Arc::new(node_restriction::NodeRestriction::new(objects.clone())),
+        Arc::new(node_restriction::NodeRestriction::new(objects.clone(), loopback.clone(), gates)),
         Arc::new(taint_nodes::TaintNodesByCondition),
         Arc::new(always_pull_images::AlwaysPullImages),
-        Arc::new(pod_security::PodSecurity::new(objects.clone())),
-        Arc::new(pod_node_selector::PodNodeSelector::new(objects.clone())),
+        Arc::new(pod_security::PodSecurity::new(objects.clone(), config.pod_security.clone())),
+        Arc::new(pod_node_selector::PodNodeSelector::new(objects.clone(), config.node_selectors.clone())),
         Arc::new(priority::Priority::new(objects.clone())),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
-        Arc::new(pod_toleration_restriction::PodTolerationRestriction::new(objects.clone())),
+        Arc::new(pod_toleration_restriction::PodTolerationRestriction::new(objects.clone(), config.tolerations.clone())),
         Arc::new(extended_resource_toleration::ExtendedResourceToleration),
         Arc::new(default_class::DefaultClass::storage(objects.clone())),
         Arc::new(storage_protection::StorageObjectInUseProtection),
+        Arc::new(owner_references::OwnerReferences::new(loopback.clone())),
         Arc::new(claim_resize::PersistentVolumeClaimResize::new(objects.clone())),
         Arc::new(runtime_class::RuntimeClassPlugin::new(objects.clone())),
         Arc::new(certificates::SignerPermission::approval(loopback.clone())),
         Arc::new(certificates::SignerPermission::signing(loopback.clone())),
+        Arc::new(certificates::Attest::new(loopback.clone(), gates.has(Feature::ClusterTrustBundle))),
         Arc::new(certificates::SubjectRestriction),
         Arc::new(default_class::DefaultClass::ingress(objects.clone())),
         Arc::new(deny_service_external_ips::DenyServiceExternalIps),
-        Arc::new(pod_topology_labels::PodTopologyLabels::new(objects)),
+        Arc::new(pod_topology_labels::PodTopologyLabels::new(objects, gates.has(Feature::PodTopologyLabelsAdmission))),
         // Mutating policies and webhooks go here, then validating policies and webhooks.
         Arc::new(rbac_escalation::RbacEscalation::new(loopback.clone())),
         // Charges what all others let pass.
-        Arc::new(resource_quota::ResourceQuota::new(Arc::new(loopback.clone()))),
+        Arc::new(resource_quota::ResourceQuota::new(Arc::new(loopback.clone()), config.quota.clone())),
         Arc::new(always_deny::AlwaysDeny),
     ]
 }
 
 /// Those that run only where they are asked for (`--enable-admission-plugins`). NodeRestriction is not among them, though upstream's default has it
 /// off: whoever builds a cluster turns it on.
-pub(crate) const OFF_BY_DEFAULT: [&str; 8] = [
+pub(crate) const OFF_BY_DEFAULT: [&str; 10] = [
+    "NamespaceAutoProvision",
     "NamespaceExists",
     "LimitPodHardAntiAffinityTopology",
     "AlwaysPullImages",
     "PodNodeSelector",
     "PodTolerationRestriction",
     "ExtendedResourceToleration",
+    "OwnerReferencesPermissionEnforcement",
     "DenyServiceExternalIPs",
     "AlwaysDeny",
 ];
@@ -89,7 +102,7 @@ pub(crate) const OFF_BY_DEFAULT: [&str; 8] = [
 /// The names of the built-in admission plugins, which are upstream's, in the order that they run in. What is always done and has no
 /// name upstream (the checks of RBAC's escalation) is not among them.
 pub fn names() -> Vec<&'static str> {
-    let plugins = ordered(&Loopback::new(std::sync::Weak::new()));
+    let plugins = ordered(&Loopback::new(std::sync::Weak::new()), &AdmissionConfig::default(), FeatureGates::DEFAULT);
     plugins.iter().map(|plugin| plugin.name()).filter(|name| *name != rbac_escalation::NAME).collect()
 }
 

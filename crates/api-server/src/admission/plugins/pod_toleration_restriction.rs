@@ -1,6 +1,5 @@
-//! PodTolerationRestriction: pods get the tolerations of their namespace's annotation, and may have none but those of its whitelist.
-//!
-//! Not here: upstream's configuration file, which has both for namespaces that say nothing.
+//! PodTolerationRestriction: pods get the tolerations of their namespace's annotation, and may have none but those of its whitelist. For namespaces
+//! that say nothing the plugin's configuration has both.
 
 use std::sync::Arc;
 
@@ -8,7 +7,11 @@ use apimachinery::{Reason, Status, Value};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Toleration;
 
+use serde::Deserialize;
+use serde_json::Value as Json;
+
 use super::namespace;
+use crate::admission::config::versioned;
 use crate::admission::{AdmissionPlugin, Attributes, Operation};
 use crate::kinds;
 use crate::objects::Objects;
@@ -16,24 +19,38 @@ use crate::objects::Objects;
 const DEFAULTS: &str = "scheduler.alpha.kubernetes.io/defaultTolerations";
 const WHITELIST: &str = "scheduler.alpha.kubernetes.io/tolerationsWhitelist";
 
+/// What holds for namespaces without annotations.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::admission) struct TolerationConfig {
+    default: Vec<Toleration>,
+    whitelist: Vec<Toleration>,
+}
+
+impl TolerationConfig {
+    pub(in crate::admission) fn read(config: &Json) -> Result<Self, String> {
+        versioned(config, &[("podtolerationrestriction.admission.k8s.io/v1alpha1", "Configuration")])
+    }
+}
+
 pub(super) struct PodTolerationRestriction {
     objects: Arc<dyn Objects>,
+    config: TolerationConfig,
 }
 
 impl PodTolerationRestriction {
-    pub(super) fn new(objects: Arc<dyn Objects>) -> Self {
-        Self { objects }
+    pub(super) fn new(objects: Arc<dyn Objects>, config: TolerationConfig) -> Self {
+        Self { objects, config }
     }
 
-    /// The tolerations in an annotation of the namespace; none where there is no such annotation.
-    async fn annotated(&self, attributes: &Attributes, annotation: &str) -> Result<Vec<Toleration>, Status> {
+    /// The tolerations in an annotation of the namespace; `None` where there is no such annotation.
+    async fn annotated(&self, attributes: &Attributes, annotation: &str) -> Result<Option<Vec<Toleration>>, Status> {
         let namespace = namespace(self.objects.as_ref(), &attributes.namespace).await?;
         match namespace.meta().annotation(annotation).filter(|text| !text.is_empty()) {
             // Upstream shows the bare error too.
             Some(text) => serde_json::from_str::<Option<Vec<Toleration>>>(text)
-                .map(Option::unwrap_or_default)
                 .map_err(|error| Status::new(Reason::Unknown, error.to_string())),
-            None => Ok(Vec::new()),
+            None => Ok(None),
         }
     }
 
@@ -43,12 +60,16 @@ impl PodTolerationRestriction {
         if tolerations.is_empty() {
             return Ok(());
         }
-        let whitelist = self.annotated(attributes, WHITELIST).await?;
+        let (whitelist, whose) = match self.annotated(attributes, WHITELIST).await? {
+            Some(whitelist) => (whitelist, "namespace"),
+            None => (self.config.whitelist.clone(), "cluster"),
+        };
         let covered = |toleration| whitelist.iter().any(|wider| covers(wider, toleration));
         if whitelist.is_empty() || tolerations.iter().all(covered) {
             return Ok(());
         }
-        let why = "pod tolerations (possibly merged with namespace default tolerations) conflict with its namespace whitelist";
+        let merged = "pod tolerations (possibly merged with namespace default tolerations)";
+        let why = format!("{merged} conflict with its {whose} whitelist");
         Err(Status::new(Reason::Unknown, why))
     }
 }
@@ -68,7 +89,7 @@ impl AdmissionPlugin for PodTolerationRestriction {
             return Ok(());
         }
         let mut added = match attributes.operation {
-            Operation::Create => self.annotated(attributes, DEFAULTS).await?,
+            Operation::Create => self.annotated(attributes, DEFAULTS).await?.unwrap_or_else(|| self.config.default.clone()),
             _ => Vec::new(),
         };
         if let Some(pod) = attributes.object.as_mut() {
@@ -153,7 +174,7 @@ mod tests {
     fn plugin(annotations: &Json) -> PodTolerationRestriction {
         let objects = Arc::new(MemoryObjects::default());
         objects.put("namespaces", json!({"metadata": {"name": "ns", "annotations": annotations}}));
-        PodTolerationRestriction::new(objects)
+        PodTolerationRestriction::new(objects, TolerationConfig::default())
     }
 
     fn pod(spec: &Json) -> Attributes {
@@ -197,5 +218,29 @@ mod tests {
             assert_eq!(answer.is_ok(), free, "{toleration}");
             plugin(&json!({WHITELIST: ""})).validate(&attributes).await.expect("no whitelist");
         }
+    }
+
+    #[tokio::test]
+    async fn a_configuration() {
+        let toleration = |key: &str| json!({"key": key, "operator": "Exists"});
+        let config = json!({
+            "apiVersion": "podtolerationrestriction.admission.k8s.io/v1alpha1", "kind": "Configuration",
+            "default": [toleration("a")], "whitelist": [toleration("a"), toleration("b")],
+        });
+        let config = TolerationConfig::read(&config).expect("reads");
+        let plugin = |annotations: Json| {
+            let objects = Arc::new(MemoryObjects::default());
+            objects.put("namespaces", json!({"metadata": {"name": "ns", "annotations": annotations}}));
+            PodTolerationRestriction::new(objects, config.clone())
+        };
+        let mut attributes = pod(&json!({}));
+        plugin(json!({})).admit(&mut attributes).await.expect("the cluster's");
+        assert_eq!(object(&attributes)["spec"]["tolerations"], json!([toleration("a")]));
+        let mut attributes = pod(&json!({}));
+        plugin(json!({DEFAULTS: "[]"})).admit(&mut attributes).await.expect("the namespace's");
+        assert_eq!(object(&attributes)["spec"]["tolerations"], json!(null));
+        let mut attributes = pod(&json!({"tolerations": [toleration("c")]}));
+        let refused = plugin(json!({})).admit(&mut attributes).await.expect_err("not on the list");
+        assert!(refused.message.ends_with("conflict with its cluster whitelist"), "{}", refused.message);
     }
 }

@@ -13,11 +13,13 @@ const LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.i
 
 pub(super) struct PodTopologyLabels {
     objects: Arc<dyn Objects>,
+    /// The feature is on; otherwise nothing is done.
+    enabled: bool,
 }
 
 impl PodTopologyLabels {
-    pub(super) fn new(objects: Arc<dyn Objects>) -> Self {
-        Self { objects }
+    pub(super) fn new(objects: Arc<dyn Objects>, enabled: bool) -> Self {
+        Self { objects, enabled }
     }
 }
 
@@ -28,7 +30,7 @@ impl AdmissionPlugin for PodTopologyLabels {
     }
 
     fn handles(&self, operation: Operation) -> bool {
-        operation == Operation::Create
+        self.enabled && operation == Operation::Create
     }
 
     async fn admit(&self, attributes: &mut Attributes) -> Result<(), Status> {
@@ -67,7 +69,7 @@ mod tests {
         objects.put("nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "labels": on_node}}));
         let mut attributes = create("", "pods", "Pod", &given);
         attributes.subresource = subresource.to_owned();
-        PodTopologyLabels::new(Arc::new(objects)).admit(&mut attributes).await.expect("admits");
+        PodTopologyLabels::new(Arc::new(objects), true).admit(&mut attributes).await.expect("admits");
         object(&attributes)["metadata"]["labels"].clone()
     }
 

@@ -61,7 +61,7 @@ impl AdmissionPlugin for RbacEscalation {
 }
 
 /// Whether an update changes nothing but what the garbage collector needs.
-fn only_collection_fields(object: &Value, old: &Value) -> bool {
+pub(super) fn only_collection_fields(object: &Value, old: &Value) -> bool {
     let stripped = |object: &Value| {
         let mut object = object.clone();
         for field in ["ownerReferences", "finalizers", "managedFields", "resourceVersion"] {

@@ -5,6 +5,7 @@ use apimachinery::selector::LabelSelector;
 use apimachinery::{Value, validation, value};
 
 use super::policies;
+use crate::gates::Feature;
 use crate::kinds::at::At;
 use crate::kinds::go_text;
 use crate::kinds::pod_spec;
@@ -198,13 +199,7 @@ pub(super) fn update(root: &At, old: &Value, e: &mut ErrorList) {
     with_selector(&job_spec, e);
     completions(&job_spec, before, e);
     job_spec.get("selector").immutable_as(e, &before["selector"], |value| go_text::tagged(value, "meta.v1.LabelSelector"));
-    let never_started = before["suspend"].as_bool() == Some(true) && old["status"]["startTime"].is_empty();
-    let template = job_spec.get("template");
-    let shown = |value: &Value| go_text::internal(value, "core.v1.PodTemplateSpec");
-    match never_started {
-        true => template.immutable_as(e, &with_scheduling_of(template.value, &before["template"]), shown),
-        false => template.immutable_as(e, &before["template"], shown),
-    }
+    template_update(&job_spec, old, e);
     job_spec.get("completionMode").immutable(e, &before["completionMode"]);
     let internal = |member: &'static str, type_name: &str, e: &mut ErrorList| {
         job_spec.get(member).immutable_as(e, &before[member], |value| go_text::internal(value, type_name));
@@ -214,6 +209,57 @@ pub(super) fn update(root: &At, old: &Value, e: &mut ErrorList) {
         job_spec.get(member).immutable(e, &before[member]);
     }
     internal("successPolicy", "batch.v1.SuccessPolicy", e);
+}
+
+/// What may change of the template while the Job is suspended.
+fn template_update(job_spec: &At, old: &Value, e: &mut ErrorList) {
+    let (before, policy) = (&old["spec"], job_spec.policy());
+    let suspended = before["suspend"].as_bool() == Some(true);
+    let idle = is_suspended(old) && old["status"]["active"].as_i64().unwrap_or(0) == 0;
+    let schedulable = match policy.has(Feature::MutableSchedulingDirectivesForSuspendedJobs) {
+        true => suspended && idle,
+        false => suspended && old["status"]["startTime"].is_empty(),
+    };
+    let template = job_spec.get("template");
+    let mut allowed = before["template"].clone();
+    if schedulable {
+        allowed = with_scheduling_of(template.value, &allowed);
+    }
+    if idle && policy.has(Feature::MutablePodResourcesForSuspendedJobs) {
+        let allowed = with_resources_of(&template.value["spec"], &allowed["spec"]);
+        let shown = |value: &Value| go_text::internal(value, "core.v1.PodSpec");
+        // In upstream's words for this place.
+        job_spec.get("template.spec").with(&template.value["spec"]).immutable_as(e, &allowed, shown)
+    } else {
+        template.immutable_as(e, &allowed, |value: &Value| go_text::internal(value, "core.v1.PodTemplateSpec"));
+    }
+}
+
+fn is_suspended(job: &Value) -> bool {
+    let conditions = job.array_at(&["status", "conditions"]);
+    conditions.iter().any(|condition| condition["type"] == *"Suspended" && condition["status"] == *"True")
+}
+
+/// The old spec of pods, with the resources of its containers as they are in the new one.
+fn with_resources_of(new: &Value, old: &Value) -> Value {
+    let mut allowed = old.clone();
+    for list in ["containers", "initContainers"] {
+        let wanted = new.array_at(&[list]);
+        let Some(containers) = allowed.get_mut(list).and_then(Value::as_array_mut) else { continue };
+        if containers.len() != wanted.len() {
+            continue;
+        }
+        for (container, wanted) in containers.iter_mut().zip(wanted) {
+            if container["name"] != wanted["name"] {
+                continue;
+            }
+            match wanted.get("resources") {
+                Some(resources) => drop(container.insert("resources", resources.clone())),
+                None => drop(container.remove("resources")),
+            }
+        }
+    }
+    allowed
 }
 
 /// The number of indexes may change, so long as it is the parallelism.

@@ -109,8 +109,8 @@ impl Strategy for JobStatusStrategy {
         StatusStrategy.prepare_for_update(context, object, old);
     }
 
-    fn validate_update(&self, _context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
-        collect(|e| status::update(object, old, e))
+    fn validate_update(&self, context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
+        collect(|e| status::update(object, old, context.gates, e))
     }
 
     fn reset_fields(&self) -> &'static [&'static [&'static str]] {

@@ -7,6 +7,7 @@ use apimachinery::field::{Error, ErrorList};
 
 use super::indexes;
 use super::policies::invalid_whole;
+use crate::gates::{Feature, FeatureGates};
 use crate::kinds::at::At;
 
 /// The conditions of a Job, and the numbers in its status.
@@ -82,11 +83,18 @@ impl Change<'_> {
     }
 }
 
-pub(super) fn update(job: &Value, old: &Value, e: &mut ErrorList) {
+pub(super) fn update(job: &Value, old: &Value, gates: FeatureGates, e: &mut ErrorList) {
     let change = Change { job, new: State::of(job), old: State::of(old) };
     let root = At::root(job);
     let status = root.get("status");
     counts(&status, e);
+    if !gates.has(Feature::JobManagedBy) {
+        // Kubernetes' own controller is trusted.
+        let extended = gates.has(Feature::JobPodReplacementPolicy) || change.old.success_criteria_met;
+        success_policy_alone(&status, &change, extended, e);
+        success(&status, &change, e);
+        return criteria_met(&status, &change, e);
+    }
     conditions(&status, &change, e);
     times(&status, &change, e);
     finished(&status, &change, e);
@@ -216,6 +224,20 @@ fn completion_indexes(status: &At, change: &Change, e: &mut ErrorList) {
     }
 }
 
+/// Whether criteria of success belong to Jobs with a policy of success alone.
+fn success_policy_alone(status: &At, change: &Change, extended: bool, e: &mut ErrorList) {
+    let (list, spec) = (status.get("conditions"), &change.job["spec"]);
+    if extended || !change.new.success_criteria_met {
+        return;
+    }
+    if spec["completionMode"] != *"Indexed" {
+        invalid_whole(&list, e, "cannot set SuccessCriteriaMet to NonIndexed Job");
+    }
+    if spec["successPolicy"].is_null() {
+        invalid_whole(&list, e, "cannot set SuccessCriteriaMet=True for Job without SuccessPolicy");
+    }
+}
+
 fn success(status: &At, change: &Change, e: &mut ErrorList) {
     let list = status.get("conditions");
     let new = &change.new;
@@ -261,6 +283,12 @@ fn transitions(status: &At, change: &Change, e: &mut ErrorList) {
     if !resuming && !suspended && had_start && change.changed_pointer("startTime") {
         status.get("startTime").require(e, "startTime cannot be removed for unsuspended job");
     }
+    criteria_met(status, change, e);
+}
+
+fn criteria_met(status: &At, change: &Change, e: &mut ErrorList) {
+    let list = status.get("conditions");
+    let (new, old) = (&change.new, &change.old);
     if old.success_criteria_met && !new.success_criteria_met {
         invalid_whole(&list, e, "cannot disable the SuccessCriteriaMet=True condition");
     }

@@ -477,7 +477,7 @@ fn what_a_status_may_become() {
         let (mut old, mut new) = (valid(), valid());
         old.insert("status", before.clone());
         new.insert("status", after.clone());
-        let errors = texts(&collect(|e| status::update(&new, &old, e)));
+        let errors = texts(&collect(|e| status::update(&new, &old, crate::gates::FeatureGates::DEFAULT, e)));
         assert_eq!(errors, expected, "{before:?} -> {after:?}");
     }
 }
@@ -504,7 +504,11 @@ fn indexes_of_a_status() {
     ] {
         let mut new = old.clone();
         new.insert("status", after.clone());
-        assert_eq!(texts(&collect(|e| status::update(&new, &old, e))), expected, "{after:?}");
+        assert_eq!(
+            texts(&collect(|e| status::update(&new, &old, crate::gates::FeatureGates::DEFAULT, e))),
+            expected,
+            "{after:?}"
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod containers;
 mod field_refs;
+mod label_keys;
 mod probes;
 mod projected;
 mod scheduling;
@@ -14,7 +15,9 @@ use apimachinery::{Quantity, Value, validation};
 
 use super::at::{At, Policy, subdomain};
 use super::resources::{self, Of};
+use crate::gates::Feature;
 
+pub(super) use label_keys::merge as merge_label_keys;
 pub(super) use scheduling::{EFFECTS, node_selector, tolerations};
 pub(super) use update::{ephemeral_containers_update, resize, status_update, update};
 
@@ -88,7 +91,7 @@ fn annotations(at: &At, spec: &At, e: &mut ErrorList) {
         mirror.invalid(e, "must set spec.nodeName if mirror pod annotation is set");
     }
     let cost = at.key(DELETION_COST);
-    if cost.is_set() {
+    if cost.is_set() && at.policy().has(Feature::PodDeletionCost) {
         let text = cost.text();
         let canonical = text == "0" || !(text.starts_with('+') || text.starts_with('0') || text.starts_with("-0"));
         if !canonical || text.parse::<i32>().is_err() {
@@ -246,9 +249,14 @@ fn dns_config(spec: &At, e: &mut ErrorList) {
         let why = format!("must not have more than {SEARCHES_BYTES_MAX} characters (including spaces) in the search list");
         searches.invalid(e, why);
     }
-    for search in searches.items().filter(|search| search.text() != ".") {
+    // KEP-4427.
+    let relaxed = at.policy().has(Feature::RelaxedDnsSearchValidation);
+    for search in searches.items().filter(|search| !relaxed || search.text() != ".") {
         let bare = search.text().strip_suffix('.').unwrap_or(search.text());
-        let why = validation::is_dns1123_subdomain_with_underscore(bare);
+        let why = match relaxed {
+            true => validation::is_dns1123_subdomain_with_underscore(bare),
+            false => validation::is_dns1123_subdomain(bare),
+        };
         e.extend(why.into_iter().map(|why| Error::invalid(&search.path(), bare, why)));
     }
     for option in at.get("options").items().filter(|option| option.get("name").text().is_empty()) {
@@ -286,13 +294,19 @@ fn hostname(spec: &At, e: &mut ErrorList) {
 /// (<https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/>).
 pub(crate) fn qos_class(spec: &Value) -> &'static str {
     let containers = spec.array_at(&["containers"]).iter().chain(spec.array_at(&["initContainers"]));
+    let of_containers: Vec<&Value> = containers.map(|container| &container["resources"]).collect();
+    // What the pod asks for as a whole counts instead of what its containers do.
+    let whole = &spec["resources"];
+    let counts = |name: &str| matches!(name, "cpu" | "memory") || name.starts_with("hugepages-");
+    let names = ["requests", "limits"].into_iter().flat_map(|list| whole[list].as_object().into_iter().flatten());
+    let all = if names.into_iter().any(|(name, _)| counts(name.as_str())) { vec![whole] } else { of_containers };
     let nonzero =
         |value: &Value| value.as_str().and_then(|text| text.parse::<Quantity>().ok()).filter(|q| *q > Quantity::default());
     let (mut any, mut guaranteed) = (false, true);
-    for container in containers {
+    for resources in all {
         for resource in ["cpu", "memory"] {
-            let limit = nonzero(&container["resources"]["limits"][resource]);
-            let request = nonzero(&container["resources"]["requests"][resource]);
+            let limit = nonzero(&resources["limits"][resource]);
+            let request = nonzero(&resources["requests"][resource]);
             any |= limit.is_some() || request.is_some();
             guaranteed &= limit.is_some() && request.is_none_or(|request| Some(request) == limit);
         }

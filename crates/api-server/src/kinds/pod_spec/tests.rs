@@ -135,12 +135,12 @@ fn only_where_the_cluster_allows_it() {
     for (pod, expected) in cases {
         assert_eq!(texts(&pod), Vec::<String>::new());
         let mut errors = ErrorList::new();
-        create(&pod, Policy { privileged: false }, &mut errors);
+        create(&pod, Policy { privileged: false, ..Policy::OPEN }, &mut errors);
         assert_eq!(errors.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected]);
     }
     let mut errors = ErrorList::new();
     let template = value!({"template": container("securityContext", value!({"privileged": true}))});
-    super::template(&At::root_under(&template, Policy { privileged: false }).get("template"), &mut errors);
+    super::template(&At::root_under(&template, Policy { privileged: false, ..Policy::OPEN }).get("template"), &mut errors);
     let found: Vec<String> = errors.iter().map(ToString::to_string).collect();
     assert!(
         found.contains(&"template.spec.containers[0].securityContext.privileged: Forbidden: disallowed by cluster policy".into()),

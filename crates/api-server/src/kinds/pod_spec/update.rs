@@ -36,7 +36,7 @@ fn annotation_changes(object: &Value, old: &Value, e: &mut ErrorList) {
 
 /// An update of the pod itself.
 pub(in crate::kinds) fn update(object: &Value, old: &Value, policy: Policy, e: &mut ErrorList) {
-    super::pod(object, policy, e);
+    super::pod(object, policy.keeping_searches(&old["spec"]), e);
     annotation_changes(object, old, e);
     let root = At::root(object);
     let (spec, before) = (root.get("spec"), &old["spec"]);

@@ -26,8 +26,10 @@ pub(super) const DEFAULT_SERVICE_CIDR: &str = "kubernetes";
 pub(crate) struct ServiceAllocator {
     store: Arc<dyn Store>,
     prefix: String,
-    /// The families of the cluster's own ranges, the default one first; empty if nobody said.
-    families: Vec<&'static str>,
+    /// The cluster's own ranges, that of the default family first; empty if nobody said.
+    own: Vec<Range>,
+    /// There are ServiceCIDRs and IPAddresses (`MultiCIDRServiceAllocator`). Otherwise the own ranges are all.
+    objects: bool,
     state: OnceCell<Mutex<Taken>>,
 }
 
@@ -176,9 +178,15 @@ pub(super) fn node_ports(service: &Value) -> HashSet<u16> {
 
 impl ServiceAllocator {
     /// `cidrs` are the cluster's own ranges (`--service-cluster-ip-range`), which decide in which families Services have addresses.
-    pub(crate) fn new(store: Arc<dyn Store>, prefix: &str, cidrs: &[String]) -> ServiceAllocator {
-        let families = cidrs.iter().filter_map(|cidr| Range::parse(cidr)).map(Range::family).collect();
-        ServiceAllocator { store, prefix: prefix.to_owned(), families, state: OnceCell::new() }
+    /// Without `objects` ServiceCIDRs and IPAddresses mean nothing.
+    pub(crate) fn new(store: Arc<dyn Store>, prefix: &str, cidrs: &[String], objects: bool) -> ServiceAllocator {
+        let own = cidrs.iter().filter_map(|cidr| Range::parse(cidr)).collect();
+        ServiceAllocator { store, prefix: prefix.to_owned(), own, objects, state: OnceCell::new() }
+    }
+
+    /// Whether each address of a Service is an IPAddress too.
+    pub(super) fn has_objects(&self) -> bool {
+        self.objects
     }
 
     async fn list(&self, path: &str) -> Result<Vec<Value>, StoreError> {
@@ -195,7 +203,8 @@ impl ServiceAllocator {
             cluster_ips(&service).into_iter().for_each(|ip| taken.change(ip, |holders| holders.service = true));
             taken.ports.extend(node_ports(&service));
         }
-        for address in self.list("ipaddresses").await? {
+        let addresses = if self.objects { self.list("ipaddresses").await? } else { Vec::new() };
+        for address in addresses {
             if let Ok(ip) = address.meta().name().parse() {
                 taken.change(ip, |holders| holders.object = true);
             }
@@ -204,6 +213,9 @@ impl ServiceAllocator {
     }
 
     async fn ranges(&self) -> Result<Vec<Range>, StoreError> {
+        if !self.objects {
+            return Ok(self.own.clone());
+        }
         Ok(usable_ranges(self.list("servicecidrs").await?))
     }
 
@@ -224,8 +236,8 @@ impl ServiceAllocator {
 
     /// The families in which Services get addresses, the default one first.
     pub(super) async fn families(&self) -> Result<Vec<&'static str>, StoreError> {
-        if !self.families.is_empty() {
-            return Ok(self.families.clone());
+        if !self.own.is_empty() {
+            return Ok(self.own.iter().map(|range| range.family()).collect());
         }
         let taken = self.refreshed().await?.lock();
         let mut families: Vec<&'static str> = Vec::new();
@@ -329,6 +341,9 @@ impl ServiceAllocator {
 
     /// An IPAddress is about to be made, or was deleted, by somebody else than a Service.
     pub(crate) async fn set_object(&self, ip: IpAddr, present: bool) -> Result<(), StoreError> {
+        if !self.objects {
+            return Ok(());
+        }
         self.state().await?.lock().change(ip, |holders| holders.object = present);
         Ok(())
     }
@@ -346,7 +361,7 @@ mod tests {
     use super::*;
 
     fn allocator() -> ServiceAllocator {
-        ServiceAllocator::new(Arc::new(storage::Memory::new()), "/registry", &[])
+        ServiceAllocator::new(Arc::new(storage::Memory::new()), "/registry", &[], true)
     }
 
     #[test]

@@ -15,6 +15,7 @@ use apimachinery::{Value, field, validation};
 use async_trait::async_trait;
 
 use super::{Rules, warnings};
+use crate::gates::{Feature, FeatureGates};
 use crate::registry::{BeginHook, Companions, OperationContext, Strategy, keep_status};
 
 pub(crate) use addresses::AddressHook;
@@ -22,8 +23,9 @@ pub(crate) use allocator::ServiceAllocator;
 use allocator::{cluster_ips, node_ports};
 pub(crate) use repair::run as repair_addresses;
 
-pub(super) fn rules(allocator: Arc<ServiceAllocator>) -> Rules {
-    Rules { strategy: Arc::new(ServiceStrategy(allocator)), subresources: vec![("status", Arc::new(status::ServiceStatus))] }
+pub(super) fn rules(allocator: Arc<ServiceAllocator>, gates: FeatureGates) -> Rules {
+    let strategy = Arc::new(ServiceStrategy { allocator, gates });
+    Rules { strategy, subresources: vec![("status", Arc::new(status::ServiceStatus))] }
 }
 
 fn type_of(service: &Value) -> &str {
@@ -56,7 +58,10 @@ fn needs_health_check_port(service: &Value) -> bool {
     type_of(service) == "LoadBalancer" && service.str_at(&["spec", "externalTrafficPolicy"]) == Some("Local")
 }
 
-struct ServiceStrategy(Arc<ServiceAllocator>);
+struct ServiceStrategy {
+    allocator: Arc<ServiceAllocator>,
+    gates: FeatureGates,
+}
 
 #[async_trait]
 impl Strategy for ServiceStrategy {
@@ -65,7 +70,7 @@ impl Strategy for ServiceStrategy {
     }
 
     fn validate(&self, _context: &OperationContext, object: &Value) -> field::ErrorList {
-        validate::service(object, None)
+        validate::service(object, None, self.gates)
     }
 
     fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
@@ -74,7 +79,7 @@ impl Strategy for ServiceStrategy {
     }
 
     fn validate_update(&self, _context: &OperationContext, object: &Value, old: &Value) -> field::ErrorList {
-        validate::service(object, Some(old))
+        validate::service(object, Some(old), self.gates)
     }
 
     fn warnings_on_create(&self, _context: &OperationContext, object: &Value) -> Vec<String> {
@@ -97,7 +102,11 @@ impl Strategy for ServiceStrategy {
     }
 
     fn name_rule(&self) -> validation::NameFn {
-        validation::name_is_dns1035_label
+        // KEP-5311.
+        match self.gates.has(Feature::RelaxedServiceNameValidation) {
+            true => validation::name_is_dns_label,
+            false => validation::name_is_dns1035_label,
+        }
     }
 
     fn selectable_fields(&self, object: &Value) -> crate::registry::FieldAttrs {
@@ -106,22 +115,22 @@ impl Strategy for ServiceStrategy {
     }
 
     fn companions(&self, new: Option<&Value>, old: Option<&Value>) -> Companions {
-        addresses::companions(new, old)
+        if self.allocator.has_objects() { addresses::companions(new, old) } else { Companions::default() }
     }
 
     async fn begin_create(&self, context: &OperationContext, object: &mut Value) -> BeginHook {
         kept::normalize_cluster_ips(object, None);
-        reserve::for_new(&self.0, object, context.dry_run).await
+        reserve::for_new(&self.allocator, object, context.dry_run).await
     }
 
     async fn begin_update(&self, context: &OperationContext, object: &mut Value, old: &Value) -> BeginHook {
         kept::keep_allocated(object, old);
         kept::normalize_cluster_ips(object, Some(old));
-        reserve::for_update(&self.0, object, old, context.dry_run).await
+        reserve::for_update(&self.allocator, object, old, context.dry_run).await
     }
 
     async fn after_delete(&self, _context: &OperationContext, object: &Value) {
         let ports: Vec<u16> = node_ports(object).into_iter().collect();
-        self.0.release(&cluster_ips(object), &ports).await;
+        self.allocator.release(&cluster_ips(object), &ports).await;
     }
 }

@@ -11,6 +11,7 @@ use super::super::at::{self, At};
 use super::super::go_text::Shown;
 use super::super::networking::endpoint_ip;
 use super::{is_headless, needs_health_check_port, type_of};
+use crate::gates::{Feature, FeatureGates};
 
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
@@ -32,7 +33,7 @@ pub(super) fn addresses(object: &Value, old: Option<&Value>) -> ErrorList {
 }
 
 /// Everything that is wrong with a Service. Its addresses come first and alone, as upstream looks at them before anything else.
-pub(super) fn service(object: &Value, old: Option<&Value>) -> ErrorList {
+pub(super) fn service(object: &Value, old: Option<&Value>, gates: FeatureGates) -> ErrorList {
     let mut errors = addresses(object, old);
     if !errors.is_empty() {
         return errors;
@@ -41,7 +42,19 @@ pub(super) fn service(object: &Value, old: Option<&Value>) -> ErrorList {
         update(object, old, &mut errors);
     }
     whole(object, old, &mut errors);
+    distribution(object, gates, &mut errors);
     errors
+}
+
+fn distribution(object: &Value, gates: FeatureGates, e: &mut ErrorList) {
+    let root = At::root(object);
+    let spec = root.get("spec");
+    let known = if gates.has(Feature::PreferSameTrafficDistribution) { &DISTRIBUTIONS[..] } else { &DISTRIBUTIONS[..1] };
+    if let Some(distribution) = spec.set("trafficDistribution")
+        && !known.contains(&distribution.text())
+    {
+        e.push(Error::not_supported(&distribution.path(), distribution.text(), known));
+    }
 }
 
 fn whole(object: &Value, old: Option<&Value>, e: &mut ErrorList) {
@@ -288,11 +301,6 @@ fn traffic(object: &Value, spec: &At, kind: &str, e: &mut ErrorList) {
     } else if matches!(kind, "NodePort" | "LoadBalancer" | "ClusterIP") {
         internal.require(e, "");
     }
-    if let Some(distribution) = spec.set("trafficDistribution")
-        && !DISTRIBUTIONS.contains(&distribution.text())
-    {
-        e.push(Error::not_supported(&distribution.path(), distribution.text(), &DISTRIBUTIONS));
-    }
 }
 
 /// What is fixed: addresses and families (but for Services that come from or go to ExternalName), a balancer's class, a health check's port.
@@ -364,7 +372,7 @@ mod tests {
 
     #[test]
     fn new_services() {
-        assert_eq!(texts(&service(&valid(), None)), Vec::<String>::new());
+        assert_eq!(texts(&service(&valid(), None, FeatureGates::DEFAULT)), Vec::<String>::new());
         let cases: &[(&str, Value, &str)] = &[
             ("ports", value!([]), "spec.ports: Required value"),
             (
@@ -417,7 +425,7 @@ mod tests {
         for (member, value, expected) in cases {
             let mut object = valid();
             object.set_path(&["spec", member], value.clone());
-            assert_eq!(texts(&service(&object, None)), [*expected], "{member}");
+            assert_eq!(texts(&service(&object, None, FeatureGates::DEFAULT)), [*expected], "{member}");
         }
     }
 
@@ -429,7 +437,7 @@ mod tests {
         let key = r#"{"Name":"","Protocol":"TCP","AppProtocol":null,"Port":80,"TargetPort":0,"NodePort":0}"#;
         let expected =
             [r#"spec.ports[1].name: Duplicate value: "a""#.to_owned(), format!("spec.ports[1]: Duplicate value: {key}")];
-        assert_eq!(texts(&service(&object, None)), expected);
+        assert_eq!(texts(&service(&object, None, FeatureGates::DEFAULT)), expected);
     }
 
     #[test]
@@ -440,10 +448,10 @@ mod tests {
             object.set_path(&["spec", "clusterIPs"], vec![ip]);
             object
         };
-        assert_eq!(texts(&service(&with("10.0.0.1"), Some(&with("10.0.0.1")))), Vec::<String>::new());
+        assert_eq!(texts(&service(&with("10.0.0.1"), Some(&with("10.0.0.1")), FeatureGates::DEFAULT)), Vec::<String>::new());
         let changed = r#"spec.clusterIPs[0]: Invalid value: ["10.0.0.2"]: may not change once set"#;
-        assert_eq!(texts(&service(&with("10.0.0.2"), Some(&with("10.0.0.1")))), [changed]);
+        assert_eq!(texts(&service(&with("10.0.0.2"), Some(&with("10.0.0.1")), FeatureGates::DEFAULT)), [changed]);
         let broken = r#"spec.clusterIPs[0]: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"#;
-        assert_eq!(texts(&service(&with("x"), Some(&with("10.0.0.1")))), [broken]);
+        assert_eq!(texts(&service(&with("x"), Some(&with("10.0.0.1")), FeatureGates::DEFAULT)), [broken]);
     }
 }

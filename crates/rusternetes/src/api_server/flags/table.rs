@@ -14,7 +14,7 @@ pub(crate) const FLAGS: Table = &[
     ("Generic flags", &[
         flag("advertise-address", Text, "", Works),
         flag("cors-allowed-origins", List, "", DefaultOnly),
-        flag("emulation-forward-compatible", Bool, "false", Ignored("one version is served")),
+        flag("emulation-forward-compatible", Bool, "false", Works),
         flag("external-hostname", Text, "", Works),
         flag("goaway-chance", Text, "", Ignored("with one server there is no other to go to")),
         flag("livez-grace-period", Duration, "", Ignored("the server is live as soon as it listens")),
@@ -22,12 +22,12 @@ pub(crate) const FLAGS: Table = &[
         flag("max-requests-inflight", Int, "400", Works),
         flag("min-request-timeout", Int, "1800", Works),
         flag("request-timeout", Duration, "1m0s", Works),
-        flag("runtime-config-emulation-forward-compatible", Bool, "false", Ignored("one version is served")),
+        flag("runtime-config-emulation-forward-compatible", Bool, "false", Works),
         flag("shutdown-delay-duration", Duration, "", Works),
         flag("shutdown-send-retry-after", Bool, "false", DefaultOnly),
         flag("shutdown-watch-termination-grace-period", Duration, "", Ignored("watches end when the server stops")),
         flag("storage-initialization-timeout", Duration, "1m0s", Ignored("the embedded store is open before the server listens")),
-        flag("strict-transport-security-directives", List, "", DefaultOnly),
+        flag("strict-transport-security-directives", List, "", Works),
     ]),
     ("Etcd flags", &[
         flag("delete-collection-workers", Int, "1", Ignored("collections are deleted by as many workers as there is work for")),
@@ -127,7 +127,7 @@ pub(crate) const FLAGS: Table = &[
     ("Authorization flags", &[
         flag("authorization-config", Text, "", DefaultOnly),
         flag("authorization-mode", List, "", Works),
-        flag("authorization-policy-file", Text, "", DefaultOnly),
+        flag("authorization-policy-file", Text, "", Works),
         flag("authorization-webhook-cache-authorized-ttl", Duration, "5m0s", DefaultOnly),
         flag("authorization-webhook-cache-unauthorized-ttl", Duration, "30s", DefaultOnly),
         flag("authorization-webhook-config-file", Text, "", DefaultOnly),
@@ -141,7 +141,7 @@ pub(crate) const FLAGS: Table = &[
     ]),
     ("Admission flags", &[
         flag("admission-control", List, "", DefaultOnly),
-        flag("admission-control-config-file", Text, "", DefaultOnly),
+        flag("admission-control-config-file", Text, "", Works),
         flag("default-not-ready-toleration-seconds", Int, "300", DefaultOnly),
         flag("default-unreachable-toleration-seconds", Int, "300", DefaultOnly),
         flag("disable-admission-plugins", List, "", Works),

@@ -17,7 +17,7 @@ pub(super) enum Level {
 }
 
 impl Level {
-    fn parse(text: &str) -> Option<Level> {
+    pub(super) fn parse(text: &str) -> Option<Level> {
         match text {
             "privileged" => Some(Level::Privileged),
             "baseline" => Some(Level::Baseline),
@@ -46,7 +46,7 @@ pub(super) enum Version {
 }
 
 impl Version {
-    fn parse(text: &str) -> Option<Version> {
+    pub(super) fn parse(text: &str) -> Option<Version> {
         if text == "latest" {
             return Some(Version::Latest);
         }
@@ -130,6 +130,23 @@ impl Policy {
             }
         }
         (policy, labels.errors)
+    }
+}
+
+impl Policy {
+    /// What the labels of a namespace ask for beyond the most permissive level, each as `mode=level:version`.
+    pub(super) fn labelled<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> Vec<String> {
+        let audit = LevelVersion {
+            level: label(AUDIT).and_then(Level::parse).unwrap_or(Level::Privileged),
+            version: label("pod-security.kubernetes.io/audit-version").and_then(Version::parse).unwrap_or(Version::Latest),
+        };
+        let modes = [("enforce", self.enforce), ("audit", audit), ("warn", self.warn)];
+        let asked = modes.into_iter().filter(|(mode, what)| {
+            let (level, version) =
+                (format!("pod-security.kubernetes.io/{mode}"), format!("pod-security.kubernetes.io/{mode}-version"));
+            what.level != Level::Privileged && (label(&level).is_some() || label(&version).is_some())
+        });
+        asked.map(|(mode, what)| format!("{mode}={what}")).collect()
     }
 }
 

@@ -3,10 +3,10 @@
 //! What is enforced refuses pods; what is warned of also looks at the templates of workloads, which are never refused. A namespace's labels are
 //! checked when they are written, and who makes them stricter hears of the pods that are there already. Levels are in `levels`, rules in `checks`.
 //!
-//! Not here: the audit mode, as there is no audit (its labels are read for their mistakes alone), upstream's metrics (`pod_security_*`), and a
-//! configuration: where a namespace has no labels, all is privileged, and nobody is exempt.
+//! Not here: the audit mode, as there is no audit (its labels are read for their mistakes alone), and upstream's metrics (`pod_security_*`).
 
 mod checks;
+mod config;
 mod existing;
 mod levels;
 
@@ -17,6 +17,7 @@ use apimachinery::{Status, Value, go_quote};
 use async_trait::async_trait;
 
 use self::checks::Pod;
+pub(in crate::admission) use self::config::PodSecurityConfig;
 use self::levels::{Level, LevelVersion, Policy};
 use super::forbidden;
 use crate::admission::{AdmissionPlugin, Attributes, Operation};
@@ -31,22 +32,33 @@ const EXISTING_PODS_DURATION: Duration = Duration::from_secs(1);
 
 pub(super) struct PodSecurity {
     objects: Arc<dyn Objects>,
+    config: PodSecurityConfig,
 }
 
 impl PodSecurity {
-    pub(super) fn new(objects: Arc<dyn Objects>) -> Self {
-        Self { objects }
+    pub(super) fn new(objects: Arc<dyn Objects>, config: PodSecurityConfig) -> Self {
+        Self { objects, config }
+    }
+
+    /// Whether nothing is asked of what this user does in this namespace.
+    fn exempts(&self, attributes: &Attributes) -> bool {
+        self.config.exempts_namespace(&attributes.namespace) || self.config.exempts_user(&attributes.user.name)
+    }
+
+    /// Whether nothing is asked of a pod, or a template, by the class of its runtime.
+    fn exempts_class(&self, pod: &Value) -> bool {
+        self.config.exempts_runtime_class(pod.str_at(&["spec", "runtimeClassName"]))
     }
 
     /// What holds in a namespace; mistakes in its labels were its writer's to see. `None` if it cannot be read.
     async fn policy(&self, namespace: &str) -> Option<Policy> {
         let labels = self.objects.labels("", "namespaces", "", namespace).await.ok()??;
         let label = |key: &str| labels.iter().find(|(have, _)| have == key).map(|(_, value)| value.as_str());
-        Some(Policy::of_labels(label, Policy::PRIVILEGED).0)
+        Some(Policy::of_labels(label, self.config.defaults).0)
     }
 
     async fn validate_pod(&self, attributes: &Attributes) -> Result<(), Status> {
-        if IGNORED_SUBRESOURCES.contains(&attributes.subresource.as_str()) {
+        if IGNORED_SUBRESOURCES.contains(&attributes.subresource.as_str()) || self.exempts(attributes) {
             return Ok(());
         }
         let Some(object) = &attributes.object else { return Ok(()) };
@@ -60,7 +72,7 @@ impl PodSecurity {
         if policy.is_privileged() {
             return Ok(());
         }
-        let Some(pod) = Pod::of(object) else { return Ok(()) };
+        let Some(pod) = Pod::of(object).filter(|_| !self.exempts_class(object)) else { return Ok(()) };
         let violations = checks::violations(policy.enforce, &pod);
         if !violations.is_empty() {
             let why = format!("violates PodSecurity \"{}\": {}", policy.enforce, checks::details(&violations));
@@ -74,8 +86,11 @@ impl PodSecurity {
 
     /// A workload is written even where its pods will be refused: somebody may yet change the namespace.
     async fn validate_template(&self, attributes: &Attributes, path: &[&str]) {
+        if !attributes.subresource.is_empty() || self.exempts(attributes) {
+            return;
+        }
         let template = attributes.object.as_ref().and_then(|object| object.get_path(path));
-        let Some(template) = template.and_then(Pod::of).filter(|_| attributes.subresource.is_empty()) else { return };
+        let Some(template) = template.filter(|template| !self.exempts_class(template)).and_then(Pod::of) else { return };
         if let Some(policy) = self.policy(&attributes.namespace).await {
             warn(attributes, policy.warn, &template);
         }
@@ -83,22 +98,44 @@ impl PodSecurity {
 
     async fn validate_namespace(&self, attributes: &Attributes) -> Result<(), Status> {
         let Some(namespace) = attributes.object.as_ref().filter(|_| attributes.subresource.is_empty()) else { return Ok(()) };
-        let (policy, errors) = Policy::of_labels(|key| namespace.meta().label(key), Policy::PRIVILEGED);
+        let (policy, errors) = Policy::of_labels(|key| namespace.meta().label(key), self.config.defaults);
         let invalid = || Status::invalid(&attributes.kind.group_kind(), &attributes.name, &errors);
         let Some(old) = &attributes.old_object else {
-            return if errors.is_empty() { Ok(()) } else { Err(invalid()) };
+            if !errors.is_empty() {
+                return Err(invalid());
+            }
+            self.warn_of_exemption(attributes, namespace, policy);
+            return Ok(());
         };
-        let (old, old_errors) = Policy::of_labels(|key| old.meta().label(key), Policy::PRIVILEGED);
+        let (old, old_errors) = Policy::of_labels(|key| old.meta().label(key), self.config.defaults);
         // Whoever does not touch the labels need not correct them.
         if !errors.is_empty() && errors != old_errors {
             return Err(invalid());
         }
         let (new, old) = (policy.enforce, old.enforce);
         let relaxed = new.version == old.version && new.level <= old.level;
-        if new.level != Level::Privileged && !relaxed {
+        if new == old || new.level == Level::Privileged || relaxed {
+            return Ok(());
+        }
+        if self.config.exempts_namespace(&attributes.namespace) {
+            self.warn_of_exemption(attributes, namespace, policy);
+        } else {
             self.warn_of_existing(attributes, namespace.meta().name(), new).await;
         }
         Ok(())
+    }
+
+    /// Who labels an exempt namespace hears that the labels do nothing.
+    fn warn_of_exemption(&self, attributes: &Attributes, namespace: &Value, policy: Policy) {
+        if !self.config.exempts_namespace(&attributes.namespace) {
+            return;
+        }
+        let asked = policy.labelled(|key| namespace.meta().label(key));
+        if !asked.is_empty() && policy != self.config.defaults {
+            let (name, asked) = (go_quote(namespace.meta().name()), asked.join(", "));
+            let ignored = format!("the policy ({asked}) will be ignored");
+            attributes.warnings.add(format!("namespace {name} is exempt from Pod Security, and {ignored}"));
+        }
     }
 
     async fn warn_of_existing(&self, attributes: &Attributes, namespace: &str, enforce: LevelVersion) {
@@ -108,7 +145,8 @@ impl PodSecurity {
         let Some(list) = list.and_then(|json| Value::from_slice(&json).ok()) else {
             return attributes.warnings.add("failed to list pods while checking new PodSecurity enforce level");
         };
-        let pods = list.array_at(&["items"]);
+        let pods: Vec<Value> = list.array_at(&["items"]).iter().filter(|pod| !self.exempts_class(pod)).cloned().collect();
+        let pods = pods.as_slice();
         for warning in existing::warnings(namespace, enforce, pods, || Instant::now() > until) {
             attributes.warnings.add(warning);
         }

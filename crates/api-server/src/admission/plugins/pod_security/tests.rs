@@ -7,7 +7,7 @@ use crate::objects::memory::MemoryObjects;
 fn plugin(labels: &Json) -> (PodSecurity, Arc<MemoryObjects>) {
     let objects = Arc::new(MemoryObjects::default());
     objects.put("namespaces", json!({"metadata": {"name": "ns", "labels": labels}}));
-    (PodSecurity::new(objects.clone()), objects)
+    (PodSecurity::new(objects.clone(), PodSecurityConfig::default()), objects)
 }
 
 fn value(json: &Json) -> Value {
@@ -138,4 +138,33 @@ async fn namespaces() {
         plugin.validate(&attributes).await.expect("valid labels");
         assert_eq!(attributes.warnings.take(), expected, "{old} to {new}");
     }
+}
+
+#[tokio::test]
+async fn a_configuration() {
+    let config = json!({
+        "apiVersion": "pod-security.admission.config.k8s.io/v1", "kind": "PodSecurityConfiguration",
+        "defaults": {"enforce": "baseline"},
+        "exemptions": {"usernames": ["ada"], "namespaces": ["free"], "runtimeClasses": ["vm"]},
+    });
+    let objects = Arc::new(MemoryObjects::default());
+    for name in ["ns", "free"] {
+        objects.put("namespaces", json!({"metadata": {"name": name}}));
+    }
+    let plugin = PodSecurity::new(objects, PodSecurityConfig::read(&config).expect("reads"));
+    let refused = async |change: fn(&mut Attributes)| {
+        let mut pod = create("", "pods", "Pod", &bad_pod());
+        change(&mut pod);
+        plugin.validate(&pod).await.is_err()
+    };
+    assert!(refused(|_| {}).await, "the default");
+    assert!(!refused(|pod| pod.namespace = "free".to_owned()).await);
+    assert!(!refused(|pod| pod.user = Arc::new(crate::auth::UserInfo::component("ada"))).await);
+    assert!(!refused(|pod| pod.object.as_mut().expect("a pod").set_path(&["spec", "runtimeClassName"], "vm")).await);
+    let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
+    let mut namespace = create("", "namespaces", "Namespace", &json!({"metadata": {"name": "free", "labels": labels}}));
+    namespace.namespace = "free".to_owned();
+    plugin.validate(&namespace).await.expect("labels that say nothing");
+    let told = r#"namespace "free" is exempt from Pod Security, and the policy (enforce=restricted:latest) will be ignored"#;
+    assert_eq!(namespace.warnings.take(), [told]);
 }

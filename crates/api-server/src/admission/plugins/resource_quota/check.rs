@@ -3,9 +3,10 @@
 use apimachinery::quota::{
     Amounts, Evaluator, Requirement, amounts_at, exceeding, masked, print, requirements, sum, without_debts, without_zeros,
 };
-use apimachinery::{Status, Value};
+use apimachinery::{Reason, Status, Value};
 use jiff::Timestamp;
 
+use super::config::Limits;
 use crate::admission::Attributes;
 use crate::admission::plugins::forbidden;
 
@@ -46,11 +47,57 @@ impl Quota {
     }
 }
 
+/// What is charged to a quota for the request, or to one that it does not fit into.
+fn charge(quota: Option<&Quota>, evaluator: &Evaluator, attributes: &Attributes, usage: &Amounts, now: Timestamp) -> Amounts {
+    // An object that was charged before pays the difference only.
+    let before = attributes
+        .old_object
+        .as_ref()
+        .filter(|old| !old.meta().resource_version().is_empty() && quota.is_none_or(|quota| quota.applies_to(evaluator, old)));
+    without_zeros(match before {
+        Some(old) => without_debts(usage, &evaluator.usage(old, now)),
+        None => usage.clone(),
+    })
+}
+
+fn as_go_prints(scope: &Requirement) -> String {
+    format!("{{{} {} [{}]}}", scope.scope, scope.operator, scope.values.join(" "))
+}
+
+/// What must have a quota has one.
+fn check_coverage(
+    quotas: &[Quota],
+    applying: &[usize],
+    evaluator: &Evaluator,
+    limits: &Limits,
+    attributes: &Attributes,
+    object: &Value,
+    usage: &Amounts,
+) -> Result<(), Status> {
+    let restricted = |name: &str| applying.iter().any(|index| evaluator.measures(name) && quotas[*index].hard.contains_key(name));
+    let uncovered: Vec<&str> = limits.names(usage).into_iter().filter(|name| !restricted(name)).collect();
+    if !uncovered.is_empty() {
+        return Err(forbidden(attributes, format!("insufficient quota to consume: {}", uncovered.join(","))));
+    }
+    let own = || quotas.iter().flat_map(|quota| &quota.requirements).filter(|own| evaluator.fulfils(own, object));
+    let covered = |scope: &Requirement| own().any(|own| own.scope == scope.scope);
+    let uncovered: Vec<String> =
+        limits.scopes(evaluator, object).into_iter().filter(|scope| !covered(scope)).map(as_go_prints).collect();
+    match uncovered.is_empty() {
+        true => Ok(()),
+        false => {
+            let why = format!("insufficient quota to match these scopes: [{}]", uncovered.join(" "));
+            Err(Status::new(Reason::Unknown, why))
+        }
+    }
+}
+
 /// What each quota has used once the request is granted, or why it is refused. `used` is what they have used so far.
 pub(super) fn check(
     quotas: &[Quota],
     used: &[Amounts],
     evaluator: &Evaluator,
+    limits: &Limits,
     attributes: &Attributes,
     now: Timestamp,
 ) -> Result<Vec<Amounts>, Status> {
@@ -73,18 +120,18 @@ pub(super) fn check(
     if !negative.is_empty() {
         return Err(forbidden(attributes, format!("quota usage is negative for resource(s): {}", negative.join(","))));
     }
+    let costs = |quota: Option<&Quota>| charge(quota, evaluator, attributes, &usage, now);
+    let changes = match applying.is_empty() {
+        true => !costs(None).is_empty(),
+        false => applying.iter().any(|index| !costs(Some(&quotas[*index])).is_empty()),
+    };
+    if !changes {
+        return Ok(after);
+    }
+    check_coverage(quotas, &applying, evaluator, limits, attributes, object, &usage)?;
     for index in applying {
         let quota = &quotas[index];
-        // An object that was charged before pays the difference only.
-        let before = attributes
-            .old_object
-            .as_ref()
-            .filter(|old| !old.meta().resource_version().is_empty() && quota.applies_to(evaluator, old));
-        let charge = match before {
-            Some(old) => without_debts(&usage, &evaluator.usage(old, now)),
-            None => usage.clone(),
-        };
-        let requested = masked(&without_zeros(charge), |name| quota.hard.contains_key(name));
+        let requested = masked(&costs(Some(quota)), |name| quota.hard.contains_key(name));
         let total = sum(&after[index], &requested);
         let over = match attributes.subresource.as_str() {
             // What the system reports about itself is counted, not refused.

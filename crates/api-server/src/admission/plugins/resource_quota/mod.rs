@@ -5,9 +5,10 @@
 //! get its turn works for all that wait. What is charged for an object that is not stored after all is given back by
 //! resourcequota-controller, as is what deletions free.
 //!
-//! Absent: the configuration of resources that are limited where no quota names them (`limitedResources`).
+//! The plugin's configuration may say that some things must have a quota (`limitedResources`).
 
 mod check;
+mod config;
 mod quotas;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use self::check::{Quota, check};
+use self::config::Limits;
+pub(in crate::admission) use self::config::QuotaConfig;
 pub(super) use self::quotas::QuotaAccess;
 use crate::admission::{AdmissionPlugin, Attributes, Operation};
 
@@ -31,6 +34,7 @@ const ATTEMPTS: usize = 4;
 
 pub(super) struct ResourceQuota {
     quotas: Arc<dyn QuotaAccess>,
+    config: QuotaConfig,
     namespaces: Mutex<HashMap<String, Arc<Namespace>>>,
 }
 
@@ -44,21 +48,23 @@ struct Namespace {
 
 struct Waiter {
     evaluator: Evaluator,
+    limits: Limits,
     attributes: Attributes,
     answer: oneshot::Sender<Result<(), Status>>,
 }
 
 impl ResourceQuota {
-    pub(super) fn new(quotas: Arc<dyn QuotaAccess>) -> Self {
-        Self { quotas, namespaces: Mutex::default() }
+    pub(super) fn new(quotas: Arc<dyn QuotaAccess>, config: QuotaConfig) -> Self {
+        Self { quotas, config, namespaces: Mutex::default() }
     }
 
     /// Waits for a turn and takes it for all that wait, unless another did.
-    async fn evaluate(&self, evaluator: &Evaluator, attributes: &Attributes) -> Result<(), Status> {
+    async fn evaluate(&self, evaluator: &Evaluator, limits: Limits, attributes: &Attributes) -> Result<(), Status> {
         let namespace = self.namespaces.lock().entry(attributes.namespace.clone()).or_default().clone();
         loop {
             let (answer, mut answered) = oneshot::channel();
-            namespace.waiting.lock().push(Waiter { evaluator: evaluator.clone(), attributes: attributes.clone(), answer });
+            let (evaluator, limits, attributes) = (evaluator.clone(), limits.clone(), attributes.clone());
+            namespace.waiting.lock().push(Waiter { evaluator, limits, attributes: attributes.clone(), answer });
             let mut written = namespace.turn.lock().await;
             match answered.try_recv() {
                 Ok(result) => return result,
@@ -139,7 +145,7 @@ impl ResourceQuota {
 fn check_all(quotas: &[Quota], waiters: &[Waiter], results: &mut [Option<Result<(), Status>>]) -> Vec<Amounts> {
     let mut used: Vec<Amounts> = quotas.iter().map(|quota| quota.used.clone()).collect();
     for (waiter, result) in waiters.iter().zip(results).filter(|(_, result)| result.is_none()) {
-        match check(quotas, &used, &waiter.evaluator, &waiter.attributes, Timestamp::now()) {
+        match check(quotas, &used, &waiter.evaluator, &waiter.limits, &waiter.attributes, Timestamp::now()) {
             Err(status) => *result = Some(Err(status)),
             Ok(_) if waiter.attributes.dry_run => *result = Some(Ok(())),
             Ok(after) if after == used => *result = Some(Ok(())),
@@ -173,10 +179,11 @@ impl AdmissionPlugin for ResourceQuota {
         if !charged {
             return Ok(());
         }
-        if self.quotas.list(&attributes.namespace, false).await?.is_empty() {
+        let limits = self.config.of(&resource);
+        if limits.is_empty() && self.quotas.list(&attributes.namespace, false).await?.is_empty() {
             self.namespaces.lock().remove(&attributes.namespace);
             return Ok(());
         }
-        self.evaluate(&evaluator, attributes).await
+        self.evaluate(&evaluator, limits, attributes).await
     }
 }

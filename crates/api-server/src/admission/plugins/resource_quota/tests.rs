@@ -56,7 +56,7 @@ impl QuotaAccess for Memory {
 fn plugin(quotas: &[serde_json::Value]) -> (Arc<Memory>, ResourceQuota) {
     let memory = Arc::new(Memory::default());
     quotas.iter().for_each(|quota| memory.put(quota.clone()));
-    (memory.clone(), ResourceQuota::new(memory))
+    (memory.clone(), ResourceQuota::new(memory, QuotaConfig::default()))
 }
 
 fn quota(name: &str, hard: serde_json::Value, used: serde_json::Value) -> serde_json::Value {
@@ -172,4 +172,32 @@ async fn of_many_at_once_only_those_that_fit_get_in() {
     assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 5);
     assert_eq!(memory.used(0), "pods=5");
     assert!(*memory.writes.lock() < 5, "requests that wait together are charged together");
+}
+
+#[tokio::test]
+async fn what_must_have_a_quota() {
+    let limited = json!([
+        {"resource": "pods", "matchContains": ["pods"]},
+        {"resource": "pods", "matchScopes": [{"scopeName": "PriorityClass", "operator": "In", "values": ["high"]}]},
+    ]);
+    let config =
+        json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "ResourceQuotaConfiguration", "limitedResources": limited});
+    let plugin = |quotas: &[serde_json::Value]| {
+        let memory = Arc::new(Memory::default());
+        quotas.iter().for_each(|quota| memory.put(quota.clone()));
+        ResourceQuota::new(memory, QuotaConfig::read(&config).expect("reads"))
+    };
+    let refused = plugin(&[]).validate(&pod(None)).await.expect_err("no quota");
+    assert_eq!(refused.message, "pods \"p\" is forbidden: insufficient quota to consume: count/pods,pods");
+    let both = |hard: u8| json!({"pods": hard, "count/pods": hard});
+    let quota = quota("a", both(1), both(0));
+    plugin(&[quota.clone()]).validate(&pod(None)).await.expect("covered");
+    let mut high = pod(None);
+    high.object.as_mut().expect("a pod").set_path(&["spec", "priorityClassName"], "high");
+    let refused = plugin(&[quota.clone()]).validate(&high).await.expect_err("no quota of the class");
+    assert_eq!(refused.message, "insufficient quota to match these scopes: [{PriorityClass In [high]}]");
+    let mut of_class = quota;
+    of_class["spec"]["scopeSelector"] =
+        json!({"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In", "values": ["high"]}]});
+    plugin(&[of_class]).validate(&high).await.expect("covered");
 }

@@ -2,6 +2,9 @@
 //! cannot see the content that these rules are about
 //! (<https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#noderestriction>).
 
+mod audiences;
+mod references;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -11,7 +14,10 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::{forbidden, unreadable};
 use crate::admission::{AdmissionPlugin, Attributes, Operation};
+use crate::gates::{Feature, FeatureGates};
+use crate::loopback::Loopback;
 use crate::objects::{self, Objects};
+use crate::pki;
 
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 /// Labels under kubernetes.io and k8s.io that kubelets set (upstream's `kubeletLabels`).
@@ -33,30 +39,39 @@ const KUBELET_LABELS: [&str; 14] = [
 ];
 const KUBELET_LABEL_NAMESPACES: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
 
+const KUBELET_SIGNERS: [&str; 2] = ["kubernetes.io/kubelet-serving", "kubernetes.io/kube-apiserver-client-kubelet"];
+
 pub(super) struct NodeRestriction {
     objects: Arc<dyn Objects>,
+    loopback: Loopback,
+    /// A node's tokens are for the audiences of its pods.
+    restricts_audiences: bool,
 }
 
 impl NodeRestriction {
-    pub(super) fn new(objects: Arc<dyn Objects>) -> Self {
-        Self { objects }
+    pub(super) fn new(objects: Arc<dyn Objects>, loopback: Loopback, gates: FeatureGates) -> Self {
+        Self { objects, loopback, restricts_audiences: gates.has(Feature::ServiceAccountNodeAudienceRestriction) }
     }
 
-    async fn node_of_pod(&self, namespace: &str, name: &str) -> Result<(String, String), Status> {
+    async fn node_of_pod(&self, namespace: &str, name: &str) -> Result<String, Status> {
         let pod: Option<Pod> = objects::get(self.objects.as_ref(), namespace, name).await.map_err(unreadable)?;
         let pod = pod.ok_or_else(|| Status::not_found(&GroupResource::new("", "pods"), name))?;
-        Ok((pod.spec.and_then(|s| s.node_name).unwrap_or_default(), pod.metadata.uid.unwrap_or_default()))
+        Ok(pod.spec.and_then(|s| s.node_name).unwrap_or_default())
     }
 
     async fn pod(&self, node: &str, attributes: &Attributes) -> Result<(), Status> {
         match (attributes.subresource.as_str(), attributes.operation) {
-            ("", Operation::Create) => mirror_pod(node, attributes),
+            ("", Operation::Create) => {
+                mirror_pod(node, attributes)?;
+                self.mirror_owner(node, attributes).await?;
+                mirror_references(node, attributes)
+            }
             ("", Operation::Delete) => {
                 // Deleting the whole collection asks for each object again.
                 if attributes.name.is_empty() {
                     return Err(forbidden(attributes, format!("node {node:?} can only delete pods by name")));
                 }
-                if self.node_of_pod(&attributes.namespace, &attributes.name).await?.0 != node {
+                if self.node_of_pod(&attributes.namespace, &attributes.name).await? != node {
                     let why = format!("node {node:?} can only delete pods with spec.nodeName set to itself");
                     return Err(forbidden(attributes, why));
                 }
@@ -71,7 +86,7 @@ impl NodeRestriction {
             }
             ("status", Operation::Update) => pod_status(node, attributes),
             ("eviction", Operation::Create) => {
-                if self.node_of_pod(&attributes.namespace, &attributes.name).await?.0 != node {
+                if self.node_of_pod(&attributes.namespace, &attributes.name).await? != node {
                     let why = format!("node {node} can only evict pods with spec.nodeName set to itself");
                     return Err(forbidden(attributes, why));
                 }
@@ -97,18 +112,72 @@ impl NodeRestriction {
         if text("uid").is_empty() {
             return Err(forbidden(attributes, "node requested token with a pod binding without a uid"));
         }
-        let (bound, uid) = self.node_of_pod(&attributes.namespace, text("name")).await?;
-        if uid != text("uid") {
+        let pod = self.found("", "pods", &attributes.namespace, text("name")).await?;
+        if pod.meta().uid() != text("uid") {
             let why = format!(
                 "the UID in the bound object reference ({}) does not match the UID in record. The object might have been deleted and then recreated",
                 text("uid")
             );
             return Err(forbidden(attributes, why));
         }
-        if bound != node {
+        if pod.str_at(&["spec", "nodeName"]) != Some(node) {
             return Err(forbidden(attributes, "node requested token bound to a pod scheduled on a different node"));
         }
-        Ok(())
+        if self.restricts_audiences { self.check_audience(attributes, &pod).await } else { Ok(()) }
+    }
+
+    /// The owner of a mirror pod is this Node, not one of before with its name.
+    async fn mirror_owner(&self, node: &str, attributes: &Attributes) -> Result<(), Status> {
+        let Some(owner) = attributes.object.as_ref().and_then(|pod| pod.meta().owner_references().next()) else { return Ok(()) };
+        let object = self.found("", "nodes", "", node).await?;
+        let (wanted, given) = (object.meta().uid(), &owner.uid);
+        match *given == *wanted {
+            true => Ok(()),
+            false => Err(forbidden(attributes, format!("node {node} UID mismatch: expected {given} got {wanted}"))),
+        }
+    }
+}
+
+fn mirror_references(node: &str, attributes: &Attributes) -> Result<(), Status> {
+    let Some(pod) = &attributes.object else { return Ok(()) };
+    match references::referenced(&pod["spec"]) {
+        Ok(None) => Ok(()),
+        Ok(Some(what)) => Err(forbidden(attributes, format!("node {node:?} can not create pods that reference {what}"))),
+        Err(why) => Err(forbidden(attributes, format!("error checking mirror pod for API references: {why}"))),
+    }
+}
+
+/// A node publishes its own devices.
+fn own_slice(node: &str, attributes: &Attributes) -> Result<(), Status> {
+    let (object, verb) = match attributes.operation {
+        Operation::Create => (&attributes.object, "create"),
+        Operation::Delete => (&attributes.old_object, "delete"),
+        Operation::Update | Operation::Connect => return Ok(()),
+    };
+    // A deletion of all asks for each object again.
+    let Some(slice) = object else { return Ok(()) };
+    match slice.str_at(&["spec", "nodeName"]) == Some(node) {
+        true => Ok(()),
+        false => {
+            let why = format!("can only {verb} ResourceSlice with the same NodeName as the requesting node");
+            Err(forbidden(attributes, why))
+        }
+    }
+}
+
+/// A node asks for certificates in its own name.
+fn own_certificate(node: &str, attributes: &Attributes) -> Result<(), Status> {
+    let request = attributes.object.as_ref().filter(|_| attributes.operation == Operation::Create);
+    let Some(request) =
+        request.filter(|request| request.str_at(&["spec", "signerName"]).is_some_and(|signer| KUBELET_SIGNERS.contains(&signer)))
+    else {
+        return Ok(());
+    };
+    let wanted = format!("system:node:{node}");
+    match pki::requested_name(request.str_at(&["spec", "request"]).unwrap_or_default()) {
+        Err(why) => Err(forbidden(attributes, format!("unable to parse csr: {why}"))),
+        Ok(name) if name != wanted => Err(forbidden(attributes, format!("can only create a node CSR with CN={wanted}"))),
+        Ok(_) => Ok(()),
     }
 }
 
@@ -133,6 +202,8 @@ impl AdmissionPlugin for NodeRestriction {
             ("", "serviceaccounts") => self.token(node, attributes).await,
             ("coordination.k8s.io", "leases") => own_lease(node, attributes),
             ("storage.k8s.io", "csinodes") => named_as_node(node, attributes, "CSINode"),
+            ("resource.k8s.io", "resourceslices") => own_slice(node, attributes),
+            ("certificates.k8s.io", "certificatesigningrequests") => own_certificate(node, attributes),
             _ => Ok(()),
         }
     }
@@ -149,8 +220,10 @@ fn mirror_pod(node: &str, attributes: &Attributes) -> Result<(), Status> {
         return refuse(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
     }
     let owners: Vec<_> = pod.meta().owner_references().collect();
-    let [owner] = owners.as_slice() else {
-        return refuse(format!("node {node:?} can only create pods with an owner reference set to itself"));
+    let owner = match owners.as_slice() {
+        [owner] => owner,
+        [] => return refuse(format!("node {node:?} can only create pods with an owner reference set to itself")),
+        _ => return refuse(format!("node {node:?} can only create pods with a single owner reference set to itself")),
     };
     if owner.api_version != "v1" || owner.kind != "Node" || owner.name != node {
         return refuse(format!("node {node:?} can only create pods with an owner reference set to itself"));
@@ -160,12 +233,6 @@ fn mirror_pod(node: &str, attributes: &Attributes) -> Result<(), Status> {
     }
     if owner.block_owner_deletion == Some(true) {
         return refuse(format!("node {node:?} must not set blockOwnerDeletion on an owner reference"));
-    }
-    let references = pod.array_at(&["spec", "volumes"]).iter().any(|v| {
-        ["secret", "configMap", "persistentVolumeClaim", "projected", "ephemeral", "csi"].iter().any(|kind| v.get(kind).is_some())
-    });
-    if references || pod.str_at(&["spec", "serviceAccountName"]).is_some_and(|n| !n.is_empty()) {
-        return refuse(format!("node {node:?} can not create pods that reference other API objects"));
     }
     Ok(())
 }
@@ -304,13 +371,24 @@ mod tests {
         let objects = MemoryObjects::default();
         objects.put(
             "pods",
-            json!({"metadata": {"namespace": "ns", "name": "own", "uid": "u1"}, "spec": {"nodeName": "n1", "containers": []}}),
+            json!({
+                "metadata": {"namespace": "ns", "name": "own", "uid": "u1"},
+                "spec": {
+                    "nodeName": "n1", "containers": [],
+                    "volumes": [{"name": "t", "projected": {"sources": [{"serviceAccountToken": {"audience": ""}}]}}],
+                },
+            }),
         );
         objects.put(
             "pods",
             json!({"metadata": {"namespace": "ns", "name": "other", "uid": "u2"}, "spec": {"nodeName": "n2", "containers": []}}),
         );
-        NodeRestriction::new(Arc::new(objects)).admit(attributes).await.err().map(|status| status.message)
+        let loopback = Loopback::new(std::sync::Weak::new());
+        NodeRestriction::new(Arc::new(objects), loopback, FeatureGates::DEFAULT)
+            .admit(attributes)
+            .await
+            .err()
+            .map(|status| status.message)
     }
 
     #[tokio::test]
@@ -346,8 +424,16 @@ mod tests {
         }
         let plain = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n1"}});
         assert!(refused(&mut by_node("pods", "Pod", plain)).await.expect("refused").contains("can only create mirror pods"));
+        let own = json!({"apiVersion": "v1", "kind": "Pod", "name": "own", "uid": "u1"});
+        for (audiences, text) in [(json!([]), ""), (json!(["a", "b"]), "node may only request 0 or 1 audiences")] {
+            let spec = json!({"boundObjectRef": own, "audiences": audiences});
+            let mut request = by_node("serviceaccounts", "TokenRequest", json!({"spec": spec}));
+            request.subresource = "token".to_owned();
+            let message = refused(&mut request).await.unwrap_or_default();
+            assert!(message.contains(text) && message.is_empty() == text.is_empty(), "{message}");
+        }
         for (reference, text) in [
-            (json!({"apiVersion": "v1", "kind": "Pod", "name": "own", "uid": "u1"}), ""),
+            (own.clone(), ""),
             (json!({"apiVersion": "v1", "kind": "Pod", "name": "own", "uid": "u9"}), "does not match the UID in record"),
             (json!({"apiVersion": "v1", "kind": "Pod", "name": "other", "uid": "u2"}), "scheduled on a different node"),
             (json!(null), "not bound to a pod"),
@@ -369,5 +455,21 @@ mod tests {
         assert_eq!(refused(&mut lease("kube-node-lease", "n1")).await, None);
         assert!(refused(&mut lease("kube-node-lease", "n2")).await.is_some());
         assert!(refused(&mut lease("ns", "n1")).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn slices_and_certificates() {
+        let slice = |node: &str| {
+            let mut attributes =
+                by_node("resourceslices", "ResourceSlice", json!({"metadata": {"name": "s"}, "spec": {"nodeName": node}}));
+            attributes.resource.group = "resource.k8s.io".to_owned();
+            attributes
+        };
+        assert_eq!(refused(&mut slice("n1")).await, None);
+        assert!(refused(&mut slice("n2")).await.expect("refused").contains("can only create ResourceSlice"));
+        let spec = json!({"signerName": "kubernetes.io/kubelet-serving", "request": "AAAA"});
+        let mut request = by_node("certificatesigningrequests", "CertificateSigningRequest", json!({"spec": spec}));
+        request.resource.group = "certificates.k8s.io".to_owned();
+        assert!(refused(&mut request).await.expect("refused").contains("unable to parse csr"));
     }
 }

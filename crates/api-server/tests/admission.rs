@@ -1,0 +1,128 @@
+//! Admission plugins that are off unless somebody asks for them, and what a configuration tells the others.
+
+mod harness;
+
+use std::sync::Arc;
+
+use api_server::{
+    AccessConfig, AdmissionConfig, ApiServer, AuthorizationMode, Credentials, PolicyFile, ServerConfig, UserInfo,
+    admission_plugin_names, names,
+};
+use harness::Api;
+use serde_json::{Value, json};
+
+/// A server with these plugins alone.
+async fn api(plugins: &[&str], access: Option<AccessConfig>, config: AdmissionConfig) -> Api {
+    let off = admission_plugin_names().into_iter().filter(|name| !plugins.contains(name)).map(str::to_owned).collect();
+    let store = Arc::new(storage::Memory::new());
+    let mut builder = ApiServer::builder(ServerConfig::default(), store.clone()).disable_admission(off).admission_config(config);
+    if let Some(access) = access {
+        builder = builder.credentials(Credentials::new(access).expect("credentials"));
+    }
+    Api { server: builder.build(), store, user: UserInfo::new("admin", &[names::MASTERS]) }
+}
+
+fn config_map(owners: &Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "ownerReferences": owners}})
+}
+
+#[tokio::test]
+async fn namespaces_come_into_being() {
+    let api = api(&["NamespaceAutoProvision", "NamespaceLifecycle"], None, AdmissionConfig::default()).await;
+    let path = "/api/v1/namespaces/fresh/configmaps";
+    api.post(&format!("{path}?dryRun=All"), &config_map(&json!([]))).await.expect(404);
+    api.get("/api/v1/namespaces/fresh").await.expect(404);
+    api.post(path, &config_map(&json!([]))).await.expect(201);
+    api.get("/api/v1/namespaces/fresh").await.expect(200);
+}
+
+/// Everybody may do anything with ConfigMaps, and nothing else.
+fn config_maps_for_all(dir: &std::path::Path) -> AccessConfig {
+    let pki = api_server::Pki::load_or_create(
+        api_server::PkiConfig {
+            dir: dir.join("pki"),
+            node_name: "node".to_owned(),
+            node_ips: vec![[127, 0, 0, 1].into()],
+            host_names: Vec::new(),
+            service_ip: [10, 43, 0, 1].into(),
+            cluster_domain: "cluster.local".to_owned(),
+        },
+        jiff::Timestamp::now(),
+    )
+    .expect("certificates");
+    let policy = dir.join("policy.jsonl");
+    std::fs::write(&policy, r#"{"resource": "configmaps"}"#).expect("written");
+    AccessConfig {
+        authorization: vec![AuthorizationMode::Abac],
+        policy_file: PolicyFile::load(&policy).expect("a policy"),
+        ..AccessConfig::cluster(pki.ca_cert_pem, pki.service_account_key_pem, "https://issuer".to_owned())
+    }
+}
+
+#[tokio::test]
+async fn who_blocks_the_deletion_of_an_owner_may_change_its_finalizers() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let access = config_maps_for_all(dir.path());
+    let admin = api(&["OwnerReferencesPermissionEnforcement"], Some(access), AdmissionConfig::default()).await;
+    admin.post("/api/v1/namespaces", &json!({"metadata": {"name": "ns"}})).await.expect(201);
+    let panda = admin.as_user(UserInfo::new("panda", &[names::AUTHENTICATED]));
+    let path = "/api/v1/namespaces/ns/configmaps";
+    let owner = |api_version: &str, kind: &str, blocks: bool| json!([{"apiVersion": api_version, "kind": kind, "name": "o", "uid": "u", "blockOwnerDeletion": blocks}]);
+    for (owners, why) in [
+        (owner("v1", "Secret", true), "refers to a resource you can't set finalizers on: No policy matched., <nil>"),
+        (owner("v1", "Gone", true), "cannot find RESTMapping for APIVersion v1 Kind Gone"),
+        (owner("v1", "Secret", false), ""),
+        (owner("v1", "ConfigMap", true), ""),
+    ] {
+        let answer = panda.post(path, &config_map(&owners)).await;
+        if why.is_empty() {
+            answer.expect(201);
+            admin.delete(&format!("{path}/a")).await.expect(200);
+        } else {
+            let message = answer.expect(403)["message"].to_string();
+            assert!(message.contains(why), "{message}");
+        }
+    }
+    admin.post(path, &config_map(&owner("v1", "Secret", true))).await.expect(201);
+}
+
+#[tokio::test]
+async fn exec_needs_the_permission_to_create_whatever_the_method() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let mut access = config_maps_for_all(dir.path());
+    let policy = dir.path().join("readers.jsonl");
+    std::fs::write(&policy, r#"{"readonly": true}"#).expect("written");
+    access.policy_file = PolicyFile::load(&policy).expect("a policy");
+    let store = Arc::new(storage::Memory::new());
+    let stop = tokio_util::sync::CancellationToken::new();
+    let kubelets = api_server::KubeletAccess::none(stop).expect("TLS");
+    let server = ApiServer::builder(ServerConfig::default(), store.clone())
+        .credentials(Credentials::new(access).expect("credentials"))
+        .kubelet_connectors(&kubelets)
+        .build();
+    let admin = Api { server, store, user: UserInfo::new("admin", &[names::MASTERS]) };
+    let reader = admin.as_user(UserInfo::new("reader", &[names::AUTHENTICATED]));
+    for subresource in ["exec", "attach", "portforward"] {
+        let path = format!("/api/v1/namespaces/ns/pods/p/{subresource}");
+        let message = reader.get(&path).await.expect(403)["message"].to_string();
+        assert!(message.contains("is forbidden: No policy matched."), "{message}");
+        admin.get(&path).await.expect(404);
+    }
+    reader.get("/api/v1/namespaces/ns/pods/p/log").await.expect(404);
+}
+
+#[tokio::test]
+async fn a_configuration_reaches_its_plugin() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let file = dir.path().join("config.yaml");
+    let config = "apiVersion: apiserver.config.k8s.io/v1\nkind: AdmissionConfiguration\nplugins:\n- name: ResourceQuota\n  configuration:\n    \
+                  apiVersion: apiserver.config.k8s.io/v1\n    kind: ResourceQuotaConfiguration\n    limitedResources:\n    - resource: \
+                  services\n      matchContains: [services]\n";
+    std::fs::write(&file, config).expect("written");
+    let api = api(&["ResourceQuota"], None, AdmissionConfig::load(&file).expect("reads")).await;
+    api.post("/api/v1/namespaces", &json!({"metadata": {"name": "ns"}})).await.expect(201);
+    let service = json!({"metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}]}});
+    let message = api.post("/api/v1/namespaces/ns/services", &service).await.expect(403)["message"].to_string();
+    assert!(message.contains("insufficient quota to consume: count/services,services"), "{message}");
+    api.post("/api/v1/namespaces/ns/configmaps", &config_map(&json!([]))).await.expect(201);
+}
