@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use http::Method;
 use serde_json::{Value as Json, json};
 
 use super::{BootstrapConfig, ensure};
@@ -37,7 +38,23 @@ pub(super) async fn run(loopback: &Loopback, config: &BootstrapConfig) -> Result
         return Ok(());
     }
     reconcile(loopback, "", "endpoints", &endpoints(config), &["subsets"]).await?;
-    reconcile(loopback, "discovery.k8s.io", "endpointslices", &slice(config), &["endpoints", "ports", "addressType"]).await
+    let slice = slice(config);
+    leave_family(loopback, &slice).await?;
+    reconcile(loopback, "discovery.k8s.io", "endpointslices", &slice, &["endpoints", "ports"]).await
+}
+
+/// Takes the slice away if it is of the other family: that cannot be changed.
+async fn leave_family(loopback: &Loopback, wanted: &Json) -> Result<(), LoopbackError> {
+    let path = format!("{}/{NAME}", collection("discovery.k8s.io", "v1", "endpointslices", "default"));
+    let gone = |error: &LoopbackError| error.code() == Some(404);
+    match loopback.get(&path).await {
+        Ok(stored) if stored["addressType"] != wanted["addressType"] => match loopback.bytes(Method::DELETE, &path, None).await {
+            Err(error) if !gone(&error) => Err(error),
+            _ => Ok(()),
+        },
+        Err(error) if !gone(&error) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Says that the cluster's own ServiceCIDR is ready, unless somebody said otherwise or it is not ours any more.

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use apimachinery::field::{Error, ErrorList};
 use apimachinery::{Value, go_quote, validation};
+use async_trait::async_trait;
 
 use super::at::At;
 use super::{Rules, collect, go_diff, go_text};
 use crate::auth::UserInfo;
-use crate::registry::{OperationContext, Strategy};
+use crate::metrics::Metrics;
+use crate::pki;
+use crate::registry::{BeginHook, Finish, OperationContext, Strategy};
 
 /// Upstream's limits of a signer's name: a domain, a slash, and a namespace with a name.
 const DOMAIN_BYTES_MAX: usize = 253;
@@ -62,6 +65,27 @@ pub(super) fn rules() -> Rules {
 
 struct RequestStrategy(Endpoint);
 
+/// A certificate that is about to be stored, for a request that said how long it should be valid.
+struct Issued {
+    metrics: Arc<Metrics>,
+    signer: String,
+    wanted_seconds: i64,
+    certificate: String,
+}
+
+#[async_trait]
+impl Finish for Issued {
+    async fn finish(self: Box<Self>, success: bool) {
+        if success {
+            // Clocks that differ, and a twentieth of what was asked for, do not matter.
+            let tolerance = 300 + self.wanted_seconds / 20;
+            let actual = pki::lifetime_seconds(&self.certificate);
+            let honored = actual.is_some_and(|actual| (actual - self.wanted_seconds).abs() < tolerance);
+            self.metrics.certificate_issued(&self.signer, honored);
+        }
+    }
+}
+
 /// The requester, as authenticated.
 fn stamp(object: &mut Value, user: &UserInfo) {
     for member in ["username", "uid", "groups", "extra"] {
@@ -104,6 +128,7 @@ fn stamp_conditions(object: &mut Value, old: &Value) {
     }
 }
 
+#[async_trait]
 impl Strategy for RequestStrategy {
     fn prepare_for_create(&self, context: &OperationContext, object: &mut Value) {
         stamp(object, &context.user);
@@ -153,6 +178,18 @@ impl Strategy for RequestStrategy {
             request(object, Some(old), e);
             update(object, old, self.0, e);
         })
+    }
+
+    async fn begin_update(&self, context: &OperationContext, object: &mut Value, old: &Value) -> BeginHook {
+        let certificate = |request: &Value| request.str_at(&["status", "certificate"]).unwrap_or_default().to_owned();
+        let (issued, wanted) = (certificate(object), old["spec"]["expirationSeconds"].as_i64());
+        Ok(wanted.filter(|_| self.0 == Endpoint::Status && certificate(old).is_empty() && !issued.is_empty()).map(
+            |wanted_seconds| {
+                let signer = old.str_at(&["spec", "signerName"]).unwrap_or_default().to_owned();
+                Box::new(Issued { metrics: context.metrics.clone(), signer, wanted_seconds, certificate: issued })
+                    as Box<dyn Finish>
+            },
+        ))
     }
 
     fn name_rule(&self) -> validation::NameFn {

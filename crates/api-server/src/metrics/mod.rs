@@ -37,6 +37,8 @@ pub struct Metrics {
     allowed: AllowedLabels,
     storage_objects: IntGaugeVec,
     health_checks: slis::HealthChecks,
+    lifetimes_requested: IntCounterVec,
+    lifetimes_honored: IntCounterVec,
 }
 
 /// What a request is counted under.
@@ -82,6 +84,8 @@ impl Metrics {
         let running = ["verb", "group", "version", "resource", "subresource", "scope", "component"];
         let gauge =
             |name: &str, help: &str, labels: &[&str]| register(&registry, IntGaugeVec::new(Opts::new(name, help), labels));
+        let counter =
+            |name: &str, help: &str, labels: &[&str]| register(&registry, IntCounterVec::new(Opts::new(name, help), labels));
         let requests =
             Opts::new("apiserver_request_total", "Counter of apiserver requests by what they asked for and HTTP response code.");
         let durations = HistogramOpts::new("apiserver_request_duration_seconds", "Response latency distribution in seconds.");
@@ -114,6 +118,16 @@ impl Metrics {
             allowed,
             storage_objects: gauge("apiserver_storage_objects", "Number of stored objects, by resource.", &["resource"]),
             health_checks: slis::HealthChecks::new(),
+            lifetimes_requested: counter(
+                "apiserver_certificates_registry_csr_requested_duration_total",
+                "Total number of issued CSRs with a requested duration, sliced by signer (only kubernetes.io signer names are specifically identified)",
+                &["signerName"],
+            ),
+            lifetimes_honored: counter(
+                "apiserver_certificates_registry_csr_honored_duration_total",
+                "Total number of issued CSRs with a requested duration that was honored, sliced by signer (only kubernetes.io signer names are specifically identified)",
+                &["signerName"],
+            ),
             registry,
         }
     }
@@ -123,12 +137,23 @@ impl Metrics {
         self.health_checks.note(name, endpoint, good);
     }
 
+    /// Counts a certificate that was issued for a request with a lifetime, and whether it has that lifetime.
+    pub(crate) fn certificate_issued(&self, signer: &str, honored: bool) {
+        let signer = if signer.starts_with("kubernetes.io/") { signer } else { "other" };
+        self.lifetimes_requested.with_label_values(&[signer]).inc();
+        if honored {
+            self.lifetimes_honored.with_label_values(&[signer]).inc();
+        }
+    }
+
     /// Counts from nothing again (`DELETE /metrics`); what is at work now stays counted.
     pub(crate) fn reset(&self) {
         self.requests.reset();
         self.durations.reset();
         self.deprecated.reset();
         self.store.reset();
+        self.lifetimes_requested.reset();
+        self.lifetimes_honored.reset();
     }
 
     /// Forgets how checks ended (`DELETE /metrics/slis`).

@@ -19,7 +19,9 @@ use ::serving::KeyCert;
 use jiff::Timestamp;
 
 use leaf::{CaSpec, LeafSpec, Purpose};
-pub(crate) use pem::{check_certificate, check_request, requested_name, requested_organizations, trust_anchor_problems};
+pub(crate) use pem::{
+    check_certificate, check_request, lifetime_seconds, requested_name, requested_organizations, trust_anchor_problems,
+};
 use rcgen::Issuer;
 
 /// Why certificates could not be made or read.

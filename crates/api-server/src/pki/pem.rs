@@ -54,6 +54,14 @@ pub(crate) fn check_certificate(base64: &str) -> Result<(), String> {
     if blocks == 0 { Err("must contain at least one CERTIFICATE PEM block".into()) } else { Ok(()) }
 }
 
+/// For how many seconds the first certificate is valid.
+pub(crate) fn lifetime_seconds(base64: &str) -> Option<i64> {
+    let bytes = decode(base64);
+    let block = Pem::iter_from_buffer(&bytes).filter_map(Result::ok).find(|block| block.label == "CERTIFICATE")?;
+    let (_, certificate) = X509Certificate::from_der(&block.contents).ok()?;
+    Some(certificate.validity().not_after.timestamp() - certificate.validity().not_before.timestamp())
+}
+
 /// What is wrong with the certificates of a trust bundle; the messages are upstream's.
 pub(crate) fn trust_anchor_problems(text: &str) -> Vec<String> {
     let (mut problems, mut anchors): (Vec<String>, Vec<(Vec<u8>, Vec<usize>)>) = (Vec::new(), Vec::new());

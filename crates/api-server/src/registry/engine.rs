@@ -27,7 +27,7 @@ pub(crate) struct Engine {
     pub(crate) feed: Arc<Feed>,
     pub(crate) catalog: Catalog,
     pub(crate) admission: AdmissionChain,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     event_ttl: Duration,
     event_lease: Mutex<Option<(Instant, LeaseId)>>,
     /// Containers may be privileged.

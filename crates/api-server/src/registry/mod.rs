@@ -15,6 +15,7 @@ mod engine;
 mod managed;
 mod meta;
 mod options;
+mod owners;
 mod resource;
 mod sent;
 mod size;

@@ -14,6 +14,7 @@ use super::companions::Companions;
 use crate::auth::UserInfo;
 use crate::gates::FeatureGates;
 use crate::http::Warnings;
+use crate::metrics::Metrics;
 
 /// The circumstances of one write.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub struct OperationContext {
     pub warnings: Warnings,
     /// The lists and maps of the object that the client said are empty; the object has them no more.
     pub empty: Arc<[EmptyMember]>,
+    /// What the server counts.
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// What a `begin_*` hook reserved: `finish(true)` after the write was stored, `finish(false)` if it was not.

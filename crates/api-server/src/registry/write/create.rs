@@ -15,7 +15,7 @@ use crate::registry::engine::{durability, store_status};
 use crate::registry::meta::{self, generated_name};
 use crate::registry::options::WriteOptions;
 use crate::registry::strategy::{OperationContext, finish_all};
-use crate::registry::{conversion, size};
+use crate::registry::{conversion, owners, size};
 
 /// Names are made up so often before the server gives up (upstream's `maxNameGenerationCreateAttempts`).
 const NAME_ATTEMPTS: usize = 8;
@@ -36,7 +36,9 @@ impl Write<'_> {
     /// Stores a new object, given in any served version.
     pub(crate) async fn create(&self, object: Value, options: &WriteOptions) -> Result<Written, Status> {
         let version = object.meta().resource_version().to_owned();
-        let object = self.with_managers(conversion::convert(object, &self.stored.kind), options);
+        let mut object = conversion::convert(object, &self.stored.kind);
+        owners::dedup(&mut object, owners::Stage::Sent, &self.context.warnings);
+        let object = self.with_managers(object, options);
         let creation = Creation { droppable: true, authorized: true, version, empty: Arc::default() };
         self.create_managed(object, options, creation).await
     }
@@ -51,6 +53,7 @@ impl Write<'_> {
         object.meta_mut().set_resource_version("");
         let managed = change.manages_fields();
         if !managed {
+            owners::dedup(&mut object, owners::Stage::Sent, &self.context.warnings);
             object = self.with_managers(object, options);
         }
         let creation = Creation { droppable: !managed, authorized: false, version: String::new(), empty: Arc::default() };
@@ -70,7 +73,8 @@ impl Write<'_> {
             self.attributes(Operation::Create, object.meta().name(), options.to_value("CreateOptions"), options.dry_run);
         attributes.object = Some(object);
         self.engine.admission.admit(&mut attributes).await?;
-        let admitted = attributes.object.take().unwrap_or_default();
+        let mut admitted = attributes.object.take().unwrap_or_default();
+        owners::dedup(&mut admitted, owners::Stage::Admitted, &self.context.warnings);
         for attempt in 1.. {
             let mut object = admitted.clone();
             if generated && object.meta().name().is_empty() {

@@ -100,6 +100,7 @@ impl Write<'_> {
             namespace_label: String::new(),
             warnings: self.context.warnings.clone(),
             empty: Arc::default(),
+            metrics: self.engine.metrics.clone(),
         }
     }
 

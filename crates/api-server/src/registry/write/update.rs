@@ -11,7 +11,7 @@ use crate::kinds;
 use crate::registry::engine::{durability, store_status};
 use crate::registry::options::WriteOptions;
 use crate::registry::strategy::{OperationContext, finish_all};
-use crate::registry::{managed, meta, size};
+use crate::registry::{managed, meta, owners, size};
 
 /// Updates that do not insist on a resourceVersion are tried so often against other writers.
 const UPDATE_ATTEMPTS: usize = 32;
@@ -67,11 +67,11 @@ impl Write<'_> {
         options: &WriteOptions,
     ) -> Result<Result<Written, Option<Current>>, Status> {
         let old = &current.object;
-        let object = change.apply(Some(old))?;
-        let mut object = match change.manages_fields() {
-            true => object,
-            false => managed::updated(self, object, old, options),
-        };
+        let mut object = change.apply(Some(old))?;
+        if !change.manages_fields() {
+            owners::dedup(&mut object, owners::Stage::Sent, &self.context.warnings);
+            object = managed::updated(self, object, old, options);
+        }
         let mut operation = OperationContext { empty: self.without_empty(&mut object), ..self.operation(options.dry_run) };
         let mut attributes = self.attributes(Operation::Update, name, options.to_value(change.options_kind()), options.dry_run);
         attributes.object = Some(object);
@@ -80,6 +80,7 @@ impl Write<'_> {
             self.engine.admission.admit(&mut attributes).await?;
         }
         let mut object = attributes.object.take().unwrap_or_default();
+        owners::dedup(&mut object, owners::Stage::Admitted, &self.context.warnings);
         self.check_revision(name, &mut object, current)?;
         meta::check_namespace(&mut object, self.stored.namespaced, self.namespace)?;
         operation.namespace_label = self.namespace_label(&object, Some(old)).await?;
