@@ -106,6 +106,7 @@ pub(crate) async fn run(component: Component, executable: &Path) -> anyhow::Resu
                 masquerade_bit: 14,
                 node_port_addresses: Vec::new(),
                 healthz_bind_address: None,
+                announce: None,
             };
             let proxy = kube_proxy::run(config, Informers::new(client, token.clone()), token);
             tokio::select! { () = ended => Ok(()), result = proxy => Ok(result?) }

@@ -1,6 +1,7 @@
 //! Child processes of the tools: run to the end, fail with the command line in the error.
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
@@ -31,4 +32,40 @@ pub(crate) fn is_installed(program: &str) -> bool {
 /// Asks a process to end (SIGTERM). By the shell, whose own `kill` a bare machine has.
 pub(crate) fn terminate(pid: u32) -> anyhow::Result<()> {
     run(Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid.to_string()]))
+}
+
+/// Asks a child process to end, and kills it if it has not after so long. Only its parent can tell a process that ended from one that runs.
+pub(crate) fn end(child: &mut Child, longest: Duration) -> anyhow::Result<()> {
+    terminate(child.id())?;
+    let deadline = Instant::now() + longest;
+    while child.try_wait()?.is_none() {
+        if Instant::now() >= deadline {
+            child.kill()?;
+            child.wait()?;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn children_end() {
+        let run = |script: &str| {
+            let mut child = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().expect("sh is there");
+            // It says when it is ready to be asked.
+            let mut ready = [0];
+            std::io::Read::read_exact(child.stdout.as_mut().expect("is a pipe"), &mut ready).expect("it says so");
+            child
+        };
+        let mut polite = run("trap 'exit 7' TERM; echo; while :; do sleep 0.01; done");
+        end(&mut polite, Duration::from_secs(60)).expect("it ends");
+        assert_eq!(polite.wait().expect("it has ended").code(), Some(7));
+        let mut deaf = run("trap '' TERM; echo; while :; do sleep 0.01; done");
+        end(&mut deaf, Duration::from_millis(1)).expect("it ends");
+        assert_eq!(deaf.wait().expect("it has ended").code(), None, "it was killed");
+    }
 }

@@ -1,5 +1,7 @@
 //! What can be set on the controller manager. Names follow kube-controller-manager's flags.
 
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -221,8 +223,8 @@ pub struct Config {
     pub pvclaimbinder_sync_period: Duration,
     /// The directory of local-path-provisioner-controller. `None` where nodes are elsewhere; the controller does not run then.
     pub local_volumes: Option<LocalVolumes>,
-    /// Services of type LoadBalancer are reached on the nodes' own addresses; service-lb-controller does not run otherwise.
-    pub service_lb: bool,
+    /// What Services of type LoadBalancer get.
+    pub service_load_balancers: ServiceLoadBalancers,
     /// `--concurrent-ephemeralvolume-syncs`.
     pub concurrent_ephemeralvolume_syncs: usize,
     /// `--concurrent-horizontal-pod-autoscaler-syncs`.
@@ -247,6 +249,18 @@ pub struct Config {
     pub terminated_pod_gc_threshold: usize,
     /// Hears of each controller's start: what health is asked about.
     pub started: Option<Started>,
+}
+
+/// What service-lb-controller gives Services of type LoadBalancer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ServiceLoadBalancers {
+    /// Nothing: that is somebody else's work. The controller does not run.
+    #[default]
+    Elsewhere,
+    /// The addresses of the nodes; each port is one Service's.
+    NodePorts,
+    /// Addresses of their own within these ranges, which the service proxies announce.
+    Pool(Vec<RangeInclusive<IpAddr>>),
 }
 
 impl std::fmt::Debug for Config {
@@ -290,7 +304,7 @@ impl Default for Config {
             resource_quota_sync_period: Duration::from_secs(5 * 60),
             pvclaimbinder_sync_period: Duration::from_secs(15),
             local_volumes: None,
-            service_lb: false,
+            service_load_balancers: ServiceLoadBalancers::default(),
             concurrent_ephemeralvolume_syncs: 5,
             concurrent_horizontal_pod_autoscaler_syncs: 5,
             pod_autoscaler: PodAutoscaler::default(),

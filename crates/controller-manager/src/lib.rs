@@ -75,8 +75,8 @@ mod ttl;
 mod ttl_after_finished;
 
 pub use config::{
-    ClusterSigning, Config, FeatureGates, LocalVolumes, NodeEviction, NodeIpam, PodAutoscaler, ServiceAccountKey, SigningCa,
-    Started,
+    ClusterSigning, Config, FeatureGates, LocalVolumes, NodeEviction, NodeIpam, PodAutoscaler, ServiceAccountKey,
+    ServiceLoadBalancers, SigningCa, Started,
 };
 pub use config_roll::{NAME as CONFIG_ROLL, ensure_rights as ensure_config_roll_rights};
 pub use identity::{Clients, service_account};

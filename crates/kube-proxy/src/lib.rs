@@ -1,7 +1,7 @@
 //! The service proxy: Services and EndpointSlices become address translation in nf_tables.
 //!
-//! Owns: one nftables table per address family, the health check ports of Services, and the conntrack entries of UDP flows
-//! whose endpoint is gone.
+//! Owns: one nftables table per address family, the health check ports of Services, the conntrack entries of UDP flows
+//! whose endpoint is gone, and which load balancers' addresses this node announces.
 //!
 //! How it works: a Service's address, protocol and port are one key of a verdict map, whatever the number of Services. The
 //! verdict goes to a chain that is shared by all Services with as many endpoints; it draws a number and looks the endpoint up
@@ -16,6 +16,7 @@
 //!
 //! Specification: <https://kubernetes.io/docs/reference/networking/virtual-ips/>, KEP-3866 (nftables mode).
 
+mod announce;
 mod conntrack;
 mod health;
 mod layout;
@@ -24,5 +25,6 @@ mod plan;
 mod proxier;
 mod table;
 
+pub use announce::Announce;
 pub use health::{HealthState, serve_healthz};
 pub use proxier::{Config, Error, run};

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::announce::{self, Announce};
 use crate::conntrack;
 use crate::health::{HealthPorts, HealthState, serve_healthz};
 use crate::layout::Settings;
@@ -23,7 +24,7 @@ use crate::plan::{Plan, plan};
 use crate::table::ProxyTable;
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
-const BY_SERVICE: &str = "serviceName";
+pub(crate) const BY_SERVICE: &str = "serviceName";
 /// How often to look whether somebody flushed the host's ruleset (`nft flush ruleset`, a restarted firewall).
 const PRESENCE_CHECK: Duration = Duration::from_secs(30);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -46,6 +47,8 @@ pub struct Config {
     pub node_port_addresses: Vec<(IpAddr, u8)>,
     /// Where `/healthz` is served (`--healthz-bind-address`, upstream: port 10256); `None` for nowhere.
     pub healthz_bind_address: Option<SocketAddr>,
+    /// Addresses of load balancers that this node announces; `None` where that is nobody's business.
+    pub announce: Option<Announce>,
 }
 
 /// Why the proxy ended.
@@ -57,6 +60,9 @@ pub enum Error {
     /// The informers were stopped before the first list.
     #[error("the service proxy's informers were stopped")]
     Informers(#[from] ResyncError),
+    /// The addresses of load balancers cannot be announced.
+    #[error("cannot announce addresses of load balancers")]
+    Announce(#[from] network::Error),
     /// A task of the proxy died; its panic was logged.
     #[error("the service proxy's worker died")]
     WorkerDied,
@@ -85,17 +91,30 @@ pub async fn run(config: Config, informers: Informers, token: CancellationToken)
             None => token.cancelled().await,
         }
     };
+    let (announce, node_name) = (config.announce.clone(), config.node_name.clone());
     let proxier = Proxier::new(config, &informers, connection, health.clone(), token.clone());
-    let (result, ()) = tokio::join!(
+    let announcing = async {
+        match announce {
+            Some(announce) => announce::run(announce, node_name, &informers, token.clone()).await,
+            None => Ok(()),
+        }
+    };
+    let (result, announced, ()) = tokio::join!(
         async {
             let result = proxier.run().await;
             // The health port must not outlive the proxy.
             token.cancel();
             result
         },
+        async {
+            // Services inside of the cluster do not depend on it.
+            announcing.await.inspect_err(|error| {
+                tracing::error!(error = error as &dyn std::error::Error, "addresses of load balancers are not announced");
+            })
+        },
         serving
     );
-    result
+    result.and(announced)
 }
 
 /// Services that changed since they were last looked at.
@@ -283,7 +302,7 @@ fn has_ipv6(info: &ServiceInfo) -> bool {
     info.cluster_ips.iter().any(IpAddr::is_ipv6)
 }
 
-fn service_of(slice: &EndpointSlice) -> Option<NamespacedName> {
+pub(crate) fn service_of(slice: &EndpointSlice) -> Option<NamespacedName> {
     let name = slice.labels().get(SERVICE_NAME_LABEL)?;
     Some(NamespacedName::new(slice.namespace().unwrap_or_default(), name))
 }

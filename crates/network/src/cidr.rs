@@ -69,7 +69,8 @@ impl Cidr {
     }
 }
 
-fn width(address: IpAddr) -> u8 {
+/// How many bits an address has.
+pub(crate) fn width(address: IpAddr) -> u8 {
     if address.is_ipv6() { 128 } else { 32 }
 }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo};
 use rtnetlink::packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
@@ -16,7 +16,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use crate::cidr::Cidr;
+use crate::cidr::{Cidr, width};
 use crate::error::Error;
 
 /// Both ends of a veth pair.
@@ -123,20 +123,30 @@ impl Netlink {
 
     /// Gives a link an address; no error if it has it.
     pub(crate) fn ensure_address(&mut self, index: u32, address: IpAddr, prefix_len: u8) -> Result<(), Error> {
-        const IFA_F_NODAD: u8 = 0x02;
-        let mut message = AddressMessage::default();
-        message.header.family = family(address);
-        message.header.prefix_len = prefix_len;
-        message.header.index = index;
-        message.header.scope = AddressScope::Universe;
-        if address.is_ipv6() {
-            // Addresses are unique by allocation; waiting a second for duplicate detection would delay every pod.
-            message.header.flags = rtnetlink::packet_route::address::AddressHeaderFlags::from_bits_retain(IFA_F_NODAD);
-        }
-        message.attributes.push(AddressAttribute::Address(address));
-        message.attributes.push(AddressAttribute::Local(address));
+        self.put_address(address, on_link(index, address, prefix_len))
+    }
+
+    /// Gives a link the address of a Service, which this machine does not speak from by itself.
+    pub(crate) fn add_service_address(&mut self, index: u32, address: IpAddr) -> Result<(), Error> {
+        let mut message = on_link(index, address, width(address));
+        let mut lifetimes = CacheInfo::default();
+        (lifetimes.ifa_preferred, lifetimes.ifa_valid) = (0, u32::MAX);
+        message.attributes.push(AddressAttribute::CacheInfo(lifetimes));
+        self.put_address(address, message)
+    }
+
+    fn put_address(&mut self, address: IpAddr, message: AddressMessage) -> Result<(), Error> {
         let flags = NLM_F_CREATE | NLM_F_REPLACE;
         self.request(RouteNetlinkMessage::NewAddress(message), flags, || format!("add the address {address}"))
+    }
+
+    /// Takes an address from a link; no error if it does not have it.
+    pub(crate) fn delete_address(&mut self, index: u32, address: IpAddr, prefix_len: u8) -> Result<(), Error> {
+        let message = RouteNetlinkMessage::DelAddress(on_link(index, address, prefix_len));
+        match self.request(message, 0, || format!("delete the address {address}")) {
+            Err(Error::Netlink { source, .. }) if is(&source, libc_errno::EADDRNOTAVAIL) => Ok(()),
+            other => other,
+        }
     }
 
     /// Sets a route to `destination`, directly or through `gateway`, replacing one to the same destination.
@@ -193,9 +203,26 @@ impl Netlink {
     }
 }
 
-/// The two error numbers that mean "there is none".
+/// The error numbers that mean "there is none".
 mod libc_errno {
     pub(super) const ENODEV: i32 = nix::errno::Errno::ENODEV as i32;
+    pub(super) const EADDRNOTAVAIL: i32 = nix::errno::Errno::EADDRNOTAVAIL as i32;
+}
+
+fn on_link(index: u32, address: IpAddr, prefix_len: u8) -> AddressMessage {
+    const IFA_F_NODAD: u8 = 0x02;
+    let mut message = AddressMessage::default();
+    message.header.family = family(address);
+    message.header.prefix_len = prefix_len;
+    message.header.index = index;
+    message.header.scope = AddressScope::Universe;
+    if address.is_ipv6() {
+        // Addresses are unique by allocation; waiting a second for duplicate detection would delay every pod.
+        message.header.flags = AddressHeaderFlags::from_bits_retain(IFA_F_NODAD);
+    }
+    message.attributes.push(AddressAttribute::Address(address));
+    message.attributes.push(AddressAttribute::Local(address));
+    message
 }
 
 fn is(error: &io::Error, errno: i32) -> bool {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use network::{Config, Error, PodNetwork, PortMapping, Protocol};
+use network::{Announced, Announcer, Config, Error, PodNetwork, PortMapping, Protocol};
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// A network namespace that lives as long as this value.
@@ -317,4 +317,66 @@ fn a_pod_is_connected_in_milliseconds() {
     eprintln!("{:?} a pod", start.elapsed() / 20);
     let given: HashSet<_> = (0..20).map(|n| network.addresses(&format!("pod{n}")).unwrap().addresses).collect();
     assert_eq!(given.len(), 20);
+}
+
+/// What the client outside knows of an address: a MAC, or nothing.
+fn neighbour(host: &Host, address: &str) -> Option<String> {
+    let shown = host.outside.run(|| Command::new("ip").args(["neigh", "show", address]).output().unwrap());
+    let text = String::from_utf8(shown.stdout).unwrap();
+    text.split(' ').skip_while(|word| *word != "lladdr").nth(1).map(str::to_owned)
+}
+
+#[test]
+fn addresses_of_services_are_found_by_the_network() {
+    let host = Host::new();
+    host.namespace.ip("address add fd00:2::1/64 dev ext0 nodad");
+    host.outside.ip("address add fd00:2::99/64 dev ext1 nodad");
+    host.namespace.serve(80, "host");
+    let shown = host.namespace.run(|| Command::new("ip").args(["-o", "link", "show", "ext0"]).output().unwrap().stdout);
+    let shown = String::from_utf8(shown).unwrap();
+    let mac = shown.split(' ').skip_while(|word| *word != "link/ether").nth(1);
+    let set = |announcer: &mut Announcer, addresses: &[&str]| {
+        let wanted: BTreeSet<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        host.namespace.run(|| announcer.set(&wanted).unwrap())
+    };
+    let parsed = |addresses: &[&str]| addresses.iter().map(|address| address.parse().unwrap()).collect::<Vec<IpAddr>>();
+    let file = host.state.path().join("announced");
+    let mut announcer = Announcer::open(file.clone()).unwrap();
+    assert!(host.outside.get("192.0.2.10:80").is_err(), "nobody has it");
+
+    // The network believes that another machine has them, and is told.
+    for (address, family) in [("192.0.2.10", "-4"), ("fd00:2::10", "-6")] {
+        host.outside.ip(&format!("{family} neigh replace {address} lladdr 02:00:00:00:00:77 dev ext1 nud stale"));
+    }
+    let announced = set(&mut announcer, &["192.0.2.10", "fd00:2::10", "198.51.100.7", "192.0.2.1"]);
+    assert_eq!(announced.added, parsed(&["192.0.2.10", "fd00:2::10"]), "the machine's own is there");
+    assert_eq!(announced.homeless, parsed(&["198.51.100.7"]));
+    host.namespace.run(|| announcer.tell(&announced.added).unwrap());
+    for address in ["192.0.2.10", "fd00:2::10"] {
+        let told = (0..500).any(|_| {
+            thread::sleep(Duration::from_millis(10));
+            neighbour(&host, address).as_deref() == mac
+        });
+        assert!(told, "{address}: {:?}, ours is {mac:?}", neighbour(&host, address));
+    }
+    assert_eq!(host.outside.get("192.0.2.10:80").unwrap(), "host 192.0.2.99");
+    assert_eq!(set(&mut announcer, &["192.0.2.10", "fd00:2::10"]), Announced::default(), "all is as it should be");
+
+    // Who asks is answered by the kernel, IPv6 too.
+    host.outside.ip("-6 neigh flush dev ext1");
+    host.outside.run(|| UdpSocket::bind("[::]:0").unwrap().send_to(b"?", "[fd00:2::10]:9").unwrap());
+    let found = (0..500).any(|_| {
+        thread::sleep(Duration::from_millis(10));
+        neighbour(&host, "fd00:2::10").is_some()
+    });
+    assert!(found, "fd00:2::10 is found");
+
+    // The next process knows what it may take away; what the machine has by itself stays.
+    let mut announcer = Announcer::open(file).unwrap();
+    assert!(!announcer.is_empty());
+    assert_eq!(set(&mut announcer, &[]), Announced::default());
+    assert!(announcer.is_empty());
+    host.outside.ip("neigh flush dev ext1");
+    assert!(host.outside.get("192.0.2.10:80").is_err(), "it is gone");
+    assert_eq!(host.outside.get("192.0.2.1:80").unwrap(), "host 192.0.2.99");
 }

@@ -124,16 +124,7 @@ impl Cluster {
     }
 
     fn stop(&mut self) -> anyhow::Result<()> {
-        process::terminate(self.server.id())?;
-        let seconds = STOP_MAX.as_secs().to_string();
-        let id = self.server.id().to_string();
-        // `tail --pid` ends with the process; a server that hangs is killed.
-        let _ = Command::new("timeout").args([&seconds, "tail", "--pid", &id, "-f", "/dev/null"]).status();
-        if self.server.try_wait()?.is_none() {
-            self.server.kill()?;
-            self.server.wait()?;
-        }
-        Ok(())
+        process::end(&mut self.server, STOP_MAX)
     }
 }
 

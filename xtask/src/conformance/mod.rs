@@ -171,7 +171,7 @@ fn choose(options: &Options, specs: &[Spec], table: &Table, ratchet: &Ratchet) -
     if let Some(minutes) = options.slice {
         let each = f64::from(minutes) * 60.0;
         let all = each * f64::from(options.processes);
-        chosen = ratchet.slice(&chosen, table, &commit(options)?, all, each / 3.0);
+        chosen = ratchet.slice(&chosen, table, &commit(options)?, all, each / 4.0);
         ensure!(!chosen.is_empty(), "no spec of this choice is known to pass (conformance/passing.txt)");
     }
     Ok(chosen)

@@ -20,6 +20,8 @@ use crate::process;
 const HEALTHY_MAX: Duration = Duration::from_secs(120);
 /// How much of a message is told, in characters.
 const EXAMPLE_MAX: usize = 400;
+/// How long one may take to end.
+const STOP_MAX: Duration = Duration::from_secs(10);
 /// How many kinds of warnings are told for each component; the log has them all.
 const TOLD_MAX: usize = 40;
 
@@ -167,14 +169,8 @@ impl Running {
 
     /// Ends it and tells what it warned of.
     pub(crate) fn stop(mut self) -> anyhow::Result<()> {
-        let id = self.child.id().to_string();
         if self.child.try_wait()?.is_none() {
-            process::terminate(self.child.id())?;
-            let _ = Command::new("timeout").args(["10", "tail", "--pid", &id, "-f", "/dev/null"]).status();
-            if self.child.try_wait()?.is_none() {
-                self.child.kill()?;
-            }
-            self.child.wait()?;
+            process::end(&mut self.child, STOP_MAX)?;
         }
         let text = std::fs::read(&self.log).with_context(|| format!("cannot read {}", self.log.display()))?;
         let told = complaints(&String::from_utf8_lossy(&text));

@@ -24,7 +24,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("network", &["nftables"]),
     ("container-runtime", &["cri", "network", "streaming"]),
     ("kubelet", &["apimachinery", "client", "cri", "serving"]),
-    ("kube-proxy", &["apimachinery", "client", "nftables"]),
+    ("kube-proxy", &["apimachinery", "client", "network", "nftables"]),
     ("dns", &["apimachinery", "client"]),
     ("scheduler", &["apimachinery", "cel", "client"]),
     ("controller-manager", &["apimachinery", "cel", "client", "serving"]),

@@ -8,7 +8,7 @@ mod conform;
 mod empty;
 mod order;
 mod repeated;
-mod zero;
+pub(crate) mod zero;
 
 use crate::schema::TypeInfo;
 use crate::value::parse_reporting_duplicates;

@@ -47,6 +47,12 @@ pub(super) enum Empty {
     Written,
 }
 
+/// Whether Go leaves a scalar field out when it is zero.
+pub(crate) fn is_left_out(field: &FieldInfo) -> bool {
+    let scalar = !matches!(field.shape, Shape::Type(_) | Shape::List(_) | Shape::Map(_));
+    scalar && !field.pointer() && (field.omit_empty() || field.omit_zero())
+}
+
 /// What Go writes for a field with this value; `None` when it leaves it out.
 pub(super) fn emitted(field: &FieldInfo, value: Value, empty: Empty) -> Option<Value> {
     if value.is_null() {

@@ -1,14 +1,13 @@
 //! The messages of types: their fields by number, with embedded messages in their place.
 
-use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use crate::schema::{FieldInfo, TypeInfo, types};
 
 /// What a number stands for.
 pub(super) enum Entry {
-    /// A field.
-    Field(&'static FieldInfo),
+    /// A field, and its place among its type's.
+    Field(usize, &'static FieldInfo),
     /// A message of its own on the wire whose fields are the outer type's in JSON.
     Embedded(Message),
 }
@@ -18,17 +17,16 @@ pub(super) type Message = Vec<(u16, Entry)>;
 
 /// The message of a type.
 pub(super) fn of_type(info: &'static TypeInfo) -> &'static Message {
-    static MESSAGES: OnceLock<HashMap<&'static str, Message>> = OnceLock::new();
-    let messages = MESSAGES.get_or_init(|| types().iter().map(|info| (info.name, build(info))).collect());
-    &messages[info.name]
+    static MESSAGES: OnceLock<Vec<Message>> = OnceLock::new();
+    &MESSAGES.get_or_init(|| types().iter().map(build).collect())[info.id.index()]
 }
 
 fn build(info: &'static TypeInfo) -> Message {
     let mut message = Message::new();
-    for field in info.fields.iter().filter(|f| f.number != 0) {
+    for (at, field) in info.fields.iter().enumerate().filter(|(_, field)| field.number != 0) {
         let path = field.embedded_in.iter().filter(|n| **n != 0);
         let inner = path.fold(&mut message, |message, number| embedded(message, *number));
-        inner.push((field.number, Entry::Field(field)));
+        inner.push((field.number, Entry::Field(at, field)));
     }
     sort(&mut message);
     message
@@ -43,7 +41,7 @@ fn embedded(message: &mut Message, number: u16) -> &mut Message {
     });
     match &mut message[at].1 {
         Entry::Embedded(inner) => inner,
-        Entry::Field(_) => unreachable!("found or made an embedded message just above"),
+        Entry::Field(..) => unreachable!("found or made an embedded message just above"),
     }
 }
 

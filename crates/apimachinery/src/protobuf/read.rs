@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::ProtobufError;
 use super::message::{Entry, Message, of_type, wrapped_list};
 use super::wire::{Field, Reader};
+use crate::decode::zero;
 use crate::schema::{FieldInfo, Shape, TypeInfo, TypeKind, type_named};
 use crate::{Key, Map, Value, time};
 
@@ -33,7 +34,7 @@ fn entries(object: &mut Map, raw: &[u8], info: &TypeInfo, message: &Message, dep
     while let Some((number, content)) = reader.field()? {
         let Ok(at) = message.binary_search_by_key(&number, |(n, _)| *n) else { continue };
         match &message[at].1 {
-            Entry::Field(field) => read_field(object, info, field, content, depth)?,
+            Entry::Field(_, field) => read_field(object, info, field, content, depth)?,
             Entry::Embedded(inner) => entries(object, expect_bytes(content, "an embedded message")?, info, inner, depth)?,
         }
     }
@@ -64,12 +65,22 @@ fn read_field(
             let (key, value) = read_entry(inner, content, field.name, depth)?;
             object.entry(field.name).insert(key.as_str(), value);
         }
+        // Upstream writes zeros that JSON leaves out, by the dozen; one may still follow another value.
+        shape if is_zero(content, shape) && zero::is_left_out(field) && !object.contains_key(field.name) => {}
         shape => {
             let value = single(content, shape, field.name, depth)?;
             object.insert(Key::constant(field.name), value);
         }
     }
     Ok(())
+}
+
+fn is_zero(content: Field<'_>, shape: &Shape) -> bool {
+    match content {
+        Field::Varint(0) => matches!(shape, Shape::Bool | Shape::Int32(_) | Shape::Int64(_)),
+        Field::Bytes([]) => matches!(shape, Shape::String(_) | Shape::Bytes),
+        _ => false,
+    }
 }
 
 /// One more item of a repeated field; numbers may also come packed.

@@ -76,6 +76,28 @@ fn lengths_of_numbers_are_known_before_they_are_written() {
 }
 
 #[test]
+fn nested_messages_of_any_length() {
+    for length in [0, 1, 127, 128, 129, 16_383, 16_384, 3_000_000] {
+        let content = vec![7; length];
+        let (mut out, mut expected) = (b"before".to_vec(), b"before".to_vec());
+        wire::nested(300, &mut out, |out| out.extend_from_slice(&content));
+        wire::bytes(300, &content, &mut expected);
+        assert!(out == expected, "{length}");
+    }
+}
+
+#[test]
+fn zeros_are_read_where_they_matter() {
+    // A ServicePort of name "a" and nodePort 5, then both again as zero; protocol, a pointer's zero.
+    let port = crate::schema::type_named("core.v1.ServicePort").expect("known");
+    let raw = [b"\x0a\x01a\x28\x05\x18\x00".as_slice(), b"\x0a\x00\x28\x00", b"\x32\x00"].concat();
+    let read = decode_message(&raw, port).expect("reads");
+    assert_eq!(read, value!({"appProtocol": "", "port": 0, "targetPort": 0}));
+    let wrong = decode_message(b"\x0a\x01a\x28\x05\x08\x00", port);
+    assert_eq!(wrong, Err(ProtobufError::WireType { wire_type: 0, field: "name".into() }));
+}
+
+#[test]
 fn hostile_bytes_are_errors() {
     let pod = info("", "v1", "Pod");
     assert_eq!(decode(b"{}", &GroupVersionKind::new("", "v1", "Pod")), Err(ProtobufError::NoPrefix));

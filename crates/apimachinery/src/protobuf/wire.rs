@@ -65,14 +65,22 @@ pub(super) fn varint_len(value: u64) -> usize {
     (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
-/// A nested message; its length goes in front once it is known.
+/// A nested message; its length goes in front once it is known. Nearly all take one byte for it, which is left free.
 pub(crate) fn nested(number: u16, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     tag(number, 2, out);
-    let start = out.len();
+    let at = out.len();
+    out.push(0);
     write(out);
-    let mut length = Vec::with_capacity(4);
-    varint((out.len() - start) as u64, &mut length);
-    out.splice(start..start, length);
+    let (start, end) = (at + 1, out.len());
+    let mut length = (end - start) as u64;
+    let more = varint_len(length) - 1;
+    out.resize(end + more, 0);
+    out.copy_within(start..end, start + more);
+    for byte in &mut out[at..at + more] {
+        *byte = (length as u8) | 0x80;
+        length >>= 7;
+    }
+    out[at + more] = length as u8;
 }
 
 /// Reads fields one after the other.

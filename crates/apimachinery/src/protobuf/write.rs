@@ -1,5 +1,7 @@
 //! Objects to messages.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -13,20 +15,35 @@ pub(super) fn message(object: &Value, info: &'static TypeInfo, out: &mut Vec<u8>
     if info.kind != TypeKind::Struct {
         return special(object, info, out);
     }
-    entries(object, info, of_type(info), out);
+    let mut values = [None; FIELDS_MAX];
+    find(object, info, &mut values);
+    entries(&values, info, of_type(info), out);
 }
 
-fn entries(object: &Value, info: &TypeInfo, message: &Message, out: &mut Vec<u8>) {
-    for (number, entry) in message {
-        match entry {
-            Entry::Field(field) => write_field(object, info, field, out),
-            Entry::Embedded(inner) => wire::nested(*number, out, |out| entries(object, info, inner, out)),
+/// No type has more fields.
+const FIELDS_MAX: usize = 64;
+
+/// Fills in what an object has for each of its type's fields. Both are sorted by name.
+fn find<'a>(object: &'a Value, info: &TypeInfo, values: &mut [Option<&'a Value>; FIELDS_MAX]) {
+    let mut fields = info.fields.iter().zip(values).peekable();
+    for (key, value) in object.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null()) {
+        while fields.next_if(|(field, _)| field.name < key.as_str()).is_some() {}
+        if let Some((_, place)) = fields.next_if(|(field, _)| field.name == key.as_str()) {
+            *place = Some(value);
         }
     }
 }
 
-fn write_field(object: &Value, info: &TypeInfo, field: &FieldInfo, out: &mut Vec<u8>) {
-    let value = object.get(field.name).filter(|v| !v.is_null());
+fn entries(values: &[Option<&Value>; FIELDS_MAX], info: &TypeInfo, message: &Message, out: &mut Vec<u8>) {
+    for (number, entry) in message {
+        match entry {
+            Entry::Field(at, field) => write_field(values[*at], info, field, out),
+            Entry::Embedded(inner) => wire::nested(*number, out, |out| entries(values, info, inner, out)),
+        }
+    }
+}
+
+fn write_field(value: Option<&Value>, info: &TypeInfo, field: &FieldInfo, out: &mut Vec<u8>) {
     match (value, field.shape) {
         (Some(value), Shape::List(inner)) if wrapped_list(info, field) => {
             wire::nested(field.number, out, |out| list(1, value, inner, out))
@@ -83,8 +100,9 @@ fn special(value: &Value, info: &TypeInfo, out: &mut Vec<u8>) {
     match info.kind {
         TypeKind::Struct => {}
         TypeKind::Quantity => {
-            let amount = text.map(str::to_owned).or_else(|| Some(Quantity::from_value(value).ok()?.to_string()));
-            wire::bytes(1, amount.as_deref().unwrap_or("0").as_bytes(), out);
+            let number = || Some(Quantity::from_value(value).ok()?.to_string());
+            let amount = text.map(Cow::Borrowed).or_else(|| number().map(Cow::Owned)).unwrap_or(Cow::Borrowed("0"));
+            wire::bytes(1, amount.as_bytes(), out);
         }
         TypeKind::IntOrString => {
             wire::integer(1, i64::from(text.is_some()), out);
@@ -129,5 +147,17 @@ fn special(value: &Value, info: &TypeInfo, out: &mut Vec<u8>) {
 fn schema(number: u16, value: &Value, out: &mut Vec<u8>) {
     if let (Value::Object(_), Some(info)) = (value, type_named("apiextensions.v1.JSONSchemaProps")) {
         wire::nested(number, out, |out| message(value, info, out));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_fit() {
+        for info in crate::schema::types() {
+            assert!(info.fields.len() <= FIELDS_MAX, "{} has {} fields", info.name, info.fields.len());
+        }
     }
 }

@@ -19,11 +19,11 @@ pub(super) struct Schema {
 
 impl Schema {
     pub(super) fn by_name(&self, name: &str) -> Option<&TypeInfo> {
-        self.names.get(name).map(|id| &self.types[usize::from(id.0)])
+        self.names.get(name).map(|id| &self.types[id.index()])
     }
 
     pub(super) fn by_kind<'a>(&self, group: &'a str, version: &'a str, kind: &'a str) -> Option<&TypeInfo> {
-        self.kind_id((group, version, kind)).map(|id| &self.types[usize::from(id.0)])
+        self.kind_id((group, version, kind)).map(|id| &self.types[id.index()])
     }
 
     /// Apart from [`by_kind`](Self::by_kind), so that the map's keys may be seen as living only as long as the question.
@@ -93,7 +93,9 @@ impl Loader {
     fn start_type(&mut self, rest: &'static str) {
         let mut words = rest.split(' ');
         let name = words.next().expect("a type has a name");
+        let id = TypeId(self.types.len() as u16);
         let mut info = TypeInfo {
+            id,
             name,
             kind: TypeKind::Struct,
             fields: Vec::new(),
@@ -110,7 +112,7 @@ impl Loader {
                 _ => info.hidden = true,
             }
         }
-        self.names.insert(name, TypeId(self.types.len() as u16));
+        self.names.insert(name, id);
         self.types.push((info, Vec::new()));
     }
 

@@ -92,6 +92,8 @@ pub struct TypeId(u16);
 /// A type.
 #[derive(Debug)]
 pub struct TypeInfo {
+    /// Its place among [`types`].
+    pub(crate) id: TypeId,
     /// Package and name, `core.v1.PodSpec`.
     pub name: &'static str,
     /// The JSON form.
@@ -237,7 +239,12 @@ pub(crate) fn field_names() -> impl Iterator<Item = &'static str> {
 impl TypeId {
     /// The type.
     pub fn info(self) -> &'static TypeInfo {
-        &facts().types[usize::from(self.0)]
+        &facts().types[self.index()]
+    }
+
+    /// Its place among [`types`].
+    pub(crate) fn index(self) -> usize {
+        usize::from(self.0)
     }
 }
 

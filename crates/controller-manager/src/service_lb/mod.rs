@@ -1,12 +1,12 @@
 //! service-lb-controller: load balancers of Services of type LoadBalancer without a class, through a seam ([`balancer::Balancer`]) behind
-//! which is, for machines without a cloud, the nodes' own ports.
+//! which are, for machines without a cloud, the nodes' own ports, or addresses of a pool that the nodes announce.
 //!
-//! Which of two Services gets a port: the one that has it, then the older one. Upstream's finalizer is not set, because nothing outside
-//! the cluster is to be cleaned up. Absent: address pools with announcements, clouds.
+//! Which of two Services gets a port or an address: the one that has it, then the older one. Upstream's finalizer is not set, because
+//! nothing outside the cluster is to be cleaned up. Absent: clouds.
 
 mod balancer;
+mod pool;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -20,8 +20,10 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use self::balancer::{Balancer, HostPorts, Wish, may_carry, ports};
+use self::balancer::{Balancer, HostPorts, Ports, Wish, may_carry, ports};
+use self::pool::AddressPool;
 use crate::api_errors::ignore_not_found;
+use crate::config::ServiceLoadBalancers;
 use crate::context::{Context, wait_synced};
 use crate::endpointslice::SERVICE_NAME;
 
@@ -55,12 +57,16 @@ fn has_class(service: &Service) -> bool {
 }
 
 pub(crate) async fn run(context: Context) {
-    if !context.config.service_lb {
-        if context.config.controllers.iter().any(|name| name == NAME) {
-            tracing::warn!(controller = NAME, "load balancers on the nodes' own ports are not switched on: nothing is done");
+    let balancer: Box<dyn Balancer> = match &context.config.service_load_balancers {
+        ServiceLoadBalancers::Elsewhere => {
+            if context.config.controllers.iter().any(|name| name == NAME) {
+                tracing::warn!(controller = NAME, "load balancers are not switched on: nothing is done");
+            }
+            return;
         }
-        return;
-    }
+        ServiceLoadBalancers::NodePorts => Box::new(HostPorts),
+        ServiceLoadBalancers::Pool(ranges) => Box::new(AddressPool::new(ranges.clone())),
+    };
     let services = context.informers.get::<Service>();
     let nodes = context.informers.get::<Node>();
     let slices = context.informers.get::<EndpointSlice>();
@@ -79,10 +85,10 @@ pub(crate) async fn run(context: Context) {
         services: services.store().clone(),
         nodes: nodes.store().clone(),
         slices: slices.store().clone(),
-        balancer: Box::new(HostPorts),
+        balancer,
         context: context.clone(),
     };
-    // One worker: Services compete for ports.
+    // One worker: Services compete for ports and addresses.
     run_workers(Arc::new(controller), queue, 1, context.token).await;
 }
 
@@ -103,9 +109,11 @@ fn watch_services(services: &Informer<Service>, queue: &WorkQueue<NamespacedName
         if before || wants(now) || !ingress(now).is_empty() && !has_class(now) {
             queue.add(NamespacedName::of(&**now));
         }
-        // Ports may have become free.
+        // Ports or addresses may have become free.
         let freed = match change {
-            Change::Updated { old, new } => before && (!wants(new) || !ports(old).eq(ports(new))),
+            Change::Updated { old, new } => {
+                before && (!wants(new) || !ports(old).eq(ports(new)) || !same(ingress(old), ingress(new)))
+            }
             change => matches!(change, Change::Deleted(_)) && before,
         };
         if freed {
@@ -138,33 +146,6 @@ fn watch_slices(slices: &Informer<EndpointSlice>, services: &Store<Service>, que
     });
 }
 
-/// Whether another Service goes before this one.
-fn goes_before(other: &Service, this: &Service) -> bool {
-    let rank = |service: &Service| {
-        let created = service.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        (ingress(service).is_empty(), created, service.uid())
-    };
-    rank(other) < rank(this)
-}
-
-/// Why which port cannot be had, by protocol and number: by whom it is taken, or for whom reserved.
-type Taken = BTreeMap<(String, i32), String>;
-
-/// Ports that a Service cannot have: the fixed ones, and those of Services before it. One that wants a fixed port never gets any, and so
-/// keeps none from others.
-fn taken(fixed: Taken, services: &[Arc<Service>], service: &Service) -> Taken {
-    let hopeless = |other: &Service| ingress(other).is_empty() && ports(other).any(|key| fixed.contains_key(&key));
-    let mut taken = Taken::new();
-    for other in services.iter().filter(|other| other.uid() != service.uid() && goes_before(other, service)) {
-        if !hopeless(other) {
-            let why = format!("taken by service {}", NamespacedName::of(&**other));
-            taken.extend(ports(other).map(|key| (key, why.clone())));
-        }
-    }
-    taken.extend(fixed);
-    taken
-}
-
 #[async_trait]
 impl Controller for LoadBalancers {
     type Key = NamespacedName;
@@ -184,8 +165,8 @@ impl Controller for LoadBalancers {
         }
         let nodes: Vec<Arc<Node>> = self.nodes.list().into_iter().filter(|node| may_carry(node)).collect();
         let endpoint_nodes = self.endpoint_nodes(&key.to_string());
-        let taken = taken(self.fixed(), &self.services.by_index(BY_TYPE, ""), &service);
-        let wish = Wish { service: &service, nodes: &nodes, endpoint_nodes: &endpoint_nodes, taken: &taken };
+        let (services, fixed) = (self.services.by_index(BY_TYPE, ""), self.fixed());
+        let wish = Wish { service: &service, services: &services, nodes: &nodes, endpoint_nodes: &endpoint_nodes, fixed: &fixed };
         match self.balancer.ensure(&wish) {
             Ok(addresses) => {
                 if same(ingress(&service), &addresses) {
@@ -231,8 +212,8 @@ impl LoadBalancers {
 
     /// Ports that no Service can have: those of kubelets, of the API server, and that of SSH, by which somebody may have to come to the
     /// node.
-    fn fixed(&self) -> Taken {
-        let mut fixed = BTreeMap::from([(("TCP".to_owned(), 22), "reserved for the node's SSH server".to_owned())]);
+    fn fixed(&self) -> Ports {
+        let mut fixed = Ports::from([(("TCP".to_owned(), 22), "reserved for the node's SSH server".to_owned())]);
         for slice in self.slices.by_index(SLICES, "default/kubernetes") {
             for port in slice.ports.iter().flatten().filter_map(|port| port.port) {
                 fixed.insert(("TCP".to_owned(), port), "taken by the API server".to_owned());
@@ -260,45 +241,6 @@ impl LoadBalancers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::Value;
-
-    fn service(name: &str, created: &str, status: Value) -> Service {
-        let value = json!({"metadata": {"name": name, "uid": name, "creationTimestamp": created}, "status": status});
-        serde_json::from_value(value).expect("is a service")
-    }
-
-    #[test]
-    fn who_has_a_port_keeps_it() {
-        let (old, new) = (service("old", "2026-01-01T00:00:00Z", json!({})), service("new", "2026-01-02T00:00:00Z", json!({})));
-        let has = json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}});
-        let holder = service("holder", "2026-01-03T00:00:00Z", has);
-        assert!(goes_before(&old, &new) && !goes_before(&new, &old));
-        assert!(goes_before(&holder, &old) && !goes_before(&old, &holder));
-    }
-
-    #[test]
-    fn a_service_that_never_gets_its_ports_keeps_none_from_others() {
-        let of = |name: &str, created: &str, status: Value, ports: &[i32]| {
-            let mut service = service(name, created, status);
-            let ports = ports.iter().map(|port| json!({"port": port})).collect::<Value>();
-            service.spec = Some(serde_json::from_value(json!({"ports": ports})).expect("is a spec"));
-            Arc::new(service)
-        };
-        let has = json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}});
-        let ssh = || Taken::from([(("TCP".to_owned(), 22), "ssh".to_owned())]);
-        let new = of("new", "2026-01-02T00:00:00Z", json!({}), &[80]);
-        for (status, ports, expected) in [
-            (json!({}), &[80][..], Some("taken by service old")),
-            (json!({}), &[80, 22], None),
-            // It has them from a time when the port was not taken, until it is looked at.
-            (has, &[80, 22], Some("taken by service old")),
-        ] {
-            let services = [of("old", "2026-01-01T00:00:00Z", status, ports), Arc::clone(&new)];
-            let taken = taken(ssh(), &services, &new);
-            assert_eq!(taken.get(&("TCP".to_owned(), 80)).map(String::as_str), expected, "{ports:?}");
-            assert_eq!(taken[&("TCP".to_owned(), 22)], "ssh", "{ports:?}");
-        }
-    }
 
     #[test]
     fn whose_services_these_are() {

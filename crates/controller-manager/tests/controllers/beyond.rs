@@ -1,7 +1,7 @@
-//! What goes beyond upstream's controllers: rolls on configuration, load balancers on the nodes; and volumes of CSI drivers, with a stand-in
+//! What goes beyond upstream's controllers: rolls on configuration, load balancers on the nodes and out of a pool; and volumes of CSI drivers, with a stand-in
 //! for the driver's attacher.
 
-use controller_manager::{CONFIG_ROLL, Config, ensure_config_roll_rights};
+use controller_manager::{CONFIG_ROLL, Config, ServiceLoadBalancers, ensure_config_roll_rights};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
@@ -56,7 +56,7 @@ async fn ready_node(cluster: &Cluster, name: &str, annotations: Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn load_balancers_are_the_nodes_own_ports() {
-    let cluster = Cluster::start(Config { service_lb: true, ..config() }).await;
+    let cluster = Cluster::start(Config { service_load_balancers: ServiceLoadBalancers::NodePorts, ..config() }).await;
     ready_node(&cluster, "n1", json!({})).await;
     let service = |name: &str, port: i32| json!({"metadata": {"name": name}, "spec": {"type": "LoadBalancer", "selector": {"app": name}, "ports": [{"port": port}]}});
     let services: Api<Service> = cluster.api("default");
@@ -85,6 +85,44 @@ async fn load_balancers_are_the_nodes_own_ports() {
     let plain = Patch::Merge(json!({"spec": {"type": "ClusterIP"}}));
     services.patch("second", &PatchParams::default(), &plain).await.expect("is changed");
     until(&services, "second", "it is no load balancer any more", |service| address(service).is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn load_balancers_have_addresses_of_a_pool() {
+    let address = |last: u8| std::net::IpAddr::from([192, 0, 2, last]);
+    let pool = ServiceLoadBalancers::Pool(vec![address(16)..=address(17)]);
+    let cluster = Cluster::start(Config { service_load_balancers: pool, ..config() }).await;
+    ready_node(&cluster, "n1", json!({})).await;
+    let services: Api<Service> = cluster.api("default");
+    // All may have the same port, the one of SSH too.
+    for name in ["first", "second", "third"] {
+        let service = json!({"metadata": {"name": name}, "spec": {"type": "LoadBalancer", "selector": {"app": name}, "ports": [{"port": 22}]}});
+        cluster.create::<Service>("default", service).await;
+    }
+    let of = |service: &Service| -> Option<String> {
+        let ingress = service.status.as_ref()?.load_balancer.as_ref()?.ingress.as_ref()?;
+        ingress.first()?.ip.clone()
+    };
+    let addresses = || async {
+        let all = services.list(&ListParams::default()).await.expect("is listed").items;
+        let mut found: Vec<(String, String)> =
+            all.iter().filter_map(|service| Some((of(service)?, service.metadata.name.clone()?))).collect();
+        found.sort();
+        found
+    };
+    let two = eventually("two have addresses", || async { Some(addresses().await).filter(|found| found.len() == 2) }).await;
+    assert_eq!([two[0].0.as_str(), two[1].0.as_str()], ["192.0.2.16", "192.0.2.17"]);
+    let events: Api<Event> = cluster.api("default");
+    eventually("the third is told why it waits", || async {
+        let events = events.list(&ListParams::default()).await.expect("is listed").items;
+        let wanted = "Error syncing load balancer: failed to ensure load balancer: the pool has no free IPv4 address";
+        events.iter().any(|event| event.message.as_deref() == Some(wanted)).then_some(())
+    })
+    .await;
+    services.delete(&two[0].1, &DeleteParams::default()).await.expect("is deleted");
+    let now =
+        eventually("the third has what is free", || async { Some(addresses().await).filter(|found| found.len() == 2) }).await;
+    assert!(now[0].0 == "192.0.2.16" && now[0].1 != two[0].1 && now[1] == two[1], "{two:?}, then {now:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -426,6 +426,7 @@ fn run_follows_the_api_and_leaves_the_rules_when_it_ends() {
                         masquerade_bit: 14,
                         node_port_addresses: vec![],
                         healthz_bind_address: Some("127.0.0.1:10256".parse().unwrap()),
+                        announce: None,
                     };
                     run(config, Informers::new(api(), stop.clone()), stop).await
                 })

@@ -1,6 +1,7 @@
 //! The components of one process: who they are to the API server, and that they are waited for.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use anyhow::Context;
 use api_server::{ApiServer, KeyCert, Pki, UserInfo};
 use client::Informers;
 use container_runtime::{ContainerRuntime, RegistryConfig};
+use controller_manager::ServiceLoadBalancers;
 use k8s_openapi::api::core::v1::Node;
 use kubelet::{Kubelet, ServerTls};
 use network::{Cidr, PodNetwork};
@@ -124,7 +126,11 @@ fn start_controllers(
     let manager = client::from_service(server.client_service(user), "default");
     let config = controller_manager::Config {
         controllers: vec!["*".to_owned(), controller_manager::CONFIG_ROLL.to_owned()],
-        service_lb: !site.options.disable_service_lb,
+        service_load_balancers: match (site.options.disable_service_lb, service_lb_pool(site)) {
+            (true, _) => ServiceLoadBalancers::Elsewhere,
+            (false, pool) if pool.is_empty() => ServiceLoadBalancers::NodePorts,
+            (false, pool) => ServiceLoadBalancers::Pool(pool),
+        },
         root_ca: Some(pki.ca_cert_pem.clone()),
         service_account_key: Some(controller_manager::ServiceAccountKey { pem: pki.service_account_key_pem.clone() }),
         cluster_signing: controller_manager::ClusterSigning::with(Some(controller_manager::SigningCa {
@@ -151,6 +157,10 @@ fn start_controllers(
     });
 }
 
+fn service_lb_pool(site: &Site) -> Vec<RangeInclusive<IpAddr>> {
+    site.options.service_lb_pool.iter().map(|range| range.0.clone()).collect()
+}
+
 /// The service proxy and DNS. They read the same objects: one set of informers.
 async fn start_network_services(
     site: &Arc<Site>,
@@ -174,6 +184,10 @@ async fn start_network_services(
             "none" => None,
             address => Some(address.parse().context("--proxy-healthz-bind-address is neither ADDRESS:PORT nor `none`")?),
         },
+        announce: Some(kube_proxy::Announce {
+            pool: service_lb_pool(site),
+            state: site.instance.data_dir().join("announced-addresses.json"),
+        }),
     };
     let (for_proxy, token) = (informers.clone(), stop.clone());
     tasks.spawn(async move { kube_proxy::run(config, for_proxy, token).await.context("the service proxy failed") });

@@ -1,6 +1,7 @@
 //! `rusternetes server`: all components in one process. What is here is order: what is opened when, who gets which identity, what
 //! is told to the user, and how it ends.
 
+mod address_range;
 mod components;
 mod instance;
 mod left_out;
@@ -21,6 +22,7 @@ use storage::{Store, sqlite};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use self::address_range::AddressRange;
 use crate::exit::{self, Exit};
 use crate::memory;
 pub(crate) use instance::Instance;
@@ -75,6 +77,10 @@ pub(crate) struct Options {
     /// Services of type LoadBalancer wait for somebody else; otherwise they are reached on this machine's address.
     #[arg(long)]
     disable_service_lb: bool,
+    /// Services of type LoadBalancer have addresses of their own out of these, which this machine announces to its network (ARP, NDP):
+    /// `192.0.2.16-192.0.2.31`, `192.0.2.16/28`, or one address. Nobody else may use them.
+    #[arg(long, value_name = "ADDRESSES", value_delimiter = ',', conflicts_with = "disable_service_lb")]
+    service_lb_pool: Vec<AddressRange>,
     /// Components that somebody else runs: what they need to take part is written to DATA-DIR/COMPONENT.kubeconfig.
     #[arg(long, value_name = "COMPONENT", value_enum, value_delimiter = ',')]
     without: Vec<left_out::Component>,
