@@ -1,7 +1,8 @@
 //! Child processes of the tools: run to the end, fail with the command line in the error.
 
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
@@ -29,23 +30,25 @@ pub(crate) fn is_installed(program: &str) -> bool {
     std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
-/// Asks a process to end (SIGTERM). By the shell, whose own `kill` a bare machine has.
-pub(crate) fn terminate(pid: u32) -> anyhow::Result<()> {
-    run(Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid.to_string()]))
+/// Sends a signal. By the shell, whose own `kill` a bare machine has.
+fn signal(name: &str, pid: u32) -> anyhow::Result<()> {
+    run(Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", name, &pid.to_string()]))
 }
 
-/// Asks a child process to end, and kills it if it has not after so long. Only its parent can tell a process that ended from one that runs.
+/// Asks a child process to end (SIGTERM), and kills it if it has not after so long.
 pub(crate) fn end(child: &mut Child, longest: Duration) -> anyhow::Result<()> {
-    terminate(child.id())?;
-    let deadline = Instant::now() + longest;
-    while child.try_wait()?.is_none() {
-        if Instant::now() >= deadline {
-            child.kill()?;
-            child.wait()?;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
+    let pid = child.id();
+    let (ended, waits) = mpsc::channel::<()>();
+    signal("TERM", pid)?;
+    std::thread::scope(|scope| {
+        scope.spawn(move || match waits.recv_timeout(longest) {
+            Err(mpsc::RecvTimeoutError::Timeout) => signal("KILL", pid),
+            _ => Ok(()),
+        });
+        child.wait()?;
+        drop(ended);
+        Ok(())
+    })
 }
 
 #[cfg(test)]

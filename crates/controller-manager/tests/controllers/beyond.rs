@@ -28,7 +28,10 @@ async fn pods_are_rolled_when_their_configuration_changes() {
     cluster.create::<Deployment>("default", deployment("stays", "false")).await;
     let deployments: Api<Deployment> = cluster.api("default");
     let digest = |deployment: &Deployment| deployment.metadata.annotations.as_ref()?.get("rusternetes.io/config-digest").cloned();
-    let noted = until(&deployments, "rolls", "what it was made with is noted", |d| digest(d).is_some()).await;
+    let noted = until(&deployments, "rolls", "what it was made with is noted, and its pod is there", |d| {
+        digest(d).is_some() && d.status.as_ref().and_then(|status| status.updated_replicas) == Some(1)
+    })
+    .await;
     let sets: Api<ReplicaSet> = cluster.api("default");
     let of = |name: &str| ListParams::default().labels(&format!("app={name}"));
     assert_eq!(sets.list(&of("rolls")).await.expect("is listed").items.len(), 1, "to opt in rolls nothing");
@@ -41,6 +44,8 @@ async fn pods_are_rolled_when_their_configuration_changes() {
     })
     .await;
     assert_eq!(sets.list(&of("rolls")).await.expect("is listed").items.len(), 2);
+    until(&deployments, "stays", "its pod is there", |d| d.status.as_ref().and_then(|status| status.updated_replicas) == Some(1))
+        .await;
     assert_eq!(sets.list(&of("stays")).await.expect("is listed").items.len(), 1);
 }
 

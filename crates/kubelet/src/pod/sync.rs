@@ -73,14 +73,23 @@ impl Worker {
             startup: core.probes.result(id, ProbeKind::Startup),
         };
         let mut actions = actions::compute(pod, &snapshot, &probes);
+        let mut restarts = false;
         if !actions.kill_pod {
             let resizes = resize::plan(pod, &snapshot, &mut actions);
-            if !resizes.is_empty() {
+            restarts = resizes.restarts;
+            if restarts || resizes.any_in_place() {
+                resize::begin(&core, pod);
+            }
+            if resizes.any_in_place() {
                 resize::apply(&core, pod, &resizes).await?;
+                resize::finish(&core, pod);
                 return Ok(Some(Next::Again));
             }
         }
         let changed = self.act(pod, snapshot, actions, &volumes, &mut wake).await?;
+        if restarts {
+            resize::finish(&core, pod);
+        }
         Ok(Some(if changed { Next::Again } else { Next::Wait(wake) }))
     }
 

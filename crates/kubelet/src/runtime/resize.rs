@@ -32,9 +32,25 @@ fn wants_restart(container: &Container, cpu: bool, memory: bool) -> bool {
     })
 }
 
-/// The running containers to resize, with their new resources; those that want a restart are added to `actions` instead.
-pub(crate) fn plan<'a>(pod: &'a Pod, snapshot: &'a Snapshot, actions: &mut Actions) -> Vec<(&'a Container, &'a ContainerRecord)> {
-    let mut resizes = Vec::new();
+/// What is resized.
+#[derive(Default)]
+pub(crate) struct Resizes<'a> {
+    /// The running containers that get their new resources as they run.
+    in_place: Vec<(&'a Container, &'a ContainerRecord)>,
+    /// Others are killed and started for it, by the pod's other actions.
+    pub(crate) restarts: bool,
+}
+
+impl Resizes<'_> {
+    /// Whether containers get their new resources as they run.
+    pub(crate) fn any_in_place(&self) -> bool {
+        !self.in_place.is_empty()
+    }
+}
+
+/// The running containers to resize; those that want a restart are added to `actions`.
+pub(crate) fn plan<'a>(pod: &'a Pod, snapshot: &'a Snapshot, actions: &mut Actions) -> Resizes<'a> {
+    let mut resizes = Resizes::default();
     let sidecars = pod.init_containers().iter().enumerate().filter(|(_, c)| is_sidecar(c)).map(|(index, c)| (true, index, c));
     for (init, index, container) in pod.containers().iter().enumerate().map(|(index, c)| (false, index, c)).chain(sidecars) {
         let Some(record) = snapshot.latest(&container.name).filter(|r| r.state == State::Running) else { continue };
@@ -51,18 +67,23 @@ pub(crate) fn plan<'a>(pod: &'a Pod, snapshot: &'a Snapshot, actions: &mut Actio
                 reason: KillReason::Unknown,
             });
             if init { &mut actions.init_to_start } else { &mut actions.to_start }.push(index);
+            resizes.restarts = true;
         } else {
-            resizes.push((container, record));
+            resizes.in_place.push((container, record));
         }
     }
     resizes
 }
 
-/// Resizes the containers and the pod's cgroup around them.
-pub(crate) async fn apply(core: &Core, pod: &Pod, resizes: &[(&Container, &ContainerRecord)]) -> Result<(), cri::Status> {
-    // Before, so that a larger container fits; after, so that a smaller pod is one. The kernel refuses what does not fit yet.
+/// Before containers are resized, as they run or by a restart: a larger one fits into the pod's cgroup. What does not fit yet the kernel
+/// refuses; [`finish`] does it.
+pub(crate) fn begin(core: &Core, pod: &Pod) {
     core.cgroups.set_limits(pod);
-    for (container, record) in resizes {
+}
+
+/// Resizes the containers that go on running.
+pub(crate) async fn apply(core: &Core, pod: &Pod, resizes: &Resizes<'_>) -> Result<(), cri::Status> {
+    for (container, record) in &resizes.in_place {
         let linux = container_resources(pod, container, core.machine.memory_bytes, core.cgroups.is_v2());
         let request =
             v1::UpdateContainerResourcesRequest { container_id: record.id.clone(), linux: Some(linux), ..Default::default() };
@@ -71,13 +92,17 @@ pub(crate) async fn apply(core: &Core, pod: &Pod, resizes: &[(&Container, &Conta
             return Err(status);
         }
     }
+    Ok(())
+}
+
+/// After containers were resized: a smaller pod is one, and it is told.
+pub(crate) fn finish(core: &Core, pod: &Pod) {
     core.cgroups.set_limits(pod);
     let totals = resources::pod_totals(pod);
     tracing::info!(namespace = pod.namespace(), name = pod.name(), ?totals, "pod resized in place");
     core.events.pod(pod, "Normal", "ResizeCompleted", message(pod, "Pod resize completed", ""));
     // What it gave back another may wait for.
     core.pods.poke_pending();
-    Ok(())
 }
 
 /// An event's message: upstream's, with what the pod asks for and what went wrong.
