@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use network::{Announced, Announcer, Config, Error, PodNetwork, PortMapping, Protocol};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -319,6 +319,16 @@ fn a_pod_is_connected_in_milliseconds() {
     assert_eq!(given.len(), 20);
 }
 
+/// Looks until something holds that the kernel tells nobody of.
+#[allow(clippy::disallowed_methods)]
+fn wait_for(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < deadline, "timed out: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// What the client outside knows of an address: a MAC, or nothing.
 fn neighbour(host: &Host, address: &str) -> Option<String> {
     let shown = host.outside.run(|| Command::new("ip").args(["neigh", "show", address]).output().unwrap());
@@ -353,11 +363,7 @@ fn addresses_of_services_are_found_by_the_network() {
     assert_eq!(announced.homeless, parsed(&["198.51.100.7"]));
     host.namespace.run(|| announcer.tell(&announced.added).unwrap());
     for address in ["192.0.2.10", "fd00:2::10"] {
-        let told = (0..500).any(|_| {
-            thread::sleep(Duration::from_millis(10));
-            neighbour(&host, address).as_deref() == mac
-        });
-        assert!(told, "{address}: {:?}, ours is {mac:?}", neighbour(&host, address));
+        wait_for(address, || neighbour(&host, address).as_deref() == mac);
     }
     assert_eq!(host.outside.get("192.0.2.10:80").unwrap(), "host 192.0.2.99");
     assert_eq!(set(&mut announcer, &["192.0.2.10", "fd00:2::10"]), Announced::default(), "all is as it should be");
@@ -365,11 +371,7 @@ fn addresses_of_services_are_found_by_the_network() {
     // Who asks is answered by the kernel, IPv6 too.
     host.outside.ip("-6 neigh flush dev ext1");
     host.outside.run(|| UdpSocket::bind("[::]:0").unwrap().send_to(b"?", "[fd00:2::10]:9").unwrap());
-    let found = (0..500).any(|_| {
-        thread::sleep(Duration::from_millis(10));
-        neighbour(&host, "fd00:2::10").is_some()
-    });
-    assert!(found, "fd00:2::10 is found");
+    wait_for("it is found", || neighbour(&host, "fd00:2::10").as_deref() == mac);
 
     // The next process knows what it may take away; what the machine has by itself stays.
     let mut announcer = Announcer::open(file).unwrap();

@@ -64,7 +64,8 @@ pub(crate) fn lifetime_seconds(base64: &str) -> Option<i64> {
 
 /// What is wrong with the certificates of a trust bundle; the messages are upstream's.
 pub(crate) fn trust_anchor_problems(text: &str) -> Vec<String> {
-    let (mut problems, mut anchors): (Vec<String>, Vec<(Vec<u8>, Vec<usize>)>) = (Vec::new(), Vec::new());
+    let mut problems = Vec::new();
+    let mut anchors: Vec<(Vec<u8>, Vec<usize>)> = Vec::new();
     // What is no PEM is passed over.
     for (at, block) in Pem::iter_from_buffer(text.as_bytes()).filter_map(Result::ok).enumerate() {
         if block.label != "CERTIFICATE" {

@@ -191,10 +191,10 @@ async fn what_must_have_a_quota() {
     assert_eq!(refused.message, "pods \"p\" is forbidden: insufficient quota to consume: count/pods,pods");
     let both = |hard: u8| json!({"pods": hard, "count/pods": hard});
     let quota = quota("a", both(1), both(0));
-    plugin(&[quota.clone()]).validate(&pod(None)).await.expect("covered");
+    plugin(std::slice::from_ref(&quota)).validate(&pod(None)).await.expect("covered");
     let mut high = pod(None);
     high.object.as_mut().expect("a pod").set_path(&["spec", "priorityClassName"], "high");
-    let refused = plugin(&[quota.clone()]).validate(&high).await.expect_err("no quota of the class");
+    let refused = plugin(std::slice::from_ref(&quota)).validate(&high).await.expect_err("no quota of the class");
     assert_eq!(refused.message, "insufficient quota to match these scopes: [{PriorityClass In [high]}]");
     let mut of_class = quota;
     of_class["spec"]["scopeSelector"] =
