@@ -36,8 +36,8 @@ async fn namespaces_come_into_being() {
     api.get("/api/v1/namespaces/fresh").await.expect(200);
 }
 
-/// Everybody may do anything with ConfigMaps, and nothing else.
-fn config_maps_for_all(dir: &std::path::Path) -> AccessConfig {
+/// Everybody may do anything with these resources, and nothing else.
+fn for_all(dir: &std::path::Path, resource: &str) -> AccessConfig {
     let pki = api_server::Pki::load_or_create(
         api_server::PkiConfig {
             dir: dir.join("pki"),
@@ -51,7 +51,7 @@ fn config_maps_for_all(dir: &std::path::Path) -> AccessConfig {
     )
     .expect("certificates");
     let policy = dir.join("policy.jsonl");
-    std::fs::write(&policy, r#"{"resource": "configmaps"}"#).expect("written");
+    std::fs::write(&policy, json!({"resource": resource}).to_string()).expect("written");
     AccessConfig {
         authorization: vec![AuthorizationMode::Abac],
         policy_file: PolicyFile::load(&policy).expect("a policy"),
@@ -60,9 +60,42 @@ fn config_maps_for_all(dir: &std::path::Path) -> AccessConfig {
 }
 
 #[tokio::test]
+async fn nodes_get_tokens_for_what_their_pods_ask() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let admin = api(&["NodeRestriction"], Some(for_all(dir.path(), "serviceaccounts")), AdmissionConfig::default()).await;
+    admin.post("/api/v1/namespaces", &json!({"metadata": {"name": "ns"}})).await.expect(201);
+    admin.post("/api/v1/namespaces/ns/serviceaccounts", &json!({"metadata": {"name": "robot"}})).await.expect(201);
+    let pod = json!({"metadata": {"name": "p"}, "spec": {
+        "nodeName": "n1", "serviceAccountName": "robot", "containers": [{"name": "c", "image": "i"}],
+        "volumes": [{"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}],
+    }});
+    let pod = admin.post("/api/v1/namespaces/ns/pods", &pod).await.expect(201);
+    let node = |name: &str| admin.as_user(UserInfo::new(&format!("system:node:{name}"), &["system:nodes", names::AUTHENTICATED]));
+    let request = |account: &str, audiences: Value| {
+        let bound = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": pod["metadata"]["uid"]});
+        (
+            format!("/api/v1/namespaces/ns/serviceaccounts/{account}/token"),
+            json!({"spec": {"audiences": audiences, "boundObjectRef": bound}}),
+        )
+    };
+    for (who, account, audiences, code) in [
+        // The volume names no audience, and so does the kubelet: the server's own is meant.
+        ("n1", "robot", json!([]), 201),
+        ("n1", "robot", json!(["other"]), 403),
+        // What a node may not ask for is refused before it is missed.
+        ("n2", "gone", json!([]), 403),
+        ("n1", "gone", json!([]), 404),
+    ] {
+        let (path, body) = request(account, audiences);
+        node(who).post(&path, &body).await.expect(code);
+    }
+    admin.get("/api/v1/namespaces/ns/bindings/p").await.expect(404);
+}
+
+#[tokio::test]
 async fn who_blocks_the_deletion_of_an_owner_may_change_its_finalizers() {
     let dir = tempfile::tempdir().expect("temporary directory");
-    let access = config_maps_for_all(dir.path());
+    let access = for_all(dir.path(), "configmaps");
     let admin = api(&["OwnerReferencesPermissionEnforcement"], Some(access), AdmissionConfig::default()).await;
     admin.post("/api/v1/namespaces", &json!({"metadata": {"name": "ns"}})).await.expect(201);
     let panda = admin.as_user(UserInfo::new("panda", &[names::AUTHENTICATED]));
@@ -89,7 +122,7 @@ async fn who_blocks_the_deletion_of_an_owner_may_change_its_finalizers() {
 #[tokio::test]
 async fn exec_needs_the_permission_to_create_whatever_the_method() {
     let dir = tempfile::tempdir().expect("temporary directory");
-    let mut access = config_maps_for_all(dir.path());
+    let mut access = for_all(dir.path(), "configmaps");
     let policy = dir.path().join("readers.jsonl");
     std::fs::write(&policy, r#"{"readonly": true}"#).expect("written");
     access.policy_file = PolicyFile::load(&policy).expect("a policy");

@@ -80,6 +80,10 @@ async fn resource(server: &Arc<ApiServer>, context: &RequestContext, request: Re
         };
     };
     check_scope(endpoint, context)?;
+    // What can be created alone has no paths for its objects.
+    if endpoint.row.verbs == ["create"] && info.parts.len() > 1 {
+        return Err(Status::path_not_found());
+    }
     if !info.subresource.is_empty() {
         return subresource(server, endpoint, context, request).await;
     }

@@ -33,7 +33,10 @@ struct Bound {
 }
 
 pub(super) async fn create(server: &ApiServer, context: &RequestContext, object: &Value) -> Result<Value, Status> {
-    let mut request: TokenRequest = decode(object)?;
+    // Admission sees what the client sent, before anything is filled in.
+    let mut attributes = attributes(context, object.clone());
+    server.admission().admit(&mut attributes).await?;
+    let mut request: TokenRequest = decode(&attributes.object.take().unwrap_or_default())?;
     let (namespace, name) = (context.info.namespace.as_str(), context.info.name.as_str());
     let Some(issuer) = server.access().tokens() else {
         return Err(Status::internal_error("this server signs no tokens: it has no ServiceAccount key"));
@@ -43,7 +46,8 @@ pub(super) async fn create(server: &ApiServer, context: &RequestContext, object:
     let account = account.ok_or_else(|| Status::not_found(&service_accounts(), name))?;
     complete(context, &mut request, &account, issuer.api_audiences())?;
     validate(&request, namespace, name)?;
-    admit(server, context, &request).await?;
+    attributes.object = Some(encode(&request)?);
+    server.admission().validate(&attributes).await?;
     let bound = match request.spec.bound_object_ref.clone() {
         Some(reference) => bind(server, context, name, &reference).await?,
         None => Bound::default(),
@@ -137,10 +141,9 @@ fn validate(request: &TokenRequest, namespace: &str, name: &str) -> Result<(), S
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&GroupKind::new(GROUP, "TokenRequest"), named, &errors)) }
 }
 
-/// Admission sees the request like any other creation of a subresource.
-async fn admit(server: &ApiServer, context: &RequestContext, request: &TokenRequest) -> Result<(), Status> {
-    let object = encode(request)?;
-    let mut attributes = AdmissionAttributes {
+/// The request is like any other creation of a subresource.
+fn attributes(context: &RequestContext, object: Value) -> AdmissionAttributes {
+    AdmissionAttributes {
         kind: GroupVersionKind::new(GROUP, "v1", "TokenRequest"),
         resource: GroupVersionResource::new("", "v1", "serviceaccounts"),
         subresource: "token".to_owned(),
@@ -153,9 +156,7 @@ async fn admit(server: &ApiServer, context: &RequestContext, request: &TokenRequ
         dry_run: false,
         user: context.user.clone(),
         warnings: context.warnings.clone(),
-    };
-    server.admission().admit(&mut attributes).await?;
-    server.admission().validate(&attributes).await
+    }
 }
 
 async fn bind(

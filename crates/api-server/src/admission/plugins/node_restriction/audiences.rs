@@ -1,7 +1,7 @@
 //! For which audiences a kubelet may have tokens: those that a pod on its node asks for by its volumes, and those that somebody allows it
 //! (KEP-4412).
 
-use apimachinery::{GroupResource, Status, Value};
+use apimachinery::{GroupResource, Reason, Status, Value};
 
 use super::NodeRestriction;
 use crate::admission::Attributes;
@@ -78,7 +78,7 @@ impl NodeRestriction {
         if driver.is_empty() {
             return Ok(false);
         }
-        let driver = self.found("storage.k8s.io", "csidrivers", "", &driver).await?;
+        let driver = self.listed("storage.k8s.io", "csidrivers", "", &driver).await?;
         let requests = driver.array_at(&["spec", "tokenRequests"]);
         Ok(requests.iter().any(|request| request["audience"].as_str().unwrap_or_default() == audience))
     }
@@ -86,10 +86,17 @@ impl NodeRestriction {
     /// The CSI driver behind a claim; empty where its volume has another kind. (Upstream also asks the drivers that took over in-tree volumes;
     /// none of them wants tokens.)
     async fn driver_of_claim(&self, namespace: &str, name: &str) -> Result<String, Status> {
-        let claim = self.found("", "persistentvolumeclaims", namespace, name).await?;
+        let claim = self.listed("", "persistentvolumeclaims", namespace, name).await?;
         let volume = claim.str_at(&["spec", "volumeName"]).unwrap_or_default();
-        let volume = self.found("", "persistentvolumes", "", volume).await?;
+        let volume = self.listed("", "persistentvolumes", "", volume).await?;
         Ok(volume.str_at(&["spec", "csi", "driver"]).unwrap_or_default().to_owned())
+    }
+
+    /// An object that upstream has from its informers, which name resources in the singular.
+    async fn listed(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Result<Value, Status> {
+        let singular = GroupResource::new(group, resource.trim_end_matches('s'));
+        let found = self.found(group, resource, namespace, name).await;
+        found.map_err(|status| if status.reason == Reason::NotFound { Status::not_found(&singular, name) } else { status })
     }
 
     pub(super) async fn found(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Result<Value, Status> {
