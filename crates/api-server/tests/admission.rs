@@ -70,7 +70,7 @@ async fn nodes_get_tokens_for_what_their_pods_ask() {
         "volumes": [{"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}],
     }});
     let pod = admin.post("/api/v1/namespaces/ns/pods", &pod).await.expect(201);
-    let node = |name: &str| admin.as_user(UserInfo::new(&format!("system:node:{name}"), &["system:nodes", names::AUTHENTICATED]));
+    let node = |name: &str| admin.as_user(UserInfo::new(format!("system:node:{name}"), &["system:nodes", names::AUTHENTICATED]));
     let request = |account: &str, audiences: Value| {
         let bound = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": pod["metadata"]["uid"]});
         (
