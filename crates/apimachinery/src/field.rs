@@ -123,6 +123,21 @@ pub struct Error {
     pub bad_value: Option<Value>,
     /// More about it; may be empty.
     pub detail: String,
+    /// Where in the object the value is that is shown, if it is not the field's own.
+    pub place: Option<String>,
+    /// The change that the detail ends with, if it does.
+    pub change: Option<Box<Change>>,
+}
+
+/// Two texts whose difference an error shows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// As it was.
+    pub before: String,
+    /// As it would be.
+    pub after: String,
+    /// Members of the value that are not shown as they were sent.
+    pub unsent: &'static [&'static str],
 }
 
 /// All that is wrong with an object.
@@ -130,7 +145,7 @@ pub type ErrorList = Vec<Error>;
 
 impl Error {
     fn new(error_type: ErrorType, path: &Path, bad_value: Option<Value>, detail: impl Into<String>) -> Error {
-        Error { error_type, field: path.to_string(), bad_value, detail: detail.into() }
+        Error { error_type, field: path.to_string(), bad_value, detail: detail.into(), place: None, change: None }
     }
 
     /// A value that should exist was not found.
@@ -180,6 +195,13 @@ impl Error {
     pub fn too_many(path: &Path, count: usize, count_max: usize) -> Error {
         let unit = if count_max == 1 { "item" } else { "items" };
         Error::new(ErrorType::TooMany, path, Some(Value::from(count)), format!("must have at most {count_max} {unit}"))
+    }
+
+    /// Shows a value that is at another place.
+    #[must_use]
+    pub fn of_place(mut self, place: &Path) -> Error {
+        self.place = Some(place.to_string());
+        self
     }
 
     /// Not the user's fault.

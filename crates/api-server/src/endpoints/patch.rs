@@ -10,7 +10,7 @@ use super::change::check_name;
 use super::codecs;
 use crate::gates::Feature;
 use crate::http::RequestContext;
-use crate::registry::{Change, FieldValidation, Write, WriteOptions, convert};
+use crate::registry::{Change, FieldValidation, NAMESPACE_MISMATCH, Write, WriteOptions, convert};
 
 /// The patch formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,23 +88,54 @@ impl SentPatch {
         let mut patched = result.clone();
         patched.set_gvk(served);
         let patched = codecs::patched(patched, served, self.mode, context, complaints.clone(), merged).map_err(refused)?;
+        let namespace = if current.meta().namespace().is_empty() { "" } else { context.info.namespace.as_str() };
+        if !namespace.is_empty() && !patched.meta().namespace().is_empty() && patched.meta().namespace() != namespace {
+            return Err(Status::bad_request(NAMESPACE_MISMATCH));
+        }
         check_name(&patched, current.meta().name())?;
         Ok(patched)
     }
 }
 
-/// A strategic patch as upstream's merge leaves it: without the nulls inside of what the object does not have, or has as another type.
+/// A strategic patch as upstream's merge leaves it: without the directives that it has followed, and without the nulls and the directives inside
+/// of what the object does not have, or has as another type.
 fn as_merged(patch: &Value, current: &Value) -> Value {
-    let (Value::Object(members), Value::Object(_)) = (patch, current) else { return without_nulls(patch) };
+    let (Value::Object(members), Value::Object(_)) = (patch, current) else { return without_directives(&without_nulls(patch)) };
+    let directive = patch.get("$patch");
+    let kept = |key: &apimachinery::Key| !matches!(key.as_str(), "$patch" | "$retainKeys");
+    if directive.is_some() {
+        let replaces = directive.is_some_and(|directive| *directive == "replace");
+        let members = members.iter().filter(|(key, _)| !replaces || key.as_str() != "$patch");
+        return Value::from(members.map(|(key, value)| (key.clone(), value.clone())).collect::<apimachinery::Map>());
+    }
     let merged = |(key, value): (&apimachinery::Key, &Value)| {
         let left = match current.get(key.as_str()) {
             Some(Value::Array(_)) if matches!(value, Value::Array(_)) => value.clone(),
-            Some(now) if !now.is_null() => as_merged(value, now),
-            _ => without_nulls(value),
+            Some(now @ Value::Object(_)) if matches!(value, Value::Object(_)) => as_merged(value, now),
+            _ => without_directives(&without_nulls(value)),
         };
         (key.clone(), left)
     };
-    Value::from(members.iter().map(merged).collect::<apimachinery::Map>())
+    Value::from(members.iter().filter(|(key, _)| kept(key)).map(merged).collect::<apimachinery::Map>())
+}
+
+/// What is left of a value where upstream has taken the directives out of it: an object that is one stays whole, one inside of it is gone.
+fn without_directives(value: &Value) -> Value {
+    fn inside(value: &Value) -> Option<Value> {
+        match value {
+            Value::Object(_) if value.get("$patch").is_some() => None,
+            Value::Array(items) => Some(items.iter().filter_map(inside).collect()),
+            other => Some(without_directives(other)),
+        }
+    }
+    match value {
+        Value::Object(members) if value.get("$patch").is_none() => {
+            let left = members.iter().filter_map(|(key, value)| Some((key.clone(), inside(value)?)));
+            Value::from(left.collect::<apimachinery::Map>())
+        }
+        Value::Array(items) => items.iter().map(without_directives).collect(),
+        other => other.clone(),
+    }
 }
 
 fn without_nulls(value: &Value) -> Value {
@@ -144,8 +175,11 @@ impl<'a> Patched<'a> {
 fn read(kind: PatchType, bytes: &[u8], served: &GroupVersionKind, mode: FieldValidation) -> Result<(Value, Vec<String>), Status> {
     let ignores = mode == FieldValidation::Ignore;
     let prefix = if kind == PatchType::Strategic { "" } else { "error decoding patch: " };
-    let (patch, mut complaints) = codecs::parse(bytes, Encoding::Json, served)
-        .map_err(|status| Status::bad_request(format!("{prefix}{}", status.message)))?;
+    let (patch, mut complaints) = codecs::parse(bytes, Encoding::Json, served).map_err(|status| match (kind, ignores) {
+        (PatchType::Merge, true) => Status::bad_request("Invalid JSON Patch"),
+        (_, true) => status,
+        (_, false) => Status::bad_request(format!("{prefix}{}", status.message)),
+    })?;
     let wanted = match kind {
         PatchType::Json if patch.as_array().is_none() && ignores => "jsonpatch.Patch",
         PatchType::Json if patch.as_array().is_none() => "[]handlers.jsonPatchOp",
@@ -241,6 +275,10 @@ mod tests {
             (value!({"a": {"b": null, "c": {"d": null}}}), value!({"a": {"b": null, "c": {}}})),
             (value!({"list": {"e": null}}), value!({"list": {}})),
             (value!({"text": null}), value!({"text": null})),
+            (value!({"spec": {"ports": [{"port": 80, "$patch": "delete"}]}}), value!({"spec": {"ports": []}})),
+            (value!({"a": {"$patch": "replace", "b": 2}}), value!({"a": {"b": 2}})),
+            (value!({"a": {"$patch": "nope", "b": 2}}), value!({"a": {"$patch": "nope", "b": 2}})),
+            (value!({"new": {"$patch": "delete"}}), value!({"new": {"$patch": "delete"}})),
         ] {
             assert_eq!(as_merged(&patch, &current), left, "{patch}");
         }

@@ -4,48 +4,61 @@ use ::http::header::{HeaderMap, HeaderValue, WARNING};
 
 use crate::http::Warnings;
 
-/// Upstream's limits: a longer text is cut when all together are longer than that.
-const TOTAL_BYTES_MAX: usize = 4 * 1024;
-const ONE_BYTES_MAX: usize = 256;
+/// Upstream's limits, in characters: when all together are longer than that, each is cut.
+const TOTAL_MAX: usize = 4 * 1024;
+const ONE_MAX: usize = 256;
 
-/// Writes all warnings collected so far.
+/// Writes all warnings collected so far, as upstream's recorder would have written them one by one: a text that no header can hold is left out,
+/// and the first that is too much makes all those before it short.
 pub(super) fn write(warnings: &Warnings, headers: &mut HeaderMap) {
     let texts = warnings.take();
-    let total: usize = texts.iter().map(String::len).sum();
-    let mut written = 0;
-    for text in &texts {
-        let text = if total > TOTAL_BYTES_MAX { cut(text, ONE_BYTES_MAX) } else { text };
-        if written + text.len() > TOTAL_BYTES_MAX {
+    let (mut written, mut cutting) = (0, false);
+    let mut lines: Vec<String> = Vec::new();
+    for (at, text) in texts.iter().enumerate() {
+        if cutting && written >= TOTAL_MAX {
             break;
         }
-        written += text.len();
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - {}", quoted(text))) {
+        let text = if cutting { cut(text) } else { text };
+        let Some(line) = line(text) else { continue };
+        let length = text.chars().count();
+        if cutting || written + length <= TOTAL_MAX {
+            written += length;
+            lines.push(line);
+            continue;
+        }
+        cutting = true;
+        let short = texts[..=at].iter().map(|text| cut(text)).filter_map(|text| Some((text.chars().count(), self::line(text)?)));
+        (written, lines) = short.fold((0, Vec::new()), |(length, mut lines), (more, line)| {
+            lines.push(line);
+            (length + more, lines)
+        });
+    }
+    for line in lines {
+        if let Ok(value) = HeaderValue::from_bytes(line.as_bytes()) {
             headers.append(WARNING, value);
         }
     }
 }
 
-fn cut(text: &str, bytes_max: usize) -> &str {
-    let mut end = text.len().min(bytes_max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
+fn cut(text: &str) -> &str {
+    text.char_indices().nth(ONE_MAX).map_or(text, |(end, _)| &text[..end])
 }
 
-/// A quoted-string without control characters.
-fn quoted(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
+/// With a quoted-string; `None` where the text has a control character.
+fn line(text: &str) -> Option<String> {
+    if text.chars().any(char::is_control) {
+        return None;
+    }
+    let mut out = String::with_capacity(text.len() + 10);
+    out.push_str("299 - \"");
     for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            c if c.is_control() => out.push(' '),
-            c => out.push(c),
+        if matches!(c, '"' | '\\') {
+            out.push('\\');
         }
+        out.push(c);
     }
     out.push('"');
-    out
+    Some(out)
 }
 
 #[cfg(test)]
@@ -55,12 +68,13 @@ mod tests {
     #[test]
     fn headers() {
         let warnings = Warnings::default();
-        warnings.add("unknown field \"spec.x\"\nand more");
+        warnings.add("unknown field \"spec.x\"");
+        warnings.add("what no header\ncan hold");
         warnings.add("second");
         let mut headers = HeaderMap::new();
         write(&warnings, &mut headers);
         let values: Vec<_> = headers.get_all(WARNING).iter().map(|v| v.to_str().expect("ASCII")).collect();
-        assert_eq!(values, [r#"299 - "unknown field \"spec.x\" and more""#, r#"299 - "second""#]);
+        assert_eq!(values, [r#"299 - "unknown field \"spec.x\"""#, r#"299 - "second""#]);
     }
 
     #[test]
@@ -72,7 +86,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         write(&warnings, &mut headers);
         let values: Vec<_> = headers.get_all(WARNING).iter().collect();
-        assert_eq!(values.len(), TOTAL_BYTES_MAX / ONE_BYTES_MAX);
-        assert!(values.iter().all(|v| v.len() < ONE_BYTES_MAX + 16));
+        assert_eq!(values.len(), TOTAL_MAX / ONE_MAX);
+        assert!(values.iter().all(|v| v.len() < ONE_MAX + 16));
     }
 }

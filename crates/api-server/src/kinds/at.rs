@@ -3,6 +3,7 @@
 //! The place is a chain of borrowed steps; its text is made only when something is wrong, so that a valid object costs no allocation.
 //! The messages are upstream's (`apimachinery/pkg/api/validation`, `pkg/apis/core/validation`): clients match them.
 
+use apimachinery::decode::EmptyMember;
 use apimachinery::field::{Error, ErrorList, Path};
 use apimachinery::{Quantity, Value, validation};
 
@@ -14,26 +15,28 @@ pub(super) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 pub(super) const POSITIVE: &str = "must be greater than 0";
 pub(super) const IMMUTABLE: &str = "field is immutable";
 
-/// What the cluster lets objects be: upstream's `pkg/capabilities`, and its feature gates.
+/// What the cluster lets objects be: upstream's `pkg/capabilities`, and its feature gates; and what the object does not say of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Policy {
+pub(super) struct Policy<'v> {
     /// Containers may be privileged.
     pub(super) privileged: bool,
     /// Which features are on.
     pub(super) gates: FeatureGates,
+    /// The lists and maps that the client said are empty.
+    pub(super) empty: &'v [EmptyMember],
 }
 
-impl Policy {
+impl<'v> Policy<'v> {
     /// Everything is allowed.
-    pub(super) const OPEN: Policy = Policy { privileged: true, gates: FeatureGates::DEFAULT };
+    pub(super) const OPEN: Policy<'static> = Policy { privileged: true, gates: FeatureGates::DEFAULT, empty: &[] };
 
-    /// That of the server.
-    pub(super) fn of(context: &OperationContext) -> Policy {
-        Policy { privileged: context.allow_privileged, gates: context.gates }
+    /// That of the server, for one write.
+    pub(super) fn of(context: &'v OperationContext) -> Policy<'v> {
+        Policy { privileged: context.allow_privileged, gates: context.gates, empty: &context.empty }
     }
 
     /// The same for an update of a pod: search paths that only relaxed validation takes may stay.
-    pub(super) fn keeping_searches(self, old: &Value) -> Policy {
+    pub(super) fn keeping_searches(self, old: &Value) -> Policy<'v> {
         let mut searches = old.array_at(&["dnsConfig", "searches"]).iter().filter_map(Value::as_str);
         let relaxed = searches.any(|search| search == "." || search.contains('_'));
         let gates =
@@ -49,7 +52,7 @@ impl Policy {
 
 #[derive(Clone, Copy)]
 enum Step<'v> {
-    Root(Policy),
+    Root(Policy<'v>),
     Field(&'v str),
     Index(usize),
     Key(&'v str),
@@ -72,12 +75,12 @@ impl<'v> At<'_, 'v> {
     }
 
     /// The object itself, in a cluster with a policy.
-    pub(super) fn root_under(value: &'v Value, policy: Policy) -> At<'v, 'v> {
+    pub(super) fn root_under(value: &'v Value, policy: Policy<'v>) -> At<'v, 'v> {
         At { value, up: None, step: Step::Root(policy) }
     }
 
     /// What the cluster allows.
-    pub(super) fn policy(&self) -> Policy {
+    pub(super) fn policy(&self) -> Policy<'v> {
         match (self.step, self.up) {
             (Step::Root(policy), _) => policy,
             (_, Some(up)) => up.policy(),
@@ -126,6 +129,14 @@ impl<'v> At<'_, 'v> {
         !self.value.is_null()
     }
 
+    /// Whether the client sent an empty list or map here, or below: to upstream's variables that is not nothing.
+    pub(super) fn was_sent_empty(&self) -> bool {
+        let empty = self.policy().empty;
+        let path = if empty.is_empty() { Path::root() } else { self.path() };
+        let here = |rest: &str| rest.is_empty() || rest.starts_with(['.', '[']);
+        empty.iter().any(|member| member.path.strip_prefix(path.as_str()).is_some_and(here))
+    }
+
     /// The member, if it is there.
     pub(super) fn set<'a>(&'a self, name: &'v str) -> Option<At<'a, 'v>> {
         Some(self.get(name)).filter(At::is_set)
@@ -165,6 +176,12 @@ impl<'v> At<'_, 'v> {
     /// Where the value is a struct of upstream's internal type that corresponds to the published one of this name.
     pub(super) fn invalid_internal(&self, e: &mut ErrorList, type_name: &str, why: &str) {
         let shown = go_text::internal(self.value, type_name);
+        e.push(Error::invalid(&self.path(), self.value.clone(), why).shown_as(shown));
+    }
+
+    /// As [`At::invalid_internal`], for a list of such structs.
+    pub(super) fn invalid_list(&self, e: &mut ErrorList, type_name: &str, why: &str) {
+        let shown = go_text::internal_list(self.value, type_name);
         e.push(Error::invalid(&self.path(), self.value.clone(), why).shown_as(shown));
     }
 
@@ -377,6 +394,18 @@ mod tests {
         }
         let paths: Vec<&str> = e.iter().map(|error| error.field.as_str()).collect();
         assert_eq!(paths, ["spec.list[0].a", "spec.list[0].b", "spec.map[k]"]);
+    }
+
+    #[test]
+    fn what_was_sent_empty() {
+        let object = value!({"spec": {"resources": {}}});
+        let sent = |path: &str| EmptyMember { path: path.to_owned(), json: "[]" };
+        let empty = [sent("spec.ports"), sent("spec.resources.claims"), sent("spec.portsToo")];
+        let root = At::root_under(&object, Policy { empty: &empty, ..Policy::OPEN });
+        let spec = root.get("spec");
+        let found = ["ports", "resources", "port"].map(|member| spec.get(member).was_sent_empty());
+        assert_eq!(found, [true, true, false]);
+        assert!(!At::root(&object).get("spec").get("ports").was_sent_empty());
     }
 
     #[test]

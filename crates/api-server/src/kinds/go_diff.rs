@@ -6,11 +6,20 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::ops::Range;
 
+use apimachinery::field::{self, Error, Path};
+
 const CONTEXT: usize = 3;
 const LONG: usize = 200;
 
+/// The error that something may not change: it shows what has changed in the value at a place, of which these are the texts.
+pub(super) fn forbidden(path: &Path, place: &Path, why: &str, before: String, after: String) -> Error {
+    let mut error = Error::forbidden(path, format!("{why}\n{}", diff(&before, &after))).of_place(place);
+    error.change = Some(Box::new(field::Change { before, after, unsent: &[] }));
+    error
+}
+
 /// The difference between two values in compact JSON.
-pub(super) fn diff(old: &str, new: &str) -> String {
+pub(crate) fn diff(old: &str, new: &str) -> String {
     let (old, new) = (indented(old), indented(new));
     let (old, new): (Vec<&str>, Vec<&str>) = (old.split('\n').collect(), new.split('\n').collect());
     let mut out = String::new();

@@ -24,6 +24,13 @@ pub(crate) fn internal(value: &Value, type_name: &str) -> String {
     out
 }
 
+/// A list of such structs.
+pub(crate) fn internal_list(list: &Value, type_name: &str) -> String {
+    let Some(items) = list.as_array() else { return "null".to_owned() };
+    let items: Vec<String> = items.iter().map(|item| internal(item, type_name)).collect();
+    format!("[{}]", items.join(","))
+}
+
 /// A field of an internal type.
 struct InternalField {
     go_name: &'static str,
@@ -149,7 +156,7 @@ fn write_metadata(out: &mut String, metadata: &Value, first: &mut bool) {
 
 fn write_tagged(out: &mut String, value: &Value, info: &'static TypeInfo) {
     let mut fields: Vec<_> = info.fields.iter().filter(|field| !value[field.name].is_null()).collect();
-    fields.sort_by_key(|field| field.number);
+    fields.sort_by_key(|field| field.position());
     out.push('{');
     for (index, field) in fields.into_iter().enumerate() {
         let _ = write!(out, "{}\"{}\":", if index == 0 { "" } else { "," }, field.name);

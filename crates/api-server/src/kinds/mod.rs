@@ -16,6 +16,8 @@ mod events;
 mod flowcontrol;
 mod go_diff;
 mod go_text;
+mod go_url;
+mod json_path;
 mod meta_checks;
 mod namespace;
 mod networking;
@@ -47,8 +49,10 @@ use crate::registry::{BeginHook, DefaultStrategy, Resource, Strategy, bump_gener
 
 use apps::App;
 pub(crate) use disabled::drop_disabled;
+pub(crate) use go_diff::diff as difference;
 pub(crate) use go_text::{Shown, internal as internal_text, tagged as tagged_text};
 pub(crate) use meta_checks::{checks_own_metadata, meta_checks};
+pub(crate) use normalize::drops;
 pub(crate) use pod_spec::qos_class;
 pub(crate) use resources::is_extended as is_extended_resource;
 pub(crate) use service::{ServiceAllocator, repair_addresses};
@@ -313,6 +317,10 @@ impl Strategy for CheckedStatus {
             devices::admin::check(devices::admin::granted(&self.resource, object, old), context, e);
             self.checks.iter().for_each(|checks| (checks.status)(object, old, e));
         })
+    }
+
+    fn warnings_on_update(&self, _context: &crate::OperationContext, object: &Value, _old: &Value) -> Vec<String> {
+        warnings::of_status(&self.resource, object)
     }
 
     fn reset_fields(&self) -> &'static [&'static [&'static str]] {

@@ -155,6 +155,12 @@ fn devices(kind: &str, object: &mut Value, old: &Value) {
     }
 }
 
+/// Whether a new object loses what is at this place.
+pub(crate) fn drops(resource: &GroupResource, path: &str) -> bool {
+    let claims = resource.group == "resource.k8s.io" && resource.resource.starts_with("resourceclaim");
+    claims && path.contains("devices.requests[") && (path.ends_with(".tolerations") || path.ends_with(".capacity"))
+}
+
 /// Tolerations, capacity and distinct attributes of requests.
 fn requests(object: &mut Value, old: &Value, path: &[&str]) {
     let before = old.get_path(path).cloned().unwrap_or_default();

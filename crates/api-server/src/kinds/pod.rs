@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use apimachinery::Value;
 use apimachinery::field::ErrorList;
+use apimachinery::{GroupResource, Value};
 
 use super::at::{At, Policy};
 use super::status_meta::{StatusMeta, keep_for_status};
@@ -63,10 +63,6 @@ impl Strategy for PodStrategy {
         }
         found.extend(warnings::pod(&At::root(object), false));
         found
-    }
-
-    fn warnings_on_update(&self, _context: &OperationContext, object: &Value, _old: &Value) -> Vec<String> {
-        warnings::pod(&At::root(object), false)
     }
 
     fn prepare_for_update(&self, _context: &OperationContext, object: &mut Value, old: &Value) {
@@ -196,12 +192,25 @@ impl Strategy for PodStatusStrategy {
         if object["status"]["qosClass"].is_empty() && !old["status"]["qosClass"].is_empty() {
             object.set_path(&["status", "qosClass"], old["status"]["qosClass"].clone());
         }
+        // `InPlacePodLevelResourcesVerticalScaling` and `DRAExtendedResource`.
+        let has = |member: &str| !old["status"][member].is_null();
+        if !has("resources") && !has("allocatedResources") {
+            object.remove_path(&["status", "resources"]);
+            object.remove_path(&["status", "allocatedResources"]);
+        }
+        if !has("extendedResourceClaimStatus") {
+            object.remove_path(&["status", "extendedResourceClaimStatus"]);
+        }
         drop_health(object, old);
     }
 
     fn validate_update(&self, context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
         let ends_nomination = context.gates.has(Feature::ClearingNominatedNodeNameAfterBinding);
         collect(|e| pod_spec::status_update(object, old, ends_nomination, e))
+    }
+
+    fn warnings_on_update(&self, _context: &OperationContext, object: &Value, _old: &Value) -> Vec<String> {
+        warnings::of_status(&GroupResource::new("", "pods"), object)
     }
 
     fn reset_fields(&self) -> &'static [&'static [&'static str]] {

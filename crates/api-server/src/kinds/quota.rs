@@ -1,11 +1,12 @@
 //! LimitRanges, ResourceQuotas, PodDisruptionBudgets, PriorityClasses, Leases and ControllerRevisions: small kinds of plain rules.
 
 use apimachinery::field::{Error, ErrorList, Path};
+use apimachinery::quantity::Format;
 use apimachinery::{Quantity, Value, validation};
 
 use super::at::{At, IMMUTABLE};
 use super::go_text::{self, Shown};
-use super::resources::{amount, container_resource_name, is_quota_resource, quota_resource_name, resource_name};
+use super::resources::{amount, container_resource_name, is_native, is_quota_resource, quota_resource_name, resource_name};
 use super::table::{Checks, any};
 
 pub(super) const CHECKS: &[Checks] = &[
@@ -98,18 +99,37 @@ fn compare_limits(limit: &At, name: &str, e: &mut ErrorList) {
         }
     }
     let ratio = entry("maxLimitRequestRatio");
-    let Some(most) = quantity(&ratio) else { return };
-    let at = limit.path().child("maxLimitRequestRatio").key(name);
-    if most.as_f64() < 1.0 {
-        e.push(Error::invalid(&at, ratio.clone(), format!("ratio {} is less than 1", text(&ratio))));
+    if let Some(most) = quantity(&ratio) {
+        let at = limit.path().child("maxLimitRequestRatio").key(name);
+        if most < Quantity::new(1, Format::DecimalSi) {
+            e.push(Error::invalid(&at, ratio.clone(), format!("ratio {} is less than 1", text(&ratio))));
+        }
+        let bound = quantity(&entry("min")).zip(quantity(&entry("max"))).and_then(|(min, max)| exceeded(most, min, max));
+        if let Some(bound) = bound {
+            e.push(Error::invalid(&at, ratio.clone(), format!("ratio {} is greater than max/min = {bound}", text(&ratio))));
+        }
     }
-    if let (Some(min), Some(max)) = (quantity(&entry("min")), quantity(&entry("max")))
-        && min != Quantity::default()
-        && most.as_f64() > max.as_f64() / min.as_f64()
-    {
-        let bound = max.as_f64() / min.as_f64();
-        e.push(Error::invalid(&at, ratio.clone(), format!("ratio {} is greater than max/min = {bound:.6}", text(&ratio))));
+    // Of what cannot be overcommitted, pods get what they ask for.
+    let overcommits = is_native(name) && !name.starts_with("hugepages-");
+    let (default, request) = (entry("default"), entry("defaultRequest"));
+    if !overcommits && quantity(&default).zip(quantity(&request)).is_some_and(|(default, request)| default != request) {
+        let why = format!("default value {} must equal to defaultRequest value {} in {name}", text(&default), text(&request));
+        e.push(Error::invalid(&limit.path().child("defaultRequest").key(name), request, why));
     }
+}
+
+/// Amounts up to this are compared in thousandths (upstream's `MaxMilliValue`).
+const EXACT_MAX: i64 = i64::MAX / 1000;
+
+/// The quotient of the largest and the least amount, as Go prints it, where a ratio is greater.
+fn exceeded(ratio: Quantity, min: Quantity, max: Quantity) -> Option<String> {
+    let exact = [ratio, min, max].iter().all(|amount| amount.value() < EXACT_MAX);
+    let (ratio, min, max) = match exact {
+        true => (ratio.milli_value() as f64 / 1000.0, min.milli_value(), max.milli_value()),
+        false => (ratio.value() as f64, min.value(), max.value()),
+    };
+    let bound = max as f64 / min as f64;
+    (ratio > bound).then(|| if bound.is_finite() { format!("{bound:.6}") } else { "-Inf".to_owned() })
 }
 
 fn quota_amounts(object: &Value, part: &'static str, e: &mut ErrorList) {
@@ -181,7 +201,7 @@ fn quota(object: &Value, e: &mut ErrorList) {
         for _ in 0..misfit(scope) {
             let shown = go_text::internal(selector.value, "core.v1.ScopeSelector");
             let why = "unsupported scope applied to resource";
-            e.push(Error::invalid(&list.path(), selector.value.clone(), why).shown_as(shown));
+            e.push(Error::invalid(&list.path(), selector.value.clone(), why).shown_as(shown).of_place(&selector.path()));
         }
         let (operator, values) = (requirement.get("operator").text(), requirement.get("values").len());
         if !matches!(scope, "PriorityClass" | "VolumeAttributesClass") && SCOPES.contains(&scope) && operator != "Exists" {
@@ -324,4 +344,43 @@ fn revision_update(object: &Value, old: &Value, e: &mut ErrorList) {
     let root = At::root(object);
     root.get("revision").non_negative(e);
     root.get("data").immutable(e, &old["data"]);
+}
+
+#[cfg(test)]
+mod tests {
+    use apimachinery::value;
+
+    use super::super::table::tests::assert_create;
+
+    #[test]
+    fn limits() {
+        let range = value!({"spec": {"limits": [{"type": "Container"}]}});
+        assert_create(
+            "",
+            "limitranges",
+            &range,
+            &[
+                (
+                    &["spec", "limits"],
+                    value!([{"type": "Container", "default": {"a.b/c": "1"}, "defaultRequest": {"a.b/c": "2"}}]),
+                    &[
+                        r#"spec.limits[0].defaultRequest[a.b/c]: Invalid value: "2": default request value 2 is greater than default limit value 1"#,
+                        r#"spec.limits[0].defaultRequest[a.b/c]: Invalid value: "2": default value 1 must equal to defaultRequest value 2 in a.b/c"#,
+                    ],
+                ),
+                (
+                    &["spec", "limits"],
+                    value!([{"type": "Container", "min": {"cpu": "1"}, "max": {"cpu": "2"}, "maxLimitRequestRatio": {"cpu": "3"}}]),
+                    &[
+                        r#"spec.limits[0].maxLimitRequestRatio[cpu]: Invalid value: "3": ratio 3 is greater than max/min = 2.000000"#,
+                    ],
+                ),
+                (
+                    &["spec", "limits"],
+                    value!([{"type": "Container", "min": {"cpu": "0"}, "max": {"cpu": "2"}, "maxLimitRequestRatio": {"cpu": "500m"}}]),
+                    &[r#"spec.limits[0].maxLimitRequestRatio[cpu]: Invalid value: "500m": ratio 500m is less than 1"#],
+                ),
+            ],
+        );
+    }
 }

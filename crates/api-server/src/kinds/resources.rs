@@ -47,7 +47,7 @@ fn is_huge_page(name: &str) -> bool {
 }
 
 pub(super) fn is_native(name: &str) -> bool {
-    !name.contains('/') || name.split('/').next().is_some_and(|domain| domain.contains("kubernetes.io"))
+    !name.contains('/') || name.contains("kubernetes.io/")
 }
 
 /// A device of a node, by a vendor's name.

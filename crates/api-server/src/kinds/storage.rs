@@ -238,9 +238,9 @@ fn volume_update(object: &Value, old: &Value, e: &mut ErrorList) {
     }
     if now != before {
         let shown = |source: &Value| go_text::internal(source, "core.v1.PersistentVolumeSource");
-        let difference = go_diff::diff(&shown(&before), &shown(&now));
-        let why = format!("spec.persistentvolumesource is immutable after creation\n{difference}");
-        e.push(Error::forbidden(&Path::new("spec").child("persistentvolumesource"), why));
+        let (at, spec) = (Path::new("spec").child("persistentvolumesource"), Path::new("spec"));
+        let why = "spec.persistentvolumesource is immutable after creation";
+        e.push(go_diff::forbidden(&at, &spec, why, shown(&before), shown(&now)));
     }
     let (spec, before) = (&object["spec"], &old["spec"]);
     if spec["volumeMode"] != before["volumeMode"] {
@@ -253,7 +253,9 @@ fn volume_update(object: &Value, old: &Value, e: &mut ErrorList) {
         e.push(if affinity.is_null() {
             error
         } else {
-            error.shown_as(go_text::internal(affinity, "core.v1.VolumeNodeAffinity"))
+            error
+                .shown_as(go_text::internal(affinity, "core.v1.VolumeNodeAffinity"))
+                .of_place(&Path::new("spec").child("nodeAffinity"))
         });
     }
     let class = "volumeAttributesClassName";
@@ -279,7 +281,8 @@ fn same_affinity(new: &Value, old: &Value) -> bool {
     let label = |value: &Value| GA_LABELS.iter().find(|(beta, _)| *value == *beta).map(|(_, label)| *label);
     members.len() == before.len()
         && members.iter().all(|(name, value)| match name.as_str() {
-            "key" => *value == old["key"] || label(&old["key"]).is_some_and(|label| *value == label),
+            // Upstream finds no name for other labels, and takes it.
+            "key" => *value == old["key"] || *value == label(&old["key"]).unwrap_or_default(),
             name => same_affinity(value, &old[name]),
         })
 }
@@ -358,14 +361,16 @@ fn claim_update(object: &Value, old: &Value, e: &mut ErrorList) {
         }
     }
     if bound {
-        keep(&mut now, &before, &["resources", "requests", "storage"]);
+        if now.get_path(&["resources", "requests"]).is_some_and(|requests| !requests.is_null()) {
+            keep(&mut now, &before, &["resources", "requests", "storage"]);
+        }
         keep(&mut now, &before, &["volumeAttributesClassName"]);
     }
     if now != before {
         let why = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
         let shown = |spec: &Value| go_text::internal(spec, "core.v1.PersistentVolumeClaimSpec");
-        let difference = go_diff::diff(&shown(&before), &shown(&now));
-        e.push(Error::forbidden(&Path::new("spec"), format!("{why}\n{difference}")));
+        let at = Path::new("spec");
+        e.push(go_diff::forbidden(&at, &at, why, shown(&before), shown(&now)));
     }
     let size = |object: &Value, path: &[&str]| object.get_path(path).and_then(|value| Quantity::from_value(value).ok());
     let asked = ["spec", "resources", "requests", "storage"];
@@ -418,8 +423,8 @@ fn claim_status(object: &Value, _old: &Value, e: &mut ErrorList) {
             if member == "allocatedResources" && !claim_resource_key(&list, key, e) {
                 continue;
             }
-            if amount.quantity().is_some_and(|amount| amount < Quantity::default()) {
-                amount.invalid(e, "must be a valid resource quantity");
+            if let Some(value) = amount.quantity().map(|amount| amount.value()).filter(|value| *value < 0) {
+                e.push(Error::invalid(&amount.path(), value, "must be a valid resource quantity"));
             }
         }
     }

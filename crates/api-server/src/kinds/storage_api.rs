@@ -297,7 +297,7 @@ fn node_update(object: &Value, old: &Value, e: &mut ErrorList) {
             before.remove("allocatable");
             if new != before {
                 let shown = super::go_text::internal(&new, "storage.v1.CSINodeDriver");
-                e.push(Error::invalid(&drivers.path(), new, IMMUTABLE).shown_as(shown));
+                e.push(Error::invalid(&drivers.path(), new, IMMUTABLE).shown_as(shown).of_place(&driver.path()));
             }
         }
     }

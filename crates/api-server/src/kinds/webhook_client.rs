@@ -4,35 +4,28 @@ use apimachinery::field::{Error, ErrorList};
 use apimachinery::validation;
 
 use super::at::At;
+use super::go_url;
 
 const FORM: &str = "; desired format: https://host[/path]";
 
-/// The URL of a webhook. Only the shapes that occur are told apart; Go's parser finds more to complain about.
+/// The URL of a webhook.
 pub(super) fn url(at: &At, e: &mut ErrorList) {
-    let text = at.text();
-    let (text, fragment) = text.split_once('#').unwrap_or((text, ""));
-    let (text, query) = text.split_once('?').unwrap_or((text, ""));
-    let is_scheme = |scheme: &str| {
-        scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-            && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+    let url = match go_url::parse(at.text()) {
+        Ok(url) => url,
+        Err(why) => return at.require(e, &format!("url must be a valid URL: {why}{FORM}")),
     };
-    let (scheme, rest) = match text.split_once(':') {
-        Some((scheme, rest)) if is_scheme(scheme) => (scheme.to_ascii_lowercase(), rest),
-        _ => (String::new(), text),
-    };
-    let authority = rest.strip_prefix("//").map_or("", |rest| rest.split('/').next().unwrap_or_default());
-    let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
-    if scheme != "https" {
-        e.push(Error::invalid(&at.path(), scheme, format!("'https' is the only allowed URL scheme{FORM}")));
+    if url.scheme != "https" {
+        e.push(Error::invalid(&at.path(), url.scheme, format!("'https' is the only allowed URL scheme{FORM}")));
     }
-    if host.is_empty() {
-        e.push(Error::invalid(&at.path(), host, format!("host must be specified{FORM}")));
+    if url.host.is_empty() {
+        e.push(Error::invalid(&at.path(), "", format!("host must be specified{FORM}")));
     }
-    for (part, why) in [
-        (user.unwrap_or_default(), "user information is not permitted in the URL"),
-        (fragment, "fragments are not permitted in the URL"),
-        (query, "query parameters are not permitted in the URL"),
-    ] {
+    if let Some(user) = url.user {
+        e.push(Error::invalid(&at.path(), user, "user information is not permitted in the URL"));
+    }
+    for (part, why) in
+        [(url.fragment, "fragments are not permitted in the URL"), (url.query, "query parameters are not permitted in the URL")]
+    {
         if !part.is_empty() {
             e.push(Error::invalid(&at.path(), part, why));
         }
@@ -90,8 +83,14 @@ mod tests {
 
     #[test]
     fn urls() {
-        let cases: [(&str, &[&str]); 4] = [
+        let cases: [(&str, &[&str]); 5] = [
             ("https://example.com/a", &[]),
+            (
+                "::1",
+                &[
+                    r#"Required value: url must be a valid URL: parse "::1": missing protocol scheme; desired format: https://host[/path]"#,
+                ],
+            ),
             (
                 "http://example.com",
                 &[r#"Invalid value: "http": 'https' is the only allowed URL scheme; desired format: https://host[/path]"#],

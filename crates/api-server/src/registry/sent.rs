@@ -5,6 +5,8 @@ use apimachinery::Value;
 use apimachinery::decode::EmptyMember;
 use apimachinery::field::{Error, ErrorType};
 
+use crate::kinds;
+
 /// So many values are looked for; whoever sends more empty ones that are wrong sees `null` in the rest.
 const LOOKED_FOR_MAX: usize = 100;
 
@@ -15,29 +17,38 @@ pub(crate) fn show_as_sent(errors: &mut [Error], empty: &[EmptyMember]) {
     }
     let mut sorted: Vec<&EmptyMember> = Vec::new();
     let mut left = LOOKED_FOR_MAX;
-    for error in errors.iter_mut().filter(|error| shows_value(error.error_type)) {
-        let Some(mut shown) = shown_null(error) else { continue };
+    for error in errors.iter_mut().filter(|error| error.change.is_some() || shows_value(error.error_type)) {
+        let Some(shown) = shown_null(error) else { continue };
         if sorted.is_empty() {
             sorted = empty.iter().collect();
             sorted.sort_unstable_by_key(|member| member.path.as_str());
         }
-        let first = sorted.partition_point(|member| member.path.as_str() < error.field.as_str());
-        let mut changed = false;
-        for member in &sorted[first..] {
-            let Some(rest) = member.path.strip_prefix(error.field.as_str()).filter(|_| left > 0) else { break };
-            left -= 1;
-            if let Some(text) = with_value(&shown, rest, member.json) {
-                shown = text;
-                changed = true;
-            }
-        }
-        if changed {
+        let unsent = error.change.as_ref().map_or(&[][..], |change| change.unsent);
+        let place = error.place.as_deref().unwrap_or(&error.field);
+        if let Some(shown) = filled(shown, place, unsent, &sorted, &mut left) {
             show(error, shown);
         }
         if left == 0 {
             return;
         }
     }
+}
+
+/// A text of the value at a place, with what was sent there; `None` where that is nothing.
+fn filled(text: String, place: &str, unsent: &[&str], sorted: &[&EmptyMember], left: &mut usize) -> Option<String> {
+    let first = sorted.partition_point(|member| member.path.as_str() < place);
+    let mut shown: Option<String> = None;
+    for member in &sorted[first..] {
+        let Some(rest) = member.path.strip_prefix(place).filter(|_| *left > 0) else { break };
+        *left -= 1;
+        if unsent.contains(&rest) {
+            continue;
+        }
+        if let Some(filled) = with_value(shown.as_ref().unwrap_or(&text), rest, member.json) {
+            shown = Some(filled);
+        }
+    }
+    shown
 }
 
 fn shows_value(kind: ErrorType) -> bool {
@@ -48,6 +59,7 @@ fn shows_value(kind: ErrorType) -> bool {
 /// What an error shows of a value, if there is a `null` in it.
 fn shown_null(error: &Error) -> Option<String> {
     let shown = match &error.bad_value {
+        _ if error.change.is_some() => error.change.as_ref().map(|change| change.after.clone()).unwrap_or_default(),
         Some(Value::String(_) | Value::Bool(_) | Value::Int(_) | Value::Float(_)) => return None,
         Some(value) => value.to_json(),
         // The text is that of Go's structs, and comes with the detail.
@@ -58,6 +70,15 @@ fn shown_null(error: &Error) -> Option<String> {
 
 /// Shows this text instead.
 fn show(error: &mut Error, shown: String) {
+    if let Some(change) = &mut error.change {
+        let known = kinds::difference(&change.before, &change.after);
+        let difference = kinds::difference(&change.before, &shown);
+        if let Some(why) = error.detail.strip_suffix(&known) {
+            error.detail = format!("{why}{difference}");
+        }
+        change.after = shown;
+        return;
+    }
     error.detail = match (error.bad_value.take(), error.detail.as_str()) {
         (Some(_), "") | (None, _) => shown,
         (Some(_), detail) => format!("{shown}: {detail}"),
@@ -109,7 +130,7 @@ fn enter(json: &[u8], at: usize, step: Step<'_>) -> Option<usize> {
         (b'{', Step::Member(name)) => loop {
             let end = skip(json, at)?;
             let key = std::str::from_utf8(json.get(at + 1..end.checked_sub(1)?)?).ok()?;
-            if key.eq_ignore_ascii_case(name) {
+            if key.eq_ignore_ascii_case(name) || (name == "monitors" && key == "CephMonitors") {
                 return Some(end + 1);
             }
             at = skip(json, end + 1)?;
@@ -195,6 +216,21 @@ mod tests {
         show_as_sent(&mut errors, &empty);
         assert_eq!(errors[0].body(), r#"Invalid value: {"cidrs":[],"nodeSelector":{"a":[]}}: why"#);
         assert_eq!(errors[1].body(), r#"Invalid value: {"CIDRs":[],"NodeSelector":{"A":[]}}: why"#);
+    }
+
+    #[test]
+    fn other_places_and_changes() {
+        let sent = |path: &str| EmptyMember { path: path.to_owned(), json: "[]" };
+        let at = field::Path::new("spec").child("drivers");
+        let error = Error::invalid(&at, value!({"keys": null}), "why").of_place(&at.index(1));
+        let change =
+            field::Change { before: r#"{"A":1,"B":null}"#.into(), after: r#"{"A":null,"B":null}"#.into(), unsent: &[".b"] };
+        let detail = format!("why\n{}", kinds::difference(&change.before, &change.after));
+        let changed = Error { change: Some(Box::new(change)), ..Error::forbidden(&field::Path::new("spec"), detail) };
+        let mut errors = [error, changed];
+        show_as_sent(&mut errors, &[sent("spec.drivers[1].keys"), sent("spec.a"), sent("spec.b")]);
+        assert_eq!(errors[0].body(), r#"Invalid value: {"keys":[]}: why"#);
+        assert_eq!(errors[1].body(), "Forbidden: why\n@@ -1,4 +1,4 @@\n {\n- \"A\": 1,\n+ \"A\": [],\n  \"B\": null\n }\n");
     }
 
     #[test]

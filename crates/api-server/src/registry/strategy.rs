@@ -219,8 +219,11 @@ pub(crate) fn reset_status(object: &mut Value) {
     object.remove("status");
     let Some(info) = object.gvk().and_then(|kind| schema::lookup(&kind)) else { return };
     if let Some(status) = decode::zero_field(info, "status") {
-        object.insert("status", status);
-        defaults::apply(object, info);
+        // Of the status alone: what is not there in the spec any more has had its defaults.
+        let mut fresh = Value::object();
+        fresh.insert("status", status);
+        defaults::apply(&mut fresh, info);
+        object.insert("status", fresh.remove("status").unwrap_or_default());
     }
 }
 

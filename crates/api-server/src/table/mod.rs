@@ -76,7 +76,11 @@ pub(crate) fn table(
     };
     let mut ordered: Vec<&Value> = objects.iter().collect();
     printers::order(resource, &mut ordered);
-    whole(printer, version, metadata, ordered.into_iter().map(with_conditions).collect(), headers)
+    let mut table = whole(printer, version, metadata, ordered.into_iter().map(with_conditions).collect(), headers);
+    if objects.is_empty() && printers::is_plain(resource) {
+        table.insert("rows", Value::Null);
+    }
+    table
 }
 
 /// A Table of one Scale, whatever it scales.

@@ -13,32 +13,25 @@ use crate::{Key, Map, Quantity, Value, time};
 
 /// Makes an object conform to its type. Returns the strict messages for unknown fields. On error the object is `null`.
 pub fn conform(object: &mut Value, info: &'static TypeInfo) -> Result<Vec<String>, DecodeError> {
-    let mut walk = Walk::default();
-    *object = walk.typed(object.take(), info)?;
-    Ok(walk.strict)
+    Walk::default().run(object, info)
 }
 
 /// As [`conform_sent`], for a tree that a strategic merge made: upstream restores its object by a conversion that complains in other words
 /// than a decoder does, and cuts numbers off that are too large.
 pub fn restore(object: &mut Value, info: &'static TypeInfo) -> Result<Vec<String>, DecodeError> {
-    let mut walk = Walk { restores: true, empty: Empty::Kept, ..Walk::default() };
-    *object = walk.typed(object.take(), info)?;
-    Ok(walk.strict)
+    Walk { restores: true, empty: Empty::Kept, ..Walk::default() }.run(object, info)
 }
 
 /// As [`conform`], for what a client sends: lists and maps that it says are empty stay, as they do in Go's variables. They are `[]` and `{}`
 /// until [`drop_empty`](super::drop_empty) takes them out.
 pub fn conform_sent(object: &mut Value, info: &'static TypeInfo) -> Result<Vec<String>, DecodeError> {
-    let mut walk = Walk { empty: Empty::Kept, ..Walk::default() };
-    *object = walk.typed(object.take(), info)?;
-    Ok(walk.strict)
+    Walk { empty: Empty::Kept, ..Walk::default() }.run(object, info)
 }
 
-/// As [`conform`], for an object whose empty lists and maps were kept: of these there are still those that Go writes.
+/// As [`conform`], for an object whose empty lists and maps were kept: of these there are still those that Go writes, and all inside of lists
+/// that have one owner. Upstream compares such lists as Go's variables, which tell empty from nothing everywhere.
 pub fn conform_written(object: &mut Value, info: &'static TypeInfo) -> Result<Vec<String>, DecodeError> {
-    let mut walk = Walk { empty: Empty::Written, ..Walk::default() };
-    *object = walk.typed(object.take(), info)?;
-    Ok(walk.strict)
+    Walk { empty: Empty::Written, ..Walk::default() }.run(object, info)
 }
 
 enum Step {
@@ -58,9 +51,59 @@ struct Walk {
     restores: bool,
     /// What becomes of empty lists and maps.
     empty: Empty,
+    /// Whether what is here has one owner.
+    whole: Whole,
+    /// The first value of a wrong type: Go's decoder goes on after such, and only what a type's own decoder refuses ends it.
+    wrong_type: Option<DecodeError>,
+    /// A type's own decoder has refused a value.
+    refused: bool,
+}
+
+/// Whether a place is inside of something with one owner.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Whole {
+    #[default]
+    No,
+    /// In a struct or map, the lists of which are then compared whole, too.
+    Atomic,
+    /// In a list.
+    List,
+}
+
+impl Whole {
+    /// That of a field's own value.
+    fn inside(self, field: &FieldInfo) -> Whole {
+        match field.shape {
+            _ if self == Whole::List => Whole::List,
+            Shape::List(_) if self == Whole::Atomic || !matches!(field.list_type(), Some("set" | "map")) => Whole::List,
+            Shape::Map(_) if field.map_type() == Some("atomic") => Whole::Atomic,
+            Shape::Type(id) if field.map_type().or(id.info().map_type) == Some("atomic") => Whole::Atomic,
+            _ => self,
+        }
+    }
 }
 
 impl Walk {
+    fn run(mut self, object: &mut Value, info: &'static TypeInfo) -> Result<Vec<String>, DecodeError> {
+        let conformed = self.typed(object.take(), info)?;
+        if let Some(error) = self.wrong_type {
+            return Err(error);
+        }
+        *object = conformed;
+        Ok(self.strict)
+    }
+
+    /// Notes a wrong type and goes on.
+    fn noted(&mut self, result: Result<Value, DecodeError>) -> Result<Value, DecodeError> {
+        match result {
+            Err(error) if !self.restores && !self.refused => {
+                self.wrong_type.get_or_insert(error);
+                Ok(Value::Null)
+            }
+            result => result,
+        }
+    }
+
     fn shape(&mut self, value: Value, shape: &'static Shape) -> Result<Value, DecodeError> {
         if value.is_null() {
             return Ok(value);
@@ -91,7 +134,11 @@ impl Walk {
             Shape::Bytes => self.bytes(value),
             Shape::List(inner) => self.list(value, shape, inner),
             Shape::Map(inner) => self.map(value, shape, inner),
-            Shape::Type(id) => self.typed(value, id.info()),
+            Shape::Type(id) => {
+                let result = self.typed(value, id.info());
+                self.refused |= result.is_err() && id.info().kind != TypeKind::Struct;
+                result
+            }
         }
     }
 
@@ -133,15 +180,19 @@ impl Walk {
         let mut out = Vec::with_capacity(items.len());
         for (i, item) in Arc::unwrap_or_clone(items).into_iter().enumerate() {
             self.steps.push(Step::Index(i));
-            let item = self.shape(item, inner)?;
+            let item = self.shape(item, inner);
             self.steps.pop();
+            let item = self.noted(item)?;
             out.push(if item.is_null() { zero::of_shape(inner) } else { item });
         }
         Ok(Value::Array(Arc::new(out)))
     }
 
     fn map(&mut self, value: Value, shape: &'static Shape, inner: &'static Shape) -> Result<Value, DecodeError> {
-        let Value::Object(members) = value else { return Err(self.no_container(&value, "map from", &go_type(shape))) };
+        let Value::Object(members) = value else {
+            let named = self.named_keys().map(|keys| format!("map[{keys}]{}", go_type(inner)));
+            return Err(self.no_container(&value, "map from", &named.unwrap_or_else(|| go_type(shape))));
+        };
         // The common case, strings, needs no copy.
         if matches!(inner, Shape::String(_)) && members.values().all(|v| matches!(v, Value::String(_))) {
             return Ok(Value::Object(members));
@@ -149,13 +200,24 @@ impl Walk {
         let mut out = Vec::with_capacity(members.len());
         for (key, member) in Arc::unwrap_or_clone(members) {
             self.steps.push(Step::Key(key.clone()));
-            let member = self.shape(member, inner)?;
+            let member = self.shape(member, inner);
             self.steps.pop();
+            let member = self.noted(member)?;
             // Upstream's store does not tell no bytes from none.
             let zero = || if matches!(inner, Shape::Bytes) { Value::from("") } else { zero::of_shape(inner) };
             out.push((key, if member.is_null() { zero() } else { member }));
         }
         Ok(Value::from(Map::from_sorted(out)))
+    }
+
+    /// The type of the keys of the map that is being decoded, where it is not `string` and the map's type has no name of its own.
+    fn named_keys(&self) -> Option<&'static str> {
+        let Some(Step::Field(field)) = self.steps.last() else { return None };
+        match (self.owner?.name.rsplit_once('.')?, field.name) {
+            (("resource.v1", _), "attributes" | "capacity" | "consumedCapacity" | "requests") => Some("v1.QualifiedName"),
+            (("core.v1", "PersistentVolumeClaimStatus"), "allocatedResourceStatuses") => Some("v1.ResourceName"),
+            _ => None,
+        }
     }
 
     fn typed(&mut self, value: Value, info: &'static TypeInfo) -> Result<Value, DecodeError> {
@@ -171,6 +233,7 @@ impl Walk {
             TypeKind::IntOrString => match value {
                 Value::String(_) => Ok(value),
                 Value::Int(i) if i32::try_from(i).is_ok() => Ok(value),
+                other if self.restores => Err(unmarshal_error(&other, "int32", true)),
                 other => Err(self.number_mismatch(&other, "int32")),
             },
             TypeKind::Time => self.text(value, |s| time::parse_time(s).map(time::format_time)),
@@ -198,7 +261,10 @@ impl Walk {
     }
 
     fn text(&self, value: Value, canonical: impl Fn(&str) -> Result<String, time::TimeError>) -> Result<Value, DecodeError> {
-        let Value::String(text) = &value else { return Err(self.mismatch(&value, "string")) };
+        let Value::String(text) = &value else {
+            let error = if self.restores { unmarshal_error(&value, "string", false) } else { self.mismatch(&value, "string") };
+            return Err(error);
+        };
         let canonical = canonical(text).map_err(|e| DecodeError::Type(e.to_string()))?;
         Ok(if canonical == **text { value } else { Value::from(canonical) })
     }
@@ -218,9 +284,14 @@ impl Walk {
                 continue;
             };
             self.steps.push(Step::Field(field));
-            let member = self.shape(member, field.shape)?;
+            let whole = self.whole;
+            self.whole = whole.inside(field);
+            let member = self.shape(member, field.shape);
+            self.whole = whole;
             self.steps.pop();
-            push(&mut out, field, zero::emitted(field, member, self.empty));
+            let member = self.noted(member)?;
+            let compared = self.empty == Empty::Written && whole == Whole::List;
+            push(&mut out, field, zero::emitted(field, member, if compared { Empty::Kept } else { self.empty }));
         }
         for field in fields {
             push(&mut out, field, zero::of_field(field));
@@ -312,6 +383,15 @@ fn unrestorable(value: &Value, go_type: &str) -> DecodeError {
         (_, "bool" | "int32" | "int64" | "float64") => format!("unrecognized type: {go_type}"),
         _ => "unrecognized type: string".to_owned(),
     })
+}
+
+/// What a type's own decoder says of another type, which is asked even where the object is restored.
+fn unmarshal_error(value: &Value, go_type: &str, shows_number: bool) -> DecodeError {
+    let found = match value {
+        Value::Int(_) | Value::Float(_) if shows_number => format!("number {}", value.to_json()),
+        other => other.type_name().to_owned(),
+    };
+    DecodeError::Type(format!("json: cannot unmarshal {found} into Go value of type {go_type}"))
 }
 
 /// What Go's reflection calls the kind of a value.

@@ -215,4 +215,26 @@ mod tests {
         conform(&mut role, info("rbac.authorization.k8s.io", "Role")).expect("fits");
         assert_eq!(role, value!({"metadata": {}, "rules": null}));
     }
+    #[test]
+    fn lists_with_one_owner_keep_all() {
+        let sent = value!({"spec": {
+            "containers": [{"name": "c", "args": [], "env": [{"name": "e"}]}],
+            "affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "k", "namespaces": []}]}},
+            "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "k", "whenUnsatisfiable": "DoNotSchedule", "matchLabelKeys": []}],
+            "dnsConfig": {"searches": []},
+        }});
+        let mut pod = sent.clone();
+        conform_sent(&mut pod, info("", "Pod")).expect("fits");
+        conform_written(&mut pod, info("", "Pod")).expect("fits");
+        let spec = &pod["spec"];
+        // Told apart by keys, so that each container is a struct of its own.
+        assert_eq!((spec["containers"][0].get("args"), spec["topologySpreadConstraints"][0].get("matchLabelKeys")), (None, None));
+        assert_eq!(spec["dnsConfig"].get("searches"), None);
+        let terms = &spec["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+        assert_eq!(terms[0]["namespaces"], value!([]));
+        let mut role = value!({"rules": [{"verbs": ["get"], "apiGroups": []}]});
+        conform_sent(&mut role, info("rbac.authorization.k8s.io", "Role")).expect("fits");
+        conform_written(&mut role, info("rbac.authorization.k8s.io", "Role")).expect("fits");
+        assert_eq!(role["rules"][0]["apiGroups"], value!([]));
+    }
 }

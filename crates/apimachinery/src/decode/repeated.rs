@@ -42,14 +42,15 @@ fn slot<'v>(object: &'v mut Value, path: &[Place]) -> Option<&'v mut Value> {
     })
 }
 
-/// What the place holds, and whether a pointer does; `None` where the type says nothing.
+/// What the place holds, and whether a pointer does; `None` where the type says nothing, and in maps: each member of one is a new variable.
 fn shape_at(path: &[Place], info: &'static TypeInfo) -> Option<(&'static Shape, bool)> {
     let mut at: Option<&'static Shape> = None;
     let mut pointer = false;
-    for place in path {
+    for (index, place) in path.iter().enumerate() {
         let inner = match (at, place) {
             (None, Place::Member(key)) => field(info, key)?,
             (Some(Shape::Type(id)), Place::Member(key)) => field(id.info(), key)?,
+            (Some(Shape::Map(_)), Place::Member(_)) if index + 1 == path.len() => return None,
             (Some(Shape::Map(inner)), Place::Member(_)) | (Some(Shape::List(inner)), Place::Element(_)) => {
                 (at, pointer) = (Some(*inner), false);
                 continue;
@@ -137,5 +138,14 @@ mod tests {
             Err("json: cannot unmarshal number into Go struct field PodSpec.spec.hostname of type string"),
         );
         check(r#"{"spec":{"hostname":"h"}}"#, Ok(r#"{"spec":{"hostname":"h"}}"#));
+    }
+
+    #[test]
+    fn members_of_maps_are_new_each_time() {
+        let json = r#"{"spec":{"devices":[{"attributes":{"numa":{"bool":false,"int":2},"numa":{"int":1}}}]}}"#;
+        let mut object = Value::from_slice(json.as_bytes()).expect("JSON");
+        merge_repeated(json.as_bytes(), &mut object, schema::type_named("resource.v1.ResourceSlice").expect("known"))
+            .expect("fits");
+        assert_eq!(object.to_json(), r#"{"spec":{"devices":[{"attributes":{"numa":{"int":1}}}]}}"#);
     }
 }

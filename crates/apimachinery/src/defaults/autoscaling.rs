@@ -32,8 +32,13 @@ fn autoscaler(autoscaler: &mut Value) {
     let up = spec.path_mut(&["behavior", "scaleUp"]);
     absent(up, "stabilizationWindowSeconds", 0);
     absent(up, "selectPolicy", "Max");
-    absent(up, "policies", value!([{"type": "Pods", "value": 4, "periodSeconds": 15}, (percent.clone())]));
+    // No policies are something else than none said.
+    if up["policies"].is_null() {
+        up.insert("policies", value!([{"type": "Pods", "value": 4, "periodSeconds": 15}, (percent.clone())]));
+    }
     let down = spec.path_mut(&["behavior", "scaleDown"]);
     absent(down, "selectPolicy", "Max");
-    absent(down, "policies", vec![percent]);
+    if down["policies"].is_null() {
+        down.insert("policies", vec![percent]);
+    }
 }

@@ -153,11 +153,13 @@ fn take_out_at(value: &Value, element: &PathElement, fields: &Set, inner: Node<'
     }
 }
 
-/// Without the `null`s that removals left, as upstream's typed objects have none.
+/// Without the `null`s that removals left in structs: upstream's typed objects have none there. In maps and lists they become Go's zero
+/// values when the object is restored.
 pub(super) fn without_nulls(value: Value, node: Node<'_>) -> Value {
     match (form(node, Some(&value)), value) {
         (Form::Object, Value::Object(members)) => {
-            let kept = members.iter().filter(|(_, value)| !value.is_null());
+            let keeps = !node.is_struct() && node.atom() == Atom::Object;
+            let kept = members.iter().filter(|(_, value)| keeps || !value.is_null());
             let kept = kept
                 .map(|(name, value)| (name.clone(), without_nulls(value.clone(), node.member(name).unwrap_or(Node::Deduced))));
             kept.collect::<Map>().into()
@@ -228,5 +230,11 @@ mod tests {
         );
         let nothing = remove(&object, &to_set(&object, pod()).leaves(), pod());
         assert_eq!(without_nulls(nothing, pod()), value!({"metadata": {}, "spec": {"containers": []}}));
+    }
+
+    #[test]
+    fn nulls_of_a_configuration() {
+        let nulls = value!({"metadata": {"labels": {"a": null}}, "spec": {"hostname": null}});
+        assert_eq!(without_nulls(nulls, pod()), value!({"metadata": {"labels": {"a": null}}, "spec": {}}));
     }
 }

@@ -102,6 +102,9 @@ pub(super) fn show_path(path: &[PathElement]) -> String {
 fn show(value: &Value) -> String {
     match value {
         Value::String(text) => go_quote(text),
+        Value::Array(items) => format!("[{}]", items.iter().map(show).collect::<Vec<_>>().join(",")),
+        // Upstream joins members with nothing.
+        Value::Object(members) => members.iter().map(|(key, member)| format!("{key}={}", show(member))).collect(),
         other => other.to_json(),
     }
 }

@@ -126,8 +126,8 @@ impl Updater<'_> {
             _ => merged,
         };
         self.take_from_others(live, &pruned, managers, writer, force)?;
-        let new = merge::without_nulls(pruned, self.node);
-        Ok((new != merge::without_nulls(live.clone(), self.node)).then_some(new))
+        // A null that the configuration says where there is nothing is a difference, too.
+        Ok((pruned != *live).then(|| merge::without_nulls(pruned, self.node)))
     }
 
     /// Takes out what only the writer owned and no longer says.

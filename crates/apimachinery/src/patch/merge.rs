@@ -1,12 +1,13 @@
 //! JSON merge patch, RFC 7386.
 
-use crate::Value;
+use crate::{Map, Value};
 
 /// Applies a merge patch: objects are merged member by member, `null` removes, anything else replaces.
 /// Recursion is bounded by the nesting that the parser admits.
 pub fn merge_patch(target: &mut Value, patch: &Value) {
     let Some(members) = patch.as_object() else {
-        *target = patch.clone();
+        // As upstream's library has it, the objects in a list lose their nulls, unless the list takes the place of an object.
+        *target = if target.as_object().is_some() { patch.clone() } else { without_nulls(patch) };
         return;
     };
     let target = target.object_mut();
@@ -21,6 +22,17 @@ pub fn merge_patch(target: &mut Value, patch: &Value) {
                 merge_patch(member, change);
             }
         }
+    }
+}
+
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let left = members.iter().filter(|(_, member)| !member.is_null());
+            left.map(|(key, member)| (key.clone(), without_nulls(member))).collect::<Map>().into()
+        }
+        Value::Array(items) => items.iter().map(without_nulls).collect(),
+        other => other.clone(),
     }
 }
 
@@ -51,5 +63,7 @@ mod tests {
         check(r#"{"e":null}"#, r#"{"a":1}"#, r#"{"e":null,"a":1}"#);
         check("[1,2]", r#"{"a":"b","c":null}"#, r#"{"a":"b"}"#);
         check("{}", r#"{"a":{"bb":{"ccc":null}}}"#, r#"{"a":{"bb":{}}}"#);
+        // Beyond the RFC.
+        check(r#"{"a":[1],"b":{}}"#, r#"{"a":[{"c":null},null],"b":[{"c":null}]}"#, r#"{"a":[{},null],"b":[{"c":null}]}"#);
     }
 }

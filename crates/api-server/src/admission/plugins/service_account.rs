@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use apimachinery::{Status, Value};
+use apimachinery::{Status, Value, go_quote, validation};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use rand::Rng;
@@ -37,6 +37,12 @@ impl ServiceAccountPlugin {
     async fn account(&self, attributes: &Attributes, name: &str) -> Result<ServiceAccount, Status> {
         let attempts = if name == DEFAULT { DEFAULT_ATTEMPTS } else { 1 };
         let namespace = attributes.namespace.as_str();
+        // Upstream's client asks for no name that a path cannot have.
+        let unusable = validation::name_is_path_segment(name, false);
+        if !unusable.is_empty() {
+            let why = format!("invalid resource name {}: [{}]", go_quote(name), unusable.join(" "));
+            return Err(forbidden(attributes, format!("error looking up service account {namespace}/{name}: {why}")));
+        }
         for attempt in 0..attempts {
             if attempt > 0 {
                 tokio::time::sleep(DEFAULT_INTERVAL).await;

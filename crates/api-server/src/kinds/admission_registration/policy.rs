@@ -7,6 +7,7 @@ use cel::admission::{Compiler, Optional};
 
 use super::super::at::At;
 use super::super::conditions::conditions;
+use super::super::json_path;
 use super::{FAILURE_POLICIES, match_conditions, match_resources, param_kind};
 
 const ANNOTATIONS_MAX: usize = 20;
@@ -153,8 +154,14 @@ pub(super) fn status(object: &Value, _old: &Value, e: &mut ErrorList) {
     let checking = status.get("typeChecking");
     for warning in checking.get("expressionWarnings").items() {
         warning.get("warning").required(e);
-        if warning.get("fieldRef").text().trim().is_empty() {
-            warning.get("fieldRef").require(e, "");
+        let field = warning.get("fieldRef");
+        match field.text().trim() {
+            "" => field.require(e, ""),
+            path => {
+                if let Err(why) = json_path::check(path) {
+                    e.push(Error::invalid(&field.path(), path, format!("invalid JSONPath: {why}")));
+                }
+            }
         }
     }
     conditions(&status.get("conditions"), e);

@@ -13,7 +13,7 @@ use apimachinery::field::ErrorList;
 use apimachinery::{Value, validation};
 
 use super::at::{At, Policy};
-use super::{Rules, collect, warnings};
+use super::{Rules, collect, go_text, warnings};
 use crate::registry::{OperationContext, Strategy, bump_generation, keep_status};
 use validate::spec;
 
@@ -71,7 +71,8 @@ impl Strategy for AppStrategy {
                 why.join(" ")
             ));
         }
-        warnings.extend(self.template_warnings(object));
+        warnings.extend(template_warnings(object));
+        self.set_warnings(object, "", &mut warnings);
         warnings
     }
 
@@ -98,11 +99,11 @@ impl Strategy for AppStrategy {
             let selector = root.get("spec");
             let selector = selector.get("selector");
             if self.0 == App::DaemonSet {
-                selector.immutable(e, &old["spec"]["selector"]);
+                immutable_selector(&selector, &old["spec"]["selector"], e);
             }
             spec(self.0, object, Some(old), Policy::of(context), e);
             match self.0 {
-                App::Deployment | App::ReplicaSet => selector.immutable(e, &old["spec"]["selector"]),
+                App::Deployment | App::ReplicaSet => immutable_selector(&selector, &old["spec"]["selector"], e),
                 App::StatefulSet => stateful_set::update(object, old, e),
                 App::DaemonSet | App::ReplicationController => {}
             }
@@ -114,7 +115,11 @@ impl Strategy for AppStrategy {
             App::DaemonSet => object["spec"]["template"] != old["spec"]["template"],
             _ => object.meta().generation() != old.meta().generation(),
         };
-        if changed { self.template_warnings(object) } else { Vec::new() }
+        // Upstream looks at the old template of a ReplicationController, and names the claims of a StatefulSet another way.
+        let warned_of = if self.0 == App::ReplicationController { old } else { object };
+        let mut warnings = if changed { template_warnings(warned_of) } else { Vec::new() };
+        self.set_warnings(object, "Spec", &mut warnings);
+        warnings
     }
 
     /// For old clients of the core group's kind.
@@ -131,22 +136,32 @@ impl Strategy for AppStrategy {
 }
 
 impl AppStrategy {
-    fn template_warnings(&self, object: &Value) -> Vec<String> {
+    /// Those of a StatefulSet beyond its template's; `below` is what upstream calls the claims' specs.
+    fn set_warnings(&self, object: &Value, below: &'static str, found: &mut Vec<String>) {
+        if self.0 != App::StatefulSet {
+            return;
+        }
         let root = At::root(object);
         let spec = root.get("spec");
-        let mut found = warnings::pod(&spec.get("template"), true);
-        if self.0 == App::StatefulSet {
-            for claim in spec.get("volumeClaimTemplates").items() {
-                warnings::claim_spec(&claim.path(), &claim.get("spec"), &mut found);
-            }
-            if spec.get("revisionHistoryLimit").int() < 0 {
-                let text =
-                    "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended";
-                found.push(text.to_owned());
-            }
+        for claim in spec.get("volumeClaimTemplates").items() {
+            let path = if below.is_empty() { claim.path() } else { claim.path().child(below) };
+            warnings::claim_spec(&path, &claim.get("spec"), found);
         }
-        found
+        if spec.get("revisionHistoryLimit").int() < 0 {
+            let text =
+                "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended";
+            found.push(text.to_owned());
+        }
     }
+}
+
+fn immutable_selector(selector: &At, old: &Value, e: &mut ErrorList) {
+    selector.immutable_as(e, old, |value| go_text::tagged(value, "meta.v1.LabelSelector"));
+}
+
+fn template_warnings(object: &Value) -> Vec<String> {
+    let root = At::root(object);
+    warnings::pod(&root.get("spec").get("template"), true)
 }
 
 fn template_generation(object: &Value) -> i64 {

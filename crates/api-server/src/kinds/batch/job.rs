@@ -167,7 +167,7 @@ fn indexed(at: &At, e: &mut ErrorList) {
         let why = format!("must be less than or equal to {PARALLELISM_MAX} when completion mode is Indexed");
         parallelism.invalid(e, why);
     }
-    if completions.is_set() && failed.int() > completions.int() {
+    if completions.is_set() && failed.is_set() && failed.int() > completions.int() {
         failed.invalid(e, "must be less than or equal to completions");
     }
     if failed.int() > FAILED_INDEXES_MAX {

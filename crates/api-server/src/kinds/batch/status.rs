@@ -99,7 +99,9 @@ pub(super) fn update(job: &Value, old: &Value, gates: FeatureGates, e: &mut Erro
     times(&status, &change, e);
     finished(&status, &change, e);
     completion_indexes(&status, &change, e);
-    if (change.changed_pointer("ready") || change.changed("active")) && change.new.number("ready") > change.new.number("active") {
+    let ready = status.get("ready");
+    let checked = change.changed_pointer("ready") || change.changed("active");
+    if checked && ready.is_set() && ready.int() > change.new.number("active") {
         status.get("ready").invalid(e, "cannot set more ready pods than active");
     }
     success(&status, &change, e);

@@ -4,7 +4,7 @@ use apimachinery::field::{Error, ErrorList};
 use apimachinery::{Value, validation};
 
 use super::super::at::{At, IMMUTABLE, subdomain};
-use super::super::go_text::{self, Shown};
+use super::super::go_text::Shown;
 use super::super::{pod_spec, volume_sources};
 use super::{EFFECTS, binding_conditions, fits, name_of, pool_name, qualified_name, unique};
 
@@ -89,10 +89,7 @@ fn where_it_is(spec: &At, e: &mut ErrorList) {
         pod_spec::node_selector(&selector, e);
         let terms = selector.get("nodeSelectorTerms");
         if terms.len() != 1 {
-            let shown: Vec<String> =
-                terms.items().map(|term| go_text::internal(term.value, "core.v1.NodeSelectorTerm")).collect();
-            let error = Error::invalid(&terms.path(), Value::Null, "must have exactly one node selector term");
-            e.push(error.shown_as(format!("[{}]", shown.join(","))));
+            terms.invalid_list(e, "core.v1.NodeSelectorTerm", "must have exactly one node selector term");
         }
     }
     for (member, shown) in [("allNodes", "`allNodes`"), ("perDeviceNodeSelection", "`perDeviceNodeSelection`")] {

@@ -34,7 +34,10 @@ pub(super) fn all(spec: &At, volumes: &[Value], e: &mut ErrorList) {
     for container in init.items() {
         one(spec, &container, volumes, e);
         init_restart_policy(&container, e);
-        unique_name(&container, &mut names, e);
+        // Init containers without a name do not repeat each other's.
+        if !container.get("name").text().is_empty() || names.contains("") {
+            unique_name(&container, &mut names, e);
+        }
         host_ports(&[container], e);
         if container.get("restartPolicy").text() == "Always" {
             probes::lifecycle(spec, &container, e);
@@ -47,6 +50,7 @@ pub(super) fn all(spec: &At, volumes: &[Value], e: &mut ErrorList) {
             }
         }
     }
+    names.extend(init.items().map(|container| container.get("name").text()));
     let others = names.clone();
     for container in ephemeral.items() {
         one(spec, &container, volumes, e);
@@ -89,10 +93,9 @@ fn only_ephemeral(container: &At, e: &mut ErrorList) {
     ];
     for member in refused {
         let at = container.get(member);
-        // An empty struct behind a pointer is something.
-        if at.is_set()
-            && (!at.value.is_empty() || matches!(member, "livenessProbe" | "readinessProbe" | "startupProbe" | "lifecycle"))
-        {
+        // An empty struct behind a pointer is something, and so is an empty list.
+        let pointer = !matches!(member, "ports" | "resources" | "resizePolicy" | "restartPolicyRules");
+        if !at.value.is_empty() || (at.is_set() && pointer) || at.was_sent_empty() {
             container.get(member).forbid(e, NOT_EPHEMERAL);
         }
     }

@@ -155,7 +155,7 @@ fn spec_and_containers(spec: &At, pod: &str, e: &mut ErrorList) {
     if spec.get("os").get("name").text() == "windows" {
         return pod_resources.forbid(e, "may not be set for a windows pod");
     }
-    if pod_resources.get("claims").is_set() {
+    if pod_resources.get("claims").is_set() || pod_resources.get("claims").was_sent_empty() {
         pod_resources.get("claims").forbid(e, "claims may not be set for Resources at pod-level");
     }
     resources::requirements(&pod_resources, Of::Pod, spec.value.array_at(&["resourceClaims"]), e);

@@ -4,8 +4,7 @@ use apimachinery::field::{Error, ErrorList, Path};
 use apimachinery::{Value, go_quote};
 
 use super::{MIRROR, containers, qos_class, scheduling};
-use crate::kinds::at::{At, Policy, subdomain};
-use crate::kinds::go_text::Shown;
+use crate::kinds::at::{At, Policy, legacy_ip, subdomain};
 use crate::kinds::{go_diff, go_text};
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` \
@@ -62,9 +61,12 @@ pub(in crate::kinds) fn update(object: &Value, old: &Value, policy: Policy, e: &
     if spec.value != before {
         let munged = munged(&spec, before, e);
         if munged != *before {
-            let difference = difference(before, &munged, "core.v1.PodSpec");
-            let why = format!("pod updates may not change fields other than {UPDATABLE}\n{difference}");
-            spec.forbid(e, why);
+            let why = format!("pod updates may not change fields other than {UPDATABLE}");
+            let mut error = forbidden_change(&spec.path(), &spec.path(), &why, (before, &munged), "core.v1.PodSpec");
+            if let Some(change) = &mut error.change {
+                change.unsent = &PUT_BACK;
+            }
+            e.push(error);
         }
     }
 }
@@ -157,7 +159,8 @@ fn node_affinity_change(at: &At, old: &Value, e: &mut ErrorList) {
     let terms = required.get("nodeSelectorTerms");
     let before = old.array_at(&["requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"]);
     if !before.is_empty() && before.len() != terms.len() {
-        return terms.invalid(e, "no additions/deletions to non-empty NodeSelectorTerms list are allowed");
+        let why = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
+        return terms.invalid_list(e, "core.v1.NodeSelectorTerm", why);
     }
     for (term, old) in terms.items().zip(before) {
         let kept = |member: &str| old.array_at(&[member]).iter().zip(term.value.array_at(&[member])).all(|(a, b)| a == b);
@@ -170,8 +173,11 @@ fn node_affinity_change(at: &At, old: &Value, e: &mut ErrorList) {
     }
 }
 
-fn difference(old: &Value, new: &Value, type_name: &str) -> String {
-    go_diff::diff(&go_text::internal(old, type_name), &go_text::internal(new, type_name))
+/// What upstream makes anew of the old lists, so that it is no list where it is empty.
+const PUT_BACK: [&str; 4] = [".containers", ".initContainers", ".tolerations", ".schedulingGates"];
+
+fn forbidden_change(path: &Path, place: &Path, why: &str, (old, new): (&Value, &Value), type_name: &str) -> Error {
+    go_diff::forbidden(path, place, why, go_text::internal(old, type_name), go_text::internal(new, type_name))
 }
 
 /// What a node reports.
@@ -204,8 +210,27 @@ pub(in crate::kinds) fn status_update(object: &Value, old: &Value, ends_nominati
         ended_stay_ended(&status, member, old, Some(list), e);
     }
     ended_stay_ended(&status, "ephemeralContainerStatuses", old, None, e);
+    claim_statuses(&status.get("resourceClaimStatuses"), object.array_at(&["spec", "resourceClaims"]), e);
     for (member, one) in [("podIPs", "podIP"), ("hostIPs", "hostIP")] {
         addresses(&status, member, one, e);
+    }
+}
+
+fn claim_statuses(list: &At, claims: &[Value], e: &mut ErrorList) {
+    let mut seen: Vec<&str> = Vec::new();
+    for status in list.items() {
+        let name = status.get("name");
+        if !claims.iter().any(|claim| claim["name"].as_str().unwrap_or_default() == name.text()) {
+            name.invalid_text(e, "must match the name of an entry in `spec.resourceClaims`");
+        }
+        if seen.contains(&name.text()) {
+            name.duplicate(e);
+        }
+        seen.push(name.text());
+        // Upstream's place is that of the name.
+        if let Some(claim) = status.set("resourceClaimName") {
+            name.with(claim.value).check(e, subdomain);
+        }
     }
 }
 
@@ -218,17 +243,20 @@ fn addresses(status: &At, member: &'static str, one: &'static str, e: &mut Error
         first.get("ip").invalid_text(e, "must be equal to `hostIP`");
     }
     list.items().for_each(|item| item.with(item.get("ip").value).ip(e));
-    let ipv6: Vec<bool> = list.items().map(|item| item.get("ip").text().contains(':')).collect();
-    if ipv6.len() > 2 || (ipv6.len() == 2 && ipv6[0] == ipv6[1]) {
-        let why = "may specify no more than one IP for each IP family";
-        match member {
-            "hostIPs" => {
-                let shown: Vec<String> =
-                    list.items().map(|item| format!(r#"{{"IP":{}}}"#, Value::from(item.get("ip").text()).to_json())).collect();
-                e.push(Error::invalid(&list.path(), list.value.clone(), why).shown_as(format!("[{}]", shown.join(","))));
-            }
-            _ => list.invalid(e, why),
-        }
+    if list.len() < 2 {
+        return;
+    }
+    let texts = list.items().map(|item| item.get("ip").text());
+    let parsed: Vec<_> = texts.map(|text| (text, legacy_ip(text).map(|address| address.to_canonical().is_ipv4()))).collect();
+    let unreadable = parsed.iter().position(|(_, family)| family.is_none());
+    if let Some(at) = unreadable {
+        let why = format!("failed to check for dual stack with error:invalid IP[{at}]: {}", parsed[at].0);
+        e.push(Error::internal(&list.path(), why));
+    }
+    let both = [true, false].iter().all(|v4| parsed.iter().any(|(_, family)| *family == Some(*v4)));
+    if unreadable.is_some() || !both || parsed.len() > 2 {
+        let type_name = if member == "hostIPs" { "core.v1.HostIP" } else { "core.v1.PodIP" };
+        list.invalid_list(e, type_name, "may specify no more than one IP for each IP family");
     }
 }
 
@@ -283,9 +311,9 @@ pub(in crate::kinds) fn ephemeral_containers_update(object: &Value, old: &Value,
         match list.items().find(|container| container.value["name"] == before["name"]) {
             None => list.forbid(e, format!("existing ephemeral containers {name} may not be removed\n")),
             Some(now) if *now.value != *before => {
-                let difference = difference(before, now.value, "core.v1.EphemeralContainer");
-                let why = format!("existing ephemeral containers {name} may not be changed\n{difference}");
-                list.forbid(e, why);
+                let why = format!("existing ephemeral containers {name} may not be changed");
+                let change = (before, now.value);
+                e.push(forbidden_change(&list.path(), &now.path(), &why, change, "core.v1.EphemeralContainer"));
             }
             Some(_) => {}
         }

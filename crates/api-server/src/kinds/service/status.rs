@@ -1,11 +1,11 @@
 //! The status of a Service: what its load balancer reports.
 
-use apimachinery::Value;
 use apimachinery::field::{Error, ErrorList};
 use apimachinery::validation;
+use apimachinery::{GroupResource, Value};
 
 use super::super::at::{At, legacy_ip};
-use super::super::collect;
+use super::super::{collect, warnings};
 use crate::registry::{OperationContext, StatusStrategy, Strategy};
 
 pub(super) struct ServiceStatus;
@@ -17,6 +17,10 @@ impl Strategy for ServiceStatus {
 
     fn validate_update(&self, _context: &OperationContext, object: &Value, old: &Value) -> ErrorList {
         collect(|e| load_balancer(object, old, e))
+    }
+
+    fn warnings_on_update(&self, _context: &OperationContext, object: &Value, _old: &Value) -> Vec<String> {
+        warnings::of_status(&GroupResource::new("", "services"), object)
     }
 
     fn allow_create_on_update(&self) -> bool {

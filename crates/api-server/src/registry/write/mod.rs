@@ -137,7 +137,13 @@ impl Write<'_> {
 
     /// Takes out what the client said is empty: from here on, as in the store, that is the same as nothing.
     fn without_empty(&self, object: &mut Value) -> Arc<[EmptyMember]> {
-        schema::lookup(&self.stored.kind).map(|info| decode::drop_empty(object, info)).unwrap_or_default().into()
+        let mut empty = schema::lookup(&self.stored.kind).map(|info| decode::drop_empty(object, info)).unwrap_or_default();
+        // What is put back or dropped before anything is looked at was never there.
+        let of_status = self.subresource == "status";
+        empty.retain(|member| {
+            !(of_status && member.path.starts_with("spec")) && !crate::kinds::drops(&self.stored.resource, &member.path)
+        });
+        empty.into()
     }
 
     fn with_managers(&self, mut object: Value, options: &WriteOptions) -> Value {
