@@ -3,7 +3,7 @@
 //! Invariant: only the controller manager differs. Upstream's sends 20 requests a second unless told otherwise, which is what its users
 //! wait for; [`Limits::None`] takes the limit away, so that the controllers themselves can be compared.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -274,6 +274,8 @@ pub(crate) struct Progress {
     line: Vec<u8>,
     /// What each is done for, by name.
     done: HashMap<String, i64>,
+    /// Those that were seen not to be done since [`Progress::forget`], if it was called.
+    undone: Option<HashSet<String>>,
 }
 
 /// What counts of a Deployment.
@@ -318,12 +320,24 @@ impl Progress {
         let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments?watch=1&resourceVersion=0");
         let response = connection.start(&json_call(Method::GET, &path, None)).await?;
         ensure!(response.status().is_success(), "the watch answered {}", response.status());
-        Ok(Self { body: response.into_body(), _connection: connection, line: Vec::new(), done: HashMap::new() })
+        Ok(Self { body: response.into_body(), _connection: connection, line: Vec::new(), done: HashMap::new(), undone: None })
     }
 
-    /// What was done so far does not count any more.
+    /// What was done so far does not count any more: each has to be seen undone first. An event of before may still be on its way.
     pub(crate) fn forget(&mut self) {
         self.done.clear();
+        self.undone = Some(HashSet::new());
+    }
+
+    fn note(&mut self, name: String, generation: i64) {
+        if let Some(undone) = &mut self.undone {
+            if generation == 0 {
+                undone.insert(name.clone());
+            } else if !undone.contains(&name) {
+                return;
+            }
+        }
+        self.done.insert(name, generation);
     }
 
     /// Waits until every Deployment is done for at least the generation that is wanted of its number.
@@ -355,7 +369,8 @@ impl Progress {
                 if self.line.ends_with(b"\n") {
                     let event: Event = serde_json::from_slice(&self.line)?;
                     self.line.clear();
-                    self.done.insert(event.object.metadata.name.clone(), done_for(&event.object, replicas));
+                    let generation = done_for(&event.object, replicas);
+                    self.note(event.object.metadata.name, generation);
                 }
             }
         }

@@ -111,6 +111,9 @@ enum Benchmark {
         /// Only the workloads whose name contains this.
         #[arg(long)]
         only: Option<String>,
+        /// The schedulers' `--feature-gates`.
+        #[arg(long)]
+        feature_gates: Option<String>,
         /// The workloads.
         #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/workloads/scheduler.yaml"))]
         workloads: PathBuf,
@@ -129,6 +132,9 @@ enum Benchmark {
     },
     /// What one pod's change costs in a small cluster and in a large one.
     Growth {
+        /// Sizes of the cluster, in pods, the small one first; the workload's unless given.
+        #[arg(long, value_delimiter = ',')]
+        pods: Vec<usize>,
         /// The workload.
         #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/workloads/growth.yaml"))]
         workload: PathBuf,
@@ -345,9 +351,10 @@ async fn measure(
             let plan = api::Plan { executable, scratch, workload, rounds, peer: peer.map(Peer::kind), profile };
             (name, peer.map(|peer| peer.name().to_owned()), api::run(&plan).await?)
         }
-        Benchmark::Scheduler { peer, rounds, nodes, only, workloads } => {
+        Benchmark::Scheduler { peer, rounds, nodes, only, feature_gates, workloads } => {
             let workloads = scheduling::Scheduling::load(&workloads)?;
-            let plan = scheduler::Plan { executable, scratch, workloads, only, nodes, rounds, upstream: peer.is_some() };
+            let upstream = peer.is_some();
+            let plan = scheduler::Plan { executable, scratch, workloads, only, nodes, rounds, upstream, feature_gates };
             let peer = peer.map(|_| "kube-scheduler v1.35.4".to_owned());
             ("scheduler".to_owned(), peer, alone(scheduler::run(&plan).await?))
         }
@@ -356,8 +363,8 @@ async fn measure(
             let plan = controllers::Plan { executable, scratch, workload, rounds, upstream: peer.map(ControllersPeer::limits) };
             ("controllers".to_owned(), peer.map(|peer| peer.name().to_owned()), alone(controllers::run(&plan).await?))
         }
-        Benchmark::Growth { workload } => {
-            let workload = growth::GrowthWorkload::load(&workload)?;
+        Benchmark::Growth { pods, workload } => {
+            let workload = growth::GrowthWorkload::load(&workload, pods)?;
             let plan = growth::Plan { executable, scratch, workload };
             ("growth".to_owned(), None, alone(growth::run(&plan).await?))
         }

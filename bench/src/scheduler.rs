@@ -1,7 +1,7 @@
 //! `bench scheduler`: our scheduler and upstream's in turns, each against a fresh API server of ours with the same nodes and pods.
 //!
 //! Nobody runs the pods. The measured pods wait already when the scheduler starts, so that neither the load generator nor the creation of
-//! pods is measured; a watch counts the bindings. Invariant: both get the same flags and no limit on their requests.
+//! pods is measured; a watch counts the bindings. Invariant: both get the same flags and configuration, with no limit on their requests.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -45,6 +45,8 @@ pub(crate) struct Plan {
     pub(crate) rounds: usize,
     /// Whether to run upstream's scheduler, too.
     pub(crate) upstream: bool,
+    /// `--feature-gates` of both.
+    pub(crate) feature_gates: Option<String>,
 }
 
 /// What one run came to.
@@ -87,7 +89,7 @@ async fn one_run(plan: &Plan, workload: &Workload, nodes: usize, ours: bool) -> 
     create_pods(target, &plan.workloads, &workload.measured, "measured", nodes).await?;
     let measured = workload.measured.len(nodes);
     let bindings = Bindings::open(target).await?;
-    let scheduler = Scheduler::start(plan, &server.kubeconfig(), ours)?;
+    let scheduler = Scheduler::start(plan, &workload.plugin_config, &server.kubeconfig(), ours)?;
     let (first, last) = bindings.count(measured).await.with_context(|| scheduler.log())?;
     let (cpu, peak_mib) = scheduler.usage()?;
     let seconds = last.duration_since(first).as_secs_f64().max(1e-3);
@@ -213,25 +215,24 @@ struct Scheduler {
 }
 
 impl Scheduler {
-    fn start(plan: &Plan, kubeconfig: &Path, ours: bool) -> anyhow::Result<Self> {
+    fn start(plan: &Plan, plugin_config: &[Value], kubeconfig: &Path, ours: bool) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix("bench-scheduler-").tempdir_in(&plan.scratch)?;
-        let mut command;
+        // Upstream's own limit of 50 requests a second would be what is measured.
+        let config = json!({
+            "apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration",
+            "leaderElection": {"leaderElect": false},
+            "clientConnection": {"kubeconfig": kubeconfig, "qps": 100_000, "burst": 100_000},
+            "profiles": [{"schedulerName": "default-scheduler", "pluginConfig": plugin_config}],
+        });
+        let path = directory.path().join("config.yaml");
+        std::fs::write(&path, config.to_string())?;
+        let mut command = Command::new(if ours { plan.executable.clone() } else { peers::find("kube-scheduler")? });
         if ours {
-            command = Command::new(&plan.executable);
-            command
-                .args(["scheduler", "--leader-elect=false", "--secure-port=0"])
-                .arg(format!("--kubeconfig={}", kubeconfig.display()));
-        } else {
-            // Its own limit of 50 requests a second would be what is measured.
-            let config = json!({
-                "apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration",
-                "leaderElection": {"leaderElect": false},
-                "clientConnection": {"kubeconfig": kubeconfig, "qps": 100_000, "burst": 100_000},
-            });
-            let path = directory.path().join("config.yaml");
-            std::fs::write(&path, config.to_string())?;
-            command = Command::new(peers::find("kube-scheduler")?);
-            command.arg(format!("--config={}", path.display())).arg("--secure-port=0");
+            command.arg("scheduler");
+        }
+        command.arg(format!("--config={}", path.display())).arg("--secure-port=0");
+        if let Some(gates) = &plan.feature_gates {
+            command.arg(format!("--feature-gates={gates}"));
         }
         let log = directory.path().join("scheduler.log");
         let file = std::fs::File::create(&log)?;

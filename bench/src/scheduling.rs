@@ -33,6 +33,9 @@ pub(crate) struct Scheduling {
 pub(crate) struct Workload {
     /// A line of the results.
     pub(crate) name: String,
+    /// The `pluginConfig` of the profile.
+    #[serde(default)]
+    pub(crate) plugin_config: Vec<Value>,
     /// What is there when the scheduler starts.
     pub(crate) before: Group,
     /// What is timed.
