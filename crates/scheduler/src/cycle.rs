@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use rand::Rng;
+use tokio::time::Instant;
 
+use crate::batch::{Batches, Candidate, Hinted, Ranking};
 use crate::extender::Extender;
 use crate::framework::{Code, CycleState, EXTENDER, Eviction, FilterOutcome, Misfit, PreFiltered, Profile, Status};
 use crate::node_info::NodeInfo;
@@ -23,6 +25,16 @@ const NODES_MIN: usize = 100;
 pub(crate) struct Settings {
     /// `percentageOfNodesToScore`; 0 adapts to the size of the cluster.
     pub(crate) percentage_of_nodes_to_score: usize,
+    /// Whether equal pods share the results of one cycle (the gate OpportunisticBatching).
+    pub(crate) batching: bool,
+}
+
+/// What cycles leave to those after them.
+#[derive(Default)]
+pub(crate) struct Course {
+    /// Where the round robin over the nodes begins.
+    start: usize,
+    pub(crate) batches: Batches,
 }
 
 /// Why a pod has no node.
@@ -91,12 +103,12 @@ impl<'a> Surroundings<'a> {
     }
 }
 
-/// Chooses a node. `start` is where the round robin over the nodes begins; it is moved on.
+/// Chooses a node.
 pub(crate) fn schedule(
     profile: &Profile,
     pod: &Arc<PodInfo>,
     around: Surroundings<'_>,
-    start: &mut usize,
+    course: &mut Course,
 ) -> Result<Placement, Rejection> {
     let mut state = CycleState::new(Arc::clone(pod));
     let snapshot = around.snapshot;
@@ -113,15 +125,26 @@ pub(crate) fn schedule(
     if !pre_filtered.status.is_success() {
         return Err(misfit(profile, &state, pod, around, &pre_filtered, &FilterOutcome::default()));
     }
-    let outcome = feasible(profile, &state, pod, around, &pre_filtered, start).map_err(|status| Rejection::failure(&status))?;
-    let node = match outcome.feasible.as_slice() {
+    let hinted = around.settings.batching.then(|| {
+        let candidate = Candidate { profile, state: &state, pod, snapshot };
+        let sign = || if around.extenders.is_empty() { profile.sign(pod) } else { None };
+        course.batches.hint(candidate, sign, Instant::now())
+    });
+    let first = first_to_try(&pod.pod, hinted.as_ref());
+    let outcome = feasible(profile, &state, pod, around, (&pre_filtered, first), &mut course.start)
+        .map_err(|status| Rejection::failure(&status))?;
+    let (node, others) = match outcome.feasible.as_slice() {
         [] => return Err(misfit(profile, &state, pod, around, &pre_filtered, &outcome)),
-        [only] => only.name().to_owned(),
+        [only] => (only.name().to_owned(), None),
         several => {
             let scores = scores(profile, &mut state, pod, several, around).map_err(|status| Rejection::failure(&status))?;
-            best(several, &scores, &mut *profile.handle.random.lock()).name().to_owned()
+            let ranked = hinted.as_ref().is_some_and(|hinted| hinted.signature.is_some());
+            choose(several, &scores, ranked, &mut *profile.handle.random.lock())
         }
     };
+    if let Some(hinted) = hinted {
+        course.batches.store(profile.name(), hinted, &node, others, Instant::now());
+    }
     Ok(Placement { node, state })
 }
 
@@ -173,16 +196,17 @@ fn feasible(
     state: &CycleState,
     pod: &PodInfo,
     around: Surroundings<'_>,
-    pre_filtered: &PreFiltered,
+    (pre_filtered, first): (&PreFiltered, Option<&str>),
     start: &mut usize,
 ) -> Result<FilterOutcome, Status> {
     let (snapshot, extenders) = (around.snapshot, around.extenders);
-    // Room may have been made there for this very pod: if it fits now, nothing else needs to be looked at.
-    if let Some(node) = nominated_node(&pod.pod).and_then(|name| snapshot.get(name)) {
+    if let Some(node) = first.and_then(|name| snapshot.get(name)) {
         match filter(profile, state, pod, (std::slice::from_ref(node), 0, 1), extenders) {
             Ok(outcome) if !outcome.feasible.is_empty() => return Ok(outcome),
             Ok(_) => {}
-            Err(status) => tracing::warn!(node = node.name(), reason = status.message(), "the nominated node cannot be judged"),
+            Err(status) => {
+                tracing::warn!(node = node.name(), reason = status.message(), "the node to try first cannot be judged")
+            }
         }
     }
     if let Some(names) = &pre_filtered.nodes {
@@ -221,8 +245,11 @@ fn scores(
     Ok(scores)
 }
 
-fn nominated_node(pod: &Pod) -> Option<&str> {
-    pod.status.as_ref()?.nominated_node_name.as_deref().filter(|name| !name.is_empty())
+/// If the pod fits here, nothing else needs to be looked at: where room may have been made for this very pod, or the next best of a pod
+/// just like it.
+fn first_to_try<'a>(pod: &'a Pod, hinted: Option<&'a Hinted>) -> Option<&'a str> {
+    let nominated = pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref()).filter(|name| !name.is_empty());
+    nominated.or_else(|| hinted?.node.as_deref())
 }
 
 /// The pod fits nowhere: asks the PostFilters for help, and says why.
@@ -285,6 +312,17 @@ fn nodes_wanted(nodes: usize, percentage: usize) -> usize {
     let adaptive = || 50usize.saturating_sub(nodes / 125).max(5);
     let percent = if percentage == 0 { adaptive() } else { percentage.min(100) };
     (nodes * percent / 100).max(NODES_MIN)
+}
+
+/// The node with the best score and, if it is asked for, the order of the others.
+fn choose(nodes: &[Arc<NodeInfo>], scores: &[i64], ranked: bool, random: &mut impl Rng) -> (String, Option<Ranking>) {
+    if ranked {
+        let mut ranking = Ranking::new(nodes, scores, random);
+        if let Some(node) = ranking.pop() {
+            return (node, Some(ranking));
+        }
+    }
+    (best(nodes, scores, random).name().to_owned(), None)
 }
 
 /// The best score; among equals by chance.

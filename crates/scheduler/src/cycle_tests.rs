@@ -17,7 +17,9 @@ fn machine(name: &str, cpu: &str) -> Value {
 fn place(spec: Value, nodes: Snapshot) -> Result<String, String> {
     let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap();
     let (pod, profile) = (Arc::new(PodInfo::new(Arc::new(pod))), default_profile("s", &Arc::default()));
-    schedule(&profile, &pod, Surroundings::of(&nodes), &mut 0).map(|placed| placed.node).map_err(|rejection| rejection.message)
+    schedule(&profile, &pod, Surroundings::of(&nodes), &mut Course::default())
+        .map(|placed| placed.node)
+        .map_err(|rejection| rejection.message)
 }
 
 fn asks(cpu: &str) -> Value {

@@ -6,6 +6,7 @@
 //! our decisions; a pod is in exactly one part of the queue or in flight.
 //! Deliberately absent for now: gang scheduling.
 
+mod batch;
 mod cache;
 mod condition;
 mod config;
@@ -29,7 +30,7 @@ mod simulate;
 mod snapshot;
 mod watching;
 
-pub use config::{Config, ConfigError, Ready};
+pub use config::{Config, ConfigError, FeatureGates, Ready};
 pub use framework::{ClusterEvent, Code, CycleState, EventSet, Handle, Hint, Listers, Plugin, Profile, Status, Transition};
 pub use node_info::NodeInfo;
 pub use plugins::{REGISTRY, Registration};

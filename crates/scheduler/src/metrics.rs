@@ -26,6 +26,10 @@ struct Families {
     goroutines: IntGaugeVec,
     preemption_tasks: IntCounterVec,
     preemption_seconds: HistogramVec,
+    batch_attempts: IntCounterVec,
+    batch_flushes: IntCounterVec,
+    hint_seconds: HistogramVec,
+    store_seconds: HistogramVec,
 }
 
 const REGISTERED: &str = "registered once per process, under a name of its own, with constant buckets";
@@ -147,6 +151,28 @@ static FAMILIES: LazyLock<Families> = LazyLock::new(|| {
         &["result"]
     )
     .expect(REGISTERED),
+    batch_attempts: register_int_counter_vec!(
+        "scheduler_batch_attempts_total",
+        "Counts of results when we attempt to use batching.",
+        &["profile", "result"]
+    )
+    .expect(REGISTERED),
+    batch_flushes: register_int_counter_vec!(
+        "scheduler_batch_cache_flushed_total",
+        "Counts of cache flushes by reason.",
+        &["profile", "reason"]
+    )
+    .expect(REGISTERED),
+    hint_seconds: register_histogram_vec!(
+        options("get_node_hint_duration_seconds", "Latency for getting a node hint.", 0.00001, 2.0, 12),
+        &["hinted", "profile"]
+    )
+    .expect(REGISTERED),
+    store_seconds: register_histogram_vec!(
+        options("store_schedule_results_duration_seconds", "Latency for keeping the results of a cycle.", 0.00001, 2.0, 12),
+        &["profile"]
+    )
+    .expect(REGISTERED),
 }
 });
 
@@ -222,6 +248,27 @@ pub(crate) fn preemption_task(failed: bool, took: Duration) {
     let result = if failed { "error" } else { "success" };
     FAMILIES.preemption_tasks.with_label_values(&[result]).inc();
     FAMILIES.preemption_seconds.with_label_values(&[result]).observe(took.as_secs_f64());
+}
+
+/// What has come of a node that an earlier pod's cycle left over: `no_hint`, `hint_used` or `hint_not_used`.
+pub(crate) fn batch_attempt(profile: &str, result: &str) {
+    FAMILIES.batch_attempts.with_label_values(&[profile, result]).inc();
+}
+
+/// What an earlier pod's cycle left over is of no use.
+pub(crate) fn batch_flushed(profile: &str, reason: &str) {
+    FAMILIES.batch_flushes.with_label_values(&[profile, reason]).inc();
+}
+
+/// A pod was compared with the one before.
+pub(crate) fn node_hint(hinted: bool, profile: &str, took: Duration) {
+    let hinted = if hinted { "hint" } else { "no_hint" };
+    FAMILIES.hint_seconds.with_label_values(&[hinted, profile]).observe(took.as_secs_f64());
+}
+
+/// The results of a cycle were kept for the next.
+pub(crate) fn results_stored(profile: &str, took: Duration) {
+    FAMILIES.store_seconds.with_label_values(&[profile]).observe(took.as_secs_f64());
 }
 
 /// Counts a task while it runs.

@@ -87,6 +87,11 @@ impl NodeInfo {
         &self.node
     }
 
+    /// The node's object, to be kept.
+    pub(crate) fn shared_node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
     /// The node's name.
     pub fn name(&self) -> &str {
         self.node.metadata.name.as_deref().unwrap_or_default()

@@ -9,7 +9,7 @@ use crate::label_selector::Selector;
 use crate::resource::{PodRequest, pod_request};
 
 /// A host port in use: address, protocol, port.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub(crate) struct HostPort {
     pub(crate) address: String,
     pub(crate) protocol: String,

@@ -14,7 +14,7 @@ const SCORING_MEMORY_BYTES: i64 = 200 << 20;
 type ResourceList = BTreeMap<String, RawQuantity>;
 
 /// An amount of each resource. CPU in thousandths of a core, memory and storage in bytes, others in units.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Resources {
     /// `cpu`, in thousandths.
     pub milli_cpu: i64,
@@ -75,7 +75,7 @@ impl Resources {
 }
 
 /// What a pod asks of a node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct PodRequest {
     /// What the filters count.
     pub(crate) requested: Resources,

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cache::Cache;
 use crate::config::{Config, ConfigError};
-use crate::cycle::{Placement, Rejection, Settings, Surroundings, schedule};
+use crate::cycle::{Course, Placement, Rejection, Settings, Surroundings, schedule};
 use crate::extender::Extender;
 use crate::framework::{ClusterEvent, Code, Handle, Profile, Status, Unreserve, Wait};
 use crate::metrics;
@@ -83,8 +83,7 @@ pub(crate) struct Scheduler {
 #[derive(Default)]
 pub(crate) struct Cycles {
     snapshot: Snapshot,
-    /// Where the round robin over the nodes begins.
-    start: usize,
+    course: Course,
 }
 
 /// A pod that has been given a node and waits to be bound.
@@ -110,7 +109,10 @@ impl Scheduler {
         Ok(Self {
             profiles: config.make_profiles(&handle)?,
             extenders: config.make_extenders()?,
-            settings: Settings { percentage_of_nodes_to_score: config.percentage_of_nodes_to_score },
+            settings: Settings {
+                percentage_of_nodes_to_score: config.percentage_of_nodes_to_score,
+                batching: config.feature_gates.opportunistic_batching,
+            },
             client,
             recorder,
             handle,
@@ -198,6 +200,7 @@ impl Scheduler {
         let waiting = state.queue.pop();
         if waiting.is_some() {
             state.cache.refresh(&mut cycles.snapshot);
+            cycles.course.batches.begin_cycle();
         } else {
             state.report();
         }
@@ -228,7 +231,7 @@ impl Scheduler {
             return self.state.lock().queue.done(&waiting.pod.uid);
         }
         let around = Surroundings { snapshot: &cycles.snapshot, settings: self.settings, extenders: &self.extenders };
-        let result = schedule(&profile, &waiting.pod, around, &mut cycles.start);
+        let result = schedule(&profile, &waiting.pod, around, &mut cycles.course);
         metrics::algorithm(started.elapsed());
         let assumed = result.and_then(|placement| self.assume(&waiting, &profile, placement));
         match assumed {

@@ -24,7 +24,7 @@ use storage::Store;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use feature_gates::{
-    check_scheduler as check_scheduler_gates, of_controllers as controller_feature_gates, zpages as component_zpages,
+    of_controllers as controller_feature_gates, of_scheduler as scheduler_feature_gates, zpages as component_zpages,
 };
 
 use crate::certificate_files::CertificateFiles;

@@ -78,7 +78,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 /// Upstream's order: with a file, the flags of leader election alone are heard beside it.
 fn settings(values: &Values) -> anyhow::Result<Settings> {
     check_versions(values)?;
-    crate::api_server::check_scheduler_gates(&values.list("feature-gates"))
+    let gates = crate::api_server::scheduler_feature_gates(&values.list("feature-gates"))
         .map_err(|error| anyhow::anyhow!("--feature-gates: {error}"))?;
     let mut config = match values.text("config") {
         None => scheduler::Config::default(),
@@ -88,6 +88,7 @@ fn settings(values: &Values) -> anyhow::Result<Settings> {
         }
     };
     let from_file = values.text("config").is_some();
+    config.feature_gates = gates;
     config.leader_election = election(values, config.leader_election.take(), from_file)?;
     config.pod_max_in_unschedulable = values.duration("pod-max-in-unschedulable-pods-duration");
     let given = connection(values)?;

@@ -51,8 +51,23 @@ pub struct Config {
     pub leader_election: Option<client::LeaderElection>,
     /// `--pod-max-in-unschedulable-pods-duration`: after this a pod is tried again, in case an event was misjudged.
     pub pod_max_in_unschedulable: Duration,
+    /// The gates that there is code for both ways.
+    pub feature_gates: FeatureGates,
     /// Is set when the scheduler has seen the cluster.
     pub ready: Ready,
+}
+
+/// `--feature-gates`, as far as there is code for both values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FeatureGates {
+    /// Equal pods share the results of one cycle (KEP-5598).
+    pub opportunistic_batching: bool,
+}
+
+impl Default for FeatureGates {
+    fn default() -> Self {
+        Self { opportunistic_batching: true }
+    }
 }
 
 /// Whether a scheduler has seen the cluster; clones show the same.
@@ -81,6 +96,7 @@ impl Default for Config {
             kubeconfig: None,
             leader_election: Some(client::LeaderElection::new("kube-scheduler", "")),
             pod_max_in_unschedulable: UNSCHEDULABLE_MAX,
+            feature_gates: FeatureGates::default(),
             ready: Ready::default(),
         }
     }

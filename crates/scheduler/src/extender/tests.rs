@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::cycle::{Settings, Surroundings, schedule};
+use crate::cycle::{Course, Settings, Surroundings, schedule};
 use crate::plugins::default_profile;
 use crate::snapshot::Snapshot;
 
@@ -192,7 +192,7 @@ fn cycles_respect_extenders() {
         let extenders: [Arc<dyn Extender>; 1] = [Arc::new(extender)];
         let around = Surroundings { snapshot: &snapshot, settings: Settings::default(), extenders: &extenders };
         let profile = default_profile("s", &Arc::default());
-        schedule(&profile, &Arc::new(PodInfo::new(Arc::new(pod()))), around, &mut 0).map(|placed| placed.node)
+        schedule(&profile, &Arc::new(PodInfo::new(Arc::new(pod()))), around, &mut Course::default()).map(|placed| placed.node)
     };
     let opinion = |refuses, prefers| Opinionated { refuses, prefers, fails: false, ignorable: false };
     assert_eq!(place(&["a", "b", "c"], opinion("a", "c")).ok().as_deref(), Some("c"));

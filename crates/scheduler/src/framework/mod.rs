@@ -5,6 +5,7 @@ mod handle;
 mod points;
 mod profile;
 mod release;
+mod signature;
 mod state;
 mod status;
 mod waiting;
@@ -22,6 +23,7 @@ pub(crate) use points::{POINTS, Point, Points, implements};
 pub use profile::Profile;
 pub(crate) use profile::{FilterOutcome, PreFiltered, Unreserve};
 pub(crate) use release::ClaimRelease;
+pub(crate) use signature::{Sign, Signature, Signer, terms, weighted_terms};
 pub use state::CycleState;
 pub use status::{Code, Status};
 pub(crate) use waiting::Wait;
@@ -67,6 +69,10 @@ pub trait Plugin: Send + Sync + 'static {
     }
     /// Extension point Score.
     fn as_score(&self) -> Option<&dyn Score> {
+        None
+    }
+    /// What a pod's signature has to hold for this plugin. Needed of those with one of the points so far but the first.
+    fn as_sign(&self) -> Option<&dyn Sign> {
         None
     }
     /// Extension point Reserve.

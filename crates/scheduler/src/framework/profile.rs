@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::state::PluginSet;
 use super::{
-    ClusterEvent, Code, CycleState, Handle, Hint, Misfit, NODE_SCORE_MAX, Plugin, Point, Points, Remedy, Status, Wait, Worth,
-    implements,
+    ClusterEvent, Code, CycleState, Handle, Hint, Misfit, NODE_SCORE_MAX, Plugin, Point, Points, Remedy, Signature, Signer,
+    Status, Wait, Worth, implements,
 };
 use crate::metrics;
 use crate::node_info::NodeInfo;
@@ -22,6 +22,8 @@ pub struct Profile {
     plugins: Vec<(Arc<dyn Plugin>, i64)>,
     /// At each point only plugins that implement it.
     points: Points,
+    /// Those that filter or score; `None` if one of them has no part in signatures.
+    signers: Option<Vec<usize>>,
     pub(crate) handle: Arc<Handle>,
     /// How many percent of the nodes are scored; `None` for the scheduler's own.
     pub(crate) percentage_of_nodes_to_score: Option<usize>,
@@ -91,15 +93,40 @@ impl Profile {
     pub fn new(name: impl Into<String>, plugins: Vec<(Arc<dyn Plugin>, i64)>, handle: Arc<Handle>) -> Self {
         assert!(plugins.len() <= PluginSet::MAX, "the registry has fewer plugins");
         let points = Points::all(plugins.len());
-        let profile = Self { name: name.into(), plugins, points: Points::default(), handle, percentage_of_nodes_to_score: None };
+        let profile = Self {
+            name: name.into(),
+            plugins,
+            points: Points::default(),
+            signers: None,
+            handle,
+            percentage_of_nodes_to_score: None,
+        };
         profile.with_points(points)
     }
 
     /// The same with plugins chosen for each point.
     pub(crate) fn with_points(mut self, mut points: Points) -> Self {
         points.retain(|point, index| implements(self.plugins[index].0.as_ref(), point));
+        let judging = [Point::PreFilter, Point::Filter, Point::PreScore, Point::Score];
+        let judges: BTreeSet<usize> = judging.iter().flat_map(|point| points.at(*point)).copied().collect();
+        self.signers = judges.into_iter().map(|index| self.plugins[index].0.as_sign().map(|_| index)).collect();
         self.points = points;
         self
+    }
+
+    /// What the pod's placement depends on, if it is the pod alone, and every plugin that filters or scores can say so.
+    pub(crate) fn sign(&self, pod: &PodInfo) -> Option<Signature> {
+        let sign = |signers: &Vec<usize>| {
+            let signers = || signers.iter().filter_map(|index| self.plugins[*index].0.as_sign());
+            if !signers().all(|plugin| plugin.is_signable(&pod.pod)) {
+                return None;
+            }
+            let mut signer = Signer::default();
+            signer.add("v1.Pod.Namespace", || Ok(&pod.pod.metadata.namespace));
+            signers().for_each(|plugin| plugin.sign(pod, &mut signer));
+            signer.finish()
+        };
+        self.timed("Sign", || (self.signers.as_ref().and_then(sign), Code::Success))
     }
 
     /// The plugins that run at a point.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::framework::{ClusterEvent, CycleState, EventSet, Hint, NODE_SCORE_MAX, Plugin, PreScore, Score, Status};
+use crate::framework::{ClusterEvent, CycleState, EventSet, Hint, NODE_SCORE_MAX, Plugin, PreScore, Score, Sign, Signer, Status};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 use crate::resource::{Resources, pod_request};
@@ -36,6 +36,16 @@ impl Plugin for BalancedAllocation {
 
     fn as_score(&self) -> Option<&dyn Score> {
         Some(self)
+    }
+
+    fn as_sign(&self) -> Option<&dyn Sign> {
+        Some(self)
+    }
+}
+
+impl Sign for BalancedAllocation {
+    fn sign(&self, pod: &PodInfo, signer: &mut Signer) {
+        signer.requests(pod);
     }
 }
 

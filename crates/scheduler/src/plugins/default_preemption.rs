@@ -329,7 +329,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::cycle::Surroundings;
+    use crate::cycle::{Course, Surroundings};
     use crate::plugins::default_profile;
     use crate::snapshot::Snapshot;
 
@@ -368,7 +368,7 @@ mod tests {
         handle.listers.budgets = client::Store::from_objects(budgets.into_iter().map(typed));
         let profile = default_profile("default-scheduler", &Arc::new(handle));
         let snapshot = Snapshot::of(nodes);
-        match crate::cycle::schedule(&profile, &info(preemptor), Surroundings::of(&snapshot), &mut 0) {
+        match crate::cycle::schedule(&profile, &info(preemptor), Surroundings::of(&snapshot), &mut Course::default()) {
             Ok(placement) => Ok((placement.node, Vec::new())),
             Err(rejection) => match rejection.eviction {
                 Some(eviction) => Ok((eviction.node, eviction.victims.iter().map(|pod| pod.uid.clone()).collect())),
@@ -472,7 +472,7 @@ mod tests {
         let snapshot = Snapshot::of([node("n", &[])]);
         let place = |priority| {
             let pod = info(&pod("p", priority, "1", "x"));
-            crate::cycle::schedule(&profile, &pod, Surroundings::of(&snapshot), &mut 0).is_ok()
+            crate::cycle::schedule(&profile, &pod, Surroundings::of(&snapshot), &mut Course::default()).is_ok()
         };
         assert!(!place(50));
         assert!(place(51));

@@ -8,7 +8,9 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 
 use super::scoring::{Strategy, StrategyArgs};
 use crate::config::ConfigError;
-use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Hint, Plugin, PreFilter, PreScore, Score, Status};
+use crate::framework::{
+    ClusterEvent, Code, CycleState, EventSet, Filter, Hint, Plugin, PreFilter, PreScore, Score, Sign, Signer, Status,
+};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 use crate::resource::{PodRequest, Resources, pod_request};
@@ -144,6 +146,16 @@ impl Plugin for Fit {
 
     fn as_score(&self) -> Option<&dyn Score> {
         Some(self)
+    }
+
+    fn as_sign(&self) -> Option<&dyn Sign> {
+        Some(self)
+    }
+}
+
+impl Sign for Fit {
+    fn sign(&self, pod: &PodInfo, signer: &mut Signer) {
+        signer.requests(pod);
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::framework::{ClusterEvent, CycleState, EventSet, Hint, NODE_SCORE_MAX, Plugin, PreScore, Score, Status};
+use crate::framework::{ClusterEvent, CycleState, EventSet, Hint, NODE_SCORE_MAX, Plugin, PreScore, Score, Sign, Signer, Status};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 use crate::snapshot::Snapshot;
@@ -24,6 +24,12 @@ struct Spread(Vec<(String, f64)>);
 fn with_tag(image: &str) -> String {
     let last = image.rsplit('/').next().unwrap_or(image);
     if last.contains(':') || last.contains('@') { image.to_owned() } else { format!("{image}:latest") }
+}
+
+/// The images of all containers as nodes name them; one that several have counts for each.
+fn images(pod: &Pod) -> impl Iterator<Item = String> {
+    let containers = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+    containers.filter_map(|container| container.image.as_deref()).map(with_tag)
 }
 
 impl Plugin for ImageLocality {
@@ -47,16 +53,22 @@ impl Plugin for ImageLocality {
     fn as_score(&self) -> Option<&dyn Score> {
         Some(self)
     }
+
+    fn as_sign(&self) -> Option<&dyn Sign> {
+        Some(self)
+    }
+}
+
+impl Sign for ImageLocality {
+    fn sign(&self, pod: &PodInfo, signer: &mut Signer) {
+        signer.add("v1.Pod.Spec.CanonicalImageNames()", || Ok(images(&pod.pod).collect::<Vec<_>>()));
+    }
 }
 
 impl PreScore for ImageLocality {
     fn pre_score(&self, state: &mut CycleState, pod: &Pod, _nodes: &[Arc<NodeInfo>], snapshot: &Snapshot) -> Status {
-        let Some(spec) = &pod.spec else { return Status::skip() };
-        let images =
-            spec.init_containers.iter().flatten().chain(&spec.containers).filter_map(|container| container.image.as_deref());
-        let spread: Vec<(String, f64)> = images
+        let spread: Vec<(String, f64)> = images(pod)
             .map(|image| {
-                let image = with_tag(image);
                 let having = snapshot.nodes_with_image(&image);
                 (image, having as f64 / snapshot.len().max(1) as f64)
             })

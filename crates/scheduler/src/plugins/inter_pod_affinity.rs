@@ -10,7 +10,8 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::config::ConfigError;
 use crate::framework::{
-    ClusterEvent, Code, CycleState, EventSet, Filter, Handle, Hint, NODE_SCORE_MAX, Plugin, PreFilter, PreScore, Score, Status,
+    ClusterEvent, Code, CycleState, EventSet, Filter, Handle, Hint, NODE_SCORE_MAX, Plugin, PreFilter, PreScore, Score, Sign,
+    Signer, Status,
 };
 use crate::label_selector::{Labels, Selector};
 use crate::memo::{Memo, Over};
@@ -260,6 +261,24 @@ impl Plugin for InterPodAffinity {
 
     fn as_score(&self) -> Option<&dyn Score> {
         Some(self)
+    }
+
+    fn as_sign(&self) -> Option<&dyn Sign> {
+        Some(self)
+    }
+}
+
+impl Sign for InterPodAffinity {
+    fn is_signable(&self, pod: &Pod) -> bool {
+        let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref());
+        affinity.is_none_or(|affinity| affinity.pod_affinity.is_none() && affinity.pod_anti_affinity.is_none())
+    }
+
+    fn sign(&self, pod: &PodInfo, signer: &mut Signer) {
+        // Else nobody's preferences for its labels count; a node of which somebody bars it is found out when the node is tried.
+        if !self.args.ignore_preferred_terms_of_existing_pods {
+            signer.add("v1.Pod.Labels", || Ok(&pod.pod.metadata.labels));
+        }
     }
 }
 

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, NodeAffinity as Affinity, Pod};
 
 use super::normalize_by_largest;
-use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Hint, Plugin, PreFilter, PreScore, Score, Status};
+use crate::framework::{
+    ClusterEvent, Code, CycleState, EventSet, Filter, Hint, Plugin, PreFilter, PreScore, Score, Sign, Signer, Status, terms,
+    weighted_terms,
+};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 use crate::snapshot::Snapshot;
@@ -67,6 +70,23 @@ impl Plugin for NodeAffinity {
 
     fn as_score(&self) -> Option<&dyn Score> {
         Some(self)
+    }
+
+    fn as_sign(&self) -> Option<&dyn Sign> {
+        Some(self)
+    }
+}
+
+impl Sign for NodeAffinity {
+    fn sign(&self, pod: &PodInfo, signer: &mut Signer) {
+        let pod = &*pod.pod;
+        signer.add("v1.Pod.Spec.Affinity.NodeAffinity", || {
+            let Some(affinity) = affinity(pod) else { return Ok(None) };
+            let required = affinity.required_during_scheduling_ignored_during_execution.iter();
+            let preferred = affinity.preferred_during_scheduling_ignored_during_execution.iter().flatten();
+            Ok(Some((terms(required.flat_map(|required| &required.node_selector_terms))?, weighted_terms(preferred)?)))
+        });
+        signer.add("v1.Pod.Spec.Affinity.NodeSelector", || Ok(pod.spec.as_ref().map(|spec| &spec.node_selector)));
     }
 }
 

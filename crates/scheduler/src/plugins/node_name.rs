@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Hint, Plugin, Status};
+use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Hint, Plugin, Sign, Signer, Status};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 
@@ -23,6 +23,16 @@ impl Plugin for NodeName {
 
     fn as_filter(&self) -> Option<&dyn Filter> {
         Some(self)
+    }
+
+    fn as_sign(&self) -> Option<&dyn Sign> {
+        Some(self)
+    }
+}
+
+impl Sign for NodeName {
+    fn sign(&self, pod: &PodInfo, signer: &mut Signer) {
+        signer.add("v1.Pod.Spec.NodeName", || Ok(pod.pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref())));
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Hint, Plugin, PreFilter, Status};
+use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Hint, Plugin, PreFilter, Sign, Signer, Status};
 use crate::node_info::NodeInfo;
 use crate::pod_info::{ANY_ADDRESS, HostPort, PodInfo, host_ports};
 use crate::snapshot::Snapshot;
@@ -48,6 +48,16 @@ impl Plugin for NodePorts {
 
     fn as_filter(&self) -> Option<&dyn Filter> {
         Some(self)
+    }
+
+    fn as_sign(&self) -> Option<&dyn Sign> {
+        Some(self)
+    }
+}
+
+impl Sign for NodePorts {
+    fn sign(&self, pod: &PodInfo, signer: &mut Signer) {
+        signer.add("v1.Pod.Spec.HostPorts()", || Ok(&pod.ports));
     }
 }
 

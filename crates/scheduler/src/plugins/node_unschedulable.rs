@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 
 use super::{tolerates, tolerations};
-use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Hint, Plugin, Status};
+use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Hint, Plugin, Sign, Signer, Status};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 
@@ -38,6 +38,16 @@ impl Plugin for NodeUnschedulable {
 
     fn as_filter(&self) -> Option<&dyn Filter> {
         Some(self)
+    }
+
+    fn as_sign(&self) -> Option<&dyn Sign> {
+        Some(self)
+    }
+}
+
+impl Sign for NodeUnschedulable {
+    fn sign(&self, pod: &PodInfo, signer: &mut Signer) {
+        signer.tolerations(&pod.pod);
     }
 }
 

@@ -10,7 +10,8 @@ use super::default_selector::default_selector;
 use super::{node_affinity, taint_toleration};
 use crate::config::ConfigError;
 use crate::framework::{
-    ClusterEvent, Code, CycleState, EventSet, Filter, Handle, Hint, NODE_SCORE_MAX, Plugin, PreFilter, PreScore, Score, Status,
+    ClusterEvent, Code, CycleState, EventSet, Filter, Handle, Hint, NODE_SCORE_MAX, Plugin, PreFilter, PreScore, Score, Sign,
+    Signer, Status,
 };
 use crate::label_selector::Selector;
 use crate::memo::{Memo, Over};
@@ -297,6 +298,19 @@ impl Plugin for PodTopologySpread {
     fn as_score(&self) -> Option<&dyn Score> {
         Some(self)
     }
+
+    fn as_sign(&self) -> Option<&dyn Sign> {
+        Some(self)
+    }
+}
+
+impl Sign for PodTopologySpread {
+    fn is_signable(&self, pod: &Pod) -> bool {
+        let own = pod.spec.as_ref().and_then(|spec| spec.topology_spread_constraints.as_deref()).unwrap_or_default();
+        own.is_empty() && self.defaults.is_empty()
+    }
+
+    fn sign(&self, _pod: &PodInfo, _signer: &mut Signer) {}
 }
 
 impl PreFilter for PodTopologySpread {

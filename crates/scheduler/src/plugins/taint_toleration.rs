@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
 
 use super::{normalize_by_largest, tolerates, tolerations};
-use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Hint, Plugin, PreScore, Score, Status};
+use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Hint, Plugin, PreScore, Score, Sign, Signer, Status};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 use crate::snapshot::Snapshot;
@@ -56,6 +56,16 @@ impl Plugin for TaintToleration {
 
     fn as_score(&self) -> Option<&dyn Score> {
         Some(self)
+    }
+
+    fn as_sign(&self) -> Option<&dyn Sign> {
+        Some(self)
+    }
+}
+
+impl Sign for TaintToleration {
+    fn sign(&self, pod: &PodInfo, signer: &mut Signer) {
+        signer.tolerations(&pod.pod);
     }
 }
 

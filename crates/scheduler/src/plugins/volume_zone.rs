@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::pod_claims::{claim_refs, get_claim, is_delayed, uses_claim, volume_name};
-use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Handle, Hint, Plugin, PreFilter, Status};
+use crate::framework::{ClusterEvent, Code, CycleState, EventSet, Filter, Handle, Hint, Plugin, PreFilter, Sign, Signer, Status};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 use crate::snapshot::Snapshot;
@@ -82,6 +82,16 @@ impl Plugin for VolumeZone {
 
     fn as_filter(&self) -> Option<&dyn Filter> {
         Some(self)
+    }
+
+    fn as_sign(&self) -> Option<&dyn Sign> {
+        Some(self)
+    }
+}
+
+impl Sign for VolumeZone {
+    fn sign(&self, pod: &PodInfo, signer: &mut Signer) {
+        signer.volumes(&pod.pod);
     }
 }
 

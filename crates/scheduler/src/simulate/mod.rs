@@ -20,7 +20,7 @@ pub use template::{TemplateError, pods_of};
 
 use crate::cache::Cache;
 use crate::config::{Config, ConfigError};
-use crate::cycle::{Settings, Surroundings, schedule};
+use crate::cycle::{Course, Settings, Surroundings, schedule};
 use crate::framework::{CycleState, Handle, Profile, Status};
 use crate::pod_info::PodInfo;
 use crate::snapshot::Snapshot;
@@ -118,9 +118,9 @@ impl Simulation {
         let info = Arc::new(PodInfo::new(Arc::new(pod)));
         self.cache.refresh(&mut self.snapshot);
         let nodes = opinions(&profile, &info, &self.snapshot);
-        let settings = Settings { percentage_of_nodes_to_score: 100 };
+        let settings = Settings { percentage_of_nodes_to_score: 100, batching: false };
         let around = Surroundings { snapshot: &self.snapshot, settings, extenders: &[] };
-        let fate = match schedule(&profile, &info, around, &mut 0) {
+        let fate = match schedule(&profile, &info, around, &mut Course::default()) {
             Ok(placement) => {
                 self.cache.place(&placement.node, &info);
                 Fate::Bound { node: placement.node }

@@ -17,7 +17,7 @@ const ALL_BETA: &str = "AllBeta";
 #[rustfmt::skip]
 const OTHERS: &[&str] = &[
     // The scheduler's.
-    "DRASchedulerFilterTimeout", "GangScheduling", "NominatedNodeNameForExpectation", "OpportunisticBatching", "SchedulerAsyncAPICalls",
+    "DRASchedulerFilterTimeout", "GangScheduling", "NominatedNodeNameForExpectation", BATCHING, "SchedulerAsyncAPICalls",
     "SchedulerAsyncPreemption", "SchedulerPopFromBackoffQ", "SchedulerQueueingHints", "StorageCapacityScoring", "VolumeLimitScaling",
     // The controllers'.
     "CloudControllerManagerWatchBasedRoutesReconciliation", "CloudControllerManagerWebhook", "HonorPVReclaimPolicy", "InOrderInformers",
@@ -48,6 +48,7 @@ const UNSEEN: &[&str] = &[
 const CBOR: &str = "CBORServingAndStorage";
 const MAX_UNAVAILABLE: &str = "MaxUnavailableStatefulSet";
 const WATCH_LIST: &str = "WatchList";
+const BATCHING: &str = "OpportunisticBatching";
 const CLEARING_NOMINATED: &str = "ClearingNominatedNodeNameAfterBinding";
 const TERMINATING_REPLICAS: &str = "DeploymentReplicaSetTerminatingReplicas";
 
@@ -117,9 +118,11 @@ pub(crate) fn of_controllers(items: &[String]) -> Result<controller_manager::Fea
     Ok(controller_manager::FeatureGates { max_unavailable_stateful_set: gates.is_enabled(MAX_UNAVAILABLE) })
 }
 
-/// The scheduler's, which has code one way for each of its own.
-pub(crate) fn check_scheduler(items: &[String]) -> Result<(), String> {
-    parse(items, EmulatedVersion::default(), &[ZPAGES, API_SERVERS, CONTROLLERS, KUBELETS].concat()).map(drop)
+/// The scheduler's, which has code one way for most of its own.
+pub(crate) fn of_scheduler(items: &[String]) -> Result<scheduler::FeatureGates, String> {
+    let honoured = [&[BATCHING], ZPAGES, API_SERVERS, CONTROLLERS, KUBELETS].concat();
+    let gates = parse(items, EmulatedVersion::default(), &honoured)?;
+    Ok(scheduler::FeatureGates { opportunistic_batching: gates.is_enabled(BATCHING) })
 }
 
 /// Whether a component alone has `/flagz` and `/statusz`.
@@ -155,7 +158,7 @@ const API_SERVERS: &[&str] = &[
 const SCHEDULERS: &[&str] = &[
     "DRASchedulerFilterTimeout",
     "NominatedNodeNameForExpectation",
-    "OpportunisticBatching",
+    BATCHING,
     "SchedulerAsyncAPICalls",
     "SchedulerAsyncPreemption",
     "SchedulerPopFromBackoffQ",
@@ -258,8 +261,9 @@ mod tests {
         assert!(of_controllers(&owned(&["MaxUnavailableStatefulSet=true"])).unwrap().max_unavailable_stateful_set);
         assert!(!of_controllers(&owned(&["WatchList=true"])).unwrap().max_unavailable_stateful_set);
         // What only others have code for is theirs.
-        assert!(check_scheduler(&owned(&["KubeletPSI=false", "MaxUnavailableStatefulSet=true"])).is_ok());
-        assert!(check_scheduler(&owned(&["SchedulerAsyncPreemption=false"])).unwrap_err().contains("not implemented"));
+        assert!(of_scheduler(&owned(&["KubeletPSI=false", "MaxUnavailableStatefulSet=true"])).unwrap().opportunistic_batching);
+        assert!(!of_scheduler(&owned(&["OpportunisticBatching=false"])).unwrap().opportunistic_batching);
+        assert!(of_scheduler(&owned(&["SchedulerAsyncPreemption=false"])).unwrap_err().contains("not implemented"));
         assert_eq!(zpages(&owned(&["ComponentStatusz=true"])), Ok((false, true)));
         // The controllers have no code for it, the API server need not have any.
         let semantic = ["StatefulSetSemanticRevisionComparison=false"];

@@ -35,7 +35,7 @@ use super::normalize_by_largest;
 use crate::config::ConfigError;
 use crate::framework::{
     ClaimRelease, ClusterEvent, Code, CycleState, EventSet, Filter, Handle, Hint, Misfit, Plugin, PostFilter, PreBind,
-    PreEnqueue, PreFilter, Remedy, Reserve, Score, Status,
+    PreEnqueue, PreFilter, Remedy, Reserve, Score, Sign, Signer, Status,
 };
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
@@ -252,6 +252,18 @@ impl Plugin for DynamicResources {
     fn as_pre_bind(&self) -> Option<&dyn PreBind> {
         Some(self)
     }
+
+    fn as_sign(&self) -> Option<&dyn Sign> {
+        Some(self)
+    }
+}
+
+impl Sign for DynamicResources {
+    fn is_signable(&self, pod: &Pod) -> bool {
+        !has_claims(pod)
+    }
+
+    fn sign(&self, _pod: &PodInfo, _signer: &mut Signer) {}
 }
 
 impl PreEnqueue for DynamicResources {

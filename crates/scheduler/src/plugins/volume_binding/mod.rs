@@ -22,7 +22,7 @@ use self::decision::{Decision, Delayed, SELECTED_NODE, can_be_used_on};
 use super::pod_claims::{claim_refs, get_claim, is_delayed, is_fully_bound, uses_claim, volume_name};
 use crate::config::ConfigError;
 use crate::framework::{
-    ClusterEvent, Code, CycleState, EventSet, Filter, Handle, Hint, Plugin, PreBind, PreFilter, Reserve, Status,
+    ClusterEvent, Code, CycleState, EventSet, Filter, Handle, Hint, Plugin, PreBind, PreFilter, Reserve, Sign, Signer, Status,
 };
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
@@ -252,6 +252,16 @@ impl Plugin for VolumeBinding {
 
     fn as_pre_bind(&self) -> Option<&dyn PreBind> {
         Some(self)
+    }
+
+    fn as_sign(&self) -> Option<&dyn Sign> {
+        Some(self)
+    }
+}
+
+impl Sign for VolumeBinding {
+    fn sign(&self, pod: &PodInfo, signer: &mut Signer) {
+        signer.volumes(&pod.pod);
     }
 }
 
