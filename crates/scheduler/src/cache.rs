@@ -122,7 +122,7 @@ impl Cache {
     /// Brings the one snapshot of this cache up to date.
     pub(crate) fn refresh(&mut self, snapshot: &mut Snapshot) {
         if std::mem::take(&mut self.moved) {
-            *snapshot = Snapshot::of(self.nodes.iter().cloned());
+            snapshot.set_all(&self.nodes);
             self.dirty.clear();
             return;
         }
@@ -140,6 +140,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::label_selector::Selector;
 
     fn node(name: &str) -> Arc<Node> {
         Arc::new(serde_json::from_value(json!({"metadata": {"name": name}, "status": {"allocatable": {"cpu": "2"}}})).unwrap())
@@ -206,7 +207,8 @@ mod tests {
         if number.is_multiple_of(5) {
             spec["containers"][0]["ports"] = json!([{"containerPort": 1, "hostPort": number}]);
         }
-        let object = json!({"metadata": {"uid": format!("u{number}"), "namespace": "d"}, "spec": spec});
+        let metadata = json!({"uid": format!("u{number}"), "namespace": "d", "labels": {"app": (number % 4).to_string()}});
+        let object = json!({"metadata": metadata, "spec": spec});
         Arc::new(PodInfo::new(Arc::new(serde_json::from_value(object).unwrap())))
     }
 
@@ -223,6 +225,11 @@ mod tests {
         }
         facts.extend(snapshot.nodes_with_affinity().map(|node| format!("affinity {}", node.name())));
         facts.extend((0..5).map(|number| format!("claim {number} {}", snapshot.is_claim_used(&format!("d/c{number}")))));
+        for app in 0..4 {
+            let mut selector = Selector::default();
+            selector.require("app", "In", vec![app.to_string()]);
+            facts.extend(snapshot.nodes_with_pods("d", &selector).iter().map(|node| format!("app {app} on {}", node.name())));
+        }
         facts.sort();
         facts
     }

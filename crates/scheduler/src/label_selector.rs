@@ -56,6 +56,17 @@ impl Selector {
         !self.nothing && self.requirements.is_empty()
     }
 
+    /// Whether it matches nothing at all.
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.nothing
+    }
+
+    /// The labels of which it asks for one of some values.
+    pub(crate) fn values(&self) -> impl Iterator<Item = (&str, &[String])> {
+        let listing = self.requirements.iter().filter(|requirement| requirement.operator == "In");
+        listing.map(|requirement| (requirement.key.as_str(), requirement.values.as_deref().unwrap_or_default()))
+    }
+
     /// Whether labels satisfy it.
     pub(crate) fn matches(&self, labels: Option<&Labels>) -> bool {
         !self.nothing && self.requirements.iter().all(|wanted| holds(wanted, labels.and_then(|labels| labels.get(&wanted.key))))

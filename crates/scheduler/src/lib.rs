@@ -15,6 +15,7 @@ mod eviction;
 mod extender;
 mod framework;
 mod label_selector;
+mod labelled;
 mod memo;
 mod metrics;
 #[cfg(test)]

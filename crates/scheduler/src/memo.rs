@@ -45,7 +45,9 @@ impl<K: PartialEq, V: Clone + Default> Memo<K, V> {
                 if let Some(before) = before {
                     count(&mut sums, before, -1);
                 }
-                count(&mut sums, after, 1);
+                if let Some(after) = after {
+                    count(&mut sums, after, 1);
+                }
             }
             Some(sums)
         });

@@ -7,6 +7,8 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::label_selector::Selector;
+use crate::labelled::{Labelled, Where};
 use crate::node_info::NodeInfo;
 
 /// See the module.
@@ -20,13 +22,18 @@ pub struct Snapshot {
     claims: HashMap<String, usize>,
     /// How many nodes have an image, by name.
     images: HashMap<String, usize>,
+    /// The nodes' pods by their labels.
+    labelled: Labelled,
     /// Tells snapshots apart that were made from scratch.
     epoch: u64,
-    /// How often a node was put in so far.
+    /// How often a node was put in or taken out so far.
     changes: u64,
-    /// The last of these: the node before, if there was one, and after.
-    recent: VecDeque<(Option<Arc<NodeInfo>>, Arc<NodeInfo>)>,
+    /// The last of these: what was at its position before, and after.
+    recent: VecDeque<(Occupant, Occupant)>,
 }
+
+/// What is at a position, if anything.
+type Occupant = Option<Arc<NodeInfo>>;
 
 /// So many changes are remembered: who sums something up over all nodes need not walk them all again each cycle.
 const RECENT_MAX: usize = 256;
@@ -48,6 +55,7 @@ impl Default for Snapshot {
             with_affinity: BTreeSet::new(),
             claims: HashMap::new(),
             images: HashMap::new(),
+            labelled: Labelled::default(),
             epoch: EPOCHS.fetch_add(1, Ordering::Relaxed),
             changes: 0,
             recent: VecDeque::new(),
@@ -57,6 +65,7 @@ impl Default for Snapshot {
 
 impl Snapshot {
     /// A snapshot of these nodes.
+    #[cfg(test)]
     pub(crate) fn of(nodes: impl IntoIterator<Item = Arc<NodeInfo>>) -> Self {
         let mut snapshot = Self::default();
         for node in nodes {
@@ -100,19 +109,27 @@ impl Snapshot {
         Moment { epoch: self.epoch, changes: self.changes }
     }
 
-    /// The nodes that were put in since a moment, before and after; `None` if too much has happened.
-    pub(crate) fn changes_since(&self, moment: Moment) -> Option<impl Iterator<Item = (Option<&NodeInfo>, &NodeInfo)>> {
+    /// What was at the positions that changed since a moment, before and after; `None` if too much has happened.
+    pub(crate) fn changes_since(&self, moment: Moment) -> Option<impl Iterator<Item = (Option<&NodeInfo>, Option<&NodeInfo>)>> {
         let count = usize::try_from(self.changes.checked_sub(moment.changes)?).ok()?;
         let skip = self.recent.len().checked_sub(count).filter(|_| moment.epoch == self.epoch)?;
-        Some(self.recent.iter().skip(skip).map(|(before, after)| (before.as_deref(), after.as_ref())))
+        Some(self.recent.iter().skip(skip).map(|(before, after)| (before.as_deref(), after.as_deref())))
     }
 
-    fn note(&mut self, before: Option<Arc<NodeInfo>>, after: Arc<NodeInfo>) {
+    fn note(&mut self, before: Occupant, after: Occupant) {
         self.changes += 1;
         if self.recent.len() == RECENT_MAX {
             self.recent.pop_front();
         }
         self.recent.push_back((before, after));
+    }
+
+    /// The nodes that may have pods of a namespace that a selector matches.
+    pub(crate) fn nodes_with_pods(&self, namespace: &str, selector: &Selector) -> Vec<&Arc<NodeInfo>> {
+        match self.labelled.places(namespace, selector) {
+            Where::Anywhere => self.nodes.iter().collect(),
+            Where::Positions(positions) => positions.into_iter().filter_map(|position| self.nodes.get(position)).collect(),
+        }
     }
 
     /// How many nodes have an image.
@@ -138,18 +155,52 @@ impl Snapshot {
                     count(&mut self.images, after.images.keys(), 1);
                     count(&mut self.images, before.images.keys(), -1);
                 }
+                self.labelled.replace(position, before.pods(), after.pods());
                 if before.name() != after.name() {
-                    self.positions.remove(before.name());
-                    self.positions.insert(after.name().to_owned(), position);
+                    let after = after.name().to_owned();
+                    self.leave(before.name(), position);
+                    self.positions.insert(after, position);
                 }
-                self.note(Some(before), put);
+                self.note(Some(before), Some(put));
             }
             None => {
                 count(&mut self.images, node.images.keys(), 1);
                 self.positions.insert(node.name().to_owned(), position);
+                self.labelled.replace(position, &[], node.pods());
                 self.nodes.push(node);
-                self.note(None, put);
+                self.note(None, Some(put));
             }
+        }
+    }
+
+    /// Brings it up to date with nodes that may have changed their positions. What is the same as before costs a look.
+    pub(crate) fn set_all(&mut self, nodes: &[Arc<NodeInfo>]) {
+        for (position, node) in nodes.iter().enumerate() {
+            if self.nodes.get(position).is_none_or(|before| !Arc::ptr_eq(before, node)) {
+                self.set(position, Arc::clone(node));
+            }
+        }
+        while self.nodes.len() > nodes.len() {
+            self.pop();
+        }
+    }
+
+    /// Takes the last node out.
+    fn pop(&mut self) {
+        let Some(gone) = self.nodes.pop() else { return };
+        let position = self.nodes.len();
+        self.leave(gone.name(), position);
+        self.with_affinity.remove(&position);
+        count_claims(&mut self.claims, &gone, -1);
+        count(&mut self.images, gone.images.keys(), -1);
+        self.labelled.replace(position, gone.pods(), &[]);
+        self.note(Some(gone), None);
+    }
+
+    /// A node is no longer at a position. It may be at another already.
+    fn leave(&mut self, name: &str, position: usize) {
+        if self.positions.get(name) == Some(&position) {
+            self.positions.remove(name);
         }
     }
 }

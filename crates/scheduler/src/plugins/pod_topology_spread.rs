@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, NodeSelector, Pod, Toleration, TopologySpreadConstraint};
 
-use super::default_selector::default_selector;
+use super::default_selector::{self, default_selector};
 use super::{node_affinity, taint_toleration};
 use crate::config::ConfigError;
 use crate::framework::{
@@ -175,7 +175,7 @@ struct Hard {
 #[derive(Clone)]
 struct Soft {
     constraints: Arc<[Constraint]>,
-    /// For each constraint the pods in each place; none for host names.
+    /// For each constraint the pods in each place; for host names, on each node, by its name.
     pods: Arc<[HashMap<String, i64>]>,
     weights: Arc<[f64]>,
     require_all_keys: bool,
@@ -198,6 +198,7 @@ impl PodTopologySpread {
             when_unsatisfiable: "ScheduleAnyway".to_owned(),
             ..TopologySpreadConstraint::default()
         };
+        default_selector::index(&handle.listers.services);
         let defaults = if system_defaulted { [(HOSTNAME, 3), (ZONE, 5)].map(system).to_vec() } else { args.default_constraints };
         Ok(Self { handle: Arc::clone(handle), defaults, system_defaulted, hard: Memo::default() })
     }
@@ -378,14 +379,22 @@ impl PreScore for PodTopologySpread {
         for node in nodes.iter().filter(counts) {
             scored += 1;
             for (constraint, pods) in constraints.iter().zip(&mut pods).filter(|(constraint, _)| constraint.key != HOSTNAME) {
-                pods.entry(node.label(&constraint.key).unwrap_or_default().to_owned()).or_insert(0);
+                let place = node.label(&constraint.key).unwrap_or_default();
+                if !pods.contains_key(place) {
+                    pods.insert(place.to_owned(), 0);
+                }
             }
         }
         let size = |constraint: &Constraint, places: usize| if constraint.key == HOSTNAME { scored } else { places };
         let weights = constraints.iter().zip(&pods).map(|(one, pods)| (size(one, pods.len()) as f64 + 2.0).ln()).collect();
-        for node in snapshot.nodes().iter().filter(counts) {
-            for (constraint, pods) in constraints.iter().zip(&mut pods) {
-                let place = pods.get_mut(node.label(&constraint.key).unwrap_or_default());
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        for (constraint, pods) in constraints.iter().zip(&mut pods) {
+            for node in snapshot.nodes_with_pods(namespace, &constraint.selector).into_iter().filter(counts) {
+                if constraint.key == HOSTNAME {
+                    pods.insert(node.name().to_owned(), constraint.count(pod, node));
+                    continue;
+                }
+                let place = node.label(&constraint.key).and_then(|place| pods.get_mut(place));
                 if let Some(place) = place.filter(|_| constraint.includes(pod, node.node())) {
                     *place += constraint.count(pod, node);
                 }
@@ -398,7 +407,7 @@ impl PreScore for PodTopologySpread {
 
 impl Score for PodTopologySpread {
     /// The fewer the better; see `normalize`.
-    fn score(&self, state: &CycleState, pod: &Pod, node: &NodeInfo) -> i64 {
+    fn score(&self, state: &CycleState, _pod: &Pod, node: &NodeInfo) -> i64 {
         let Some(soft) = state.get::<Soft>() else { return 0 };
         if soft.require_all_keys && !has_all_keys(node, &soft.constraints) {
             return 0;
@@ -406,10 +415,8 @@ impl Score for PodTopologySpread {
         let mut score = 0.0;
         for ((constraint, pods), weight) in soft.constraints.iter().zip(soft.pods.iter()).zip(soft.weights.iter()) {
             let Some(place) = node.label(&constraint.key) else { continue };
-            let count = match constraint.key.as_str() {
-                HOSTNAME => constraint.count(pod, node),
-                _ => pods.get(place).copied().unwrap_or_default(),
-            };
+            let place = if constraint.key == HOSTNAME { node.name() } else { place };
+            let count = pods.get(place).copied().unwrap_or_default();
             score += count as f64 * weight + (constraint.max_skew - 1) as f64;
         }
         score.round() as i64
@@ -520,6 +527,34 @@ mod tests {
         assert_eq!(scores(&plugin(), &own, nodes([2, 1, 0])), [0, 33, 100, 0]);
         assert_eq!(scores(&plugin(), &own, nodes([0, 0, 0])), [100, 100, 100, 0]);
         assert_eq!(scores(&plugin(), &web("alone"), nodes([2, 1, 0])), [0; 4], "nothing selects its like");
+    }
+
+    #[test]
+    fn by_default_the_pods_of_services_are_spread_over_nodes() {
+        let check = |services: &[(&str, Value)], expected: [i64; 3]| {
+            let service = |(namespace, selector): &(&str, Value)| {
+                let object =
+                    json!({"metadata": {"name": selector.to_string(), "namespace": namespace}, "spec": {"selector": selector}});
+                serde_json::from_value(object).unwrap()
+            };
+            let mut handle = Handle::default();
+            handle.listers.services = client::Store::from_objects(services.iter().map(service));
+            let plugin = PodTopologySpread::with_args(&Arc::new(handle), Args::default()).unwrap();
+            let named = |info: &NodeInfo| {
+                let mut named = info.clone();
+                let object = json!({"metadata": {"name": info.name(), "labels": {HOSTNAME: info.name()}}});
+                named.set_node(Arc::new(serde_json::from_value(object).unwrap()));
+                named
+            };
+            let named: Vec<NodeInfo> = nodes([2, 1, 0])[..3].iter().map(named).collect();
+            assert_eq!(scores(&plugin, &web("new"), named), expected, "{services:?}");
+        };
+        let web = ("d", json!({"app": "web"}));
+        check(std::slice::from_ref(&web), [40, 60, 100]);
+        check(&[("d", json!({"app": "db"})), web.clone()], [40, 60, 100]);
+        // Nothing selects it.
+        check(&[("d", json!({"app": "web", "tier": "front"}))], [0; 3]);
+        check(&[("e", json!({"app": "web"})), ("d", json!({}))], [0; 3]);
     }
 
     #[test]
