@@ -141,7 +141,7 @@ impl Write<'_> {
         // What is put back or dropped before anything is looked at was never there.
         let of_status = self.subresource == "status";
         empty.retain(|member| {
-            !(of_status && member.path.starts_with("spec")) && !crate::kinds::drops(&self.stored.resource, &member.path)
+            !(of_status && member.path.starts_with("spec") || crate::kinds::drops(&self.stored.resource, &member.path))
         });
         empty.into()
     }
