@@ -133,11 +133,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let commit = commit(options)?;
     let binary = binary(options)?;
     let (programs, archive) = prepare(options, &places, &chosen)?;
+    let kubectl = kubectl(options, &programs)?;
     let swapped = Swapped::prepare(&options.with_upstream, &programs)?;
     let mut cluster = Cluster::start(&binary, &places.run, &swapped)?;
     cluster.import(&archive)?;
     let (processes, content_type) = (usize::from(options.processes), options.content_type.as_deref());
-    let suite = Suite { cluster: &cluster, programs: &programs, directory: &places.run, processes, content_type };
+    let suite =
+        Suite { cluster: &cluster, programs: &programs, kubectl: &kubectl, directory: &places.run, processes, content_type };
     let outcome = judge(&suite, &chosen, &places, &commit, &mut table, &ratchet).and_then(|()| cluster.check());
     if options.is_recorded() {
         std::fs::write(&places.page, table.render(&specs)).with_context(|| format!("cannot write {}", places.page.display()))?;
@@ -154,11 +156,23 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 /// The directory of the suite's programs and the archive of its images, as far as these specs need them.
 fn prepare(options: &Options, places: &Places, specs: &[Spec]) -> anyhow::Result<(PathBuf, PathBuf)> {
     // What specs outside of the conformance list need is not known.
-    let without = if options.every { Vec::new() } else { programs::unneeded(specs) };
+    let mut without = if options.every { Vec::new() } else { programs::unneeded(specs) };
+    if options.slice.is_some() {
+        without.push(programs::KUBECTL);
+    }
     let images = Images::begin(&places.module, &places.cache, &without)?;
     let programs = programs::prepare(&places.cache, &without)?;
     let archive = images.finish(&places.module, &programs)?;
     Ok((programs, archive))
+}
+
+/// The kubectl that specs call: the suite's own release, except in a slice, which is not recorded and takes that of the end-to-end
+/// tests, a patch release older, to save the minute that building one takes.
+fn kubectl(options: &Options, programs: &Path) -> anyhow::Result<PathBuf> {
+    if options.slice.is_none() {
+        return Ok(programs.join(programs::KUBECTL));
+    }
+    tools::prepare()?.kubectl.remove("1_35").context("the tests' tools hold no kubectl of v1.35")
 }
 
 /// The specs that are asked for.

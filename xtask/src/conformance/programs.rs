@@ -8,6 +8,9 @@ use anyhow::Context;
 use super::specs::Spec;
 use crate::{go, process, tools, workspace_root};
 
+/// The command line that the suite's specs call.
+pub(crate) const KUBECTL: &str = "kubectl";
+
 /// The upstream release that judges us.
 const RELEASE: &str = "v1.35.4";
 
@@ -23,7 +26,7 @@ const PROGRAMS: [(&str, &str, &[&str], &str); 7] = [
     ("ginkgo", SUITE, &["build"], "github.com/onsi/ginkgo/v2/ginkgo"),
     ("agnhost", SUITE, &["build"], "k8s.io/kubernetes/test/images/agnhost"),
     ("nnp", SUITE, &["build"], "k8s.io/kubernetes/test/images/nonewprivs"),
-    ("kubectl", SUITE, &["build"], "k8s.io/kubernetes/cmd/kubectl"),
+    (KUBECTL, SUITE, &["build"], "k8s.io/kubernetes/cmd/kubectl"),
     ("e2e.test", SUITE, &["test", "-c"], "k8s.io/kubernetes/test/e2e"),
     ("sample-apiserver", SUITE, &["build"], "k8s.io/sample-apiserver"),
     ("etcd", ETCD, &["build"], "."),

@@ -21,8 +21,10 @@ const FOCUS_MAX: usize = 128 * 1024 - 1;
 pub(crate) struct Suite<'a> {
     /// What it runs against.
     pub(crate) cluster: &'a Cluster,
-    /// Where `ginkgo`, `e2e.test` and `kubectl` are.
+    /// Where `ginkgo` and `e2e.test` are.
     pub(crate) programs: &'a Path,
+    /// What the specs of the command line call.
+    pub(crate) kubectl: &'a Path,
     /// Where logs, junit and evidence go.
     pub(crate) directory: &'a Path,
     /// How many processes run specs.
@@ -52,7 +54,7 @@ impl Suite<'_> {
         let mut take = |finished: Finished| -> anyhow::Result<()> {
             progress.show(&finished);
             if finished.verdict.outcome == Outcome::Failed {
-                evidence::collect(self.cluster, &self.programs.join("kubectl"), self.directory, &finished)?;
+                evidence::collect(self.cluster, self.kubectl, self.directory, &finished)?;
             }
             record(&finished.name, finished.verdict)
         };
@@ -77,7 +79,7 @@ impl Suite<'_> {
         command.arg(format!("--procs={}", self.processes.max(2))).args(["-v", "--no-color", "--timeout=24h"]);
         command.arg(format!("--focus={focus}")).arg(self.programs.join("e2e.test")).arg("--");
         let path = |flag: &str, path: PathBuf| format!("--{flag}={}", path.display());
-        command.arg(path("kubeconfig", self.cluster.kubeconfig())).arg(path("kubectl-path", self.programs.join("kubectl")));
+        command.arg(path("kubeconfig", self.cluster.kubeconfig())).arg(path("kubectl-path", self.kubectl.to_path_buf()));
         command.arg(path("report-dir", self.directory.join(format!("{name}-junit"))));
         // The namespace of a failed spec stays until its events and logs are collected.
         command.args(["--provider=skeleton", "--dns-domain=cluster.local", "--delete-namespace-on-failure=false"]);
