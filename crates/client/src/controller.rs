@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -94,7 +95,8 @@ pub trait Controller: Send + Sync + 'static {
 pub async fn run_workers<C: Controller>(controller: Arc<C>, queue: WorkQueue<C::Key>, workers: usize, token: CancellationToken) {
     let mut running = JoinSet::new();
     for _ in 0..workers {
-        running.spawn(work(Arc::clone(&controller), queue.clone(), token.clone()));
+        // Boxed, as in all places where tasks of many types start: one kind of task to compile, not one for each controller.
+        running.spawn(work(Arc::clone(&controller), queue.clone(), token.clone()).boxed());
     }
     token.cancelled().await;
     queue.shut_down();

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -60,11 +62,11 @@ impl EventRecorder {
         component: impl Into<String>,
         host: Option<String>,
         token: CancellationToken,
-    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+    ) -> (Self, BoxFuture<'static, ()>) {
         let (sender, receiver) = mpsc::channel(QUEUE_LEN);
         let recorder = Self { component: component.into(), host, sender };
         let writer = Writer { client, correlator: Correlator::default() };
-        (recorder, writer.run(receiver, token))
+        (recorder, writer.run(receiver, token).boxed())
     }
 
     /// The same writer and queue in the name of another component.

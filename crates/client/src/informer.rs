@@ -13,8 +13,9 @@ use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
@@ -82,11 +83,7 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
     /// Starts watching a whole resource; the returned future is the informer's task, to be spawned by the caller, and ends with the token.
-    pub fn start(
-        client: kube::Client,
-        config: watcher::Config,
-        token: CancellationToken,
-    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+    pub fn start(client: kube::Client, config: watcher::Config, token: CancellationToken) -> (Self, BoxFuture<'static, ()>) {
         Self::from_api(Api::all_with(client, &ApiResource::erase::<K>(&())), config, token)
     }
 
@@ -96,18 +93,14 @@ where
         namespace: &str,
         config: watcher::Config,
         token: CancellationToken,
-    ) -> (Self, impl Future<Output = ()> + Send + 'static)
+    ) -> (Self, BoxFuture<'static, ()>)
     where
         K: Resource<Scope = NamespaceResourceScope>,
     {
         Self::from_api(Api::namespaced_with(client, namespace, &ApiResource::erase::<K>(&())), config, token)
     }
 
-    fn from_api(
-        api: Api<Raw>,
-        config: watcher::Config,
-        token: CancellationToken,
-    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+    fn from_api(api: Api<Raw>, config: watcher::Config, token: CancellationToken) -> (Self, BoxFuture<'static, ()>) {
         let open = move |config| {
             let events = watch_raw(api.clone(), config);
             events.map(|event| event.and_then(|event| typed(&event))).boxed()
@@ -140,7 +133,7 @@ impl Informer<MetadataObject> {
         resource: &ApiResource,
         config: watcher::Config,
         token: CancellationToken,
-    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+    ) -> (Self, BoxFuture<'static, ()>) {
         let api: Api<MetadataObject> = Api::all_with(client, resource);
         Self::from_streams(move |config| watcher::watcher(api.clone(), config).boxed(), config, token)
     }
@@ -154,12 +147,12 @@ where
         open: impl Fn(watcher::Config) -> EventStream<K> + Send + 'static,
         config: watcher::Config,
         token: CancellationToken,
-    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+    ) -> (Self, BoxFuture<'static, ()>) {
         let (synced_sender, synced) = watch::channel(false);
         let informer = Self { store: Store::new(), handlers: Arc::new(Mutex::new(Vec::new())), synced };
         let task =
             Task { store: informer.store.clone(), handlers: Arc::clone(&informer.handlers), synced: synced_sender, relist: None };
-        (informer, task.run(open, config, token))
+        (informer, task.run(open, config, token).boxed())
     }
 
     /// The cache.

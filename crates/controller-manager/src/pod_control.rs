@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use client::{EventKind, EventRecorder, NamespacedName, ReconcileError};
+use futures::FutureExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, PostParams, Preconditions};
@@ -24,11 +25,11 @@ pub(crate) struct PodControl<'a, K> {
 
 impl<K> PodControl<'_, K>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Sync,
 {
     /// Creates the pods. In a namespace that is being deleted nothing can be created, which is no error.
     pub(crate) async fn create(&self, pods: Vec<Pod>) -> Result<(), ReconcileError> {
-        let report = slow_start(pods, usize::MAX, |pod| self.create_one(pod)).await;
+        let report = slow_start(pods, usize::MAX, |pod| self.create_one(pod).boxed()).await;
         self.expectations.creations_observed(self.key, report.skipped);
         ReconcileError::collect(report.errors)
     }
@@ -54,7 +55,7 @@ where
 
     /// Deletes the pods, all at once. One that is gone already, or replaced by another of its name, is no error.
     pub(crate) async fn delete(&self, pods: &[Arc<Pod>]) -> Result<(), ReconcileError> {
-        let results = futures::future::join_all(pods.iter().map(|pod| self.delete_one(pod))).await;
+        let results = futures::future::join_all(pods.iter().map(|pod| self.delete_one(pod).boxed())).await;
         ReconcileError::collect(results.into_iter().filter_map(Result::err).collect())
     }
 

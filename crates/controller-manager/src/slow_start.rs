@@ -1,6 +1,8 @@
 //! Writes in batches of 1, 2, 4, ..., so that what fails for all (a quota that is used up, a webhook that is away) costs one request and
 //! not hundreds.
 
+use futures::future::BoxFuture;
+
 /// What became of it.
 pub(crate) struct Report<E> {
     /// The failures of the last batch.
@@ -10,15 +12,16 @@ pub(crate) struct Report<E> {
 }
 
 /// Runs `work` on all items in batches that double in size, up to `batch_max`; stops after the first batch with a failure.
-pub(crate) async fn slow_start<T, E, F>(items: Vec<T>, batch_max: usize, work: impl Fn(T) -> F) -> Report<E>
-where
-    F: Future<Output = Result<(), E>>,
-{
+pub(crate) async fn slow_start<'a, T, E: 'a>(
+    items: Vec<T>,
+    batch_max: usize,
+    work: impl Fn(T) -> BoxFuture<'a, Result<(), E>>,
+) -> Report<E> {
     let mut left = items.len();
     let mut items = items.into_iter();
     let mut size = 1;
     while left > 0 {
-        let batch: Vec<F> = items.by_ref().take(size).map(&work).collect();
+        let batch: Vec<_> = items.by_ref().take(size).map(&work).collect();
         left -= batch.len();
         let results = futures::future::join_all(batch).await;
         let errors: Vec<E> = results.into_iter().filter_map(Result::err).collect();
@@ -33,6 +36,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt;
     use parking_lot::Mutex;
 
     #[tokio::test]
@@ -49,7 +53,7 @@ mod tests {
             let seen = Mutex::new(0);
             let work = |item: usize| {
                 *seen.lock() += 1;
-                std::future::ready(if failing.contains(&item) { Err(item) } else { Ok(()) })
+                std::future::ready(if failing.contains(&item) { Err(item) } else { Ok(()) }).boxed()
             };
             let report = slow_start((0..count).collect(), max, work).await;
             assert_eq!(

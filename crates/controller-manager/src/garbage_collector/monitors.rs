@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use client::{Change, Informers, MetadataObject};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -107,12 +107,7 @@ impl Monitors {
         let defines_resources = DEFINE_RESOURCES.contains(&resource.plural.as_str());
         let task = watch_metadata(api, kind, self.sink.clone(), defines_resources, sender);
         let stop = token.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = task => {}
-            }
-        });
+        self.tasks.spawn(async move { _ = stop.run_until_cancelled(task).await }.boxed());
         Monitor { token: Some(token), synced }
     }
 
@@ -159,11 +154,12 @@ impl Monitors {
             Change::Deleted(object) => sink.forget(&object.uid().unwrap_or_default()),
         });
         let (sender, synced) = watch::channel(false);
-        self.tasks.spawn(async move {
+        let tell = async move {
             if informer.wait_synced().await.is_ok() {
                 sender.send_replace(true);
             }
-        });
+        };
+        self.tasks.spawn(tell.boxed());
         synced
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use client::{EventKind, NamespacedName, Outcome, ReconcileError};
+use futures::FutureExt;
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobStatus};
 use k8s_openapi::api::core::v1::Pod;
 use tokio::time::Instant;
@@ -116,7 +117,7 @@ async fn remove_finalizers(
     tracking: &mut Tracking,
 ) -> Result<(), ReconcileError> {
     memory.expect_removals(key, tracking.release.iter().map(|pod| uid(pod).to_owned()));
-    let removals = tracking.release.iter().map(|pod| async move { (pod, io.remove_finalizer(pod).await) });
+    let removals = tracking.release.iter().map(|pod| async move { (pod, io.remove_finalizer(pod).await) }.boxed());
     let mut errors = Vec::new();
     for (pod, result) in futures::future::join_all(removals).await {
         let Err(error) = result else {
@@ -172,11 +173,14 @@ impl Act<'_> {
         if uncounted && !pods.is_empty() {
             self.memory.expectations.expect_deletions(self.key, pods.iter().map(|pod| uid(pod).to_owned()));
         }
-        let deletions = pods.iter().map(|pod| async move {
-            if uncounted && is_tracked(pod) {
-                self.io.remove_finalizer(pod).await?;
-            }
-            self.io.delete_pod(&self.sync.job, pod).await
+        let deletions = pods.iter().map(|pod| {
+            let deletion = async move {
+                if uncounted && is_tracked(pod) {
+                    self.io.remove_finalizer(pod).await?;
+                }
+                self.io.delete_pod(&self.sync.job, pod).await
+            };
+            deletion.boxed()
         });
         let results = futures::future::join_all(deletions).await;
         let mut deleted = Vec::new();
@@ -208,10 +212,10 @@ impl Act<'_> {
         let mut failure = None;
         while failure.is_none() && !left.is_empty() {
             let (now, later) = left.split_at(batch.min(left.len()));
-            let requests = now.iter().map(|index| async move {
+            let requests = now.iter().map(|index| {
                 let replaced = index.and_then(|index| self.sync.delayed.get(&index));
                 let pod = pod_of(job, *index, replaced.map(AsRef::as_ref));
-                self.io.create_pod(job, &pod).await
+                async move { self.io.create_pod(job, &pod).await }.boxed()
             });
             for result in futures::future::join_all(requests).await {
                 match result {

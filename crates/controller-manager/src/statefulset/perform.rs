@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use client::{EventKind, EventRecorder, NamespacedName, ReconcileError};
+use futures::FutureExt;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{Patch, PatchParams, PostParams};
@@ -35,7 +36,7 @@ impl Performer<'_> {
             match step {
                 Step::InOrder(actions) => self.in_order(actions).await?,
                 Step::AtOnce(pods) => {
-                    let report = slow_start(pods, BATCH_MAX, |actions| self.in_order(actions)).await;
+                    let report = slow_start(pods, BATCH_MAX, |actions| self.in_order(actions).boxed()).await;
                     ReconcileError::collect(report.errors)?;
                 }
             }
