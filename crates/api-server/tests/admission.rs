@@ -38,18 +38,7 @@ async fn namespaces_come_into_being() {
 
 /// Everybody may do anything with these resources, and nothing else.
 fn for_all(dir: &std::path::Path, resource: &str) -> AccessConfig {
-    let pki = api_server::Pki::load_or_create(
-        api_server::PkiConfig {
-            dir: dir.join("pki"),
-            node_name: "node".to_owned(),
-            node_ips: vec![[127, 0, 0, 1].into()],
-            host_names: Vec::new(),
-            service_ip: [10, 43, 0, 1].into(),
-            cluster_domain: "cluster.local".to_owned(),
-        },
-        jiff::Timestamp::now(),
-    )
-    .expect("certificates");
+    let pki = harness::pki(dir);
     let policy = dir.join("policy.jsonl");
     std::fs::write(&policy, json!({"resource": resource}).to_string()).expect("written");
     AccessConfig {
@@ -89,7 +78,6 @@ async fn nodes_get_tokens_for_what_their_pods_ask() {
         let (path, body) = request(account, audiences);
         node(who).post(&path, &body).await.expect(code);
     }
-    admin.get("/api/v1/namespaces/ns/bindings/p").await.expect(404);
 }
 
 #[tokio::test]

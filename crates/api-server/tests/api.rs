@@ -142,6 +142,28 @@ async fn patches() {
 }
 
 #[tokio::test]
+async fn repeated_owners_go_when_upstream_looks() {
+    let api = Api::new().await;
+    let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "o", "uid": "u1"});
+    let mut map = config_map("a");
+    map["metadata"]["ownerReferences"] = json!([owner, owner]);
+    let path = format!("{MAPS}/a");
+    let twice = json!({"metadata": {"ownerReferences": [owner, owner]}});
+    // A patch is looked at only after admission.
+    for (answer, late) in [
+        (api.post(MAPS, &map).await, false),
+        (api.put(&path, &map).await, false),
+        (api.patch(&path, "application/merge-patch+json", &twice).await, true),
+    ] {
+        let warnings: Vec<_> =
+            answer.headers.get_all("warning").iter().map(|text| text.to_str().expect("is text").to_owned()).collect();
+        let told = |text: &String| text.contains("duplicate entries") && text.contains("after mutating admission") == late;
+        assert!(warnings.len() == 1 && warnings.iter().all(told), "{late}: {warnings:?}");
+        assert_eq!(answer.body["metadata"]["ownerReferences"], json!([owner]));
+    }
+}
+
+#[tokio::test]
 async fn status_belongs_to_its_subresource() {
     let api = Api::new().await;
     let deployments = "/apis/apps/v1/namespaces/default/deployments";

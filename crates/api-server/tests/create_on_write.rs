@@ -12,18 +12,7 @@ const APPLY: &str = "application/apply-patch+yaml";
 
 async fn api() -> Api {
     let dir = tempfile::tempdir().expect("temporary directory");
-    let pki = api_server::Pki::load_or_create(
-        api_server::PkiConfig {
-            dir: dir.path().join("pki"),
-            node_name: "node".to_owned(),
-            node_ips: vec![[127, 0, 0, 1].into()],
-            host_names: Vec::new(),
-            service_ip: [10, 43, 0, 1].into(),
-            cluster_domain: "cluster.local".to_owned(),
-        },
-        jiff::Timestamp::now(),
-    )
-    .expect("certificates");
+    let pki = harness::pki(dir.path());
     let access = AccessConfig::cluster(pki.ca_cert_pem, pki.service_account_key_pem, "https://issuer".to_owned());
     let credentials = Credentials::new(access).expect("credentials");
     let store = Arc::new(storage::Memory::new());

@@ -2,7 +2,7 @@
 //!
 //! Owns: building a [`kube::Client`] (in process or from a kubeconfig), shared typed informers, the rate-limited
 //! work queue, the worker loop of controllers, leader election, the events recorder, questions about callers (TokenReview,
-//! SubjectAccessReview), and what node selectors mean.
+//! SubjectAccessReview), what node selectors mean, and what load balancers go by.
 //!
 //! Invariants: one informer per type, scope and process ([`Informers`]); cached objects are immutable
 //! (`Arc<K>`); a work queue never hands the same key to two workers at once; every task ends with its
@@ -21,6 +21,7 @@ mod instances;
 mod key;
 mod kubeconfig;
 mod leader;
+pub mod load_balancing;
 pub mod node_selector;
 mod rate_limit;
 mod raw;

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::load_balancing::{endpoint_nodes, may_carry};
 use client::{Change, Informer, Informers, NamespacedName, ResyncError, Store};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -22,11 +23,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::model::load_balancer_ips;
 use crate::proxier::{BY_SERVICE, Error, service_of};
 
 const WITH_ADDRESS: &str = "loadBalancersWithAddress";
-/// Keeps a node out of load balancers.
-const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 /// How often to look whether the addresses are there, and whether a link came that one was missing.
 const CHECK: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(5);
@@ -156,7 +156,8 @@ impl Announcing {
             let mut announcer = announcer.lock();
             let announced = announcer.set(&wanted)?;
             let due = due.iter().flat_map(|(_, addresses)| addresses).filter(|address| wanted.contains(address));
-            announcer.tell(announced.added.iter().chain(due))?;
+            let news: Vec<IpAddr> = announced.added.iter().chain(due).copied().collect();
+            announcer.tell(&news)?;
             Ok(announced)
         });
         Ok(done.await?.map(|announced| self.note(announced, now)))
@@ -180,22 +181,14 @@ impl Announcing {
         self.nodes.for_each(|node| carriers.extend(may_carry(node).then(|| node.name_any())));
         let mut chosen = BTreeSet::new();
         for service in self.services.by_index(WITH_ADDRESS, "") {
-            let endpoints = is_local(&service).then(|| self.endpoint_nodes(&service));
+            let slices = || self.slices.by_index(BY_SERVICE, &NamespacedName::of(&*service).to_string());
+            let endpoints = is_local(&service).then(|| endpoint_nodes(&slices()));
             let candidates =
                 || carriers.iter().filter(|node| endpoints.as_ref().is_none_or(|endpoints| endpoints.contains(*node)));
             let mine = addresses(&service).filter(|address| self.pool.iter().any(|range| range.contains(address)));
             chosen.extend(mine.filter(|address| first(candidates(), *address) == Some(&self.node_name)));
         }
         chosen
-    }
-
-    /// The nodes with ready endpoints of a Service.
-    fn endpoint_nodes(&self, service: &Service) -> BTreeSet<String> {
-        let slices = self.slices.by_index(BY_SERVICE, &NamespacedName::of(service).to_string());
-        let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
-        let ready =
-            endpoints.filter(|endpoint| endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false));
-        ready.filter_map(|endpoint| endpoint.node_name.clone()).collect()
     }
 }
 
@@ -207,22 +200,11 @@ fn first<'a>(nodes: impl Iterator<Item = &'a String>, address: IpAddr) -> Option
 /// The addresses that a load balancer has and that lead here.
 fn addresses(service: &Service) -> impl Iterator<Item = IpAddr> {
     let balanced = service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer"));
-    let status = service.status.as_ref().filter(|_| balanced).and_then(|status| status.load_balancer.as_ref());
-    let ingress = status.and_then(|status| status.ingress.as_deref()).unwrap_or_default().iter();
-    ingress
-        .filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"))
-        .filter_map(|ingress| ingress.ip.as_deref()?.parse().ok())
+    Some(service).filter(|_| balanced).map(load_balancer_ips).into_iter().flatten()
 }
 
 fn is_local(service: &Service) -> bool {
     service.spec.as_ref().is_some_and(|spec| spec.external_traffic_policy.as_deref() == Some("Local"))
-}
-
-/// Whether a node is ready, stays, and is not left out of load balancers.
-fn may_carry(node: &Node) -> bool {
-    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let ready = conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
-    ready && node.metadata.deletion_timestamp.is_none() && !node.labels().contains_key(EXCLUDED)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {

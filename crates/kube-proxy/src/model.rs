@@ -108,7 +108,8 @@ fn addresses<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<IpAddr> {
     texts.filter_map(|text| text.parse().ok()).collect()
 }
 
-fn load_balancer_ips(service: &Service) -> Vec<IpAddr> {
+/// The addresses of a Service's load balancer that are the proxy's to translate.
+pub(crate) fn load_balancer_ips(service: &Service) -> Vec<IpAddr> {
     let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = status.and_then(|status| status.ingress.as_deref()).unwrap_or_default();
     // KEP-1860: in Proxy mode packets must go through the load balancer, so its address is not ours to translate.

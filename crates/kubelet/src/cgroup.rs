@@ -97,14 +97,28 @@ impl Cgroups {
 
     /// Gives the pod's cgroup the limits that the pod has now.
     pub(crate) fn set_limits(&self, pod: &Pod) {
+        self.limit(pod, |_| true);
+    }
+
+    /// As [`Self::set_limits`], but takes no memory away: on cgroup v2 the kernel kills for that at once.
+    pub(crate) fn grow_limits(&self, pod: &Pod) {
+        self.limit(pod, |(now, wanted)| now.is_some_and(|now| now < wanted));
+    }
+
+    /// `takes_memory` is asked about the limit on memory: what is now, `None` for none, and what is wanted.
+    fn limit(&self, pod: &Pod, takes_memory: impl Fn((Option<i64>, i64)) -> bool) {
         let path = self.parent(pod);
         let totals = resources::pod_totals(pod);
         self.set_shares(&path, resources::shares(totals.cpu_request_milli));
         if let Some(limit) = totals.cpu_limit_milli.filter(|l| *l > 0) {
             self.set_quota(&path, resources::quota(limit));
         }
-        if let Some(limit) = totals.memory_limit_bytes.filter(|l| *l > 0) {
-            self.write(&path, "memory", if self.is_v2() { "memory.max" } else { "memory.limit_in_bytes" }, &limit.to_string());
+        let file = if self.is_v2() { "memory.max" } else { "memory.limit_in_bytes" };
+        let now = || self.read(&path, "memory", file)?.trim().parse().ok();
+        if let Some(limit) = totals.memory_limit_bytes.filter(|l| *l > 0)
+            && takes_memory((now(), limit))
+        {
+            self.write(&path, "memory", file, &limit.to_string());
         }
     }
 
@@ -178,6 +192,12 @@ impl Cgroups {
         }
     }
 
+    fn read(&self, path: &str, controller: &str, file: &str) -> Option<String> {
+        let mut mounts = self.mounts().into_iter();
+        let (_, mount) = mounts.find(|(name, _)| name.is_empty() || *name == controller)?;
+        std::fs::read_to_string(mount.join(path.trim_start_matches('/')).join(file)).ok()
+    }
+
     /// A limit that the kernel does not take (a controller that is missing) costs the limit, not the pod.
     fn write(&self, path: &str, controller: &str, file: &str, value: &str) {
         for (name, mount) in self.mounts() {
@@ -249,6 +269,29 @@ mod tests {
             cgroups.parent(&pod(serde_json::json!({"limits": {"cpu": "1", "memory": "1Mi"}}))),
             "/rusternetes/kubepods/podu"
         );
+    }
+
+    #[test]
+    fn memory_is_not_taken_away_before_it_may() {
+        let directory = tempfile::tempdir().unwrap();
+        let cgroups = Cgroups { layout: Layout::V2(directory.path().to_owned()), ..Cgroups::detect("/r", true) };
+        let pod = |limit: &str| -> Pod {
+            let container = serde_json::json!({"name": "c", "resources": {"limits": {"cpu": "1", "memory": limit}}});
+            serde_json::from_value(serde_json::json!({"metadata": {"uid": "u"}, "spec": {"containers": [container]}})).unwrap()
+        };
+        let file = directory.path().join(cgroups.parent(&pod("1Mi")).trim_start_matches('/')).join("memory.max");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "2097152\n").unwrap();
+        let now = || std::fs::read_to_string(&file).unwrap().trim().to_owned();
+        cgroups.grow_limits(&pod("1Mi"));
+        assert_eq!(now(), "2097152", "it is still used");
+        cgroups.set_limits(&pod("1Mi"));
+        assert_eq!(now(), "1048576");
+        cgroups.grow_limits(&pod("3Mi"));
+        assert_eq!(now(), "3145728");
+        std::fs::write(&file, "max\n").unwrap();
+        cgroups.grow_limits(&pod("1Mi"));
+        assert_eq!(now(), "max", "everything fits");
     }
 
     #[test]

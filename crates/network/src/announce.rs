@@ -97,7 +97,10 @@ impl Announcer {
     }
 
     /// Tells the neighbours on the links of these addresses where they are. One that is not here is passed over.
-    pub fn tell<'a>(&self, addresses: impl IntoIterator<Item = &'a IpAddr>) -> Result<(), Error> {
+    pub fn tell(&self, addresses: &[IpAddr]) -> Result<(), Error> {
+        if addresses.is_empty() {
+            return Ok(());
+        }
         let links = links()?;
         for address in addresses {
             if let Some(link) = links.iter().find(|link| link.has(address)) {

@@ -1,8 +1,10 @@
 //! `rusternetes reset`: what a reboot would do to a server's containers and networks and, unless told otherwise, the end of its data.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use network::Announcer;
 
 use crate::server::{DEFAULT_DATA_DIR, Instance};
 
@@ -17,7 +19,7 @@ pub(crate) struct Options {
     keep_data: bool,
 }
 
-/// Kills all shims and containers, unmounts, removes bridge, rules and cgroups, then the data.
+/// Kills all shims and containers, unmounts, removes bridge, rules, addresses of load balancers and cgroups, then the data.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     anyhow::ensure!(options.data_dir.exists(), "there is no data directory {}", options.data_dir.display());
     let instance = Instance::open(&options.data_dir)?;
@@ -25,6 +27,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         .context("cannot stop the containers")?;
     network::remove(&instance.bridge(), &[&format!("{}-pods", instance.table()), &format!("{}-proxy", instance.table())])
         .context("cannot remove the pod network")?;
+    let withdrawn = Announcer::open(instance.announced_addresses()).and_then(|mut announcer| announcer.set(&BTreeSet::new()));
+    withdrawn.context("cannot remove the addresses of load balancers")?;
     if !options.keep_data {
         instance.release().context("cannot remove the data directory")?;
     }

@@ -61,10 +61,6 @@ pub enum AdmissionConfigError {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct File {
-    #[serde(rename = "apiVersion")]
-    _api_version: String,
-    #[serde(rename = "kind")]
-    _kind: String,
     #[serde(default)]
     plugins: Option<Vec<Entry>>,
 }
@@ -114,12 +110,7 @@ impl AdmissionConfig {
             config.set(path, "PodNodeSelector", &whole)?;
             return Ok(config);
         }
-        let text = |member: &str| whole[member].as_str().unwrap_or_default();
-        let (version, kind) = (text("apiVersion"), text("kind"));
-        if kind != KIND || !VERSIONS.contains(&version) {
-            return Err(wrong(format!("no kind {kind:?} is registered for version {version:?}")));
-        }
-        let file: File = serde_json::from_value(whole).map_err(|error| wrong(error.to_string()))?;
+        let file: File = versioned(&whole, &VERSIONS.map(|version| (version, KIND))).map_err(wrong)?;
         let mut seen: Vec<String> = Vec::new();
         for entry in file.plugins.into_iter().flatten() {
             // Of several for one plugin the first counts.

@@ -240,7 +240,12 @@ impl PodConnector {
 
 /// Who upgrades a connection does what creates: the method of a WebSocket's request, GET, must not be a way around that.
 async fn may_create(server: &ApiServer, context: &RequestContext) -> Result<(), Status> {
-    let question = Attributes { verb: "create", ..Attributes::of_request(&context.user, &context.info) };
+    let asked = Attributes::of_request(&context.user, &context.info);
+    if asked.verb == "create" {
+        // It has been answered.
+        return Ok(());
+    }
+    let question = Attributes { verb: "create", ..asked };
     match server.access().authorizers.authorize(&question).await.map_err(Status::internal_error)? {
         Decision::Allow(_) => Ok(()),
         Decision::Deny(reason) | Decision::NoOpinion(reason) => {

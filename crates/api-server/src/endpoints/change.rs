@@ -73,6 +73,10 @@ struct Replacement {
 }
 
 impl Change for Replacement {
+    fn is_sent_whole(&self) -> bool {
+        true
+    }
+
     fn apply(&self, _current: Option<&Value>) -> Result<Value, Status> {
         Ok(convert(self.object.clone(), &self.stored_kind))
     }

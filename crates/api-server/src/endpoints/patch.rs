@@ -1,6 +1,8 @@
 //! Which patch, by its content type (<https://kubernetes.io/docs/reference/using-api/api-concepts/#patch-and-update>).
 
-use apimachinery::patch::{JsonPatch, JsonPatchError, PatchSchema, StrategicError, go_text, merge_patch, strategic_merge_patch};
+use apimachinery::patch::{
+    JsonPatch, JsonPatchError, PatchSchema, StrategicError, go_text, merge_patch, strategic_merge_patch, without_nulls,
+};
 use apimachinery::{GroupKind, GroupVersionKind, Reason, Status, StatusDetails, Value, field, schema};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
@@ -134,17 +136,6 @@ fn without_directives(value: &Value) -> Value {
             Value::from(left.collect::<apimachinery::Map>())
         }
         Value::Array(items) => items.iter().map(without_directives).collect(),
-        other => other.clone(),
-    }
-}
-
-fn without_nulls(value: &Value) -> Value {
-    match value {
-        Value::Object(members) => {
-            let left = members.iter().filter(|(_, value)| !value.is_null());
-            Value::from(left.map(|(key, value)| (key.clone(), without_nulls(value))).collect::<apimachinery::Map>())
-        }
-        Value::Array(items) => items.iter().map(without_nulls).collect(),
         other => other.clone(),
     }
 }

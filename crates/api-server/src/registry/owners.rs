@@ -19,6 +19,9 @@ pub(super) enum Stage {
 pub(super) fn dedup(object: &mut Value, stage: Stage, warnings: &Warnings) {
     let path = ["metadata", "ownerReferences"];
     let references = object.array_at(&path);
+    if references.len() < 2 {
+        return;
+    }
     let (mut kept, mut repeated): (Vec<Value>, Vec<&str>) = (Vec::new(), Vec::new());
     for reference in references {
         match kept.contains(reference) {

@@ -1,9 +1,10 @@
 //! A server on the memory store, and a client that speaks JSON to it.
 #![allow(dead_code)] // Each test file uses its part of it.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use api_server::{ApiServer, Body, ServerConfig, UserInfo, names};
+use api_server::{ApiServer, Body, Pki, PkiConfig, ServerConfig, UserInfo, names};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -15,6 +16,22 @@ pub(crate) struct Api {
     pub server: Arc<ApiServer>,
     pub store: Arc<Memory>,
     pub user: UserInfo,
+}
+
+/// Certificates and keys of a cluster, in this directory.
+pub(crate) fn pki(dir: &Path) -> Pki {
+    Pki::load_or_create(
+        PkiConfig {
+            dir: dir.join("pki"),
+            node_name: "node".to_owned(),
+            node_ips: vec![[127, 0, 0, 1].into()],
+            host_names: Vec::new(),
+            service_ip: [10, 43, 0, 1].into(),
+            cluster_domain: "cluster.local".to_owned(),
+        },
+        jiff::Timestamp::now(),
+    )
+    .expect("certificates")
 }
 
 /// An answer.

@@ -285,7 +285,9 @@ impl Walk {
             };
             self.steps.push(Step::Field(field));
             let whole = self.whole;
-            self.whole = whole.inside(field);
+            if self.empty == Empty::Written {
+                self.whole = whole.inside(field);
+            }
             let member = self.shape(member, field.shape);
             self.whole = whole;
             self.steps.pop();

@@ -25,7 +25,8 @@ pub fn merge_patch(target: &mut Value, patch: &Value) {
     }
 }
 
-fn without_nulls(value: &Value) -> Value {
+/// A value without the members that are `null`, at any depth.
+pub fn without_nulls(value: &Value) -> Value {
     match value {
         Value::Object(members) => {
             let left = members.iter().filter(|(_, member)| !member.is_null());

@@ -11,5 +11,5 @@ mod order;
 mod strategic;
 
 pub use json::{JsonPatch, JsonPatchError};
-pub use merge::merge_patch;
+pub use merge::{merge_patch, without_nulls};
 pub use strategic::{FieldRule, ListRule, PatchSchema, StrategicError, go_text, strategic_merge_patch};

@@ -1,6 +1,6 @@
 //! The seam to what balances load outside the cluster, and the one that needs nothing outside: the nodes themselves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,9 +9,6 @@ use k8s_openapi::api::core::v1::{LoadBalancerIngress, Node, Service};
 use kube::ResourceExt;
 
 use super::ingress;
-
-/// Keeps this node out of load balancers (<https://kubernetes.io/docs/reference/labels-annotations-taints/>).
-const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
 /// Why a Service has no load balancer yet. Users read it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -37,7 +34,7 @@ pub(super) struct Wish<'a> {
     /// Nodes that may carry traffic.
     pub(super) nodes: &'a [Arc<Node>],
     /// Nodes with ready endpoints of the Service.
-    pub(super) endpoint_nodes: &'a [String],
+    pub(super) endpoint_nodes: &'a BTreeSet<String>,
     /// All Services that want a load balancer, this one among them.
     pub(super) services: &'a [Arc<Service>],
     /// Ports that no Service can have on a node.
@@ -126,13 +123,6 @@ fn addresses(node: &Node, families: &[String]) -> Vec<String> {
     if external.is_empty() { of("InternalIP") } else { external }
 }
 
-/// Upstream's condition for a node behind a load balancer: ready, not being deleted, not left out.
-pub(super) fn may_carry(node: &Node) -> bool {
-    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let ready = conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
-    ready && node.metadata.deletion_timestamp.is_none() && !node.labels().contains_key(EXCLUDED)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,7 +141,13 @@ mod tests {
             node("b", json!([{"type": "InternalIP", "address": "10.0.0.2"}, {"type": "ExternalIP", "address": "192.0.2.2"}])),
         ];
         let fixed = taken.iter().map(|(port, why)| (("TCP".to_owned(), *port), (*why).to_owned())).collect();
-        let wish = Wish { service: &service, services: &[], nodes: &nodes, endpoint_nodes: &["b".to_owned()], fixed: &fixed };
+        let wish = Wish {
+            service: &service,
+            services: &[],
+            nodes: &nodes,
+            endpoint_nodes: &BTreeSet::from(["b".to_owned()]),
+            fixed: &fixed,
+        };
         Ok(HostPorts.ensure(&wish)?.into_iter().filter_map(|ingress| ingress.ip).collect())
     }
 

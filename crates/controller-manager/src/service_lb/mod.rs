@@ -10,6 +10,7 @@ mod pool;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use client::load_balancing::{endpoint_nodes, may_carry};
 use client::{
     Change, Controller, EventKind, EventRecorder, Informer, NamespacedName, Outcome, ReconcileError, Store, WorkQueue,
     run_workers,
@@ -20,7 +21,7 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use self::balancer::{Balancer, HostPorts, Ports, Wish, may_carry, ports};
+use self::balancer::{Balancer, HostPorts, Ports, Wish, ports};
 use self::pool::AddressPool;
 use crate::api_errors::ignore_not_found;
 use crate::config::ServiceLoadBalancers;
@@ -164,7 +165,7 @@ impl Controller for LoadBalancers {
             return Ok(Outcome::Done);
         }
         let nodes: Vec<Arc<Node>> = self.nodes.list().into_iter().filter(|node| may_carry(node)).collect();
-        let endpoint_nodes = self.endpoint_nodes(&key.to_string());
+        let endpoint_nodes = endpoint_nodes(&self.slices.by_index(SLICES, &key.to_string()));
         let (services, fixed) = (self.services.by_index(BY_TYPE, ""), self.fixed());
         let wish = Wish { service: &service, services: &services, nodes: &nodes, endpoint_nodes: &endpoint_nodes, fixed: &fixed };
         match self.balancer.ensure(&wish) {
@@ -203,13 +204,6 @@ fn same(left: &[LoadBalancerIngress], right: &[LoadBalancerIngress]) -> bool {
 }
 
 impl LoadBalancers {
-    fn endpoint_nodes(&self, service: &str) -> Vec<String> {
-        let slices = self.slices.by_index(SLICES, service);
-        let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
-        let ready = endpoints.filter(|endpoint| endpoint.conditions.as_ref().and_then(|c| c.ready) != Some(false));
-        ready.filter_map(|endpoint| endpoint.node_name.clone()).collect()
-    }
-
     /// Ports that no Service can have: those of kubelets, of the API server, and that of SSH, by which somebody may have to come to the
     /// node.
     fn fixed(&self) -> Ports {

@@ -110,6 +110,7 @@ fn next(address: IpAddr, last: IpAddr) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     use serde_json::{Value, json};
@@ -134,7 +135,7 @@ mod tests {
     }
 
     fn ensured(pool: &AddressPool, service: &Service, services: &[Arc<Service>]) -> Result<Vec<String>, String> {
-        let wish = Wish { service, services, nodes: &[], endpoint_nodes: &[], fixed: &Ports::new() };
+        let wish = Wish { service, services, nodes: &[], endpoint_nodes: &BTreeSet::new(), fixed: &Ports::new() };
         let addresses = pool.ensure(&wish).map_err(|error| error.to_string())?;
         Ok(addresses.into_iter().filter_map(|ingress| ingress.ip).collect())
     }

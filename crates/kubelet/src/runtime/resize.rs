@@ -75,10 +75,9 @@ pub(crate) fn plan<'a>(pod: &'a Pod, snapshot: &'a Snapshot, actions: &mut Actio
     resizes
 }
 
-/// Before containers are resized, as they run or by a restart: a larger one fits into the pod's cgroup. What does not fit yet the kernel
-/// refuses; [`finish`] does it.
+/// Before containers are resized, as they run or by a restart: a larger one fits into the pod's cgroup. [`finish`] makes it smaller.
 pub(crate) fn begin(core: &Core, pod: &Pod) {
-    core.cgroups.set_limits(pod);
+    core.cgroups.grow_limits(pod);
 }
 
 /// Resizes the containers that go on running.

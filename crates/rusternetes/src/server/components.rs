@@ -184,10 +184,7 @@ async fn start_network_services(
             "none" => None,
             address => Some(address.parse().context("--proxy-healthz-bind-address is neither ADDRESS:PORT nor `none`")?),
         },
-        announce: Some(kube_proxy::Announce {
-            pool: service_lb_pool(site),
-            state: site.instance.data_dir().join("announced-addresses.json"),
-        }),
+        announce: Some(kube_proxy::Announce { pool: service_lb_pool(site), state: site.instance.announced_addresses() }),
     };
     let (for_proxy, token) = (informers.clone(), stop.clone());
     tasks.spawn(async move { kube_proxy::run(config, for_proxy, token).await.context("the service proxy failed") });

@@ -90,6 +90,11 @@ impl Instance {
         format!("rn{}", self.slot)
     }
 
+    /// Where the service proxy remembers which addresses of load balancers it gave to links.
+    pub(crate) fn announced_addresses(&self) -> PathBuf {
+        self.data_dir.join("announced-addresses.json")
+    }
+
     /// The name (prefix) of our nftables tables.
     pub(crate) fn table(&self) -> String {
         format!("rusternetes-{}", self.slot)

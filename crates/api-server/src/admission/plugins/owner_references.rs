@@ -47,14 +47,14 @@ impl AdmissionPlugin for OwnerReferences {
                 .named(&attributes.namespace, &attributes.name)
                 .subresource(&attributes.subresource);
             question.version = &resource.version;
-            if let Some(why) = refusal(authorizers, &question).await? {
+            if let Some(why) = refusal(authorizers, &question).await {
                 return Err(forbidden(attributes, format!("cannot set an ownerRef on a resource you can't delete: {why}")));
             }
         }
         let blocking = newly_blocking(owners, old);
         let mut anything = Question::resource(&attributes.user, "update", "*", "*").named("", "*").subresource("finalizers");
         anything.version = "*";
-        if blocking.is_empty() || refusal(authorizers, &anything).await?.is_none() {
+        if blocking.is_empty() || refusal(authorizers, &anything).await.is_none() {
             return Ok(());
         }
         for owner in blocking {
@@ -64,12 +64,13 @@ impl AdmissionPlugin for OwnerReferences {
     }
 }
 
-/// `None` if it is allowed; otherwise the reason and the error, which there is none of, as Go prints them.
-async fn refusal(authorizers: &Authorizers, question: &Question<'_>) -> Result<Option<String>, Status> {
-    Ok(match authorizers.authorize(question).await.map_err(Status::internal_error)? {
-        Decision::Allow(_) => None,
-        Decision::Deny(reason) | Decision::NoOpinion(reason) => Some(format!("{reason}, <nil>")),
-    })
+/// `None` if it is allowed; otherwise the reason and the error, as Go prints them.
+async fn refusal(authorizers: &Authorizers, question: &Question<'_>) -> Option<String> {
+    match authorizers.authorize(question).await {
+        Ok(Decision::Allow(_)) => None,
+        Ok(Decision::Deny(reason) | Decision::NoOpinion(reason)) => Some(format!("{reason}, <nil>")),
+        Err(error) => Some(format!(", {error}")),
+    }
 }
 
 /// References that block the deletion of their owner and did not before.
@@ -107,7 +108,7 @@ async fn check_owner(
             .named(namespace, text("name"))
             .subresource("finalizers");
         question.version = &row.gvr.version;
-        if let Some(why) = refusal(authorizers, &question).await? {
+        if let Some(why) = refusal(authorizers, &question).await {
             let what = "cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on";
             return Err(forbidden(attributes, format!("{what}: {why}")));
         }

@@ -4,7 +4,7 @@ use apimachinery::field::ErrorList;
 use apimachinery::selector::LabelSelector;
 use apimachinery::{Value, validation, value};
 
-use super::policies;
+use super::{policies, status};
 use crate::gates::Feature;
 use crate::kinds::at::At;
 use crate::kinds::go_text;
@@ -215,7 +215,7 @@ pub(super) fn update(root: &At, old: &Value, e: &mut ErrorList) {
 fn template_update(job_spec: &At, old: &Value, e: &mut ErrorList) {
     let (before, policy) = (&old["spec"], job_spec.policy());
     let suspended = before["suspend"].as_bool() == Some(true);
-    let idle = is_suspended(old) && old["status"]["active"].as_i64().unwrap_or(0) == 0;
+    let idle = status::has(&old["status"], "Suspended", "True") && old["status"]["active"].as_i64().unwrap_or(0) == 0;
     let schedulable = match policy.has(Feature::MutableSchedulingDirectivesForSuspendedJobs) {
         true => suspended && idle,
         false => suspended && old["status"]["startTime"].is_empty(),
@@ -225,7 +225,7 @@ fn template_update(job_spec: &At, old: &Value, e: &mut ErrorList) {
     if schedulable {
         allowed = with_scheduling_of(template.value, &allowed);
     }
-    if idle && policy.has(Feature::MutablePodResourcesForSuspendedJobs) {
+    if suspended && idle && policy.has(Feature::MutablePodResourcesForSuspendedJobs) {
         let allowed = with_resources_of(&template.value["spec"], &allowed["spec"]);
         let shown = |value: &Value| go_text::internal(value, "core.v1.PodSpec");
         // In upstream's words for this place.
@@ -233,11 +233,6 @@ fn template_update(job_spec: &At, old: &Value, e: &mut ErrorList) {
     } else {
         template.immutable_as(e, &allowed, |value: &Value| go_text::internal(value, "core.v1.PodTemplateSpec"));
     }
-}
-
-fn is_suspended(job: &Value) -> bool {
-    let conditions = job.array_at(&["status", "conditions"]);
-    conditions.iter().any(|condition| condition["type"] == *"Suspended" && condition["status"] == *"True")
 }
 
 /// The old spec of pods, with the resources of its containers as they are in the new one.

@@ -1,6 +1,8 @@
 //! Jobs and CronJobs (upstream's `pkg/registry/batch` and `pkg/apis/batch/validation`).
 
 mod cron_job;
+#[cfg(test)]
+mod cron_job_tests;
 mod indexes;
 mod job;
 mod policies;

@@ -45,7 +45,8 @@ impl<'v> State<'v> {
     }
 }
 
-fn has(status: &Value, kind: &str, value: &str) -> bool {
+/// Whether a status has a condition.
+pub(super) fn has(status: &Value, kind: &str, value: &str) -> bool {
     let conditions = status["conditions"].as_array().unwrap_or_default();
     conditions.iter().any(|condition| condition["type"] == *kind && condition["status"] == *value)
 }

@@ -1,12 +1,13 @@
 use apimachinery::field::ErrorList;
 use apimachinery::{Value, value};
 
-use super::{cron_job, indexes, job, status};
-use crate::kinds::at::At;
+use super::{indexes, job, status};
+use crate::gates::{Feature, FeatureGates};
+use crate::kinds::at::{At, Policy};
 use crate::kinds::collect;
 
 /// A valid Job as it is after defaults and the generated selector.
-fn valid() -> Value {
+pub(super) fn valid() -> Value {
     let mut job = value!({
         "apiVersion": "batch/v1", "kind": "Job",
         "metadata": {"name": "work", "namespace": "ns", "uid": "u1"},
@@ -28,7 +29,7 @@ fn with(changes: &[(&str, Value)]) -> Value {
     job
 }
 
-fn set(object: &mut Value, changes: &[(&str, Value)]) {
+pub(super) fn set(object: &mut Value, changes: &[(&str, Value)]) {
     for (path, value) in changes {
         let path: Vec<&str> = path.split('.').collect();
         if value.is_null() {
@@ -39,7 +40,7 @@ fn set(object: &mut Value, changes: &[(&str, Value)]) {
     }
 }
 
-fn texts(errors: &ErrorList) -> Vec<String> {
+pub(super) fn texts(errors: &ErrorList) -> Vec<String> {
     errors.iter().map(ToString::to_string).collect()
 }
 
@@ -353,6 +354,34 @@ fn what_may_change() {
     assert_eq!(collect(|e| job::create(&At::root(&old), true, e)).len(), 2, "new ones need them");
 }
 
+/// The alpha gates about suspended Jobs: a Job that goes on may not change any more, though its condition still says that it is suspended.
+#[test]
+fn what_may_change_of_suspended_jobs() {
+    let feature = Feature::MutablePodResourcesForSuspendedJobs;
+    let resources = (
+        "spec.template.spec.containers",
+        value!([{"name": "c", "image": "i", "imagePullPolicy": "Always",
+        "terminationMessagePolicy": "File", "resources": {"requests": {"cpu": "2"}}}]),
+    );
+    let is_suspended = value!([{"type": "Suspended", "status": "True"}]);
+    for (on, suspended, active, expected) in [
+        (true, true, 0, vec![]),
+        (true, true, 1, vec!["spec.template"]),
+        (true, false, 0, vec!["spec.template"]),
+        (false, true, 0, vec!["spec.template"]),
+    ] {
+        let before =
+            [("spec.suspend", value!(suspended)), ("status.conditions", is_suspended.clone()), ("status.active", value!(active))];
+        let old = with(&before);
+        let mut new = old.clone();
+        set(&mut new, std::slice::from_ref(&resources));
+        let policy = Policy { gates: FeatureGates::DEFAULT.with(feature, on), ..Policy::OPEN };
+        let errors = collect(|e| job::update(&At::root_under(&new, policy), &old, e));
+        let fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
+        assert_eq!(fields, expected, "{on} {suspended} {active}: {errors:?}");
+    }
+}
+
 fn conditions(kinds: &[&str]) -> Value {
     let list = kinds.iter().map(|kind| value!({"type": *kind, "status": "True"}));
     Value::from(list.collect::<Vec<Value>>())
@@ -510,88 +539,4 @@ fn indexes_of_a_status() {
             "{after:?}"
         );
     }
-}
-
-fn cron(changes: &[(&str, Value)]) -> Value {
-    let mut spec = valid()["spec"].clone();
-    for member in ["selector", "manualSelector"] {
-        spec.remove_path(&[member]);
-    }
-    spec.remove_path(&["template", "metadata"]);
-    let mut object = value!({"metadata": {"name": "cron", "namespace": "ns"},
-        "spec": {"schedule": "* * * * *", "concurrencyPolicy": "Allow", "jobTemplate": {"spec": spec}}});
-    set(&mut object, changes);
-    object
-}
-
-#[test]
-fn cron_jobs() {
-    for (changes, expected) in [
-        (vec![], vec![]),
-        (vec![("spec.timeZone", value!("Europe/Amsterdam"))], vec![]),
-        (vec![("spec.schedule", value!(""))], vec!["spec.schedule: Required value".to_owned()]),
-        (
-            vec![("spec.schedule", value!("* * * *"))],
-            vec!["spec.schedule: Invalid value: \"* * * *\": expected exactly 5 fields, found 4: [* * * *]".to_owned()],
-        ),
-        (
-            vec![("spec.schedule", value!("TZ=UTC * * * * *"))],
-            vec![
-                "spec.schedule: Invalid value: \"TZ=UTC * * * * *\": cannot use TZ or CRON_TZ in schedule, use timeZone field instead"
-                    .to_owned(),
-            ],
-        ),
-        (
-            vec![("spec.timeZone", value!(""))],
-            vec!["spec.timeZone: Invalid value: \"\": timeZone must be nil or non-empty string".to_owned()],
-        ),
-        (
-            vec![("spec.timeZone", value!("Mars/Olympus"))],
-            vec!["spec.timeZone: Invalid value: \"Mars/Olympus\": unknown time zone Mars/Olympus".to_owned()],
-        ),
-        (
-            vec![("spec.timeZone", value!("../x"))],
-            vec!["spec.timeZone: Invalid value: \"../x\": unknown time zone ../x".to_owned()],
-        ),
-        (
-            vec![("spec.timeZone", value!("Local"))],
-            vec![
-                "spec.timeZone: Invalid value: \"Local\": timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"
-                    .to_owned(),
-            ],
-        ),
-        (
-            vec![("spec.concurrencyPolicy", value!("Never"))],
-            vec![
-                "spec.concurrencyPolicy: Unsupported value: \"Never\": supported values: \"Allow\", \"Forbid\", \"Replace\"".to_owned(),
-            ],
-        ),
-        (
-            vec![("spec.startingDeadlineSeconds", value!(-1))],
-            vec!["spec.startingDeadlineSeconds: Invalid value: -1: must be greater than or equal to 0".to_owned()],
-        ),
-        (
-            vec![("spec.jobTemplate.spec.selector", value!({})), ("spec.jobTemplate.spec.manualSelector", value!(true))],
-            vec![
-                "spec.jobTemplate.spec.selector: Invalid value: {}: `selector` will be auto-generated".to_owned(),
-                "spec.jobTemplate.spec.manualSelector: Unsupported value: true: supported values: \"nil\", \"false\"".to_owned(),
-            ],
-        ),
-        (
-            vec![("metadata.name", Value::from("n".repeat(53)))],
-            vec![format!("metadata.name: Invalid value: \"{}\": must be no more than 52 characters", "n".repeat(53))],
-        ),
-    ] {
-        let object = cron(&changes);
-        assert_eq!(texts(&collect(|e| cron_job::create(&At::root(&object), e))), expected, "{changes:?}");
-    }
-}
-
-#[test]
-fn a_zone_in_the_schedule_may_stay() {
-    let zoned = cron(&[("spec.schedule", value!("TZ=UTC * * * * *"))]);
-    assert_eq!(texts(&collect(|e| cron_job::update(&At::root(&zoned), &zoned, e))), Vec::<String>::new());
-    let both = cron(&[("spec.schedule", value!("TZ=UTC * * * * *")), ("spec.timeZone", value!("UTC"))]);
-    let why = "spec.schedule: Invalid value: \"TZ=UTC * * * * *\": cannot use both timeZone field and TZ or CRON_TZ in schedule";
-    assert_eq!(texts(&collect(|e| cron_job::update(&At::root(&both), &zoned, e))), [why]);
 }

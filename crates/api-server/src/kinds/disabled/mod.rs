@@ -85,7 +85,10 @@ fn drop_from(gates: FeatureGates, subresource: &str, resource: &GroupResource, o
         *plural == resource.resource && *group == resource.group && *part == subresource && gated.is_off(gates)
     };
     OBJECTS.iter().filter(is_of).for_each(|(.., gated)| gated.drop_from(object, before));
-    if !subresource.is_empty() {
+    // These two have the whole pod.
+    let of_pod =
+        resource.group.is_empty() && resource.resource == "pods" && matches!(subresource, "ephemeralcontainers" | "resize");
+    if !subresource.is_empty() && !of_pod {
         return;
     }
     if resource.group == "batch" && resource.resource == "jobs" {

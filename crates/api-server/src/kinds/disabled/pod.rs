@@ -183,4 +183,17 @@ mod tests {
             check(FeatureGates::default(), ("", "pods", ""), &object, &object);
         }
     }
+
+    #[test]
+    fn subresources_that_have_the_whole_pod() {
+        let env = value!([{"name": "a", "valueFrom": {"fileKeyRef": {}}}]);
+        let object = value!({"spec": {"ephemeralContainers": [{"env": env}], "hostnameOverride": "h"}});
+        let gates = FeatureGates::default().with(Feature::EnvFiles, false);
+        let left =
+            value!({"spec": {"ephemeralContainers": [{"env": [{"name": "a", "valueFrom": {}}]}], "hostnameOverride": "h"}});
+        for subresource in ["ephemeralcontainers", "resize"] {
+            check(gates, ("", "pods", subresource), &object, &left);
+        }
+        check(gates, ("", "pods", "status"), &object, &object);
+    }
 }

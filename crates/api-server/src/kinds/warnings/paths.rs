@@ -6,7 +6,7 @@ use apimachinery::go_quote;
 use crate::kinds::at::At;
 
 /// A path, and what puts something there.
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 struct Sourced<'v> {
     path: &'v str,
     source: String,
@@ -21,7 +21,7 @@ impl std::fmt::Display for Sourced<'_> {
 
 /// Those of a pod's volume.
 pub(super) fn overlapping(volume: &At, found: &mut Vec<String>) {
-    let named = go_quote(volume.get("name").text());
+    let named = || go_quote(volume.get("name").text());
     let kinds = [
         ("configMap", "ConfigMap", Some("name")),
         ("secret", "Secret", Some("secretName")),
@@ -29,20 +29,23 @@ pub(super) fn overlapping(volume: &At, found: &mut Vec<String>) {
     ];
     for (member, kind, name) in kinds {
         let source = volume.get(member);
-        let described = name.map_or(kind.to_owned(), |name| format!("{kind} {}", go_quote(source.get(name).text())));
+        if !source.is_set() {
+            continue;
+        }
+        let described = || name.map_or(kind.to_owned(), |name| format!("{kind} {}", go_quote(source.get(name).text())));
         let mut seen = Vec::new();
         for pair in items(&source, String::new()).iter().flat_map(|path| clashes(path, &mut seen)) {
-            found.push(format!("volume {named} ({described}): overlapping paths: {pair}"));
+            found.push(format!("volume {} ({}): overlapping paths: {pair}", named(), described()));
         }
     }
     let projected = volume.get("projected");
     let mut seen = Vec::new();
     for source in projected.get("sources").items() {
         if source.value.is_empty() {
-            found.push(format!("volume {named} (Projected) has no sources provided"));
+            found.push(format!("volume {} (Projected) has no sources provided", named()));
         }
         for pair in projection(&source).iter().flat_map(|path| clashes(path, &mut seen)) {
-            found.push(format!("volume {named} (Projected): overlapping paths: {pair}"));
+            found.push(format!("volume {} (Projected): overlapping paths: {pair}", named()));
         }
     }
 }

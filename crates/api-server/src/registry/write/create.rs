@@ -52,8 +52,10 @@ impl Write<'_> {
         let sent_version = object.meta().resource_version().to_owned();
         object.meta_mut().set_resource_version("");
         let managed = change.manages_fields();
-        if !managed {
+        if change.is_sent_whole() {
             owners::dedup(&mut object, owners::Stage::Sent, &self.context.warnings);
+        }
+        if !managed {
             object = self.with_managers(object, options);
         }
         let creation = Creation { droppable: !managed, authorized: false, version: String::new(), empty: Arc::default() };

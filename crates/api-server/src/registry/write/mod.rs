@@ -76,6 +76,11 @@ pub(crate) trait Change: Send + Sync {
         false
     }
 
+    /// Whether the whole new object is the client's (PUT).
+    fn is_sent_whole(&self) -> bool {
+        false
+    }
+
     /// Whether admission looks at the changed object; not where it has looked at what the change is made of (a Binding).
     fn is_admitted(&self) -> bool {
         true

@@ -68,8 +68,10 @@ impl Write<'_> {
     ) -> Result<Result<Written, Option<Current>>, Status> {
         let old = &current.object;
         let mut object = change.apply(Some(old))?;
-        if !change.manages_fields() {
+        if change.is_sent_whole() {
             owners::dedup(&mut object, owners::Stage::Sent, &self.context.warnings);
+        }
+        if !change.manages_fields() {
             object = managed::updated(self, object, old, options);
         }
         let mut operation = OperationContext { empty: self.without_empty(&mut object), ..self.operation(options.dry_run) };

@@ -13,26 +13,27 @@ use table::{GATES, NEEDS, Setting, Stage};
 const ALL_ALPHA: &str = "AllAlpha";
 const ALL_BETA: &str = "AllBeta";
 
-/// Gates that upstream's kube-apiserver has no code for, because they are another component's or a client's.
+/// Gates that upstream's kube-apiserver has no code for, because they are another component's or a client's; with [`SCHEDULERS`] and
+/// [`KUBELETS`].
 #[rustfmt::skip]
 const OTHERS: &[&str] = &[
     // The scheduler's.
-    "DRASchedulerFilterTimeout", "GangScheduling", "NominatedNodeNameForExpectation", BATCHING, "SchedulerAsyncAPICalls",
-    "SchedulerAsyncPreemption", "SchedulerPopFromBackoffQ", "SchedulerQueueingHints", "StorageCapacityScoring", "VolumeLimitScaling",
+    "GangScheduling",
+    "SchedulerQueueingHints",
     // The controllers'.
     "CloudControllerManagerWatchBasedRoutesReconciliation", "CloudControllerManagerWebhook", "HonorPVReclaimPolicy", "InOrderInformers",
     "InOrderInformersBatchProcess", "InTreePluginPortworxUnregister", "InformerResourceVersion", "LogarithmicScaleDown",
     "OrderedNamespaceDeletion", "SeparateTaintEvictionController", "StatefulSetSemanticRevisionComparison",
     // The kubelet's and the proxy's.
     "CPUManagerPolicyAlphaOptions", "CPUManagerPolicyBetaOptions", "CPUManagerPolicyOptions", "ChangeContainerStatusOnKubeletRestart",
-    "ContainerCheckpoint", "CustomCPUCFSQuotaPeriod", "DisableCPUQuotaWithExclusiveCPUs", "DisableNodeKubeProxyVersion", "EventedPLEG",
-    "ExecProbeTimeout", "GracefulNodeShutdown", "GracefulNodeShutdownBasedOnPodPriority", "ImageMaximumGCAge",
+    "CustomCPUCFSQuotaPeriod", "DisableCPUQuotaWithExclusiveCPUs", "DisableNodeKubeProxyVersion",
+    "ExecProbeTimeout", "ImageMaximumGCAge",
     "InPlacePodVerticalScalingAllocatedStatus", "InPlacePodVerticalScalingExclusiveCPUs", "InPlacePodVerticalScalingExclusiveMemory",
-    "KubeletCgroupDriverFromCRI", "KubeletCrashLoopBackOffMax", "KubeletEnsureSecretPulledImages", "KubeletInUserNamespace", "KubeletPSI",
-    "KubeletPodResourcesDynamicResources", "KubeletPodResourcesGet", "KubeletPodResourcesListUseActivePods", "KubeletSeparateDiskGC",
-    "KubeletTracing", "MemoryManager", "MemoryQoS", "NFTablesProxyMode", "NodeLogQuery", "NodeSwap", "PodAndContainerStatsFromCRI",
-    "PodReadyToStartContainersCondition", "PreventStaticPodAPIReferences", "QOSReserved", "ReduceDefaultCrashLoopBackOffDecay",
-    "ReloadKubeletServerCertificateFile", "RotateKubeletServerCertificate", "RuntimeClassInImageCriApi", "SystemdWatchdog",
+    "KubeletCgroupDriverFromCRI",
+    "KubeletPodResourcesDynamicResources", "KubeletPodResourcesGet", "KubeletPodResourcesListUseActivePods",
+    "KubeletTracing", "MemoryManager", "NFTablesProxyMode", "NodeSwap",
+    "PreventStaticPodAPIReferences",
+    "ReloadKubeletServerCertificateFile", "RuntimeClassInImageCriApi", "SystemdWatchdog",
     "TopologyManagerPolicyAlphaOptions", "TopologyManagerPolicyBetaOptions", "TopologyManagerPolicyOptions", "WinDSR", "WinOverlay",
     "WindowsCPUAndMemoryAffinity", "WindowsGracefulNodeShutdown", "WindowsHostNetwork",
     // Clients'.
@@ -97,7 +98,8 @@ pub(super) struct ServerGates {
 /// The API server's `--feature-gates`. The error names the gate.
 pub(super) fn of_server(items: &[String], version: EmulatedVersion) -> Result<ServerGates, String> {
     let own: Vec<&str> = Feature::all().map(Feature::name).collect();
-    let parsed = parse(items, version, &[&own, OTHERS, UNSEEN].concat())?;
+    let foreign = [OTHERS, SCHEDULERS, KUBELETS, UNSEEN].concat();
+    let parsed = parse(items, version, &[&own[..], &foreign].concat())?;
     parsed.check_needs()?;
     // Its objects are read and written in a version of networking.k8s.io that is not older.
     if version.minor < 33 && parsed.is_enabled(Feature::MultiCidrServiceAllocator.name()) {
@@ -105,7 +107,7 @@ pub(super) fn of_server(items: &[String], version: EmulatedVersion) -> Result<Se
     }
     let gates = Feature::all()
         .fold(api_server::FeatureGates::default(), |gates, feature| gates.with(feature, parsed.is_enabled(feature.name())));
-    let indifferent = |name: &str| own.contains(&name) || OTHERS.contains(&name) || UNSEEN.contains(&name);
+    let indifferent = |name: &str| own.contains(&name) || foreign.contains(&name);
     let differs = |name: &str| is_on_by_default(name, version.minor) != is_on_by_default(name, EmulatedVersion::NEWEST_MINOR);
     let differences = GATES.iter().map(|(name, _)| *name).filter(|name| differs(name) && !indifferent(name)).collect();
     Ok(ServerGates { gates, differences })
@@ -113,14 +115,14 @@ pub(super) fn of_server(items: &[String], version: EmulatedVersion) -> Result<Se
 
 /// The controllers', which have code both ways for fewer of them.
 pub(crate) fn of_controllers(items: &[String]) -> Result<controller_manager::FeatureGates, String> {
-    let honoured = [&[MAX_UNAVAILABLE], ZPAGES, API_SERVERS, SCHEDULERS, KUBELETS].concat();
+    let honoured = [&[MAX_UNAVAILABLE], ZPAGES, API_SERVERS, UNSEEN, SCHEDULERS, KUBELETS].concat();
     let gates = parse(items, EmulatedVersion::default(), &honoured)?;
     Ok(controller_manager::FeatureGates { max_unavailable_stateful_set: gates.is_enabled(MAX_UNAVAILABLE) })
 }
 
 /// The scheduler's, which has code one way for most of its own.
 pub(crate) fn of_scheduler(items: &[String]) -> Result<scheduler::FeatureGates, String> {
-    let honoured = [&[BATCHING], ZPAGES, API_SERVERS, CONTROLLERS, KUBELETS].concat();
+    let honoured = [&[BATCHING], ZPAGES, API_SERVERS, UNSEEN, CONTROLLERS, KUBELETS].concat();
     let gates = parse(items, EmulatedVersion::default(), &honoured)?;
     Ok(scheduler::FeatureGates { opportunistic_batching: gates.is_enabled(BATCHING) })
 }
@@ -143,16 +145,21 @@ const API_SERVERS: &[&str] = &[
     CLEARING_NOMINATED,
     "APIResponseCompression",
     "APIServerIdentity",
-    "APIServingWithRoutine",
+    "AllowParsingUserUIDFromCertAuth",
     "AllowUnsafeMalformedObjectDeletion",
+    "AuthorizePodWebsocketUpgradeCreatePermission",
     "ClientsAllowCBOR",
     "ClientsPreferCBOR",
-    "ConcurrentWatchObjectDecode",
-    "ListFromCacheSnapshot",
     "MutatingAdmissionPolicy",
     "OpenAPIEnums",
+    "PodTopologyLabelsAdmission",
+    "RelaxedDNSSearchValidation",
     "RelaxedServiceNameValidation",
+    "RemoteRequestHeaderUID",
+    "ServiceAccountNodeAudienceRestriction",
+    "ServiceAccountTokenNodeBinding",
     "StrictIPCIDRValidation",
+    "TokenRequestServiceAccountUIDValidation",
     "WatchListClient",
 ];
 const SCHEDULERS: &[&str] = &[
@@ -261,6 +268,13 @@ mod tests {
         assert!(of_controllers(&owned(&["MaxUnavailableStatefulSet=true"])).unwrap().max_unavailable_stateful_set);
         assert!(!of_controllers(&owned(&["WatchList=true"])).unwrap().max_unavailable_stateful_set);
         // What only others have code for is theirs.
+        let servers =
+            owned(&["RemoteRequestHeaderUID=false", "SizeBasedListCostEstimate=false", "PodTopologyLabelsAdmission=false"]);
+        assert!(of_controllers(&servers).is_ok() && of_scheduler(&servers).is_ok());
+        assert!(
+            of_controllers(&owned(&["ClusterTrustBundle=true"])).unwrap_err().contains("not implemented"),
+            "it has a controller"
+        );
         assert!(of_scheduler(&owned(&["KubeletPSI=false", "MaxUnavailableStatefulSet=true"])).unwrap().opportunistic_batching);
         assert!(!of_scheduler(&owned(&["OpportunisticBatching=false"])).unwrap().opportunistic_batching);
         assert!(of_scheduler(&owned(&["SchedulerAsyncPreemption=false"])).unwrap_err().contains("not implemented"));

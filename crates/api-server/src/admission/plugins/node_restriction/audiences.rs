@@ -1,7 +1,7 @@
 //! For which audiences a kubelet may have tokens: those that a pod on its node asks for by its volumes, and those that somebody allows it
 //! (KEP-4412).
 
-use apimachinery::{GroupResource, Reason, Status, Value};
+use apimachinery::{GroupResource, Reason, Status, Value, go_quote};
 
 use super::NodeRestriction;
 use crate::admission::Attributes;
@@ -24,7 +24,7 @@ impl NodeRestriction {
         if self.names_audience(attributes, pod, audience).await? {
             return Ok(());
         }
-        let not_found = format!("audience {audience:?} not found in pod spec volume");
+        let not_found = format!("audience {} not found in pod spec volume", go_quote(audience));
         let question = Question { version: "v1", ..Question::resource(&attributes.user, VERB, "", audience) };
         let user = &attributes.user.name;
         // A server that stops allows nothing.
@@ -64,7 +64,7 @@ impl NodeRestriction {
             [only] => only.clone(),
             several => format!("[{}]", several.join(", ")),
         };
-        Err(forbidden(attributes, format!("error validating audience {audience:?}: {why}")))
+        Err(forbidden(attributes, format!("error validating audience {}: {why}", go_quote(audience))))
     }
 
     async fn driver_names_audience(&self, pod: &Value, volume: &Value, audience: &str) -> Result<bool, Status> {
@@ -83,8 +83,8 @@ impl NodeRestriction {
         Ok(requests.iter().any(|request| request["audience"].as_str().unwrap_or_default() == audience))
     }
 
-    /// The CSI driver behind a claim; empty where its volume has another kind. (Upstream also asks the drivers that took over in-tree volumes;
-    /// none of them wants tokens.)
+    /// The CSI driver behind a claim; empty where its volume has another kind. (Upstream also asks the drivers that took over in-tree volumes.
+    /// Here a pod with such a volume gets no tokens for its driver by this.)
     async fn driver_of_claim(&self, namespace: &str, name: &str) -> Result<String, Status> {
         let claim = self.listed("", "persistentvolumeclaims", namespace, name).await?;
         let volume = claim.str_at(&["spec", "volumeName"]).unwrap_or_default();

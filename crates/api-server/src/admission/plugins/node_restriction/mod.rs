@@ -8,15 +8,14 @@ mod references;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use apimachinery::{GroupResource, Status, Value};
+use apimachinery::{Status, Value};
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::Pod;
 
-use super::{forbidden, unreadable};
+use super::forbidden;
 use crate::admission::{AdmissionPlugin, Attributes, Operation};
 use crate::gates::{Feature, FeatureGates};
 use crate::loopback::Loopback;
-use crate::objects::{self, Objects};
+use crate::objects::Objects;
 use crate::pki;
 
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
@@ -54,9 +53,8 @@ impl NodeRestriction {
     }
 
     async fn node_of_pod(&self, namespace: &str, name: &str) -> Result<String, Status> {
-        let pod: Option<Pod> = objects::get(self.objects.as_ref(), namespace, name).await.map_err(unreadable)?;
-        let pod = pod.ok_or_else(|| Status::not_found(&GroupResource::new("", "pods"), name))?;
-        Ok(pod.spec.and_then(|s| s.node_name).unwrap_or_default())
+        let pod = self.found("", "pods", namespace, name).await?;
+        Ok(pod.str_at(&["spec", "nodeName"]).unwrap_or_default().to_owned())
     }
 
     async fn pod(&self, node: &str, attributes: &Attributes) -> Result<(), Status> {

@@ -18,7 +18,7 @@ struct Alike<'a> {
 }
 
 /// The warnings; ends early when it is `late`, and says so.
-pub(super) fn warnings(namespace: &str, enforce: LevelVersion, pods: &[Value], late: impl Fn() -> bool) -> Vec<String> {
+pub(super) fn warnings(namespace: &str, enforce: LevelVersion, pods: &[&Value], late: impl Fn() -> bool) -> Vec<String> {
     let mut alike: BTreeMap<String, Alike<'_>> = BTreeMap::new();
     let mut checked = 0;
     for object in by_priority(pods).into_iter().take(PODS_MAX) {
@@ -61,10 +61,10 @@ impl Alike<'_> {
 }
 
 /// One pod of each controller first: its others are most likely like it.
-fn by_priority(pods: &[Value]) -> Vec<&Value> {
+fn by_priority<'a>(pods: &[&'a Value]) -> Vec<&'a Value> {
     let mut controllers = HashSet::new();
     let (mut first, others): (Vec<_>, Vec<_>) =
-        pods.iter().partition(|pod| pod.meta().controller().is_none_or(|owner| controllers.insert(owner.uid)));
+        pods.iter().copied().partition(|pod| pod.meta().controller().is_none_or(|owner| controllers.insert(owner.uid)));
     first.extend(others);
     first
 }
@@ -100,7 +100,7 @@ mod tests {
             pod("fine", "", value!({"containers": [{"name": "c"}]})),
             pod("d", "", network()),
         ];
-        let warnings = warnings("ns", BASELINE, &pods, || false);
+        let warnings = warnings("ns", BASELINE, &pods.each_ref(), || false);
         assert_eq!(
             warnings,
             [
@@ -115,7 +115,7 @@ mod tests {
     fn one_of_each_controller_comes_first() {
         let bad = || value!({"hostNetwork": true});
         let pods = [pod("a1", "a", bad()), pod("a2", "a", bad()), pod("b1", "b", bad()), pod("c", "", bad())];
-        let names: Vec<_> = by_priority(&pods).into_iter().map(|pod| pod.meta().name()).collect();
+        let names: Vec<_> = by_priority(&pods.each_ref()).into_iter().map(|pod| pod.meta().name()).collect();
         assert_eq!(names, ["a1", "b1", "c", "a2"]);
         let left = Cell::new(2);
         let late = || {
@@ -123,7 +123,7 @@ mod tests {
             left.get() == 0
         };
         assert_eq!(
-            warnings("ns", BASELINE, &pods, late),
+            warnings("ns", BASELINE, &pods.each_ref(), late),
             [
                 "new PodSecurity enforce level only checked against the first 2 of 4 existing pods",
                 r#"existing pods in namespace "ns" violate the new PodSecurity enforce level "baseline:latest""#,

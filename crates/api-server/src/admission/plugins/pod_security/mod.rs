@@ -145,9 +145,8 @@ impl PodSecurity {
         let Some(list) = list.and_then(|json| Value::from_slice(&json).ok()) else {
             return attributes.warnings.add("failed to list pods while checking new PodSecurity enforce level");
         };
-        let pods: Vec<Value> = list.array_at(&["items"]).iter().filter(|pod| !self.exempts_class(pod)).cloned().collect();
-        let pods = pods.as_slice();
-        for warning in existing::warnings(namespace, enforce, pods, || Instant::now() > until) {
+        let pods: Vec<&Value> = list.array_at(&["items"]).iter().filter(|pod| !self.exempts_class(pod)).collect();
+        for warning in existing::warnings(namespace, enforce, &pods, || Instant::now() > until) {
             attributes.warnings.add(warning);
         }
     }

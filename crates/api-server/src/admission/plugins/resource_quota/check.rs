@@ -121,17 +121,18 @@ pub(super) fn check(
         return Err(forbidden(attributes, format!("quota usage is negative for resource(s): {}", negative.join(","))));
     }
     let costs = |quota: Option<&Quota>| charge(quota, evaluator, attributes, &usage, now);
+    let charges: Vec<Amounts> = applying.iter().map(|index| costs(Some(&quotas[*index]))).collect();
     let changes = match applying.is_empty() {
         true => !costs(None).is_empty(),
-        false => applying.iter().any(|index| !costs(Some(&quotas[*index])).is_empty()),
+        false => charges.iter().any(|charge| !charge.is_empty()),
     };
     if !changes {
         return Ok(after);
     }
     check_coverage(quotas, &applying, evaluator, limits, attributes, object, &usage)?;
-    for index in applying {
+    for (index, charge) in applying.into_iter().zip(charges) {
         let quota = &quotas[index];
-        let requested = masked(&costs(Some(quota)), |name| quota.hard.contains_key(name));
+        let requested = masked(&charge, |name| quota.hard.contains_key(name));
         let total = sum(&after[index], &requested);
         let over = match attributes.subresource.as_str() {
             // What the system reports about itself is counted, not refused.

@@ -63,8 +63,8 @@ impl ResourceQuota {
         let namespace = self.namespaces.lock().entry(attributes.namespace.clone()).or_default().clone();
         loop {
             let (answer, mut answered) = oneshot::channel();
-            let (evaluator, limits, attributes) = (evaluator.clone(), limits.clone(), attributes.clone());
-            namespace.waiting.lock().push(Waiter { evaluator, limits, attributes: attributes.clone(), answer });
+            let (evaluator, limits, own) = (evaluator.clone(), limits.clone(), attributes.clone());
+            namespace.waiting.lock().push(Waiter { evaluator, limits, attributes: own, answer });
             let mut written = namespace.turn.lock().await;
             match answered.try_recv() {
                 Ok(result) => return result,
