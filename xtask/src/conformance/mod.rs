@@ -157,10 +157,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 fn prepare(options: &Options, places: &Places, specs: &[Spec]) -> anyhow::Result<(PathBuf, PathBuf)> {
     // What specs outside of the conformance list need is not known.
     let mut without = if options.every { Vec::new() } else { programs::unneeded(specs) };
+    let images = Images::begin(&places.module, &places.cache, &without)?;
     if options.slice.is_some() {
         without.push(programs::KUBECTL);
     }
-    let images = Images::begin(&places.module, &places.cache, &without)?;
     let programs = programs::prepare(&places.cache, &without)?;
     let archive = images.finish(&places.module, &programs)?;
     Ok((programs, archive))
