@@ -230,6 +230,37 @@ async fn names_of_events() {
 }
 
 #[tokio::test]
+async fn starts_of_generated_names() {
+    let api = Api::new().await;
+    // Only what comes of it must be a name: the dot at its end is none for the start.
+    let spec = json!({"selector": {"a": "b"}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": pod(json!({}))["spec"]}});
+    let controllers = "/api/v1/namespaces/default/replicationcontrollers";
+    api.post(controllers, &json!({"metadata": {"generateName": "a."}, "spec": spec})).await.expect(201);
+    let refused = api.post(controllers, &json!({"metadata": {"generateName": "A"}, "spec": spec})).await.expect(422);
+    let causes = refused["details"]["causes"].as_array().map_or(0, Vec::len);
+    assert_eq!((causes, refused["details"]["causes"][0]["field"].as_str()), (1, Some("metadata.name")), "{refused}");
+}
+
+#[tokio::test]
+async fn a_series_of_events_says_how_many() {
+    let api = Api::new().await;
+    let involved = json!({"kind": "Pod", "namespace": "default", "name": "p"});
+    let (events, table) = ("/api/v1/namespaces/default/events", "application/json;as=Table;v=v1;g=meta.k8s.io");
+    for (name, more, count, last) in [
+        ("alone", json!({}), 1, "<unknown>"),
+        ("none", json!({"series": {"count": 0}, "count": 5, "lastTimestamp": "2024-01-01T00:00:00Z"}), 0, "<unknown>"),
+        ("some", json!({"series": {"count": 3}}), 3, "<unknown>"),
+    ] {
+        let mut event = json!({"metadata": {"name": name}, "involvedObject": involved});
+        event.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        api.post(events, &event).await.expect(201);
+        let shown = api.get_as(&format!("{events}/{name}"), table).await.expect(200);
+        let cells = &shown["rows"][0]["cells"];
+        assert_eq!((&cells[0], &cells[8]), (&json!(last), &json!(count)), "{name}: {shown}");
+    }
+}
+
+#[tokio::test]
 async fn pods_keep_to_the_level_of_their_namespace() {
     let api = Api::new().await;
     api.post(PODS, &pod(json!({"hostPID": true}))).await.expect(201);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use apimachinery::field::{Error, ErrorList, Path};
+use apimachinery::field::{Error, ErrorList};
 use apimachinery::{Value, validation, value};
 
 use super::at::At;
@@ -49,7 +49,7 @@ impl Strategy for ApiServiceStrategy {
     }
 
     fn name_rule(&self) -> validation::NameFn {
-        validation::name_is_path_segment
+        |name, _| validation::is_path_segment_name(name)
     }
 }
 
@@ -57,10 +57,15 @@ fn service(object: &Value, e: &mut ErrorList) {
     let root = At::root(object);
     let spec = root.get("spec");
     let (group, version) = (spec.get("group"), spec.get("version"));
-    let (name, required) = (object.meta().name(), format!("{}.{}", version.text(), group.text()));
-    if !name.is_empty() && validation::is_path_segment_name(name).is_empty() && name != required {
-        let why = format!("must be `spec.version+\".\"+spec.group`: {}", apimachinery::go_quote(&required));
-        e.push(Error::invalid(&Path::new("metadata").child("name"), name, why));
+    let required = format!("{}.{}", version.text(), group.text());
+    // The start of a generated name, too, which therefore never fits.
+    for member in ["generateName", "name"] {
+        let metadata = root.get("metadata");
+        let name = metadata.get(member);
+        let text = name.text();
+        if !text.is_empty() && validation::is_path_segment_name(text).is_empty() && text != required {
+            name.invalid_text(e, format!("must be `spec.version+\".\"+spec.group`: {}", apimachinery::go_quote(&required)));
+        }
     }
     match group.text().is_empty() {
         true if version.text() != "v1" => group.require(e, "only v1 may have an empty group and it better be legacy kube"),
@@ -132,8 +137,13 @@ mod tests {
             "group": "a.b", "version": "v1", "groupPriorityMinimum": 1, "versionPriority": 1,
             "service": {"namespace": "n", "name": "s", "port": 443}
         }});
-        let cases: [(&[&str], Value, &[&str]); 6] = [
+        let cases: [(&[&str], Value, &[&str]); 7] = [
             (&["metadata", "labels"], value!({}), &[]),
+            (
+                &["metadata", "generateName"],
+                value!("v1."),
+                &[r#"metadata.generateName: Invalid value: "v1.": must be `spec.version+"."+spec.group`: "v1.a.b""#],
+            ),
             (
                 &["metadata", "name"],
                 value!("a"),

@@ -130,6 +130,7 @@ impl Strategy for AppStrategy {
     fn name_rule(&self) -> validation::NameFn {
         match self.0 {
             App::StatefulSet => validation::name_is_dns_label,
+            App::ReplicationController => super::name_with_any_start,
             _ => validation::name_is_dns_subdomain,
         }
     }

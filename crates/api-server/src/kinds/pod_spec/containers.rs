@@ -332,7 +332,9 @@ fn devices(container: &At, volumes: &[Value], e: &mut ErrorList) {
         if mounts.iter().any(|mount| mount["mountPath"] == *path.text()) {
             path.invalid_text(e, "must not already exist as a path in volumeMounts");
         }
-        names.insert(name.text());
+        if !name.text().is_empty() {
+            names.insert(name.text());
+        }
     }
 }
 

@@ -118,9 +118,14 @@ fn namespace(object: &Value) -> Vec<Value> {
 fn event(object: &Value) -> Vec<Value> {
     let first_of = |paths: &[&[&str]]| paths.iter().find_map(|path| object.str_at(path).filter(|text| !text.is_empty()));
     let first = first_of(&[&["firstTimestamp"], &["deprecatedFirstTimestamp"], &["eventTime"]]);
-    let last = first_of(&[&["series", "lastObservedTime"], &["lastTimestamp"], &["deprecatedLastTimestamp"]]).or(first);
-    let count =
-        [&["series", "count"][..], &["count"], &["deprecatedCount"]].iter().map(|path| number(object, path)).find(|n| *n > 0);
+    // A series says both, even if what it says is nothing. An event alone has no count in the newer API.
+    let (last, count) = match object.get("series").filter(|series| !series.is_null()) {
+        Some(series) => (series.str_at(&["lastObservedTime"]), number(series, &["count"])),
+        None => {
+            let counted = [["count"], ["deprecatedCount"]].iter().map(|path| number(object, path)).find(|count| *count != 0);
+            (first_of(&[&["lastTimestamp"], &["deprecatedLastTimestamp"]]).or(first), counted.unwrap_or(1))
+        }
+    };
     let about = object.get("involvedObject").or_else(|| object.get("regarding"));
     let part = |field: &str| about.and_then(|about| about.str_at(&[field])).unwrap_or_default();
     let kind = part("kind").to_ascii_lowercase();
@@ -143,7 +148,7 @@ fn event(object: &Value) -> Vec<Value> {
         source.into(),
         message.into(),
         since(first).into(),
-        count.unwrap_or(1).into(),
+        count.into(),
         name(object),
     ]
 }
