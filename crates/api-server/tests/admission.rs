@@ -5,8 +5,8 @@ mod harness;
 use std::sync::Arc;
 
 use api_server::{
-    AccessConfig, AdmissionConfig, ApiServer, AuthorizationMode, Credentials, PolicyFile, ServerConfig, UserInfo,
-    admission_plugin_names, names,
+    AccessConfig, AdmissionConfig, ApiEnablement, ApiServer, AuthorizationMode, Credentials, Feature, FeatureGates, PolicyFile,
+    ServerConfig, UserInfo, admission_plugin_names, names,
 };
 use harness::Api;
 use serde_json::{Value, json};
@@ -105,31 +105,84 @@ async fn who_blocks_the_deletion_of_an_owner_may_change_its_finalizers() {
         }
     }
     admin.post(path, &config_map(&owner("v1", "Secret", true))).await.expect(201);
+    // Who changes it owns it no less: the same holds for updates.
+    admin.put(&format!("{path}/a"), &config_map(&json!([]))).await.expect(200);
+    let message =
+        panda.put(&format!("{path}/a"), &config_map(&owner("v1", "Secret", true))).await.expect(403)["message"].to_string();
+    assert!(message.contains("cannot set blockOwnerDeletion if an ownerReference refers"), "{message}");
+    panda.put(&format!("{path}/a"), &config_map(&owner("v1", "ConfigMap", true))).await.expect(200);
 }
 
 #[tokio::test]
 async fn exec_needs_the_permission_to_create_whatever_the_method() {
+    for gate in [true, false] {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let mut access = for_all(dir.path(), "configmaps");
+        let policy = dir.path().join("readers.jsonl");
+        std::fs::write(&policy, r#"{"readonly": true}"#).expect("written");
+        access.policy_file = PolicyFile::load(&policy).expect("a policy");
+        let store = Arc::new(storage::Memory::new());
+        let stop = tokio_util::sync::CancellationToken::new();
+        let kubelets = api_server::KubeletAccess::none(stop).expect("TLS");
+        let gates = FeatureGates::DEFAULT.with(Feature::AuthorizePodWebsocketUpgradeCreatePermission, gate);
+        let server = ApiServer::builder(ServerConfig { gates, ..ServerConfig::default() }, store.clone())
+            .credentials(Credentials::new(access).expect("credentials"))
+            .kubelet_connectors(&kubelets)
+            .build();
+        let admin = Api { server, store, user: UserInfo::new("admin", &[names::MASTERS]) };
+        let reader = admin.as_user(UserInfo::new("reader", &[names::AUTHENTICATED]));
+        for subresource in ["exec", "attach", "portforward"] {
+            let path = format!("/api/v1/namespaces/ns/pods/p/{subresource}");
+            let message = reader.get(&path).await.expect(if gate { 403 } else { 404 })["message"].to_string();
+            assert_eq!(message.contains("is forbidden: No policy matched."), gate, "{message}");
+            reader.post(&path, &json!({})).await.expect(403);
+            admin.get(&path).await.expect(404);
+        }
+        reader.get("/api/v1/namespaces/ns/pods/p/log").await.expect(404);
+    }
+}
+
+/// The plugins stand where the endpoints ask them: whoever may write requests and bundles, and nothing of signers.
+#[tokio::test]
+async fn certificates_are_the_signers() {
+    use base64::Engine;
     let dir = tempfile::tempdir().expect("temporary directory");
-    let mut access = for_all(dir.path(), "configmaps");
-    let policy = dir.path().join("readers.jsonl");
-    std::fs::write(&policy, r#"{"readonly": true}"#).expect("written");
-    access.policy_file = PolicyFile::load(&policy).expect("a policy");
+    let access = for_all(dir.path(), "*");
+    let policy = dir.path().join("certificates.jsonl");
+    let rules = ["certificatesigningrequests", "clustertrustbundles"].map(|resource| json!({"resource": resource}).to_string());
+    std::fs::write(&policy, rules.join("\n")).expect("written");
+    let access = AccessConfig { policy_file: PolicyFile::load(&policy).expect("a policy"), ..access };
     let store = Arc::new(storage::Memory::new());
-    let stop = tokio_util::sync::CancellationToken::new();
-    let kubelets = api_server::KubeletAccess::none(stop).expect("TLS");
-    let server = ApiServer::builder(ServerConfig::default(), store.clone())
+    let gates = FeatureGates::DEFAULT.with(Feature::ClusterTrustBundle, true);
+    let apis = ApiEnablement::parse(&["certificates.k8s.io/v1beta1=true".to_owned()]).expect("an API");
+    let server = ApiServer::builder(ServerConfig { gates, apis, ..ServerConfig::default() }, store.clone())
         .credentials(Credentials::new(access).expect("credentials"))
-        .kubelet_connectors(&kubelets)
         .build();
     let admin = Api { server, store, user: UserInfo::new("admin", &[names::MASTERS]) };
-    let reader = admin.as_user(UserInfo::new("reader", &[names::AUTHENTICATED]));
-    for subresource in ["exec", "attach", "portforward"] {
-        let path = format!("/api/v1/namespaces/ns/pods/p/{subresource}");
-        let message = reader.get(&path).await.expect(403)["message"].to_string();
-        assert!(message.contains("is forbidden: No policy matched."), "{message}");
-        admin.get(&path).await.expect(404);
-    }
-    reader.get("/api/v1/namespaces/ns/pods/p/log").await.expect(404);
+    let panda = admin.as_user(UserInfo::new("panda", &[names::AUTHENTICATED]));
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::default();
+    let request = params.serialize_request(&key).expect("signed").pem().expect("PEM");
+    let encoded = base64::engine::general_purpose::STANDARD.encode(request);
+    let spec = json!({"request": encoded, "signerName": "example.com/a", "usages": ["client auth"]});
+    let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let mut stored = panda.post(path, &json!({"metadata": {"name": "r"}, "spec": spec})).await.expect(201);
+    stored["status"]["conditions"] = json!([{"type": "Approved", "status": "True"}]);
+    let refused = |answer: &Value, why: &str| assert!(answer["message"].to_string().contains(why), "{answer}");
+    let approval = format!("{path}/r/approval");
+    refused(&panda.put(&approval, &stored).await.expect(403), "user not permitted to approve requests with signerName");
+    let mut stored = admin.put(&approval, &stored).await.expect(200);
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let certificate = params.self_signed(&key).expect("signed").pem();
+    stored["status"]["certificate"] = json!(base64::engine::general_purpose::STANDARD.encode(&certificate));
+    let status = format!("{path}/r/status");
+    refused(&panda.put(&status, &stored).await.expect(403), "user not permitted to sign requests with signerName");
+    admin.put(&status, &stored).await.expect(200);
+    let bundles = "/apis/certificates.k8s.io/v1beta1/clustertrustbundles";
+    let bundle =
+        json!({"metadata": {"name": "example.com:a:b"}, "spec": {"signerName": "example.com/a", "trustBundle": certificate}});
+    refused(&panda.post(bundles, &bundle).await.expect(403), "user not permitted to attest for signerName");
+    admin.post(bundles, &bundle).await.expect(201);
 }
 
 #[tokio::test]
@@ -140,7 +193,7 @@ async fn a_configuration_reaches_its_plugin() {
                   apiVersion: apiserver.config.k8s.io/v1\n    kind: ResourceQuotaConfiguration\n    limitedResources:\n    - resource: \
                   services\n      matchContains: [services]\n";
     std::fs::write(&file, config).expect("written");
-    let api = api(&["ResourceQuota"], None, AdmissionConfig::load(&file).expect("reads")).await;
+    let api = api(&["ResourceQuota"], None, AdmissionConfig::load(&file, &[]).expect("reads")).await;
     api.post("/api/v1/namespaces", &json!({"metadata": {"name": "ns"}})).await.expect(201);
     let service = json!({"metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}]}});
     let message = api.post("/api/v1/namespaces/ns/services", &service).await.expect(403)["message"].to_string();

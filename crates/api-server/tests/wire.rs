@@ -186,3 +186,96 @@ async fn metrics_start_again_each_at_its_path() {
     assert!(!has("/metrics/slis", "kubernetes_healthchecks_total{").await);
     assert!(has("/metrics/slis", "process_start_time_seconds").await);
 }
+
+#[tokio::test]
+async fn browsers_are_told_to_use_tls() {
+    let directives = "max-age=31536000; includeSubDomains";
+    let config =
+        ServerConfig { strict_transport_security: Some(directives.parse().expect("a value")), ..ServerConfig::default() };
+    let (told, plain) = (Api::with(config).await, Api::new().await);
+    for (path, code) in [("/api/v1/pods", 200), ("/api/v1/pods/a/b", 404), ("/healthz", 500)] {
+        for (api, expected) in [(&told, Some(directives)), (&plain, None)] {
+            let (head, _) = bytes(api, path, &[]).await;
+            let found = head.headers.get("strict-transport-security").map(|value| value.to_str().expect("text"));
+            assert_eq!((head.status.as_u16(), found), (code, expected), "{path}");
+        }
+    }
+    let nobody = told.as_user(api_server::UserInfo::anonymous());
+    assert!(nobody.get("/api/v1/pods").await.headers.contains_key("strict-transport-security"), "who is refused is told, too");
+}
+
+/// A certificate for so many seconds, as it stands in an object.
+fn certificate(seconds: i64) -> String {
+    use base64::Engine;
+    let mut params = rcgen::CertificateParams::default();
+    params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+    params.not_after = params.not_before + std::time::Duration::from_secs(seconds.unsigned_abs());
+    let key = rcgen::KeyPair::generate().expect("a key");
+    base64::engine::general_purpose::STANDARD.encode(params.self_signed(&key).expect("signed").pem())
+}
+
+#[tokio::test]
+async fn lifetimes_of_certificates_are_counted() {
+    use base64::Engine;
+    let api = Api::new().await;
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let request = rcgen::CertificateParams::default().serialize_request(&key).expect("signed").pem().expect("PEM");
+    let request = base64::engine::general_purpose::STANDARD.encode(request);
+    let counted = async || {
+        let text = api.get("/metrics").await.expect(200);
+        let lines =
+            text.as_str().expect("text").lines().filter_map(|line| line.strip_prefix("apiserver_certificates_registry_csr_"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (client, own) = ("kubernetes.io/kube-apiserver-client", "example.com/a");
+    for (index, (signer, wanted, actual, dry_run, new)) in [
+        (
+            client,
+            json!(3600),
+            3600,
+            "",
+            vec![
+                "requested_duration_total{signerName=\"kubernetes.io/kube-apiserver-client\"} 1",
+                "honored_duration_total{signerName=\"kubernetes.io/kube-apiserver-client\"} 1",
+            ],
+        ),
+        // Within five minutes and a twentieth; and just not.
+        (
+            own,
+            json!(3600),
+            3600 + 479,
+            "",
+            vec!["requested_duration_total{signerName=\"other\"} 1", "honored_duration_total{signerName=\"other\"} 1"],
+        ),
+        (own, json!(3600), 3600 - 480, "", vec!["requested_duration_total{signerName=\"other\"} 2"]),
+        (own, json!(3600), 3600, "?dryRun=All", vec![]),
+        (own, json!(null), 3600, "", vec![]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let before = counted().await;
+        let name = format!("r{index}");
+        let spec = json!({"request": request, "signerName": signer, "usages": ["client auth"], "expirationSeconds": wanted});
+        let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+        let mut stored = api.post(path, &json!({"metadata": {"name": name}, "spec": spec})).await.expect(201);
+        stored["status"]["conditions"] = json!([{"type": "Failed", "status": "True"}]);
+        stored = api.put(&format!("{path}/{name}/status"), &stored).await.expect(200);
+        assert_eq!(counted().await, before, "nothing is issued yet");
+        stored["status"]["certificate"] = json!(certificate(actual));
+        let issued = api.put(&format!("{path}/{name}/status{dry_run}"), &stored).await.expect(200);
+        let after = counted().await;
+        let added: Vec<&str> = after.iter().filter(|line| !before.contains(line)).map(String::as_str).collect();
+        let sorted = |mut lines: Vec<&str>| {
+            lines.sort_unstable();
+            lines.into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(sorted(added), sorted(new), "{signer} {wanted} {actual} {dry_run}");
+        if dry_run.is_empty() {
+            let mut again = issued;
+            again["status"]["conditions"] = json!([{"type": "Failed", "status": "True"}, {"type": "Other", "status": "True"}]);
+            api.put(&format!("{path}/{name}/status"), &again).await.expect(200);
+            assert_eq!(counted().await, after, "it is issued once");
+        }
+    }
+}

@@ -21,6 +21,7 @@ pub mod schema;
 pub mod selector;
 mod status;
 pub mod time;
+pub mod url;
 pub mod validation;
 mod value;
 pub mod yaml;

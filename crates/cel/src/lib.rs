@@ -34,7 +34,6 @@ pub use env::{Ast, COMPATIBLE, Env};
 pub use eval::{Activation, Budget, EvalError, Program};
 pub use library::format::Format;
 pub use library::semver::Version;
-pub use library::urls::Url;
 pub use source::{Issue, Issues};
 pub use types::Type;
 pub use value::{Extension, List, Map, MapKey, Val};

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use apimachinery::url::Url;
 use apimachinery::{Quantity, Value};
 use jiff::Timestamp;
 
@@ -15,7 +16,6 @@ use crate::ast::Literal;
 use crate::eval::EvalError;
 use crate::library::format::Format;
 use crate::library::semver::Version;
-use crate::library::urls::Url;
 use crate::meter::Meter;
 use crate::types::Type;
 
@@ -421,7 +421,8 @@ impl Extension {
         match (self, other) {
             (Extension::Quantity(a), Extension::Quantity(b)) => a.cmp(b) == Ordering::Equal,
             (Extension::Semver(a), Extension::Semver(b)) => a.cmp(b) == Ordering::Equal,
-            (Extension::Url(a), Extension::Url(b)) => a == b,
+            // As upstream: by the text that they make.
+            (Extension::Url(a), Extension::Url(b)) => a.to_string() == b.to_string(),
             (Extension::Ip(a), Extension::Ip(b)) => a == b,
             (Extension::Cidr(a, m), Extension::Cidr(b, n)) => a == b && m == n,
             (Extension::Format(a), Extension::Format(b)) => a == b,

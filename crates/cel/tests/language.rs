@@ -181,6 +181,9 @@ fn libraries_of_kubernetes() {
         "url('https://u@h.example:8080/a%20b?x=1&x=2').getHost() == 'h.example:8080' && url('https://h/a').getScheme() == 'https'",
         "url('https://h:80/a?x=1&x=2').getQuery() == {'x': ['1', '2']} && url('http://[::1]:80/').getHostname() == '::1' && url('/a').getEscapedPath() == '/a'",
         "isURL('https://a') && !isURL('a') && url('https://a:1').getPort() == '1'",
+        "!isURL('http://[a]') && !isURL('http://[1.2.3.4]') && !isURL('http://a[::1]') && !isURL('http://%41')",
+        "url('https://a/b#c').getEscapedPath() == '/b' && url('https://a/b?c#d').getQuery() == {'c': ['']} && url('//a/b').getHost() == 'a'",
+        "url('HTTPS://a/b c') == url('https://a/b%20c') && url('https://a') != url('https://a/')",
         "!format.dns1123Label().validate('a-b').hasValue() && format.dns1123Label().validate('A').value().size() == 1",
         "format.named('uuid').value().validate('x').value() == ['does not match the UUID format'] && !format.named('x').hasValue()",
         "!format.uuid().validate('6ba7b810-9dad-11d1-80b4-00c04fd430c8').hasValue() && !format.date().validate('2024-01-31').hasValue()",
@@ -193,6 +196,10 @@ fn libraries_of_kubernetes() {
         (
             "ip('x') == ip('::1')",
             "IP Address \"x\" parse error during conversion from string: ParseAddr(\"x\"): unable to parse IP",
+        ),
+        (
+            "url('http://[1.2.3.4]').getHost() == ''",
+            "URL parse error during conversion from string: parse \"http://[1.2.3.4]\": invalid IP-literal",
         ),
         ("url('a').getHost() == ''", "URL parse error during conversion from string: parse \"a\": invalid URI for request"),
         ("semver('1') == semver('1.0.0')", "No Major.Minor.Patch elements found"),

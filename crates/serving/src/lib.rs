@@ -15,5 +15,5 @@ mod tls;
 pub use authorities::{Authorities, Subject};
 pub use certificate::{CertificateError, KeyCert, ServingCertificate};
 pub use front_proxy::{Claimed, RequestHeaders, percent_decoded};
-pub use names::Names;
+pub use names::{Names, text_of};
 pub use tls::TlsOptions;

@@ -18,14 +18,14 @@ impl Names {
     /// Reads a subject.
     pub fn of(name: &X509Name<'_>) -> Self {
         Self {
-            common_name: name.iter_common_name().filter_map(text).last().unwrap_or_default(),
-            organizations: name.iter_organization().filter_map(text).collect(),
+            common_name: name.iter_common_name().filter_map(text_of).last().unwrap_or_default(),
+            organizations: name.iter_organization().filter_map(text_of).collect(),
         }
     }
 }
 
-/// `None` for what is no text to Go either.
-fn text(attribute: &AttributeTypeAndValue<'_>) -> Option<String> {
+/// What a part of a name says; `None` for what is no text to Go either.
+pub fn text_of(attribute: &AttributeTypeAndValue<'_>) -> Option<String> {
     let value = attribute.attr_value();
     match value.tag() {
         // Latin-1, whatever T.61 says.

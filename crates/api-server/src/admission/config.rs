@@ -1,7 +1,8 @@
 //! The configuration of admission plugins (`--admission-control-config-file`): an AdmissionConfiguration, whose entries hold the configuration of a
 //! plugin or name the file that does (<https://kubernetes.io/docs/reference/config-api/apiserver-config.v1/>).
 //!
-//! Each plugin reads its own part. Entries of plugins that take none mean nothing, as upstream's; those of plugins that are not here are refused.
+//! Each plugin that runs reads its own part. Entries of others, and of those that take none, mean nothing, as upstream's: not even the files that
+//! they name are looked at. Those of plugins that run upstream and are not here are refused.
 
 use std::path::{Path, PathBuf};
 
@@ -14,8 +15,13 @@ use super::plugins::{NodeSelectors, PodSecurityConfig, QuotaConfig, TolerationCo
 
 const KIND: &str = "AdmissionConfiguration";
 const VERSIONS: [&str; 2] = ["apiserver.config.k8s.io/v1", "apiserver.k8s.io/v1alpha1"];
-/// Plugins of upstream that take a configuration and are not here.
-const ABSENT: [&str; 4] = ["EventRateLimit", "ImagePolicyWebhook", "MutatingAdmissionWebhook", "ValidatingAdmissionWebhook"];
+/// Plugins that upstream runs by default, that take a configuration and are not here.
+const ABSENT: [&str; 2] = ["MutatingAdmissionWebhook", "ValidatingAdmissionWebhook"];
+/// Plugins that take one. (Those of upstream that are off and not here cannot be turned on.)
+const CONFIGURED: [&str; 4] = ["PodSecurity", "ResourceQuota", "PodTolerationRestriction", POD_NODE_SELECTOR];
+const POD_NODE_SELECTOR: &str = "PodNodeSelector";
+/// What the formats of before versions begin with. Upstream reads both where the plugin runs; of the other nothing is here.
+const UNVERSIONED: [&str; 2] = ["podNodeSelectorPluginConfig", "imagePolicy"];
 
 /// What the plugins were told; by default what upstream has them do without a file.
 #[derive(Clone, Debug, Default)]
@@ -100,21 +106,25 @@ pub(super) fn versioned<T: DeserializeOwned>(config: &Json, kinds: &[(&str, &str
 }
 
 impl AdmissionConfig {
-    /// Reads the file and those that it names.
-    pub fn load(path: &Path) -> Result<Self, AdmissionConfigError> {
+    /// Reads the file and those that it names, but for plugins that are `off`.
+    pub fn load(path: &Path, off: &[String]) -> Result<Self, AdmissionConfigError> {
         let wrong = |reason: String| AdmissionConfigError::File { path: path.to_owned(), reason };
         let whole = json(&read(path)?).map_err(wrong)?;
         let mut config = Self::default();
-        // The one format of before that is left here.
-        if whole.get("kind").is_none() && whole.get("podNodeSelectorPluginConfig").is_some() {
-            config.set(path, "PodNodeSelector", &whole)?;
+        let is_on =
+            |plugin: &str| (CONFIGURED.contains(&plugin) || ABSENT.contains(&plugin)) && off.iter().all(|off| off != plugin);
+        let has_kind = whole.get("apiVersion").is_some() && whole.get("kind").is_some();
+        if !has_kind && UNVERSIONED.iter().any(|member| whole.get(member).is_some()) {
+            if is_on(POD_NODE_SELECTOR) {
+                config.set(path, POD_NODE_SELECTOR, &whole)?;
+            }
             return Ok(config);
         }
         let file: File = versioned(&whole, &VERSIONS.map(|version| (version, KIND))).map_err(wrong)?;
         let mut seen: Vec<String> = Vec::new();
         for entry in file.plugins.into_iter().flatten() {
             // Of several for one plugin the first counts.
-            if seen.contains(&entry.name) {
+            if seen.contains(&entry.name) || !is_on(&entry.name) {
                 continue;
             }
             match (&entry.configuration, entry.path.as_str()) {
@@ -137,7 +147,7 @@ impl AdmissionConfig {
             "PodSecurity" => PodSecurityConfig::read(part).map(|read| self.pod_security = read),
             "ResourceQuota" => QuotaConfig::read(part).map(|read| self.quota = read),
             "PodTolerationRestriction" => TolerationConfig::read(part).map(|read| self.tolerations = read),
-            "PodNodeSelector" => NodeSelectors::read(part).map(|read| self.node_selectors = read),
+            POD_NODE_SELECTOR => NodeSelectors::read(part).map(|read| self.node_selectors = read),
             absent if ABSENT.contains(&absent) => Err("not implemented".to_owned()),
             _ => Ok(()),
         };
@@ -150,12 +160,17 @@ mod tests {
     use super::*;
 
     fn load(text: &str) -> Result<AdmissionConfig, String> {
+        load_without(text, &[])
+    }
+
+    fn load_without(text: &str, off: &[&str]) -> Result<AdmissionConfig, String> {
         let dir = tempfile::tempdir().expect("a directory");
         let selectors = "podNodeSelectorPluginConfig: {clusterDefaultNodeSelector: a=b}\n";
         std::fs::write(dir.path().join("selectors.yaml"), selectors).expect("written");
         let path = dir.path().join("config.yaml");
         std::fs::write(&path, text).expect("written");
-        AdmissionConfig::load(&path).map_err(|error| error.to_string())
+        let off: Vec<String> = off.iter().map(|name| (*name).to_owned()).collect();
+        AdmissionConfig::load(&path, &off).map_err(|error| error.to_string())
     }
 
     const HEAD: &str = "apiVersion: apiserver.config.k8s.io/v1\nkind: AdmissionConfiguration\n";
@@ -174,8 +189,8 @@ mod tests {
             (format!("{HEAD}more: 1\n"), "unknown field `more`"),
             (format!("{HEAD}plugins: [{{name: PodNodeSelector, path: gone.yaml}}]\n"), "unable to read"),
             (
-                format!("{HEAD}plugins: [{{name: ImagePolicyWebhook, configuration: {{}}}}]\n"),
-                "ImagePolicyWebhook: not implemented",
+                format!("{HEAD}plugins: [{{name: MutatingAdmissionWebhook, configuration: {{}}}}]\n"),
+                "MutatingAdmissionWebhook: not implemented",
             ),
             (
                 format!("{HEAD}plugins: [{{name: PodSecurity, configuration: {{kind: X}}}}]\n"),
@@ -185,5 +200,27 @@ mod tests {
             let error = load(&text).map(drop).expect_err("refused");
             assert!(error.contains(why), "{error}");
         }
+    }
+
+    #[test]
+    fn what_does_not_run_is_not_asked() {
+        let entry = |name: &str, rest: &str| format!("{HEAD}plugins: [{{name: {name}, {rest}}}]\n");
+        for (name, rest) in [
+            ("PodSecurity", "configuration: {kind: X}"),
+            ("PodNodeSelector", "path: gone.yaml"),
+            ("ValidatingAdmissionWebhook", "configuration: {}"),
+        ] {
+            assert!(load(&entry(name, rest)).is_err(), "{name}");
+            assert!(load_without(&entry(name, rest), &[name]).is_ok(), "{name}");
+        }
+        for name in ["ImagePolicyWebhook", "EventRateLimit", "Priority", "Imaginary"] {
+            assert!(load(&entry(name, "path: gone.yaml")).is_ok(), "{name}");
+        }
+        let selectors = "podNodeSelectorPluginConfig: {clusterDefaultNodeSelector: a=b}";
+        let config = load_without(selectors, &["PodNodeSelector"]).expect("reads");
+        assert_eq!(config.node_selectors.default_selector(), "");
+        assert!(load("imagePolicy: {}").is_ok());
+        let unreadable = load_without(&format!("{HEAD}more: 1\n"), &["PodSecurity"]).map(drop).expect_err("refused");
+        assert!(unreadable.contains("unknown field `more`"), "the file itself is read all the same: {unreadable}");
     }
 }

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use apimachinery::go_quote;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, PodSpec, Volume};
 
 use super::attributes::{Attributes, Decision};
@@ -44,6 +45,9 @@ impl NodeAuthorizer {
     /// Decides one request.
     pub async fn authorize(&self, request: &Attributes<'_>) -> Result<Decision, ReadError> {
         let Some(node) = request.user.node_name() else { return Ok(no("")) };
+        if node.is_empty() {
+            return Ok(no(format!("unknown node for user {}", go_quote(&request.user.name))));
+        }
         if request.resource_request {
             match (request.group, request.resource) {
                 ("", "secrets") => return self.read_related(node, Kind::Secret, request).await,
@@ -338,6 +342,9 @@ mod tests {
         }
         let own = Attributes { field_selector: "spec.nodeName=n1", ..Attributes::resource(&node, "watch", "", "pods") };
         assert!(matches!(authorizer.authorize(&own).await.expect("memory"), Decision::Allow(_)));
+        let (rest, nobody) = (Attributes::resource(&node, "list", "", "services"), UserInfo::node(""));
+        let unknown = authorizer.authorize(&Attributes { user: &nobody, ..rest }).await.expect("memory");
+        assert_eq!(unknown, Decision::NoOpinion("unknown node for user \"system:node:\"".to_owned()));
         let admin = UserInfo::component("bob");
         let foreign = Attributes::resource(&admin, "get", "", "secrets").named("a", "vol");
         assert_eq!(authorizer.authorize(&foreign).await.expect("memory"), Decision::NoOpinion(String::new()));

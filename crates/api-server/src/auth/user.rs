@@ -85,10 +85,9 @@ impl UserInfo {
         self.groups.iter().any(|g| g == group)
     }
 
-    /// The node's name, when the user is a kubelet.
+    /// The node's name, when the user is a kubelet. One that does not say of which node is a kubelet too, and may nothing.
     pub fn node_name(&self) -> Option<&str> {
-        let name = self.name.strip_prefix(PREFIX_NODE)?;
-        (self.in_group(names::NODES) && !name.is_empty()).then_some(name)
+        self.name.strip_prefix(PREFIX_NODE).filter(|_| self.in_group(names::NODES))
     }
 }
 
@@ -128,6 +127,7 @@ mod tests {
     #[test]
     fn node_needs_name_and_group() {
         assert_eq!(UserInfo::node("n1").node_name(), Some("n1"));
+        assert_eq!(UserInfo::node("").node_name(), Some(""));
         assert_eq!(UserInfo::component("system:node:n1").node_name(), None);
         assert_eq!(UserInfo::authenticated("bob", [names::NODES]).node_name(), None);
     }

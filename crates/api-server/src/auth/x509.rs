@@ -6,7 +6,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use ::serving::{Authorities, CertificateError, Subject};
+use ::serving::{Authorities, CertificateError, Subject, text_of};
 use jiff::Timestamp;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -92,8 +92,7 @@ fn uid_of(chain: &[CertificateDer<'_>]) -> Result<String, String> {
     let Some(leaf) = chain.first() else { return Ok(String::new()) };
     let (_, certificate) = X509Certificate::from_der(leaf).map_err(|e| e.to_string())?;
     let attributes = certificate.subject().iter_attributes().filter(|attribute| attribute.attr_type().to_id_string() == UID_OID);
-    let unreadable = |_| "unable to parse UID into a string".to_owned();
-    let uids = attributes.map(|attribute| attribute.as_str().map(str::to_owned).map_err(unreadable));
+    let uids = attributes.map(|attribute| text_of(attribute).ok_or_else(|| "unable to parse UID into a string".to_owned()));
     match uids.collect::<Result<Vec<_>, _>>()?.as_slice() {
         [] => Ok(String::new()),
         [uid] if uid.is_empty() => Err("UID cannot be an empty string".to_owned()),
@@ -115,10 +114,11 @@ fn expiry(chain: &[CertificateDer<'_>]) -> Result<i64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+    use rcgen::string::TeletexString;
+    use rcgen::{BasicConstraints, CertificateParams, DnType, DnValue, IsCa, Issuer, KeyPair};
 
-    /// An authenticator with an authority of its own, and a chain of it for `ada` that ends at `not_after`.
-    fn authority(not_after: Timestamp) -> (CertificateAuthenticator, PeerCertificates) {
+    /// An authenticator with an authority of its own, and a chain of it for `ada` that ends at `not_after` and has more in its subject.
+    fn authority(not_after: Timestamp, more: &[(DnType, DnValue)]) -> (CertificateAuthenticator, PeerCertificates) {
         let at = |time: Timestamp| std::time::SystemTime::from(time).into();
         let key = KeyPair::generate().expect("a key");
         let mut ca = CertificateParams::default();
@@ -126,18 +126,60 @@ mod tests {
         let root = ca.self_signed(&key).expect("signed");
         let mut leaf = CertificateParams::default();
         leaf.distinguished_name.push(DnType::CommonName, "ada");
+        more.iter().for_each(|(part, value)| leaf.distinguished_name.push(part.clone(), value.clone()));
         leaf.not_after = at(not_after);
         let leaf_key = KeyPair::generate().expect("a key");
         let leaf = leaf.signed_by(&leaf_key, &Issuer::from_params(&ca, &key)).expect("signed");
         (CertificateAuthenticator::new(&root.pem()).expect("a CA"), PeerCertificates::new([leaf.der().clone()]))
     }
 
+    /// A part of a subject under upstream's arc.
+    fn part(number: u64, value: &str) -> (DnType, DnValue) {
+        (DnType::CustomDnType(vec![1, 3, 6, 1, 4, 1, 57683, number]), DnValue::Utf8String(value.to_owned()))
+    }
+
+    #[test]
+    fn a_subject_may_say_its_uid() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+        let uid = |more: &[(DnType, DnValue)], reads: bool| {
+            let (authenticator, peer) = authority(now + jiff::SignedDuration::from_hours(1), more);
+            authenticator.reading_uids(reads).authenticate(&peer, now).map(|user| user.uid)
+        };
+        let teletex = DnValue::TeletexString(TeletexString::try_from("u2").expect("text"));
+        for (more, reads, expected) in [
+            (vec![part(2, "u1")], true, Ok("u1")),
+            (vec![part(2, "u1")], false, Ok("")),
+            (vec![part(1, "u1")], true, Ok("")),
+            (vec![(part(2, "").0, teletex)], true, Ok("u2")),
+            (vec![part(2, "")], true, Err("UID cannot be an empty string")),
+            (vec![part(2, "")], false, Ok("")),
+            (vec![], true, Ok("")),
+        ] {
+            assert_eq!(uid(&more, reads), expected.map(str::to_owned).map_err(str::to_owned), "{more:?} {reads}");
+        }
+    }
+
+    #[test]
+    fn a_subject_says_one_uid() {
+        let (_, peer) = authority("2026-01-01T00:00:00Z".parse().expect("a time"), &[part(2, "u1"), part(3, "u2")]);
+        let mut der = peer.chain[0].to_vec();
+        // The end of the second part's identifier, which no writer of certificates here writes twice.
+        let (other, same) = ([0x83, 0xC2, 0x53, 3], [0x83, 0xC2, 0x53, 2]);
+        let at = der.windows(4).position(|window| window == other).expect("it is there");
+        der[at..at + 4].copy_from_slice(&same);
+        let error = uid_of(&[der.into()]).expect_err("two");
+        assert!(
+            error.starts_with("expected 1 UID, but found multiple: [u") && error.contains("u1") && error.contains("u2"),
+            "{error}"
+        );
+    }
+
     #[test]
     fn a_checked_chain_is_still_refused_after_its_end_and_by_others() {
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
         let hour = jiff::SignedDuration::from_hours(1);
-        let (authenticator, peer) = authority(now + hour);
-        let (stranger, _) = authority(now + hour);
+        let (authenticator, peer) = authority(now + hour, &[]);
+        let (stranger, _) = authority(now + hour, &[]);
         for _ in 0..2 {
             assert_eq!(authenticator.authenticate(&peer, now).expect("valid").name, "ada");
         }

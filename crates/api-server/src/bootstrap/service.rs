@@ -167,3 +167,43 @@ fn slice(config: &BootstrapConfig) -> Json {
         "ports": [{"name": "https", "port": config.advertise_port, "protocol": "TCP"}],
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::server::{ApiServer, ServerConfig};
+
+    #[tokio::test]
+    async fn the_slice_is_of_the_advertised_family() {
+        let server = ApiServer::builder(ServerConfig::default(), Arc::new(storage::Memory::new())).build();
+        let loopback = Loopback::new(Arc::downgrade(&server));
+        let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
+        let mut before = Json::Null;
+        // Within a family it stays the same object, for its address type cannot be changed.
+        for (address, family, is_new) in [
+            ("192.0.2.1", "IPv4", true),
+            ("192.0.2.2", "IPv4", false),
+            ("2001:db8::1", "IPv6", true),
+            ("2001:db8::2", "IPv6", false),
+            ("192.0.2.1", "IPv4", true),
+        ] {
+            let config = BootstrapConfig {
+                advertise_address: address.parse().expect("an address"),
+                advertise_port: 6443,
+                service_cidrs: vec!["10.43.0.0/16".to_owned()],
+                service_ip: [10, 43, 0, 1].into(),
+                publish_endpoints: true,
+                client_ca_pem: String::new(),
+                front_proxy: None,
+            };
+            server.bootstrap(&config).await.expect("bootstrap objects");
+            let slice = loopback.get(path).await.expect("it is there");
+            assert_eq!(slice["addressType"], family, "{address}");
+            assert_eq!(slice["endpoints"], json!([{"addresses": [address], "conditions": {"ready": true}}]));
+            assert_eq!(slice["metadata"]["uid"] != before, is_new, "{address}");
+            before = slice["metadata"]["uid"].clone();
+        }
+    }
+}

@@ -5,7 +5,7 @@
 //! its published counterpart, then its fields, `GoName:jsonName`, `^` before a name that the published API has one level up, `*` after a pointer.
 //! The layout of other types is that of the published one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 use std::sync::OnceLock;
 
@@ -40,21 +40,36 @@ struct InternalField {
     pointer: bool,
 }
 
-static LAYOUTS: &str = include_str!("internal_types.txt");
-
-fn layout(type_name: &str) -> Option<&'static [InternalField]> {
-    static PARSED: OnceLock<HashMap<&'static str, Vec<InternalField>>> = OnceLock::new();
-    let field = |word: &'static str| {
+impl InternalField {
+    fn parse(word: &'static str) -> InternalField {
         let (go_name, rest) = word.split_once(':').unwrap_or(("", word));
         let (name, pointer) = rest.strip_suffix('*').map_or((rest, false), |name| (name, true));
         let (name, above) = name.strip_prefix('^').map_or((name, false), |name| (name, true));
         InternalField { go_name, name, above, pointer }
-    };
+    }
+}
+
+static LAYOUTS: &str = include_str!("internal_types.txt");
+
+fn layout(type_name: &str) -> Option<&'static [InternalField]> {
+    static PARSED: OnceLock<HashMap<&'static str, Vec<InternalField>>> = OnceLock::new();
     let parsed = PARSED.get_or_init(|| {
         let lines = LAYOUTS.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(' '));
-        lines.map(|(name, fields)| (name, fields.split(' ').map(field).collect())).collect()
+        lines.map(|(name, fields)| (name, fields.split(' ').map(InternalField::parse).collect())).collect()
     });
     parsed.get(type_name).map(Vec::as_slice)
+}
+
+/// Whether a field with this Go name, of whatever type, may be the published one of this name: most differ in the case of letters alone.
+pub(crate) fn is_field(go_name: &str, name: &str) -> bool {
+    static RENAMED: OnceLock<HashSet<(&'static str, &'static str)>> = OnceLock::new();
+    let of_line = |line: &'static str| line.split(' ').skip(1).map(InternalField::parse);
+    let fields = || LAYOUTS.lines().filter(|line| !line.starts_with('#')).flat_map(of_line);
+    let renamed = |field: &InternalField| !field.go_name.is_empty() && !field.go_name.eq_ignore_ascii_case(field.name);
+    go_name.eq_ignore_ascii_case(name)
+        || RENAMED
+            .get_or_init(|| fields().filter(renamed).map(|field| (field.go_name, field.name)).collect())
+            .contains(&(go_name, name))
 }
 
 /// The value as a type of apimachinery, which has JSON tags: the members that are there, in the order of declaration.

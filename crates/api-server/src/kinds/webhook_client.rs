@@ -1,16 +1,16 @@
 //! Where a webhook is: a URL or a Service (upstream's `apiserver/pkg/util/webhook`).
 
 use apimachinery::field::{Error, ErrorList};
+use apimachinery::url::Url;
 use apimachinery::validation;
 
 use super::at::At;
-use super::go_url;
 
 const FORM: &str = "; desired format: https://host[/path]";
 
 /// The URL of a webhook.
 pub(super) fn url(at: &At, e: &mut ErrorList) {
-    let url = match go_url::parse(at.text()) {
+    let url = match Url::parse(at.text()) {
         Ok(url) => url,
         Err(why) => return at.require(e, &format!("url must be a valid URL: {why}{FORM}")),
     };
@@ -21,7 +21,7 @@ pub(super) fn url(at: &At, e: &mut ErrorList) {
         e.push(Error::invalid(&at.path(), "", format!("host must be specified{FORM}")));
     }
     if let Some(user) = url.user {
-        e.push(Error::invalid(&at.path(), user, "user information is not permitted in the URL"));
+        e.push(Error::invalid(&at.path(), user.to_string(), "user information is not permitted in the URL"));
     }
     for (part, why) in
         [(url.fragment, "fragments are not permitted in the URL"), (url.query, "query parameters are not permitted in the URL")]

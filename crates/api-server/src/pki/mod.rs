@@ -7,6 +7,7 @@
 //!
 //! Does not watch the clock itself: the owner calls [`Pki::renew`] from time to time.
 
+mod blocks;
 mod kubeconfig;
 mod leaf;
 mod pem;

@@ -4,8 +4,11 @@ use ::serving::Names;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::blocks::{Block, blocks};
+
+const CERTIFICATE: &str = "CERTIFICATE";
 
 fn decode(base64: &str) -> Vec<u8> {
     STANDARD.decode(base64).unwrap_or_default()
@@ -28,38 +31,57 @@ pub(crate) fn requested_name(base64: &str) -> Result<String, String> {
 
 fn with_request<T>(base64: &str, read: impl FnOnce(&X509CertificationRequest) -> Result<T, String>) -> Result<T, String> {
     let bytes = decode(base64);
-    let block = Pem::iter_from_buffer(&bytes).next().and_then(Result::ok);
-    let Some(block) = block.filter(|block| block.label == "CERTIFICATE REQUEST") else {
+    let Some(block) = blocks(&bytes).next().filter(|block| block.label == "CERTIFICATE REQUEST") else {
         return Err("PEM block type must be CERTIFICATE REQUEST".into());
     };
-    let (_, request) = X509CertificationRequest::from_der(&block.contents).map_err(|error| error.to_string())?;
-    read(&request)
+    match X509CertificationRequest::from_der(&block.contents).map_err(|error| error.to_string())? {
+        ([], request) => read(&request),
+        _ => Err("asn1: syntax error: trailing data".into()),
+    }
 }
 
-/// Whether the bytes are certificates in PEM, or nothing.
+/// The certificates of a block, one behind the other.
+fn certificates(block: &Block) -> Result<Vec<X509Certificate<'_>>, String> {
+    let (mut rest, mut found) = (block.contents.as_slice(), Vec::new());
+    while !rest.is_empty() {
+        let certificate;
+        (rest, certificate) = X509Certificate::from_der(rest).map_err(|error| error.to_string())?;
+        found.push(certificate);
+    }
+    Ok(found)
+}
+
+/// Whether the bytes are certificates in PEM, or nothing. The messages are upstream's.
 pub(crate) fn check_certificate(base64: &str) -> Result<(), String> {
     let bytes = decode(base64);
     if bytes.is_empty() {
         return Ok(());
     }
-    let mut blocks = 0;
-    for block in Pem::iter_from_buffer(&bytes) {
-        let block = block.map_err(|error| error.to_string())?;
-        if block.label != "CERTIFICATE" {
+    let mut any = false;
+    for block in blocks(&bytes) {
+        if block.label != CERTIFICATE {
             return Err(format!("only CERTIFICATE PEM blocks are allowed, found {}", apimachinery::go_quote(&block.label)));
         }
-        X509Certificate::from_der(&block.contents).map_err(|error| error.to_string())?;
-        blocks += 1;
+        if block.has_headers {
+            return Err("no PEM block headers are permitted".into());
+        }
+        if certificates(&block)?.is_empty() {
+            return Err("found CERTIFICATE PEM block containing 0 certificates".into());
+        }
+        any = true;
     }
-    if blocks == 0 { Err("must contain at least one CERTIFICATE PEM block".into()) } else { Ok(()) }
+    if any { Ok(()) } else { Err("must contain at least one CERTIFICATE PEM block".into()) }
 }
 
-/// For how many seconds the first certificate is valid.
+/// For how many seconds the first certificate is valid; `None` if they are not all certificates.
 pub(crate) fn lifetime_seconds(base64: &str) -> Option<i64> {
     let bytes = decode(base64);
-    let block = Pem::iter_from_buffer(&bytes).filter_map(Result::ok).find(|block| block.label == "CERTIFICATE")?;
-    let (_, certificate) = X509Certificate::from_der(&block.contents).ok()?;
-    Some(certificate.validity().not_after.timestamp() - certificate.validity().not_before.timestamp())
+    let blocks = blocks(&bytes).filter(|block| block.label == CERTIFICATE && !block.has_headers);
+    let lifetime = |block: Block| match certificates(&block).ok()?.as_slice() {
+        [one] => Some(one.validity().not_after.timestamp() - one.validity().not_before.timestamp()),
+        _ => None,
+    };
+    blocks.map(lifetime).collect::<Option<Vec<_>>>()?.first().copied()
 }
 
 /// What is wrong with the certificates of a trust bundle; the messages are upstream's.
@@ -67,12 +89,16 @@ pub(crate) fn trust_anchor_problems(text: &str) -> Vec<String> {
     let mut problems = Vec::new();
     let mut anchors: Vec<(Vec<u8>, Vec<usize>)> = Vec::new();
     // What is no PEM is passed over.
-    for (at, block) in Pem::iter_from_buffer(text.as_bytes()).filter_map(Result::ok).enumerate() {
-        if block.label != "CERTIFICATE" {
+    for (at, block) in blocks(text.as_bytes()).enumerate() {
+        if block.label != CERTIFICATE {
             problems.push(format!("entry {at} has bad block type: {}", block.label));
             continue;
         }
-        let Ok((_, certificate)) = X509Certificate::from_der(&block.contents) else {
+        if block.has_headers {
+            problems.push(format!("entry {at} has PEM block headers"));
+            continue;
+        }
+        let Ok(([], certificate)) = X509Certificate::from_der(&block.contents) else {
             problems.push(format!("entry {at} does not parse as X.509"));
             continue;
         };
@@ -116,5 +142,52 @@ mod tests {
         assert_eq!(check_certificate(""), Ok(()));
         assert_eq!(check_certificate("eA==").unwrap_err(), "must contain at least one CERTIFICATE PEM block");
         assert!(check_certificate(&request).unwrap_err().starts_with("only CERTIFICATE PEM blocks"));
+    }
+
+    #[test]
+    fn what_stands_in_blocks() {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(2026, 1, 1), rcgen::date_time_ymd(2026, 1, 2));
+        let (request, certificate) = (params.serialize_request(&key).expect("signed"), params.self_signed(&key).expect("signed"));
+        let block = |label: &str, headers: &str, parts: &[&[u8]]| {
+            format!("-----BEGIN {label}-----\n{headers}{}\n-----END {label}-----\n", STANDARD.encode(parts.concat()))
+        };
+        let der = certificate.der().as_ref();
+        let (plain, headed) = (block(CERTIFICATE, "", &[der]), block(CERTIFICATE, "Key: value\n\n", &[der]));
+        let (twice, garbage, empty) =
+            (block(CERTIFICATE, "", &[der, der]), block(CERTIFICATE, "", &[der, b"x"]), block(CERTIFICATE, "", &[]));
+        let (day, headers) = (Some(24 * 60 * 60), "no PEM block headers are permitted");
+        for (text, expected, anchors, lifetime) in [
+            (plain.clone(), "", "", day),
+            (headed.clone(), headers, "entry 0 has PEM block headers", None),
+            (format!("{plain}{headed}"), headers, "entry 1 has PEM block headers", day),
+            (twice, "", "entry 0 does not parse as X.509", None),
+            (garbage, "Parsing", "entry 0 does not parse as X.509", None),
+            (empty, "found CERTIFICATE PEM block containing 0 certificates", "entry 0 does not parse as X.509", None),
+            (
+                block("KEY", "", &[der]),
+                "only CERTIFICATE PEM blocks are allowed, found \"KEY\"",
+                "entry 0 has bad block type: KEY",
+                None,
+            ),
+        ] {
+            let encoded = STANDARD.encode(&text);
+            let error = check_certificate(&encoded).err().unwrap_or_default();
+            assert!(error.starts_with(expected) && error.is_empty() == expected.is_empty(), "{error:?} {text}");
+            assert_eq!(trust_anchor_problems(&text).join(","), anchors, "{text}");
+            assert_eq!(lifetime_seconds(&encoded), lifetime, "{text}");
+        }
+        let der = request.der().as_ref();
+        for (text, expected) in [
+            (block("CERTIFICATE REQUEST", "", &[der]), Ok(())),
+            // Upstream takes these.
+            (block("CERTIFICATE REQUEST", "Key: value\n\n", &[der]), Ok(())),
+            (block("CERTIFICATE REQUEST", "", &[der, der]), Err("asn1: syntax error: trailing data")),
+            (block("NEW CERTIFICATE REQUEST", "", &[der]), Err("PEM block type must be CERTIFICATE REQUEST")),
+        ] {
+            assert_eq!(check_request(&STANDARD.encode(&text)), expected.map_err(str::to_owned), "{text}");
+        }
     }
 }

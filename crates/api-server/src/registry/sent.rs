@@ -116,7 +116,7 @@ fn steps(place: &str) -> Option<Vec<Step<'_>>> {
     Some(steps)
 }
 
-/// Where a member or an element of the JSON at a place begins. Names are those of upstream's internal types, in another case.
+/// Where a member or an element of the JSON at a place begins. Names may be those of upstream's internal types.
 fn enter(json: &[u8], at: usize, step: Step<'_>) -> Option<usize> {
     let mut at = at + 1;
     match (json.get(at - 1)?, step) {
@@ -130,7 +130,7 @@ fn enter(json: &[u8], at: usize, step: Step<'_>) -> Option<usize> {
         (b'{', Step::Member(name)) => loop {
             let end = skip(json, at)?;
             let key = std::str::from_utf8(json.get(at + 1..end.checked_sub(1)?)?).ok()?;
-            if key.eq_ignore_ascii_case(name) || (name == "monitors" && key == "CephMonitors") {
+            if kinds::is_field(key, name) {
                 return Some(end + 1);
             }
             at = skip(json, end + 1)?;
@@ -176,6 +176,9 @@ mod tests {
         check(".rules[0].values", Some(r#"{"Rules":[{"Name":"a\"]","Values":[]}],"Other":null}: why"#));
         check(".other", Some(r#"{"Rules":[{"Name":"a\"]","Values":null}],"Other":[]}: why"#));
         check(".rules[1].values", None);
+        // Of the two that have such a member one calls it so.
+        assert_eq!(with_value(r#"{"CephMonitors":null}"#, ".monitors", "[]").as_deref(), Some(r#"{"CephMonitors":[]}"#));
+        assert_eq!(with_value(r#"{"Monitors":null}"#, ".monitors", "[]").as_deref(), Some(r#"{"Monitors":[]}"#));
         check(".nothing", None);
         check("", None);
     }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use apimachinery::url::Url;
 use apimachinery::validation;
 
-use super::urls::Url;
 use crate::eval::{EvalError, Evaluated};
 use crate::value::{Extension, Val};
 
@@ -95,7 +95,7 @@ impl Format {
             Format::Dns1123SubdomainPrefix => validation::name_is_dns_subdomain(text, true),
             Format::Dns1035LabelPrefix => validation::name_is_dns1035_label(text, true),
             Format::LabelValue => validation::is_label_value(text),
-            Format::Uri => Url::parse_request(text).err().into_iter().collect(),
+            Format::Uri => Url::parse_request(text).err().map(|error| error.to_string()).into_iter().collect(),
             Format::Uuid => when(is_uuid(text), "does not match the UUID format"),
             Format::Byte => when(is_base64(text), "invalid base64"),
             Format::Date => when(text.parse::<jiff::civil::Date>().is_ok() && text.len() == 10, "invalid date"),

@@ -15,7 +15,7 @@ pub(crate) mod semver;
 mod standard;
 pub(crate) mod text;
 mod time;
-pub(crate) mod urls;
+mod urls;
 
 pub(crate) use format_string::check as check_format;
 

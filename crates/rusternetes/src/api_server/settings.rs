@@ -76,6 +76,8 @@ impl Settings {
         }
         let port = u16::try_from(values.integer("secure-port")).context("--secure-port: not a port")?;
         let (service_cidrs, service_ip) = service_ranges(values)?;
+        let (enable, disable) = (values.list("enable-admission-plugins"), values.list("disable-admission-plugins"));
+        let disabled_admission = plugins::disabled(&enable, &disable, &admission_plugin_names()).map_err(anyhow::Error::msg)?;
         Ok(Self {
             data_dir: PathBuf::from(values.text("data-dir").unwrap_or(crate::server::DEFAULT_DATA_DIR)),
             address: SocketAddr::new(address(values, "bind-address")?.unwrap_or(IpAddr::from([0, 0, 0, 0])), port),
@@ -96,16 +98,8 @@ impl Settings {
             policy_file: policy_file(values, &authorization)?,
             authorization,
             tokens: tokens(values)?,
-            disabled_admission: plugins::disabled(
-                &values.list("enable-admission-plugins"),
-                &values.list("disable-admission-plugins"),
-                &admission_plugin_names(),
-            )
-            .map_err(anyhow::Error::msg)?,
-            admission_config: match values.text("admission-control-config-file") {
-                Some(path) => AdmissionConfig::load(Path::new(path)).context("--admission-control-config-file")?,
-                None => AdmissionConfig::default(),
-            },
+            admission_config: admission_config(values, &disabled_admission)?,
+            disabled_admission,
             kubelet: kubelet(values)?,
             service_ip,
             publish_endpoints: values.text("endpoint-reconciler-type") != Some("none"),
@@ -113,6 +107,15 @@ impl Settings {
             warnings,
         })
     }
+}
+
+/// What the plugins that run are told.
+fn admission_config(values: &Values, disabled: &[String]) -> anyhow::Result<AdmissionConfig> {
+    const FLAG: &str = "admission-control-config-file";
+    let Some(path) = values.text(FLAG) else { return Ok(AdmissionConfig::default()) };
+    // Those that are not implemented are among what the user named only.
+    let off = [disabled, &values.list("disable-admission-plugins")].concat();
+    AdmissionConfig::load(Path::new(path), &off).with_context(|| format!("--{FLAG}"))
 }
 
 /// Values that upstream knows and this server does not.

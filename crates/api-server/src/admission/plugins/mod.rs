@@ -146,11 +146,16 @@ mod testing {
     //! What the plugins' tests share.
 
     use apimachinery::{GroupVersionKind, GroupVersionResource};
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD as BASE64;
+    use k8s_openapi::api::rbac::v1::{RoleRef, Subject};
+    use rcgen::{CertificateParams, DnType, KeyPair};
 
     use super::*;
     use crate::admission::Operation;
     use crate::auth::UserInfo;
     use crate::http::Warnings;
+    use crate::server::{ApiServer, ServerConfig};
 
     /// The creation of an object in namespace `ns`, by bob.
     pub(super) fn create(group: &str, resource: &str, kind: &str, object: &serde_json::Value) -> Attributes {
@@ -169,6 +174,31 @@ mod testing {
             user: Arc::new(UserInfo::component("bob")),
             warnings: Warnings::default(),
         }
+    }
+
+    /// A server on which each of these users may do what its rule says.
+    pub(super) fn server(rules: &[(&str, serde_json::Value)]) -> Arc<ApiServer> {
+        let server = ApiServer::builder(ServerConfig::default(), Arc::new(storage::Memory::new())).build();
+        for (index, (user, rule)) in rules.iter().enumerate() {
+            let (rbac, name) = (&server.access().rbac, index.to_string());
+            rbac.set_role("", &name, Some(vec![serde_json::from_value(rule.clone()).expect("a rule")]));
+            let api_group = "rbac.authorization.k8s.io".to_owned();
+            let role = RoleRef { api_group: api_group.clone(), kind: "ClusterRole".to_owned(), name: name.clone() };
+            let subject =
+                Subject { api_group: Some(api_group), kind: "User".to_owned(), name: (*user).to_owned(), namespace: None };
+            rbac.set_binding("", &name, &role, Some(vec![subject]));
+        }
+        server
+    }
+
+    /// A certificate request for this subject, as it stands in an object.
+    pub(super) fn csr(subject: &[(DnType, &str)]) -> String {
+        let mut params = CertificateParams::default();
+        // rcgen's own.
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        subject.iter().for_each(|(part, value)| params.distinguished_name.push(part.clone(), *value));
+        let key = KeyPair::generate().expect("makes a key");
+        BASE64.encode(params.serialize_request(&key).expect("signs").pem().expect("is PEM"))
     }
 
     /// The object as it is now, as JSON.

@@ -29,7 +29,13 @@ pub(in crate::admission) struct TolerationConfig {
 
 impl TolerationConfig {
     pub(in crate::admission) fn read(config: &Json) -> Result<Self, String> {
-        versioned(config, &[("podtolerationrestriction.admission.k8s.io/v1alpha1", "Configuration")])
+        const MEMBER: &str = "podtolerationrestriction";
+        let read: Self = versioned(config, &[("podtolerationrestriction.admission.k8s.io/v1alpha1", "Configuration")])?;
+        let whole = serde_json::json!({MEMBER: config}).to_string();
+        let whole = Value::from_slice(whole.as_bytes()).map_err(|error| error.to_string())?;
+        let errors = ["default", "whitelist"].into_iter().flat_map(|list| kinds::toleration_errors(&whole, [MEMBER, list]));
+        let errors: Vec<String> = errors.map(|error| error.to_string()).collect();
+        if errors.is_empty() { Ok(read) } else { Err(format!("invalid config: [{}]", errors.join(" "))) }
     }
 }
 
@@ -218,6 +224,39 @@ mod tests {
             assert_eq!(answer.is_ok(), free, "{toleration}");
             plugin(&json!({WHITELIST: ""})).validate(&attributes).await.expect("no whitelist");
         }
+    }
+
+    #[test]
+    fn wrong_configurations() {
+        let read = |member: &str, tolerations: Json| {
+            let mut config = json!({"apiVersion": "podtolerationrestriction.admission.k8s.io/v1alpha1", "kind": "Configuration"});
+            config[member] = tolerations;
+            TolerationConfig::read(&config).map(drop)
+        };
+        let key = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
+        for (tolerations, why) in [
+            (json!([{"operator": "Exists"}]), ""),
+            (json!([{"key": "a", "operator": "Exists"}, {"value": "b"}]), &*format!("[1].operator: Invalid value: \"\": {key}")),
+            (
+                json!([{"key": "a", "operator": "Like"}]),
+                "[0].operator: Unsupported value: \"Like\": supported values: \"Equal\", \"Exists\"",
+            ),
+            (
+                json!([{"key": "a", "effect": "NoSchedule", "tolerationSeconds": 1}]),
+                "[0].effect: Invalid value: \"NoSchedule\": effect must be 'NoExecute' when `tolerationSeconds` is set",
+            ),
+        ] {
+            for member in ["default", "whitelist"] {
+                let expected = if why.is_empty() {
+                    Ok(())
+                } else {
+                    Err(format!("invalid config: [podtolerationrestriction.{member}{why}]"))
+                };
+                assert_eq!(read(member, tolerations.clone()), expected);
+            }
+        }
+        let two = read("default", json!([{"key": "a", "operator": "x", "effect": "y"}])).expect_err("twice wrong");
+        assert_eq!(two.matches("podtolerationrestriction.default[0]").count(), 2, "{two}");
     }
 
     #[tokio::test]

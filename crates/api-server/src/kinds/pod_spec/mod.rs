@@ -18,6 +18,7 @@ use super::resources::{self, Of};
 use crate::gates::Feature;
 
 pub(super) use label_keys::merge as merge_label_keys;
+pub(crate) use scheduling::toleration_errors;
 pub(super) use scheduling::{EFFECTS, node_selector, tolerations};
 pub(super) use update::{ephemeral_containers_update, resize, status_update, update};
 

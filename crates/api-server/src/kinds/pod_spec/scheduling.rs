@@ -158,6 +158,14 @@ pub(in crate::kinds) fn tolerations(at: &At, e: &mut ErrorList) {
     }
 }
 
+/// What is wrong with a list of tolerations that stands in a configuration, at a place of two members.
+pub(crate) fn toleration_errors(whole: &Value, [above, list]: [&str; 2]) -> ErrorList {
+    let mut e = ErrorList::new();
+    let root = At::root(whole);
+    tolerations(&root.get(above).get(list), &mut e);
+    e
+}
+
 /// Effects of taints, in upstream's order.
 pub(in crate::kinds) const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 

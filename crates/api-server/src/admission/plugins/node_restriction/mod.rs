@@ -3,15 +3,18 @@
 //! (<https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#noderestriction>).
 
 mod audiences;
+mod migrated;
 mod references;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use apimachinery::{Status, Value};
+use apimachinery::{GroupResource, Status, Value, go_quote};
 use async_trait::async_trait;
 
-use super::forbidden;
+use super::{forbidden, unreadable};
 use crate::admission::{AdmissionPlugin, Attributes, Operation};
 use crate::gates::{Feature, FeatureGates};
 use crate::loopback::Loopback;
@@ -20,17 +23,14 @@ use crate::pki;
 
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 /// Labels under kubernetes.io and k8s.io that kubelets set (upstream's `kubeletLabels`).
-const KUBELET_LABELS: [&str; 14] = [
+const KUBELET_LABELS: [&str; 11] = [
     "beta.kubernetes.io/arch",
     "beta.kubernetes.io/instance-type",
     "beta.kubernetes.io/os",
     "failure-domain.beta.kubernetes.io/region",
     "failure-domain.beta.kubernetes.io/zone",
-    "failure-domain.kubernetes.io/region",
-    "failure-domain.kubernetes.io/zone",
     "kubernetes.io/arch",
     "kubernetes.io/hostname",
-    "kubernetes.io/instance-type",
     "kubernetes.io/os",
     "node.kubernetes.io/instance-type",
     "topology.kubernetes.io/region",
@@ -52,8 +52,16 @@ impl NodeRestriction {
         Self { objects, loopback, restricts_audiences: gates.has(Feature::ServiceAccountNodeAudienceRestriction) }
     }
 
-    async fn node_of_pod(&self, namespace: &str, name: &str) -> Result<String, Status> {
-        let pod = self.found("", "pods", namespace, name).await?;
+    /// An object that upstream has from its informers, which name resources in the singular.
+    async fn listed(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Result<Value, Status> {
+        match self.objects.get_json(group, resource, namespace, name).await.map_err(unreadable)? {
+            Some(json) => Value::from_slice(&json).map_err(Status::internal_error),
+            None => Err(Status::not_found(&GroupResource::new(group, resource.trim_end_matches('s')), name)),
+        }
+    }
+
+    async fn node_of_pod(&self, attributes: &Attributes) -> Result<String, Status> {
+        let pod = self.listed("", "pods", &attributes.namespace, &attributes.name).await?;
         Ok(pod.str_at(&["spec", "nodeName"]).unwrap_or_default().to_owned())
     }
 
@@ -65,11 +73,7 @@ impl NodeRestriction {
                 mirror_references(node, attributes)
             }
             ("", Operation::Delete) => {
-                // Deleting the whole collection asks for each object again.
-                if attributes.name.is_empty() {
-                    return Err(forbidden(attributes, format!("node {node:?} can only delete pods by name")));
-                }
-                if self.node_of_pod(&attributes.namespace, &attributes.name).await? != node {
+                if self.node_of_pod(attributes).await? != node {
                     let why = format!("node {node:?} can only delete pods with spec.nodeName set to itself");
                     return Err(forbidden(attributes, why));
                 }
@@ -84,11 +88,14 @@ impl NodeRestriction {
             }
             ("status", Operation::Update) => pod_status(node, attributes),
             ("eviction", Operation::Create) => {
-                if self.node_of_pod(&attributes.namespace, &attributes.name).await? != node {
+                if self.node_of_pod(attributes).await? != node {
                     let why = format!("node {node} can only evict pods with spec.nodeName set to itself");
                     return Err(forbidden(attributes, why));
                 }
                 Ok(())
+            }
+            ("status" | "eviction", operation) => {
+                Err(forbidden(attributes, format!("unexpected operation {:?}", operation.as_str())))
             }
             (other, _) => {
                 let why = format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed");
@@ -110,7 +117,7 @@ impl NodeRestriction {
         if text("uid").is_empty() {
             return Err(forbidden(attributes, "node requested token with a pod binding without a uid"));
         }
-        let pod = self.found("", "pods", &attributes.namespace, text("name")).await?;
+        let pod = self.listed("", "pods", &attributes.namespace, text("name")).await?;
         if pod.meta().uid() != text("uid") {
             let why = format!(
                 "the UID in the bound object reference ({}) does not match the UID in record. The object might have been deleted and then recreated",
@@ -127,7 +134,7 @@ impl NodeRestriction {
     /// The owner of a mirror pod is this Node, not one of before with its name.
     async fn mirror_owner(&self, node: &str, attributes: &Attributes) -> Result<(), Status> {
         let Some(owner) = attributes.object.as_ref().and_then(|pod| pod.meta().owner_references().next()) else { return Ok(()) };
-        let object = self.found("", "nodes", "", node).await?;
+        let object = self.listed("", "nodes", "", node).await?;
         let (wanted, given) = (object.meta().uid(), &owner.uid);
         match *given == *wanted {
             true => Ok(()),
@@ -152,9 +159,7 @@ fn own_slice(node: &str, attributes: &Attributes) -> Result<(), Status> {
         Operation::Delete => (&attributes.old_object, "delete"),
         Operation::Update | Operation::Connect => return Ok(()),
     };
-    // A deletion of all asks for each object again.
-    let Some(slice) = object else { return Ok(()) };
-    match slice.str_at(&["spec", "nodeName"]) == Some(node) {
+    match object.as_ref().and_then(|slice| slice.str_at(&["spec", "nodeName"])) == Some(node) {
         true => Ok(()),
         false => {
             let why = format!("can only {verb} ResourceSlice with the same NodeName as the requesting node");
@@ -192,6 +197,9 @@ impl AdmissionPlugin for NodeRestriction {
     async fn admit(&self, attributes: &mut Attributes) -> Result<(), Status> {
         let user = attributes.user.clone();
         let Some(node) = user.node_name() else { return Ok(()) };
+        if node.is_empty() {
+            return Err(forbidden(attributes, format!("could not determine node from user {}", go_quote(&user.name))));
+        }
         match (attributes.resource.group.as_str(), attributes.resource.resource.as_str()) {
             ("", "pods") => self.pod(node, attributes).await,
             ("", "nodes") => own_node(node, attributes),
@@ -202,6 +210,9 @@ impl AdmissionPlugin for NodeRestriction {
             ("storage.k8s.io", "csinodes") => named_as_node(node, attributes, "CSINode"),
             ("resource.k8s.io", "resourceslices") => own_slice(node, attributes),
             ("certificates.k8s.io", "certificatesigningrequests") => own_certificate(node, attributes),
+            ("certificates.k8s.io", "podcertificaterequests") => {
+                Err(forbidden(attributes, "PodCertificateRequest feature gate is disabled"))
+            }
             _ => Ok(()),
         }
     }
@@ -315,11 +326,16 @@ fn forbidden_labels(object: &Value, old: Option<&Value>) -> Vec<String> {
 }
 
 fn claim_status(node: &str, attributes: &Attributes) -> Result<(), Status> {
-    let (Some(claim), Some(old)) = (&attributes.object, &attributes.old_object) else { return Ok(()) };
+    let (Operation::Update, Some(claim), Some(old)) = (attributes.operation, &attributes.object, &attributes.old_object) else {
+        return Err(forbidden(attributes, format!("unexpected operation {:?}", attributes.operation.as_str())));
+    };
     let stripped = |claim: &Value| {
         let mut claim = claim.clone();
         for field in ["capacity", "conditions", "allocatedResourceStatuses", "allocatedResources"] {
             claim.remove_path(&["status", field]);
+        }
+        if claim["status"].is_empty() {
+            claim.remove("status");
         }
         claim.meta_mut().remove("resourceVersion");
         claim.meta_mut().remove("managedFields");
@@ -347,127 +363,4 @@ fn named_as_node(node: &str, attributes: &Attributes, what: &str) -> Result<(), 
         return Err(forbidden(attributes, format!("can only access {what} with the same name as the requesting node")));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{Value as Json, json};
-
-    use super::*;
-    use crate::admission::plugins::testing::create;
-    use crate::auth::UserInfo;
-    use crate::objects::memory::MemoryObjects;
-
-    fn by_node(resource: &str, kind: &str, object: Json) -> Attributes {
-        let group = if resource == "leases" { "coordination.k8s.io" } else { "" };
-        let mut attributes = create(group, resource, kind, &object);
-        attributes.user = Arc::new(UserInfo::node("n1"));
-        attributes
-    }
-
-    async fn refused(attributes: &mut Attributes) -> Option<String> {
-        let objects = MemoryObjects::default();
-        objects.put(
-            "pods",
-            json!({
-                "metadata": {"namespace": "ns", "name": "own", "uid": "u1"},
-                "spec": {
-                    "nodeName": "n1", "containers": [],
-                    "volumes": [{"name": "t", "projected": {"sources": [{"serviceAccountToken": {"audience": ""}}]}}],
-                },
-            }),
-        );
-        objects.put(
-            "pods",
-            json!({"metadata": {"namespace": "ns", "name": "other", "uid": "u2"}, "spec": {"nodeName": "n2", "containers": []}}),
-        );
-        let loopback = Loopback::new(std::sync::Weak::new());
-        NodeRestriction::new(Arc::new(objects), loopback, FeatureGates::DEFAULT)
-            .admit(attributes)
-            .await
-            .err()
-            .map(|status| status.message)
-    }
-
-    #[tokio::test]
-    async fn nodes() {
-        let node = |name: &str, labels: Json| json!({"metadata": {"name": name, "labels": labels}});
-        for (object, text) in [
-            (node("n1", json!({"kubernetes.io/hostname": "n1", "mine": "x", "node.kubernetes.io/x": "y"})), None),
-            (node("n2", json!({})), Some("is not allowed to modify node \"n2\"")),
-            (node("n1", json!({"kubernetes.io/made-up": "x"})), Some("following labels: kubernetes.io/made-up")),
-            (node("n1", json!({"a.node-restriction.kubernetes.io/x": "x"})), Some("following labels: a.node-restriction")),
-        ] {
-            let message = refused(&mut by_node("nodes", "Node", object)).await;
-            assert_eq!(message.is_some(), text.is_some(), "{message:?}");
-            assert!(message.unwrap_or_default().contains(text.unwrap_or_default()));
-        }
-        let mut update = by_node("nodes", "Node", json!({"metadata": {"name": "n1"}, "spec": {"taints": []}}));
-        update.operation = Operation::Update;
-        let old = json!({"metadata": {"name": "n1"}, "spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}});
-        update.old_object = Some(Value::from_slice(old.to_string().as_bytes()).expect("JSON"));
-        assert!(refused(&mut update).await.expect("refused").contains("is not allowed to modify taints"));
-        update.user = Arc::new(UserInfo::component("bob"));
-        assert_eq!(refused(&mut update).await, None, "others are not restricted");
-    }
-
-    #[tokio::test]
-    async fn pods_and_tokens() {
-        for (name, wanted) in [("own", None), ("other", Some("can only delete pods with spec.nodeName set to itself"))] {
-            let mut delete = by_node("pods", "Pod", json!({"metadata": {"name": name}}));
-            (delete.operation, delete.object) = (Operation::Delete, None);
-            let message = refused(&mut delete).await;
-            assert_eq!(message.is_some(), wanted.is_some());
-            assert!(message.unwrap_or_default().contains(wanted.unwrap_or_default()));
-        }
-        let plain = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n1"}});
-        assert!(refused(&mut by_node("pods", "Pod", plain)).await.expect("refused").contains("can only create mirror pods"));
-        let own = json!({"apiVersion": "v1", "kind": "Pod", "name": "own", "uid": "u1"});
-        for (audiences, text) in [(json!([]), ""), (json!(["a", "b"]), "node may only request 0 or 1 audiences")] {
-            let spec = json!({"boundObjectRef": own, "audiences": audiences});
-            let mut request = by_node("serviceaccounts", "TokenRequest", json!({"spec": spec}));
-            request.subresource = "token".to_owned();
-            let message = refused(&mut request).await.unwrap_or_default();
-            assert!(message.contains(text) && message.is_empty() == text.is_empty(), "{message}");
-        }
-        for (reference, text) in [
-            (own.clone(), ""),
-            (json!({"apiVersion": "v1", "kind": "Pod", "name": "own", "uid": "u9"}), "does not match the UID in record"),
-            (json!({"apiVersion": "v1", "kind": "Pod", "name": "other", "uid": "u2"}), "scheduled on a different node"),
-            (json!(null), "not bound to a pod"),
-        ] {
-            let mut request = by_node("serviceaccounts", "TokenRequest", json!({"spec": {"boundObjectRef": reference}}));
-            request.subresource = "token".to_owned();
-            let message = refused(&mut request).await.unwrap_or_default();
-            assert!(message.contains(text) && message.is_empty() == text.is_empty(), "{message}");
-        }
-    }
-
-    #[tokio::test]
-    async fn leases() {
-        let lease = |namespace: &str, name: &str| {
-            let mut attributes = by_node("leases", "Lease", json!({"metadata": {"name": name}}));
-            attributes.namespace = namespace.to_owned();
-            attributes
-        };
-        assert_eq!(refused(&mut lease("kube-node-lease", "n1")).await, None);
-        assert!(refused(&mut lease("kube-node-lease", "n2")).await.is_some());
-        assert!(refused(&mut lease("ns", "n1")).await.is_some());
-    }
-
-    #[tokio::test]
-    async fn slices_and_certificates() {
-        let slice = |node: &str| {
-            let mut attributes =
-                by_node("resourceslices", "ResourceSlice", json!({"metadata": {"name": "s"}, "spec": {"nodeName": node}}));
-            attributes.resource.group = "resource.k8s.io".to_owned();
-            attributes
-        };
-        assert_eq!(refused(&mut slice("n1")).await, None);
-        assert!(refused(&mut slice("n2")).await.expect("refused").contains("can only create ResourceSlice"));
-        let spec = json!({"signerName": "kubernetes.io/kubelet-serving", "request": "AAAA"});
-        let mut request = by_node("certificatesigningrequests", "CertificateSigningRequest", json!({"spec": spec}));
-        request.resource.group = "certificates.k8s.io".to_owned();
-        assert!(refused(&mut request).await.expect("refused").contains("unable to parse csr"));
-    }
 }

@@ -67,8 +67,7 @@ pub(super) fn referenced(spec: &Value) -> Result<Option<&'static str>, String> {
         return Ok(Some("secrets"));
     }
     let volumes = spec.array_at(&["volumes"]);
-    if needs(spec, "configMapKeyRef", "configMapRef", "configMap") || volumes.iter().any(|volume| !volume["configMap"].is_null())
-    {
+    if needs(spec, "configMapKeyRef", "configMapRef", "configMap") || volumes.iter().any(|volume| names(&volume["configMap"])) {
         return Ok(Some("configmaps"));
     }
     if !spec.array_at(&["resourceClaims"]).is_empty() {
@@ -82,20 +81,26 @@ pub(super) fn referenced(spec: &Value) -> Result<Option<&'static str>, String> {
     Ok(None)
 }
 
+/// Whether a reference names something: one that does not is none.
+fn names(reference: &Value) -> bool {
+    !reference["name"].is_empty()
+}
+
 /// Whether environment variables or projected volumes come from objects of a kind.
 fn needs(spec: &Value, key_ref: &str, whole_ref: &str, projected: &str) -> bool {
     let lists = ["initContainers", "containers", "ephemeralContainers"].into_iter();
     let by_containers = lists.flat_map(|list| spec.array_at(&[list])).any(|container| {
-        container.array_at(&["env"]).iter().any(|variable| !variable["valueFrom"][key_ref].is_null())
-            || container.array_at(&["envFrom"]).iter().any(|source| !source[whole_ref].is_null())
+        container.array_at(&["env"]).iter().any(|variable| names(&variable["valueFrom"][key_ref]))
+            || container.array_at(&["envFrom"]).iter().any(|source| names(&source[whole_ref]))
     });
     let sources = spec.array_at(&["volumes"]).iter().flat_map(|volume| volume.array_at(&["projected", "sources"]));
-    by_containers || sources.into_iter().any(|source| !source[projected].is_null())
+    by_containers || sources.into_iter().any(|source| names(&source[projected]))
 }
 
 fn has_secret(spec: &Value) -> bool {
-    let of_volume = |volume: &Value| SECRETS.iter().any(|(kind, member)| !volume[*kind][*member].is_empty());
-    !spec.array_at(&["imagePullSecrets"]).is_empty() || spec.array_at(&["volumes"]).iter().any(of_volume)
+    let named = |reference: &Value| reference.as_str().map_or_else(|| names(reference), |name| !name.is_empty());
+    let of_volume = |volume: &Value| SECRETS.iter().any(|(kind, member)| named(&volume[*kind][*member]));
+    spec.array_at(&["imagePullSecrets"]).iter().any(names) || spec.array_at(&["volumes"]).iter().any(of_volume)
 }
 
 fn of_volume(volume: &Value) -> Result<Option<&'static str>, String> {
@@ -136,8 +141,22 @@ mod tests {
             ),
             (value!({"serviceAccountName": "a"}), Ok(Some("serviceaccounts"))),
             (value!({"imagePullSecrets": [{"name": "a"}]}), Ok(Some("secrets"))),
-            (value!({"containers": [{"env": [{"valueFrom": {"secretKeyRef": {}}}]}]}), Ok(Some("secrets"))),
-            (value!({"containers": [{"envFrom": [{"configMapRef": {}}]}]}), Ok(Some("configmaps"))),
+            (value!({"imagePullSecrets": [{"name": ""}]}), Ok(None)),
+            (value!({"containers": [{"env": [{"valueFrom": {"secretKeyRef": {"name": "a"}}}]}]}), Ok(Some("secrets"))),
+            (value!({"initContainers": [{"env": [{"valueFrom": {"secretKeyRef": {}}}]}]}), Ok(None)),
+            (value!({"ephemeralContainers": [{"envFrom": [{"configMapRef": {"name": "a"}}]}]}), Ok(Some("configmaps"))),
+            (value!({"volumes": [{"cephfs": {"secretRef": {"name": "a"}}}]}), Ok(Some("secrets"))),
+            (value!({"volumes": [{"cephfs": {"secretRef": {}}}]}), Ok(None)),
+            (value!({"volumes": [{"azureFile": {"secretName": "a"}}]}), Ok(Some("secrets"))),
+            (value!({"volumes": [{"azureFile": {}}]}), Ok(Some("secrets (via azureFile volumes)"))),
+            (value!({"volumes": [{"secret": {}}]}), Ok(Some("secrets (via secret volumes)"))),
+            (value!({"volumes": [{"configMap": {}}]}), Ok(Some("configmaps (via configmap volumes)"))),
+            (value!({"volumes": [{"projected": {"sources": [{"secret": {"name": "a"}}]}}]}), Ok(Some("secrets"))),
+            (value!({"volumes": [{"projected": {"sources": [{"secret": {}}]}}]}), Ok(Some("secrets (via projected volumes)"))),
+            (
+                value!({"volumes": [{"name": "v", "projected": {"sources": [{"new": {}}]}}]}),
+                Err("unknown source for projected volume \"v\"".to_owned()),
+            ),
             (value!({"volumes": [{"configMap": {"name": "a"}}]}), Ok(Some("configmaps"))),
             (value!({"volumes": [{"csi": {"driver": "a"}}]}), Ok(Some("csidrivers (via CSI volumes)"))),
             (value!({"resourceClaims": [{"name": "a"}]}), Ok(Some("resourceclaims"))),
