@@ -78,6 +78,7 @@ async fn nodes_get_tokens_for_what_their_pods_ask() {
         let (path, body) = request(account, audiences);
         node(who).post(&path, &body).await.expect(code);
     }
+    admin.get("/api/v1/namespaces/ns/bindings/p").await.expect(404);
 }
 
 #[tokio::test]

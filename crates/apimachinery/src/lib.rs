@@ -12,6 +12,7 @@ pub mod field;
 mod gvk;
 pub mod managed_fields;
 mod meta;
+mod migrated;
 pub mod openapi;
 pub mod patch;
 pub mod protobuf;
@@ -28,6 +29,7 @@ pub mod yaml;
 
 pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource, NamespacedName, ParseError};
 pub use meta::{Meta, MetaMut, OwnerReference};
+pub use migrated::{MIGRATED_VOLUMES, MigratedVolume};
 pub use quantity::Quantity;
 pub use status::{Reason, Status, StatusCause, StatusDetails};
 pub use value::{JsonError, Key, Map, TypedError, Value, Wanted, go_quote};

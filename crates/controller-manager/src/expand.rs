@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use apimachinery::Quantity;
+use apimachinery::{MIGRATED_VOLUMES, MigratedVolume, Quantity};
 use async_trait::async_trait;
 use client::{
     Change, Controller, EventKind, EventRecorder, NamespacedName, Outcome, ReconcileError, Store, WorkQueue, run_workers,
@@ -55,19 +55,20 @@ fn concerns(change: &Change<'_, PersistentVolumeClaim>) -> bool {
     }
 }
 
-/// Volume types that upstream handed on: its name of the type, and the driver that has them now.
-fn migrated(volume: &PersistentVolume) -> Option<(&'static str, &'static str)> {
+/// What the volume is, if it is of a type that upstream handed on.
+fn migrated(volume: &PersistentVolume) -> Option<MigratedVolume> {
     let spec = volume.spec.as_ref()?;
-    Some(match () {
-        () if spec.aws_elastic_block_store.is_some() => ("kubernetes.io/aws-ebs", "ebs.csi.aws.com"),
-        () if spec.azure_disk.is_some() => ("kubernetes.io/azure-disk", "disk.csi.azure.com"),
-        () if spec.azure_file.is_some() => ("kubernetes.io/azure-file", "file.csi.azure.com"),
-        () if spec.cinder.is_some() => ("kubernetes.io/cinder", "cinder.csi.openstack.org"),
-        () if spec.gce_persistent_disk.is_some() => ("kubernetes.io/gce-pd", "pd.csi.storage.gke.io"),
-        () if spec.portworx_volume.is_some() => ("kubernetes.io/portworx-volume", "pxd.portworx.com"),
-        () if spec.vsphere_volume.is_some() => ("kubernetes.io/vsphere-volume", "csi.vsphere.vmware.com"),
-        () => return None,
-    })
+    let members = [
+        (spec.aws_elastic_block_store.is_some(), "awsElasticBlockStore"),
+        (spec.azure_disk.is_some(), "azureDisk"),
+        (spec.azure_file.is_some(), "azureFile"),
+        (spec.cinder.is_some(), "cinder"),
+        (spec.gce_persistent_disk.is_some(), "gcePersistentDisk"),
+        (spec.portworx_volume.is_some(), "portworxVolume"),
+        (spec.vsphere_volume.is_some(), "vsphereVolume"),
+    ];
+    let (_, member) = members.into_iter().find(|(is_set, _)| *is_set)?;
+    MIGRATED_VOLUMES.into_iter().find(|kind| kind.member == member)
 }
 
 /// What is to be said about a claim, and whom it is to be marked for.
@@ -89,7 +90,7 @@ fn plan(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Result<Opti
         return Ok(None);
     }
     Ok(Some(match migrated(volume) {
-        Some((plugin, driver)) => {
+        Some(MigratedVolume { plugin, driver, .. }) => {
             let message = format!("CSI migration enabled for {plugin}; waiting for external resizer to expand the pvc");
             let marked = claim.annotations().get(RESIZER).is_some_and(|have| have == driver);
             Plan { message, resizer: (!marked).then_some(driver) }

@@ -70,9 +70,9 @@ pub(crate) async fn run(
         return Ok(());
     }
     let (services, slices, nodes) = (informers.get::<Service>(), informers.get::<EndpointSlice>(), informers.get::<Node>());
-    services.store().add_index(WITH_ADDRESS, |service| match addresses(service).next() {
-        Some(_) => vec![String::new()],
-        None => Vec::new(),
+    services.store().add_index(WITH_ADDRESS, |service| match addresses(service).is_empty() {
+        true => Vec::new(),
+        false => vec![String::new()],
     });
     let wake = Arc::new(Notify::new());
     watch(&services, &slices, &nodes, &wake);
@@ -102,15 +102,15 @@ pub(crate) async fn run(
 fn watch(services: &Informer<Service>, slices: &Informer<EndpointSlice>, nodes: &Informer<Node>, wake: &Arc<Notify>) {
     let sink = Arc::clone(wake);
     services.add_handler(move |change| {
-        let before = matches!(change, Change::Updated { old, .. } if addresses(old).next().is_some());
-        if before || addresses(change.object()).next().is_some() {
+        let before = matches!(change, Change::Updated { old, .. } if !addresses(old).is_empty());
+        if before || !addresses(change.object()).is_empty() {
             sink.notify_one();
         }
     });
     let (sink, known) = (Arc::clone(wake), services.store().clone());
     slices.add_handler(move |change| {
         let service = service_of(change.object()).and_then(|name| known.get_key(&name));
-        if service.is_some_and(|service| addresses(&service).next().is_some() && is_local(&service)) {
+        if service.is_some_and(|service| !addresses(&service).is_empty() && is_local(&service)) {
             sink.notify_one();
         }
     });
@@ -185,7 +185,7 @@ impl Announcing {
             let endpoints = is_local(&service).then(|| endpoint_nodes(&slices()));
             let candidates =
                 || carriers.iter().filter(|node| endpoints.as_ref().is_none_or(|endpoints| endpoints.contains(*node)));
-            let mine = addresses(&service).filter(|address| self.pool.iter().any(|range| range.contains(address)));
+            let mine = addresses(&service).into_iter().filter(|address| self.pool.iter().any(|range| range.contains(address)));
             chosen.extend(mine.filter(|address| first(candidates(), *address) == Some(&self.node_name)));
         }
         chosen
@@ -198,9 +198,9 @@ fn first<'a>(nodes: impl Iterator<Item = &'a String>, address: IpAddr) -> Option
 }
 
 /// The addresses that a load balancer has and that lead here.
-fn addresses(service: &Service) -> impl Iterator<Item = IpAddr> {
+fn addresses(service: &Service) -> Vec<IpAddr> {
     let balanced = service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer"));
-    Some(service).filter(|_| balanced).map(load_balancer_ips).into_iter().flatten()
+    if balanced { load_balancer_ips(service) } else { Vec::new() }
 }
 
 fn is_local(service: &Service) -> bool {
@@ -240,7 +240,8 @@ mod tests {
     fn chosen(nodes: &[Node], services: &[Service], slices: &[EndpointSlice]) -> Vec<(String, Vec<String>)> {
         let of_node = |node: &Node| {
             let services = Store::from_objects(services.iter().cloned());
-            services.add_index(WITH_ADDRESS, |service: &Service| addresses(service).map(|_| String::new()).take(1).collect());
+            services
+                .add_index(WITH_ADDRESS, |service: &Service| addresses(service).iter().map(|_| String::new()).take(1).collect());
             let slices = Store::from_objects(slices.iter().cloned());
             slices.add_index(BY_SERVICE, |slice| service_of(slice).map(|name| name.to_string()).into_iter().collect());
             let directory = std::env::temp_dir().join("no-such-directory");

@@ -97,16 +97,15 @@ impl Cgroups {
 
     /// Gives the pod's cgroup the limits that the pod has now.
     pub(crate) fn set_limits(&self, pod: &Pod) {
-        self.limit(pod, |_| true);
+        self.limit(pod, false);
     }
 
     /// As [`Self::set_limits`], but takes no memory away: on cgroup v2 the kernel kills for that at once.
     pub(crate) fn grow_limits(&self, pod: &Pod) {
-        self.limit(pod, |(now, wanted)| now.is_some_and(|now| now < wanted));
+        self.limit(pod, true);
     }
 
-    /// `takes_memory` is asked about the limit on memory: what is now, `None` for none, and what is wanted.
-    fn limit(&self, pod: &Pod, takes_memory: impl Fn((Option<i64>, i64)) -> bool) {
+    fn limit(&self, pod: &Pod, keeps_memory: bool) {
         let path = self.parent(pod);
         let totals = resources::pod_totals(pod);
         self.set_shares(&path, resources::shares(totals.cpu_request_milli));
@@ -114,9 +113,12 @@ impl Cgroups {
             self.set_quota(&path, resources::quota(limit));
         }
         let file = if self.is_v2() { "memory.max" } else { "memory.limit_in_bytes" };
-        let now = || self.read(&path, "memory", file)?.trim().parse().ok();
-        if let Some(limit) = totals.memory_limit_bytes.filter(|l| *l > 0)
-            && takes_memory((now(), limit))
+        // No number means no limit, under which everything fits.
+        let is_less = |limit: i64| {
+            self.read(&path, "memory", file).and_then(|now| now.trim().parse().ok()).is_some_and(|now: i64| now < limit)
+        };
+        if let Some(limit) = totals.memory_limit_bytes.filter(|limit| *limit > 0)
+            && (!keeps_memory || is_less(limit))
         {
             self.write(&path, "memory", file, &limit.to_string());
         }

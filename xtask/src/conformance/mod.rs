@@ -158,6 +158,7 @@ fn prepare(options: &Options, places: &Places, specs: &[Spec]) -> anyhow::Result
     // What specs outside of the conformance list need is not known.
     let mut without = if options.every { Vec::new() } else { programs::unneeded(specs) };
     let images = Images::begin(&places.module, &places.cache, &without)?;
+    // No image holds one, so that it is missing in the programs alone.
     if options.slice.is_some() {
         without.push(programs::KUBECTL);
     }
@@ -167,7 +168,7 @@ fn prepare(options: &Options, places: &Places, specs: &[Spec]) -> anyhow::Result
 }
 
 /// The kubectl that specs call: the suite's own release, except in a slice, which is not recorded and takes that of the end-to-end
-/// tests, a patch release older, to save the minute that building one takes.
+/// tests, of an older patch release, to save the minute that building one takes.
 fn kubectl(options: &Options, programs: &Path) -> anyhow::Result<PathBuf> {
     if options.slice.is_none() {
         return Ok(programs.join(programs::KUBECTL));

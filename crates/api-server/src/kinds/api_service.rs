@@ -59,8 +59,8 @@ fn service(object: &Value, e: &mut ErrorList) {
     let (group, version) = (spec.get("group"), spec.get("version"));
     let required = format!("{}.{}", version.text(), group.text());
     // The start of a generated name, too, which therefore never fits.
+    let metadata = root.get("metadata");
     for member in ["generateName", "name"] {
-        let metadata = root.get("metadata");
         let name = metadata.get(member);
         let text = name.text();
         if !text.is_empty() && validation::is_path_segment_name(text).is_empty() && text != required {

@@ -4,26 +4,16 @@
 
 use std::collections::BTreeSet;
 
-use apimachinery::Value;
 use apimachinery::url::Url;
+use apimachinery::{MIGRATED_VOLUMES, Value};
 
-/// Each kind's member of a volume, and its driver.
-const DRIVERS: [(&str, &str); 7] = [
-    ("awsElasticBlockStore", "ebs.csi.aws.com"),
-    ("azureDisk", "disk.csi.azure.com"),
-    ("azureFile", "file.csi.azure.com"),
-    ("cinder", "cinder.csi.openstack.org"),
-    ("gcePersistentDisk", "pd.csi.storage.gke.io"),
-    ("portworxVolume", "pxd.portworx.com"),
-    ("vsphereVolume", "csi.vsphere.vmware.com"),
-];
 const ZONES: [&str; 2] = ["failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"];
 
 /// The driver of a pod's own volume; `None` if its kind is not one of these.
 pub(super) fn driver_of_inline(volume: &Value) -> Result<Option<&'static str>, String> {
-    let Some((kind, driver)) = DRIVERS.iter().find(|(kind, _)| !volume[*kind].is_null()) else { return Ok(None) };
-    check_source(kind, &volume[*kind])?;
-    Ok(Some(driver))
+    let Some(kind) = MIGRATED_VOLUMES.iter().find(|kind| !volume[kind.member].is_null()) else { return Ok(None) };
+    check_source(kind.member, &volume[kind.member])?;
+    Ok(Some(kind.driver))
 }
 
 /// The driver of a PersistentVolume.
@@ -97,10 +87,10 @@ mod tests {
 
     #[test]
     fn inline() {
-        for (kind, driver) in DRIVERS {
+        for kind in MIGRATED_VOLUMES {
             let mut volume = value!({"name": "v"});
-            volume.insert(kind, value!({"readOnly": true}));
-            assert_eq!(driver_of_inline(&volume), Ok(Some(driver)));
+            volume.insert(kind.member, value!({"readOnly": true}));
+            assert_eq!(driver_of_inline(&volume), Ok(Some(kind.driver)));
         }
         for (volume, expected) in [
             (value!({"emptyDir": {}}), Ok(None)),
