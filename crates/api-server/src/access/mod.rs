@@ -118,7 +118,7 @@ impl Access {
     pub(crate) fn new(credentials: Option<Credentials>, loopback: Loopback, gates: FeatureGates) -> Self {
         let objects: Arc<dyn Objects> = Arc::new(loopback);
         let rbac = Arc::new(RbacIndex::default());
-        let node = NodeAuthorizer::new(objects.clone(), rbac_policy::node_rules(gates));
+        let node = NodeAuthorizer::new(objects.clone(), rbac_policy::node_rules(gates), gates);
         let cluster = || vec![AuthorizationMode::Node, AuthorizationMode::Rbac];
         let modes = credentials.as_ref().map_or_else(cluster, |credentials| credentials.authorization.clone());
         let abac = credentials.as_ref().map(|credentials| credentials.policy_file.clone()).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! What is asked of an authorizer, and what it answers.
 
+use apimachinery::selector::{FieldOperator, FieldRequirement, FieldSelector};
 use apimachinery::{GroupResource, Status};
 
 use super::user::UserInfo;
@@ -84,9 +85,8 @@ impl<'a> Attributes<'a> {
 
     /// Whether the field selector holds exactly `field=value` as one of its requirements.
     pub fn selects(&self, field: &str, value: &str) -> bool {
-        self.field_selector.split(',').any(|requirement| {
-            requirement.split_once('=').is_some_and(|(f, v)| f == field && v.strip_prefix('=').unwrap_or(v) == value)
-        })
+        let holds = |r: &FieldRequirement| r.field == field && r.operator == FieldOperator::Equals && r.value == value;
+        FieldSelector::parse(self.field_selector).is_ok_and(|selector| selector.requirements().iter().any(holds))
     }
 
     /// Upstream's answer to a request that is not allowed.
@@ -165,6 +165,11 @@ mod tests {
         assert!(with("spec.nodeName=n1").selects("spec.nodeName", "n1"));
         assert!(with("a=b,spec.nodeName==n1").selects("spec.nodeName", "n1"));
         assert!(!with("spec.nodeName!=n1").selects("spec.nodeName", "n1"));
+        assert!(
+            !with("metadata.name=a\\,spec.nodeName=n1").selects("spec.nodeName", "n1"),
+            "what cannot be read selects nothing"
+        );
+        assert!(!with("metadata.name=a\\,spec.nodeName\\=n1").selects("spec.nodeName", "n1"), "a part of another value");
         assert!(!with("").selects("spec.nodeName", "n1"));
     }
 }

@@ -2,6 +2,7 @@
 //! (<https://kubernetes.io/docs/reference/access-authn-authz/authorization/#checking-api-access>).
 
 use apimachinery::field::{self, Path};
+use apimachinery::selector::escape_field_value;
 use apimachinery::{GroupKind, Status, Value};
 use k8s_openapi::api::authorization::v1 as api;
 
@@ -116,7 +117,7 @@ fn field_selector(resource: &api::ResourceAttributes) -> String {
     }
     let requirements = selector.requirements.iter().flatten();
     let equal = requirements.filter_map(|r| match (r.operator.as_str(), r.values.as_deref()) {
-        ("In", Some([value])) => Some(format!("{}={value}", r.key)),
+        ("In", Some([value])) => Some(format!("{}={}", r.key, escape_field_value(value))),
         _ => None,
     });
     equal.collect::<Vec<_>>().join(",")

@@ -150,6 +150,7 @@ const API_SERVERS: &[&str] = &[
     "AuthorizePodWebsocketUpgradeCreatePermission",
     "ClientsAllowCBOR",
     "ClientsPreferCBOR",
+    "KubeletServiceAccountTokenForCredentialProviders",
     "MutatingAdmissionPolicy",
     "OpenAPIEnums",
     "PodTopologyLabelsAdmission",

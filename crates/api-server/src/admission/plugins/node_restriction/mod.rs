@@ -255,12 +255,13 @@ fn pod_status(node: &str, attributes: &Attributes) -> Result<(), Status> {
     if !old.meta().labels().eq(pod.meta().labels()) {
         return Err(forbidden(attributes, format!("node {node:?} cannot update labels through pod status")));
     }
-    for (field, text) in
-        [("resourceClaimStatuses", "resource claim statues"), ("extendedResourceClaimStatus", "extended resource claim status")]
-    {
-        if old.get_path(&["status", field]) != pod.get_path(&["status", field]) {
-            return Err(forbidden(attributes, format!("node {node:?} cannot update {text}")));
-        }
+    let claims = ["status", "resourceClaimStatuses"];
+    if old.array_at(&claims) != pod.array_at(&claims) {
+        return Err(forbidden(attributes, format!("node {node:?} cannot update resource claim statues")));
+    }
+    let extended = ["status", "extendedResourceClaimStatus"];
+    if old.get_path(&extended) != pod.get_path(&extended) {
+        return Err(forbidden(attributes, format!("node {node:?} cannot update extended resource claim status")));
     }
     Ok(())
 }

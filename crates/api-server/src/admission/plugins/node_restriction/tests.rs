@@ -207,6 +207,8 @@ async fn pods_of_the_node() {
     ] {
         check(of(updating(by_node("", "pods", "Pod", &new), &old), "status"), expected).await;
     }
+    let (none, empty) = (json!({}), state("n1", json!({}), json!({"resourceClaimStatuses": []})));
+    check(of(updating(by_node("", "pods", "Pod", &empty), &state("n1", json!({}), none)), "status"), "").await;
     let other = state("n2", json!({}), json!({}));
     let why = "can only update pod status for pods with spec.nodeName set to itself";
     check(of(updating(by_node("", "pods", "Pod", &other), &other), "status"), why).await;
