@@ -45,7 +45,7 @@ pub use auth::{
     Unauthenticated, UserInfo, impersonate, names, uncovered,
 };
 pub use bootstrap::BootstrapConfig;
-pub use connect::{Connector, KubeletAccess, KubeletAccessError};
+pub use connect::{Connector, KubeletAccess, KubeletAccessError, KubeletIdentity};
 pub use filters::{InFlightLimits, InFlightMax};
 pub use gates::{EmulatedVersion, Feature, FeatureGates};
 pub use health::Lifecycle;

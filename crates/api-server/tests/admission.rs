@@ -124,7 +124,7 @@ async fn exec_needs_the_permission_to_create_whatever_the_method() {
         access.policy_file = PolicyFile::load(&policy).expect("a policy");
         let store = Arc::new(storage::Memory::new());
         let stop = tokio_util::sync::CancellationToken::new();
-        let kubelets = api_server::KubeletAccess::none(stop).expect("TLS");
+        let kubelets = api_server::KubeletAccess::new(api_server::KubeletIdentity::Nobody, None, stop).expect("TLS");
         let gates = FeatureGates::DEFAULT.with(Feature::AuthorizePodWebsocketUpgradeCreatePermission, gate);
         let server = ApiServer::builder(ServerConfig { gates, ..ServerConfig::default() }, store.clone())
             .credentials(Credentials::new(access).expect("credentials"))

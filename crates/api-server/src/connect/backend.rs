@@ -16,6 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::verify::Unbelieved;
 use crate::http::{Body, BoxError};
 
 /// How long a backend may take to accept a connection.
@@ -32,6 +33,9 @@ pub(crate) enum BackendError {
         /// Why not.
         reason: String,
     },
+    /// The backend is not who it should be.
+    #[error("tls: failed to verify certificate: {0}")]
+    Certificate(String),
     /// The connection broke or what came was not HTTP.
     #[error(transparent)]
     Http(#[from] hyper::Error),
@@ -114,6 +118,10 @@ impl Backends {
 impl BackendError {
     fn dial(address: SocketAddr, error: &std::io::Error) -> Self {
         use std::io::ErrorKind;
+        let tls = error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>());
+        if let Some(why) = tls.and_then(Unbelieved::in_error) {
+            return Self::Certificate(why.to_string());
+        }
         let reason = match error.kind() {
             ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
             ErrorKind::TimedOut => "i/o timeout".to_owned(),
@@ -133,14 +141,19 @@ async fn within<T>(step: impl Future<Output = std::io::Result<T>>) -> std::io::R
 /// TLS to pods and Services behind `https:NAME:PORT`, whose certificates nobody vouches for: upstream does not look at them either.
 pub(crate) fn trusting_tls() -> TlsConnector {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let schemes = provider.signature_verification_algorithms.supported_schemes();
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("the provider has TLS 1.2 and 1.3")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate { schemes }))
+        .with_custom_certificate_verifier(any_certificate())
         .with_no_client_auth();
     TlsConnector::from(Arc::new(config))
+}
+
+/// Believes every backend.
+pub(super) fn any_certificate() -> Arc<dyn ServerCertVerifier> {
+    let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+    Arc::new(AnyCertificate { schemes: algorithms.supported_schemes() })
 }
 
 #[derive(Debug)]

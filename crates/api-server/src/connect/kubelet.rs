@@ -8,19 +8,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ::http::{HeaderMap, Method, Request, Response, StatusCode, header};
-use ::serving::KeyCert;
-use apimachinery::{GroupResource, Status};
+use apimachinery::{GroupResource, Reason, Status, StatusDetails, go_quote};
 use async_trait::async_trait;
 use http_body_util::Empty;
 use hyper::body::{Bytes, Incoming};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use super::Connector;
 use super::backend::Backends;
+use super::kubelet_tls::{KubeletAccessError, KubeletIdentity, KubeletTls};
 use super::log_options;
 use crate::auth::{Attributes, Decision};
 use crate::gates::Feature;
@@ -31,52 +29,26 @@ use crate::server::ApiServer;
 /// The port of a kubelet that does not say another.
 const KUBELET_PORT: u16 = 10250;
 
-/// Why a connection to kubelets cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum KubeletAccessError {
-    /// A certificate or key is not PEM.
-    #[error("the kubelet client's certificate or key is not PEM")]
-    Pem(#[from] rustls::pki_types::pem::Error),
-    /// They do not fit together.
-    #[error("the kubelet client's certificate cannot be used")]
-    Tls(#[from] rustls::Error),
-}
-
 /// The API server's identity at kubelets, and the upgraded connections that it carries. Cloning shares both.
 #[derive(Clone)]
 pub struct KubeletAccess {
-    pub(super) tls: TlsConnector,
+    tls: Arc<KubeletTls>,
     pub(super) backends: Backends,
 }
 
 impl KubeletAccess {
-    /// Uses a client certificate, and trusts the CA that signs kubelets' serving certificates. Upgraded connections end with `stop`.
-    pub fn new(client: &KeyCert, ca_pem: &str, stop: CancellationToken) -> Result<Self, KubeletAccessError> {
-        Self::with(Some(client), ca_pem, stop)
+    /// `ca_pem` vouches for kubelets' serving certificates, as Go verifies them; without it any is taken, as upstream has it without
+    /// `--kubelet-certificate-authority`. Upgraded connections end with `stop`.
+    pub fn new(identity: KubeletIdentity, ca_pem: Option<&str>, stop: CancellationToken) -> Result<Self, KubeletAccessError> {
+        Ok(Self { tls: Arc::new(KubeletTls::new(identity, ca_pem)?), backends: Backends::new(stop) })
     }
 
-    /// Trusts nobody: what needs no kubelet is answered, and a connection to one fails.
-    pub fn none(stop: CancellationToken) -> Result<Self, KubeletAccessError> {
-        Self::with(None, "", stop)
-    }
-
-    fn with(client: Option<&KeyCert>, ca_pem: &str, stop: CancellationToken) -> Result<Self, KubeletAccessError> {
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
-            roots.add(certificate?)?;
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots);
-        let config = match client {
-            None => builder.with_no_client_auth(),
-            Some(client) => {
-                let chain = CertificateDer::pem_slice_iter(client.cert_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
-                builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(client.key_pem.as_bytes())?)?
-            }
-        };
-        Ok(Self { tls: TlsConnector::from(Arc::new(config)), backends: Backends::new(stop) })
+    /// TLS for the next connection; the error is for people.
+    pub(super) async fn tls(&self, trusting: bool) -> Result<TlsConnector, String> {
+        self.tls.connector(trusting).await.map_err(|error| match std::error::Error::source(&error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        })
     }
 
     /// The connector of each subresource of pods that goes through the kubelet.
@@ -106,8 +78,19 @@ impl KubeletAccess {
 
     /// Sends a request to a node's kubelet on a connection of its own.
     async fn send(&self, node: &Node, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, Status> {
-        let sent = self.backends.send(kubelet_of(node)?, Some(&self.tls), request).await;
-        sent.map_err(|error| Status::internal_error(format!("error dialing backend: {error}")))
+        let sent = self.dial(kubelet_of(node)?, false, request).await;
+        sent.map_err(|error| Status::new(Reason::Unknown, format!("error dialing backend: {error}")))
+    }
+
+    /// Sends a request; `trusting` takes any certificate. The error is as Go's transport has it.
+    async fn dial(
+        &self,
+        address: SocketAddr,
+        trusting: bool,
+        request: Request<Empty<Bytes>>,
+    ) -> Result<Response<Incoming>, String> {
+        let tls = self.tls(trusting).await?;
+        self.backends.send(address, Some(&tls), request).await.map_err(|error| error.to_string())
     }
 }
 
@@ -153,6 +136,7 @@ impl Connector for PodConnector {
             may_create(server, context).await?;
         }
         if self.action == Action::Log {
+            server.metrics().log_asked_for(context.query.flag("insecureSkipTLSVerifyBackend") == Some(true));
             log_options::check(&context.query, name)?;
         }
         let pod: Option<Pod> = objects::get(server.loopback(), namespace, name).await.map_err(Status::internal_error)?;
@@ -178,7 +162,7 @@ impl Connector for PodConnector {
         let node: Option<Node> = objects::get(server.loopback(), "", node_name).await.map_err(Status::internal_error)?;
         let node = node.ok_or_else(|| Status::not_found(&GroupResource::new("", "nodes"), node_name))?;
         if self.action == Action::Log {
-            return self.fetch(&node, &path).await;
+            return self.fetch(server, context, &node, &path).await;
         }
         self.upgrade(&node, &path, request).await
     }
@@ -210,10 +194,24 @@ impl PodConnector {
     }
 
     /// Passes the kubelet's answer on as it comes; what it refuses becomes a Status.
-    async fn fetch(&self, node: &Node, path: &str) -> Result<Response<Body>, Status> {
-        let answer = self.access.send(node, request(Method::GET, node, path, &HeaderMap::new())?).await?;
-        if answer.status() != StatusCode::OK {
-            return Err(refusal(answer).await);
+    async fn fetch(
+        &self,
+        server: &ApiServer,
+        context: &RequestContext,
+        node: &Node,
+        path: &str,
+    ) -> Result<Response<Body>, Status> {
+        let trusting = context.query.flag("insecureSkipTLSVerifyBackend") == Some(true);
+        let address = kubelet_of(node)?;
+        let answer = self.access.dial(address, trusting, request(Method::GET, node, path, &HeaderMap::new())?).await;
+        let answer = answer.map_err(|error| {
+            if error.contains("x509:") {
+                server.metrics().log_backend_not_verified();
+            }
+            Status::new(Reason::Unknown, format!("Get \"https://{address}{path}\": {error}"))
+        })?;
+        if !matches!(answer.status().as_u16(), 200..=206) {
+            return Err(log_refusal(answer, &context.info.name).await);
         }
         let mut response = Response::new(Body::new(answer.into_body()));
         response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain"));
@@ -291,25 +289,71 @@ fn request(method: Method, node: &Node, path: &str, from_client: &HeaderMap) -> 
     builder.body(Empty::new()).map_err(|error| Status::bad_request(error.to_string()))
 }
 
+/// The text of a kubelet's refusal; more than this is not read.
+async fn text_of(answer: Response<Incoming>) -> String {
+    use http_body_util::BodyExt;
+    const BYTES_MAX: usize = 50_000;
+    let body = http_body_util::Limited::new(answer.into_body(), BYTES_MAX).collect().await;
+    body.map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned()).unwrap_or_default()
+}
+
 /// The kubelet's refusal as a Status: its code and its text.
 async fn refusal(answer: Response<Incoming>) -> Status {
-    use http_body_util::BodyExt;
-    /// More is not read: it is an error's text.
-    const BYTES_MAX: usize = 64 << 10;
     let code = answer.status();
-    let body = http_body_util::Limited::new(answer.into_body(), BYTES_MAX).collect().await;
-    let text = body.map(|body| String::from_utf8_lossy(&body.to_bytes()).trim().to_owned()).unwrap_or_default();
+    let text = text_of(answer).await.trim().to_owned();
     let text = if text.is_empty() { format!("the kubelet answered {code}") } else { text };
     let mut status = match code {
         StatusCode::NOT_FOUND => {
             let mut status = Status::bad_request(text);
-            status.reason = apimachinery::Reason::NotFound;
+            status.reason = Reason::NotFound;
             status
         }
         StatusCode::BAD_REQUEST => Status::bad_request(text),
         _ => Status::internal_error(text),
     };
     status.code = code.as_u16();
+    status
+}
+
+/// A refusal of logs (upstream's `GenericHttpResponseChecker` for `pods/log`).
+async fn log_refusal(answer: Response<Incoming>, pod: &str) -> Status {
+    let code = answer.status();
+    let text = text_of(answer).await;
+    match code {
+        StatusCode::INTERNAL_SERVER_ERROR => Status::internal_error(text),
+        StatusCode::BAD_REQUEST => Status::bad_request(text),
+        _ => generic_refusal(code.as_u16(), &text, pod),
+    }
+}
+
+/// What a code says where nothing else is known (upstream's `NewGenericServerResponse`, without a verb).
+fn generic_refusal(code: u16, text: &str, pod: &str) -> Status {
+    let (reason, message) = match code {
+        401 => (Reason::Unauthorized, "the server has asked for the client to provide credentials".to_owned()),
+        403 => (Reason::Forbidden, text.to_owned()),
+        404 => (Reason::NotFound, "the server could not find the requested resource".to_owned()),
+        405 => (Reason::MethodNotAllowed, "the server does not allow this method on the requested resource".to_owned()),
+        409 => (Reason::Conflict, "the server reported a conflict".to_owned()),
+        429 => {
+            (Reason::TooManyRequests, "the server has received too many requests and has asked us to try again later".to_owned())
+        }
+        503 => (Reason::ServiceUnavailable, "the server is currently unable to handle the request".to_owned()),
+        504 => (
+            Reason::Timeout,
+            "the server was unable to return a response in the time allotted, but may still be processing the request".to_owned(),
+        ),
+        500.. => {
+            let text = go_quote(text);
+            (Reason::InternalError, format!("an error on the server ({text}) has prevented the request from succeeding"))
+        }
+        _ => {
+            let message = format!("the server responded with the status code {code} but did not return more information");
+            (Reason::Unknown, message)
+        }
+    };
+    let details = StatusDetails { kind: "pods/log".to_owned(), name: pod.to_owned(), ..StatusDetails::default() };
+    let mut status = Status::new(reason, format!("{message} ( pods/log {pod})")).with_details(details);
+    status.code = code;
     status
 }
 
@@ -363,6 +407,17 @@ mod tests {
             "?command=sh&command=a%20b%26c%2F%C3%BC"
         );
         assert_eq!(encode_query(std::iter::empty()), "");
+    }
+
+    #[test]
+    fn what_a_code_says() {
+        let status = generic_refusal(401, "x", "p");
+        assert_eq!((status.reason, status.code), (Reason::Unauthorized, 401));
+        assert_eq!(status.message, "the server has asked for the client to provide credentials ( pods/log p)");
+        assert_eq!(generic_refusal(403, "no", "p").message, "no ( pods/log p)");
+        let broken = "an error on the server (\"a\\n\") has prevented the request from succeeding ( pods/log p)";
+        assert_eq!((generic_refusal(502, "a\n", "p").message.as_str(), generic_refusal(502, "", "p").code), (broken, 502));
+        assert_eq!(generic_refusal(302, "", "p").reason, Reason::Unknown);
     }
 
     #[test]

@@ -5,10 +5,12 @@
 
 mod backend;
 mod kubelet;
+mod kubelet_tls;
 mod log_options;
 mod proxy;
 mod rewrite;
 mod target;
+mod verify;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +23,8 @@ use crate::http::{Body, RequestContext};
 use crate::server::ApiServer;
 
 pub(crate) use backend::{Backends, trusting_tls};
-pub use kubelet::{KubeletAccess, KubeletAccessError};
+pub use kubelet::KubeletAccess;
+pub use kubelet_tls::{KubeletAccessError, KubeletIdentity};
 pub(crate) use proxy::{Kind as ProxyKind, Proxy};
 
 /// Answers a subresource.

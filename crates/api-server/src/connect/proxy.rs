@@ -76,13 +76,17 @@ impl Proxy {
         }
     }
 
-    fn tls(&self, transport: Transport) -> Option<&TlsConnector> {
+    async fn tls(&self, transport: Transport) -> Result<Option<TlsConnector>, Status> {
         match (transport, &self.kubelets) {
-            (Transport::Http, _) => None,
-            (Transport::Kubelet, Some(kubelets)) => Some(&kubelets.tls),
-            (Transport::Https | Transport::Kubelet, _) => Some(&self.trusting),
+            (Transport::Http, _) => Ok(None),
+            (Transport::Kubelet, Some(kubelets)) => kubelets.tls(false).await.map(Some).map_err(unreachable),
+            (Transport::Https | Transport::Kubelet, _) => Ok(Some(self.trusting.clone())),
         }
     }
+}
+
+fn unreachable(error: impl std::fmt::Display) -> Status {
+    Status::service_unavailable(format!("error trying to reach service: {error}"))
 }
 
 #[async_trait]
@@ -101,8 +105,8 @@ impl Connector for Proxy {
         }
         let rewriter = Rewriter::new(&target, &request, &path);
         let (onward, client) = onward(request, &path, upgrade, &rewriter)?;
-        let sent = self.backends.send(target.address, self.tls(target.transport), onward).await;
-        let mut answer = sent.map_err(|error| Status::service_unavailable(format!("error trying to reach service: {error}")))?;
+        let tls = self.tls(target.transport).await?;
+        let mut answer = self.backends.send(target.address, tls.as_ref(), onward).await.map_err(unreachable)?;
         if let Some(client) = client {
             return self.upgraded(client, &mut answer).map_or_else(|| Ok(answer.map(Body::new)), Ok);
         }

@@ -12,7 +12,9 @@ use std::time::Duration;
 use ::http::{Method, StatusCode};
 use apimachinery::GroupResource;
 use prometheus::core::Collector;
-use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 pub use allowed::AllowedLabels;
 
@@ -39,6 +41,8 @@ pub struct Metrics {
     health_checks: slis::HealthChecks,
     lifetimes_requested: IntCounterVec,
     lifetimes_honored: IntCounterVec,
+    logs_by_trust: IntCounterVec,
+    logs_not_verified: IntCounter,
 }
 
 /// What a request is counted under.
@@ -128,6 +132,18 @@ impl Metrics {
                 "Total number of issued CSRs with a requested duration that was honored, sliced by signer (only kubernetes.io signer names are specifically identified)",
                 &["signerName"],
             ),
+            logs_by_trust: counter(
+                "kube_apiserver_pod_logs_insecure_backend_total",
+                "Total number of requests for pods/logs sliced by usage type: enforce_tls, skip_tls_allowed, skip_tls_denied",
+                &["usage"],
+            ),
+            logs_not_verified: register(
+                &registry,
+                IntCounter::new(
+                    "kube_apiserver_pod_logs_backend_tls_failure_total",
+                    "Total number of requests for pods/logs that failed due to kubelet server TLS verification",
+                ),
+            ),
             registry,
         }
     }
@@ -146,6 +162,16 @@ impl Metrics {
         }
     }
 
+    /// Counts a request for logs, and whether it was for any kubelet's word.
+    pub(crate) fn log_asked_for(&self, trusting: bool) {
+        self.logs_by_trust.with_label_values(&[if trusting { "skip_tls_allowed" } else { "enforce_tls" }]).inc();
+    }
+
+    /// Counts a request for logs whose kubelet was not believed.
+    pub(crate) fn log_backend_not_verified(&self) {
+        self.logs_not_verified.inc();
+    }
+
     /// Counts from nothing again (`DELETE /metrics`); what is at work now stays counted.
     pub(crate) fn reset(&self) {
         self.requests.reset();
@@ -154,6 +180,8 @@ impl Metrics {
         self.store.reset();
         self.lifetimes_requested.reset();
         self.lifetimes_honored.reset();
+        self.logs_by_trust.reset();
+        self.logs_not_verified.reset();
     }
 
     /// Forgets how checks ended (`DELETE /metrics/slis`).

@@ -25,6 +25,11 @@ pub(crate) use pem::{
 };
 use rcgen::Issuer;
 
+use crate::connect::KubeletIdentity;
+
+/// The API server's client certificate at kubelets.
+const KUBELET_CLIENT: &str = "apiserver-kubelet-client";
+
 /// Why certificates could not be made or read.
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
@@ -161,7 +166,7 @@ impl Pki {
         self.admin = get(LeafSpec::client("admin", "kubernetes-admin", Some("system:masters")), &ca, &self.ca_cert_pem)?;
         self.kubelet_client = get(LeafSpec::client("kubelet-client", &node_user, Some("system:nodes")), &ca, &self.ca_cert_pem)?;
         self.api_server_kubelet_client = get(
-            LeafSpec::client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", Some("system:masters")),
+            LeafSpec::client(KUBELET_CLIENT, "kube-apiserver-kubelet-client", Some("system:masters")),
             &ca,
             &self.ca_cert_pem,
         )?;
@@ -201,6 +206,12 @@ impl Pki {
     ) -> Result<(), PkiError> {
         let who = self.issue_client(user, group, now)?;
         store::write(path, &self.kubeconfig(server, user, &who), store::Sync::No)
+    }
+
+    /// Who the API server is to kubelets: by its files, so that it goes on when the certificate is renewed.
+    pub fn kubelet_identity(&self) -> KubeletIdentity {
+        let file = |ending: &str| self.config.dir.join(format!("{KUBELET_CLIENT}.{ending}"));
+        KubeletIdentity::Files { certificate: file("crt"), key: file("key") }
     }
 
     /// Where a certificate's file is, for components that want paths: `name` is kubeadm's, for example `ca` or `kubelet`.

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use api_server::{
-    AccessConfig, ApiServer, BootstrapConfig, Credentials, Feature, KubeletAccess, Listener, Pki, PkiConfig, ServingCertificate,
-    ShutdownConfig,
+    AccessConfig, ApiServer, BootstrapConfig, Credentials, Feature, KubeletAccess, KubeletIdentity, Listener, Pki, PkiConfig,
+    ServingCertificate, ShutdownConfig,
 };
 use clap::{ArgMatches, Command};
 use storage::Store;
@@ -184,11 +184,10 @@ fn build(settings: Settings, store: Arc<dyn Store>, stop: &CancellationToken) ->
         .credentials(credentials)
         .disable_admission(settings.disabled_admission)
         .admission_config(settings.admission_config);
-    if let Some((client, ca)) = &settings.kubelet {
-        let access = KubeletAccess::new(client, ca, stop.clone()).context("cannot use the kubelet client's certificate")?;
-        builder = builder.kubelets(&access);
-    } else {
-        builder = builder.kubelet_connectors(&KubeletAccess::none(stop.clone()).context("cannot set up TLS")?);
-    }
+    // Where kubelets know nobody they tell nobody what their containers use.
+    let is_somebody = !matches!(settings.kubelet_identity, KubeletIdentity::Nobody);
+    let access = KubeletAccess::new(settings.kubelet_identity, settings.kubelet_ca_pem.as_deref(), stop.clone());
+    let access = access.context("--kubelet-certificate-authority")?;
+    builder = if is_somebody { builder.kubelets(&access) } else { builder.kubelet_connectors(&access) };
     Ok(builder.build())
 }

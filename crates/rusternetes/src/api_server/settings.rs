@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use api_server::{
     AdmissionConfig, AllowedLabels, ApiEnablement, AuthorizationMode, EmulatedVersion, Feature, FeatureGates, FrontProxyConfig,
-    InFlightMax, KeyCert, PolicyFile, ServerConfig, TlsOptions, TokenConfig, TokenFile, TokenLifetime, admission_plugin_names,
+    InFlightMax, KeyCert, KubeletIdentity, PolicyFile, ServerConfig, TlsOptions, TokenConfig, TokenFile, TokenLifetime,
+    admission_plugin_names,
 };
 use http::HeaderValue;
 
@@ -44,7 +45,9 @@ pub(super) struct Settings {
     pub(super) tokens: TokenConfig,
     pub(super) disabled_admission: Vec<String>,
     pub(super) admission_config: AdmissionConfig,
-    pub(super) kubelet: Option<(KeyCert, String)>,
+    pub(super) kubelet_identity: KubeletIdentity,
+    /// Who vouches for kubelets, if they must be vouched for.
+    pub(super) kubelet_ca_pem: Option<String>,
     pub(super) service_ip: IpAddr,
     pub(super) publish_endpoints: bool,
     pub(super) verbosity: i64,
@@ -100,7 +103,8 @@ impl Settings {
             tokens: tokens(values)?,
             admission_config: admission_config(values, &disabled_admission)?,
             disabled_admission,
-            kubelet: kubelet(values)?,
+            kubelet_identity: kubelet_identity(values)?,
+            kubelet_ca_pem: file(values, "kubelet-certificate-authority")?,
             service_ip,
             publish_endpoints: values.text("endpoint-reconciler-type") != Some("none"),
             verbosity: values.integer("v"),
@@ -220,11 +224,20 @@ fn tokens(values: &Values) -> anyhow::Result<TokenConfig> {
     })
 }
 
-fn kubelet(values: &Values) -> anyhow::Result<Option<(KeyCert, String)>> {
-    let Some(pair) = key_pair(values, "kubelet-client-certificate", "kubelet-client-key")? else { return Ok(None) };
-    let ca = file(values, "kubelet-certificate-authority")?;
-    let ca = ca.context("--kubelet-certificate-authority is needed: kubelets that cannot be verified are not spoken to")?;
-    Ok(Some((pair, ca)))
+/// Whom kubelets are spoken to as. The files are read again when they are needed; here they are only checked.
+fn kubelet_identity(values: &Values) -> anyhow::Result<KubeletIdentity> {
+    const FLAGS: [&str; 2] = ["kubelet-client-certificate", "kubelet-client-key"];
+    let [certificate, key] = FLAGS.map(|flag| values.text(flag).map(PathBuf::from));
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => {
+            for flag in FLAGS {
+                file(values, flag)?;
+            }
+            Ok(KubeletIdentity::Files { certificate, key })
+        }
+        (None, None) => Ok(KubeletIdentity::Nobody),
+        _ => bail!("--{} and --{} go together", FLAGS[0], FLAGS[1]),
+    }
 }
 
 /// The ranges, and the first address of the first, which the Service `kubernetes` has.
@@ -266,12 +279,4 @@ fn service_range(text: &str) -> anyhow::Result<(String, IpAddr)> {
 
 fn address(values: &Values, name: &str) -> anyhow::Result<Option<IpAddr>> {
     values.text(name).map(|text| text.parse().with_context(|| format!("--{name}={text}: not an address"))).transpose()
-}
-
-fn key_pair(values: &Values, certificate: &str, key: &str) -> anyhow::Result<Option<KeyCert>> {
-    match (file(values, certificate)?, file(values, key)?) {
-        (Some(cert_pem), Some(key_pem)) => Ok(Some(KeyCert { cert_pem, key_pem })),
-        (None, None) => Ok(None),
-        _ => bail!("--{certificate} and --{key} go together"),
-    }
 }

@@ -282,8 +282,8 @@ fn build_server(store: Arc<dyn Store>, pki: &Pki, stop: &CancellationToken) -> a
         format!("https://kubernetes.default.svc.{CLUSTER_DOMAIN}"),
     ))
     .context("cannot use the credentials in the data directory")?;
-    let kubelets = KubeletAccess::new(&pki.api_server_kubelet_client, &pki.ca_cert_pem, stop.clone())
-        .context("cannot use the kubelet client's certificate in the data directory")?;
+    let kubelets = KubeletAccess::new(pki.kubelet_identity(), Some(&pki.ca_cert_pem), stop.clone())
+        .context("cannot use the authority in the data directory for kubelets")?;
     // As installers of upstream's components have it: the service proxy, network plugins and storage drivers need it.
     let config = ServerConfig { allow_privileged: true, ..ServerConfig::default() };
     Ok(ApiServer::builder(config, store).credentials(credentials).kubelets(&kubelets).build())
