@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use api_server::{
-    AccessConfig, ApiServer, BootstrapConfig, Credentials, FrontProxyConfig, Listener, Pki, PkiConfig, ServerConfig,
-    ServingCertificate, ShutdownConfig,
+    AccessConfig, ApiServer, BootstrapConfig, Credentials, Listener, Pki, PkiConfig, ServerConfig, ServingCertificate,
+    ShutdownConfig,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +38,7 @@ async fn main() -> Result<(), Error> {
     let pki = tokio::task::spawn_blocking(move || Pki::load_or_create(pki_config, jiff::Timestamp::now())).await??;
     let credentials = Credentials::new(AccessConfig::cluster(
         pki.ca_cert_pem.clone(),
+        pki.front_proxy_ca_cert_pem.clone(),
         pki.service_account_key_pem.clone(),
         "https://kubernetes.default.svc.cluster.local".to_owned(),
     ))?;
@@ -57,8 +58,6 @@ async fn main() -> Result<(), Error> {
             service_cidrs: vec!["10.43.0.0/16".to_owned()],
             service_ip,
             publish_endpoints: true,
-            client_ca_pem: pki.ca_cert_pem.clone(),
-            front_proxy: Some(FrontProxyConfig::usual(pki.front_proxy_ca_cert_pem.clone())),
         })
         .await?;
     let kubeconfig = data_dir.join("admin.kubeconfig");

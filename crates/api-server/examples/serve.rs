@@ -75,8 +75,6 @@ async fn main() -> Result<()> {
         service_cidrs: vec!["10.96.0.0/16".to_owned()],
         service_ip: "10.96.0.1".parse()?,
         publish_endpoints: false,
-        client_ca_pem: String::new(),
-        front_proxy: None,
     };
     server.bootstrap(&bootstrap).await?;
     tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?.recv().await;

@@ -4,11 +4,12 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use ::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use ::http::{HeaderMap, Method, Response};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{Access, Credentials, RbacFeed};
 use crate::auth::UserInfo;
-use crate::bootstrap::{self, BootstrapConfig};
+use crate::bootstrap::{self, BootstrapConfig, ClusterAuthentication};
 use crate::endpoints::{GIT_VERSION, check_accept};
 use crate::filters::InFlightLimits;
 use crate::gates::Feature;
@@ -30,6 +31,9 @@ pub(crate) struct Frontend {
     openapi: OnceLock<OpenApi>,
     draining: CancellationToken,
     loopback: Loopback,
+    /// Cancelled once the bootstrap objects are there.
+    bootstrapped: CancellationToken,
+    authorities_changed: Notify,
 }
 
 impl Frontend {
@@ -48,6 +52,8 @@ impl Frontend {
             openapi: OnceLock::new(),
             draining: CancellationToken::new(),
             loopback,
+            bootstrapped: CancellationToken::new(),
+            authorities_changed: Notify::new(),
         }
     }
 }
@@ -95,14 +101,21 @@ impl ApiServer {
     /// Makes the server ready: RBAC's rules are loaded and the bootstrap objects are there.
     pub async fn bootstrap(&self, config: &BootstrapConfig) -> Result<(), LoopbackError> {
         let loopback = &self.frontend().loopback;
-        bootstrap::run(loopback, config, self.config().gates, self.lifecycle()).await?;
+        bootstrap::run(loopback, config, self.access(), self.config().gates, self.lifecycle()).await?;
         RbacFeed::new(self.access().rbac.clone(), loopback.clone()).fill().await?;
         self.lifecycle().set_rbac_ready();
+        self.frontend().bootstrapped.cancel();
         Ok(())
     }
 
+    /// To be called when client authorities ([`Access::client_authorities`], or a front proxy's) were replaced: extension servers are told.
+    pub fn authorities_changed(&self) {
+        self.frontend().authorities_changed.notify_one();
+    }
+
     /// Keeps the server going until stopped: follows changes of roles and bindings, compacts history, repairs
-    /// the addresses of Services, asks kubelets for metrics, drops what caches no longer need. The caller owns the task.
+    /// the addresses of Services, asks kubelets for metrics, drops what caches no longer need, says that the server is there and whom
+    /// extension servers should trust. The caller owns the task.
     pub async fn run_background(&self, stop: CancellationToken) {
         let rbac = RbacFeed::new(self.access().rbac.clone(), self.frontend().loopback.clone());
         let compaction = compaction::run(self.store(), &self.engine().feed, self.config().compaction_interval, &stop);
@@ -116,7 +129,19 @@ impl ApiServer {
                 metrics.run(self, &stop).await;
             }
         };
-        futures::future::join5(rbac.run(&stop), compaction, addresses, metrics, self.engine().feed.tidy(&stop)).await;
+        let own = self.say_who_it_is(&stop);
+        tokio::join!(rbac.run(&stop), compaction, addresses, metrics, self.engine().feed.tidy(&stop), own);
+    }
+
+    /// Keeps the objects that the server writes about itself, from when those that a cluster starts with are there.
+    async fn say_who_it_is(&self, stop: &CancellationToken) {
+        let Frontend { loopback, bootstrapped, authorities_changed, .. } = self.frontend();
+        if stop.run_until_cancelled(bootstrapped.cancelled()).await.is_none() {
+            return;
+        }
+        let gates = self.config().gates;
+        let authentication = ClusterAuthentication::new(loopback, self.access(), gates);
+        stop.run_until_cancelled(authentication.keep(authorities_changed)).await;
     }
 
     /// Whether a request is for a resource that this server knows (metrics' labels are bounded by it).

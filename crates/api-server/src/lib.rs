@@ -59,4 +59,4 @@ pub use registry::{
 };
 pub use server::{ApiServer, ApiServerBuilder, ServerConfig};
 // Of the public interface here.
-pub use ::serving::{CertificateError, KeyCert, RequestHeaders, ServingCertificate, TlsOptions};
+pub use ::serving::{Authorities, CertificateError, KeyCert, RequestHeaders, ServingCertificate, TlsOptions};

@@ -9,7 +9,7 @@ use ::http::header::CONTENT_TYPE;
 use ::http::{HeaderValue, Method, Request, Response, StatusCode};
 use apimachinery::Status;
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use serde_json::Value as Json;
 
@@ -124,6 +124,18 @@ impl Loopback {
         if code.is_success() { Ok(bytes) } else { Err(failure(method, path, code, &bytes)) }
     }
 
+    /// Opens a watch.
+    pub(crate) async fn watch(&self, path: &str) -> Result<WatchLines, LoopbackError> {
+        let response = self.send(Method::GET, path, None).await?;
+        let code = response.status();
+        let body = response.into_body();
+        if !code.is_success() {
+            let bytes = body.collect().await.map(|collected| collected.to_bytes()).unwrap_or_default();
+            return Err(failure(Method::GET, path, code, &bytes));
+        }
+        Ok(WatchLines { body, pending: BytesMut::new() })
+    }
+
     /// Reads a JSON document.
     pub async fn get(&self, path: &str) -> Result<Json, LoopbackError> {
         parse(path, &self.bytes(Method::GET, path, None).await?)
@@ -137,6 +149,27 @@ impl Loopback {
     /// Replaces an object; its resourceVersion is the precondition.
     pub async fn update(&self, path: &str, object: &Json) -> Result<Json, LoopbackError> {
         parse(path, &self.bytes(Method::PUT, path, Some(("application/json", object.to_string().into()))).await?)
+    }
+}
+
+/// The events of a watch, a line of JSON each.
+pub(crate) struct WatchLines {
+    body: Body,
+    pending: BytesMut,
+}
+
+impl WatchLines {
+    /// The next event; `None` once the watch has ended. Nothing is lost when this is dropped while it waits.
+    pub(crate) async fn next(&mut self) -> Option<BytesMut> {
+        loop {
+            if let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
+                return Some(self.pending.split_to(end + 1));
+            }
+            let frame = self.body.frame().await?.ok()?;
+            if let Ok(data) = frame.into_data() {
+                self.pending.extend_from_slice(&data);
+            }
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api_server::{
-    AccessConfig, ApiServer, BootstrapConfig, Credentials, FrontProxyConfig, Listener, Pki, PkiConfig, ServerConfig,
-    ServingCertificate, ShutdownConfig,
+    AccessConfig, ApiServer, BootstrapConfig, Credentials, Listener, Pki, PkiConfig, ServerConfig, ServingCertificate,
+    ShutdownConfig,
 };
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +50,7 @@ async fn start() -> Cluster {
     .expect("certificates");
     let credentials = Credentials::new(AccessConfig::cluster(
         pki.ca_cert_pem.clone(),
+        pki.front_proxy_ca_cert_pem.clone(),
         pki.service_account_key_pem.clone(),
         "https://kubernetes.default.svc.cluster.local".to_owned(),
     ))
@@ -69,8 +70,6 @@ async fn start() -> Cluster {
         service_cidrs: vec!["10.43.0.0/16".to_owned()],
         service_ip,
         publish_endpoints: true,
-        client_ca_pem: pki.ca_cert_pem.clone(),
-        front_proxy: Some(FrontProxyConfig::usual(pki.front_proxy_ca_cert_pem.clone())),
     };
     server.bootstrap(&config).await.expect("bootstrap objects");
     let url = format!("https://{address}");

@@ -44,7 +44,12 @@ fn for_all(dir: &std::path::Path, resource: &str) -> AccessConfig {
     AccessConfig {
         authorization: vec![AuthorizationMode::Abac],
         policy_file: PolicyFile::load(&policy).expect("a policy"),
-        ..AccessConfig::cluster(pki.ca_cert_pem, pki.service_account_key_pem, "https://issuer".to_owned())
+        ..AccessConfig::cluster(
+            pki.ca_cert_pem,
+            pki.front_proxy_ca_cert_pem,
+            pki.service_account_key_pem,
+            "https://issuer".to_owned(),
+        )
     }
 }
 

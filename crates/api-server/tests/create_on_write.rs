@@ -13,7 +13,12 @@ const APPLY: &str = "application/apply-patch+yaml";
 async fn api() -> Api {
     let dir = tempfile::tempdir().expect("temporary directory");
     let pki = harness::pki(dir.path());
-    let access = AccessConfig::cluster(pki.ca_cert_pem, pki.service_account_key_pem, "https://issuer".to_owned());
+    let access = AccessConfig::cluster(
+        pki.ca_cert_pem,
+        pki.front_proxy_ca_cert_pem,
+        pki.service_account_key_pem,
+        "https://issuer".to_owned(),
+    );
     let credentials = Credentials::new(access).expect("credentials");
     let store = Arc::new(storage::Memory::new());
     let server = ApiServer::builder(ServerConfig::default(), store.clone()).credentials(credentials).build();
@@ -23,8 +28,6 @@ async fn api() -> Api {
         service_cidrs: vec!["10.43.0.0/16".to_owned()],
         service_ip: [10, 43, 0, 1].into(),
         publish_endpoints: false,
-        client_ca_pem: String::new(),
-        front_proxy: None,
     };
     server.bootstrap(&config).await.expect("bootstrap objects");
     Api { server, store, user: UserInfo::new("admin", &[names::MASTERS]) }

@@ -43,6 +43,7 @@ async fn start() -> Running {
         token_file: TokenFile::load(&tokens).expect("token file"),
         ..AccessConfig::cluster(
             pki.ca_cert_pem.clone(),
+            pki.front_proxy_ca_cert_pem.clone(),
             pki.service_account_key_pem.clone(),
             "https://kubernetes.default.svc.cluster.local".to_owned(),
         )

@@ -11,7 +11,7 @@ use http::{HeaderMap, header};
 use k8s_openapi::api::authentication::v1::UserInfo;
 use parking_lot::Mutex;
 use rustls_pki_types::{CertificateDer, UnixTime};
-use serving::{Authorities, CertificateError, Claimed, RequestHeaders, Subject};
+use serving::{Authorities, Claimed, RequestHeaders, Subject};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{self, LookupError, Trusted};
@@ -24,10 +24,10 @@ pub struct AuthenticationConfig {
     pub client: Option<kube::Client>,
     /// How long an answer about a token is good for (`--authentication-token-webhook-cache-ttl`).
     pub token_ttl: Duration,
-    /// Authorities of client certificates in PEM (`--client-ca-file`); the cluster's otherwise.
-    pub client_ca_pem: Option<String>,
-    /// The front proxy's authorities in PEM (`--requestheader-client-ca-file`) and its headers; the cluster's otherwise.
-    pub proxy: Option<(String, RequestHeaders)>,
+    /// Authorities of client certificates (`--client-ca-file`); the cluster's otherwise.
+    pub clients: Option<Authorities>,
+    /// The front proxy's authorities (`--requestheader-client-ca-file`) and its headers; the cluster's otherwise.
+    pub proxy: Option<(Authorities, RequestHeaders)>,
     /// The cluster is not asked (`--authentication-skip-lookup`).
     pub skip_lookup: bool,
     /// A cluster that does not answer is no reason not to start (`--authentication-tolerate-lookup-failure`).
@@ -65,23 +65,11 @@ pub(crate) enum Unknown {
     Review(#[source] ReviewError),
 }
 
-/// Why authentication cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    /// A CA of the flags cannot be used.
-    #[error("cannot use the CA of client certificates")]
-    Authority(#[from] CertificateError),
-    /// The cluster could not be asked.
-    #[error(transparent)]
-    Lookup(#[from] LookupError),
-}
-
 impl Authentication {
     /// Sets it up; what the cluster publishes is followed while [`crate::Listener::serve`] runs, until the token is cancelled.
-    pub async fn new(config: AuthenticationConfig, token: CancellationToken) -> Result<Self, SetupError> {
-        let clients = config.client_ca_pem.as_deref().map(Authorities::new).transpose()?;
-        let proxy = config.proxy.map(|(pem, headers)| Ok(Proxy { authorities: Authorities::new(&pem)?, headers }));
-        let proxy = proxy.transpose().map_err(SetupError::Authority)?;
+    pub async fn new(config: AuthenticationConfig, token: CancellationToken) -> Result<Self, LookupError> {
+        let clients = config.clients;
+        let proxy = config.proxy.map(|(authorities, headers)| Proxy { authorities, headers });
         let cluster: Arc<ArcSwap<Trusted>> = Arc::default();
         let mut follow: Option<Follower> = None;
         if !config.skip_lookup && (clients.is_none() || proxy.is_none()) {

@@ -19,7 +19,7 @@ mod server;
 mod user;
 mod zpages;
 
-pub use authentication::{Authentication, AuthenticationConfig, SetupError};
+pub use authentication::{Authentication, AuthenticationConfig};
 pub use authorization::{Authorization, AuthorizationConfig, PathError};
 pub use cluster::LookupError;
 pub use health::{Check, Checks};

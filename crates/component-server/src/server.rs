@@ -12,7 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls_pki_types::CertificateDer;
-use serving::{CertificateError, ServingCertificate, TlsOptions};
+use serving::{CertificateError, Handshakes, ServingCertificate, TlsOptions};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -49,7 +49,7 @@ pub enum ListenError {
 pub struct Listener {
     tcp: TcpListener,
     address: SocketAddr,
-    acceptor: TlsAcceptor,
+    handshakes: Handshakes,
 }
 
 impl std::fmt::Debug for Listener {
@@ -70,7 +70,7 @@ impl Listener {
         let failed = |source| ListenError::Bind { address, source };
         let tcp = TcpListener::bind(address).await.map_err(failed)?;
         let bound = tcp.local_addr().map_err(failed)?;
-        Ok(Self { tcp, address: bound, acceptor: tls.acceptor(certificate)? })
+        Ok(Self { tcp, address: bound, handshakes: Handshakes::new(tls, certificate, Vec::new())? })
     }
 
     /// Where it listens.
@@ -100,7 +100,8 @@ impl Listener {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    tasks.spawn(connection(server.clone(), self.acceptor.clone(), stream, token.clone()));
+                    let local = stream.local_addr().ok().map(|address| address.ip());
+                    tasks.spawn(connection(server.clone(), self.handshakes.acceptor(local), stream, token.clone()));
                 }
                 Err(error) => {
                     // Mostly "too many open files": give others time to close theirs.

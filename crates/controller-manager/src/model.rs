@@ -161,8 +161,6 @@ impl Model {
             service_cidrs: vec!["10.43.0.0/16".into()],
             service_ip: IpAddr::from([10, 43, 0, 1]),
             publish_endpoints: true,
-            client_ca_pem: String::new(),
-            front_proxy: None,
         };
         server.bootstrap(&bootstrap).await.expect("bootstrap objects are made");
         let admin = client::from_service(server.client_service(UserInfo::new("admin", &[names::MASTERS])), NAMESPACE);

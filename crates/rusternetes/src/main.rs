@@ -8,6 +8,7 @@ mod certificate_files;
 mod component;
 mod controller_manager_command;
 mod exit;
+mod file_changes;
 mod flags;
 mod hello;
 mod hollow_command;

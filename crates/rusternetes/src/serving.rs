@@ -8,12 +8,10 @@ use anyhow::Context;
 use client::LeaderWatch;
 use component_server::{Authentication, Authorization, Check, Listener, Pages, ZPages};
 use serde_json::Value;
-use serving::ServingCertificate;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api_server::component_zpages;
-use crate::certificate_files::CertificateFiles;
 use crate::exit::{self, Exit};
 use crate::flags::Values;
 use crate::flags::common::Serving;
@@ -28,14 +26,15 @@ pub(crate) async fn start(serving: Serving, pages: Pages, token: CancellationTok
     let Some(address) = serving.address else { return Ok(None) };
     let (authentication, authorization) = serving.reviewers().await?;
     let authorization = Authorization::new(authorization).map_err(usage)?;
-    let certificate = ServingCertificate::new(&serving.certificate).context("cannot use the serving certificate")?;
+    let certificate = serving.files.show(&serving.certificate)?;
     let listener = Listener::bind(address, certificate.clone(), &serving.tls).await;
     let listener = listener.map_err(|error| bind_error(address, error))?;
     let authentication = Authentication::new(authentication, token.clone()).await.context("cannot set up authentication")?;
     tracing::info!(address = %listener.address(), "serving securely");
-    let (files, pair) = (serving.files, serving.certificate);
+    let mut followed = serving.followed;
+    serving.files.follow(&certificate, &mut followed);
     Ok(Some(tokio::spawn(async move {
-        let renewals = CertificateFiles::follow(files, pair, certificate, token.clone());
+        let renewals = followed.run(token.clone());
         tokio::join!(listener.serve(pages, authentication, authorization, token.clone()), renewals);
     })))
 }

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+use rustls::DistinguishedName;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::pem::PemObject;
@@ -13,9 +15,20 @@ use crate::certificate::CertificateError;
 use crate::names::Names;
 use crate::tls::provider;
 
-/// Authorities whose client certificates are believed.
+/// Authorities whose client certificates are believed. They can be replaced while a server runs: all clones see it.
 #[derive(Clone, Debug)]
-pub struct Authorities(Arc<dyn ClientCertVerifier>);
+pub struct Authorities(Arc<ArcSwap<Bundle>>);
+
+#[derive(Debug)]
+struct Bundle {
+    pem: String,
+    verifier: Arc<dyn ClientCertVerifier>,
+    names: Vec<DistinguishedName>,
+}
+
+/// The authorities as they were at one time.
+#[derive(Clone, Debug)]
+pub struct AuthoritiesThen(Arc<Bundle>);
 
 /// Whom a certificate names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,22 +41,61 @@ pub struct Subject {
     pub fingerprint: String,
 }
 
-impl Authorities {
-    /// Reads a bundle.
-    pub fn new(ca_pem: &str) -> Result<Self, CertificateError> {
+impl Bundle {
+    fn read(ca_pem: &str) -> Result<Self, CertificateError> {
         let mut roots = rustls::RootCertStore::empty();
         for der in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
             roots.add(der?)?;
         }
+        let names = roots.subjects();
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider()).build();
-        verifier.map(Self).map_err(|error| rustls::Error::General(error.to_string()).into())
+        let verifier = verifier.map_err(|error| rustls::Error::General(error.to_string()))?;
+        Ok(Self { pem: ca_pem.to_owned(), verifier, names })
+    }
+}
+
+impl Authorities {
+    /// Reads a bundle.
+    pub fn new(ca_pem: &str) -> Result<Self, CertificateError> {
+        Ok(Self(Arc::new(ArcSwap::from_pointee(Bundle::read(ca_pem)?))))
+    }
+
+    /// Believes another bundle from now on, and says whether it is another one. One that cannot be used changes nothing.
+    pub fn replace(&self, ca_pem: &str) -> Result<bool, CertificateError> {
+        if self.0.load().pem == ca_pem {
+            return Ok(false);
+        }
+        self.0.store(Arc::new(Bundle::read(ca_pem)?));
+        Ok(true)
     }
 
     /// Whom a chain names that one of them has signed and that is valid at this time; the error says why it is not believed.
     pub fn verify(&self, chain: &[CertificateDer<'static>], at: UnixTime) -> Result<Subject, String> {
+        self.now().verify(chain, at)
+    }
+
+    /// As they are now.
+    pub fn now(&self) -> AuthoritiesThen {
+        AuthoritiesThen(self.0.load_full())
+    }
+}
+
+impl AuthoritiesThen {
+    /// As [`Authorities::verify`].
+    pub fn verify(&self, chain: &[CertificateDer<'static>], at: UnixTime) -> Result<Subject, String> {
         let [leaf, intermediates @ ..] = chain else { return Err("no certificate".to_owned()) };
-        self.0.verify_client_cert(leaf, intermediates, at).map_err(|error| error.to_string())?;
+        self.0.verifier.verify_client_cert(leaf, intermediates, at).map_err(|error| error.to_string())?;
         Subject::of(leaf)
+    }
+
+    /// The bundle.
+    pub fn pem(&self) -> &str {
+        &self.0.pem
+    }
+
+    /// The names of the authorities.
+    pub(crate) fn names(&self) -> &[DistinguishedName] {
+        &self.0.names
     }
 
     /// Whether these are the same authorities, not only equal ones.
@@ -108,6 +160,30 @@ mod tests {
         let late = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1 << 40));
         assert!(ours.verify(&chain, late).is_err(), "it is not valid any more");
         assert!(others.verify(&nameless, UnixTime::now()).expect("is believed").named().is_err());
-        assert!(ours.are(&ours.clone()) && !ours.are(&others));
+        assert!(ours.now().are(&ours.clone().now()) && !ours.now().are(&others.now()));
+    }
+
+    #[test]
+    fn authorities_are_replaced_by_ones_that_can_be_used() {
+        let authority = || {
+            let key = KeyPair::generate().expect("a key");
+            let mut ca = CertificateParams::default();
+            ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let root = ca.self_signed(&key).expect("signed").pem();
+            let leaf = CertificateParams::default();
+            let leaf = leaf.signed_by(&KeyPair::generate().expect("a key"), &Issuer::from_params(&ca, &key)).expect("signed");
+            (root, [leaf.der().clone()])
+        };
+        let ((first, of_first), (second, of_second)) = (authority(), authority());
+        let ours = Authorities::new(&first).expect("a CA");
+        let (clone, then) = (ours.clone(), ours.now());
+        let believes = |chain: &[CertificateDer<'static>]| clone.verify(chain, UnixTime::now()).is_ok();
+        assert!(!ours.replace(&first).expect("a CA"), "nothing is new");
+        assert!(ours.replace("").is_err() && ours.replace("nonsense").is_err());
+        assert!(believes(&of_first) && then.are(&ours.now()));
+        assert!(ours.replace(&second).expect("a CA"));
+        assert!(!believes(&of_first) && believes(&of_second), "clones see it");
+        assert!(then.verify(&of_first, UnixTime::now()).is_ok() && !then.are(&ours.now()));
+        assert_eq!((ours.now().pem(), ours.now().names().len()), (second.as_str(), 1));
     }
 }

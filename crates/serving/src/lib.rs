@@ -12,8 +12,8 @@ mod front_proxy;
 mod names;
 mod tls;
 
-pub use authorities::{Authorities, Subject};
+pub use authorities::{Authorities, AuthoritiesThen, Subject};
 pub use certificate::{CertificateError, KeyCert, ServingCertificate};
 pub use front_proxy::{Claimed, RequestHeaders, percent_decoded};
 pub use names::{Names, text_of};
-pub use tls::TlsOptions;
+pub use tls::{Handshakes, TlsOptions};

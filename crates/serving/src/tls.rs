@@ -1,15 +1,19 @@
 //! What handshakes may agree on.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
+use rustls::server::ResolvesServerCert;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, ServerConfig, SignatureScheme, SupportedCipherSuite};
+use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme, SupportedCipherSuite};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio_rustls::TlsAcceptor;
 
-use crate::certificate::{CertificateError, ServingCertificate};
+use crate::authorities::{Authorities, AuthoritiesThen};
+use crate::certificate::{AddressCertificate, CertificateError, ServingCertificate};
 
 /// What a listener agrees to in a handshake. By default TLS 1.2 and 1.3 with all cipher suites that are safe, HTTP/2 and HTTP/1.1.
 #[derive(Clone, Debug, Default)]
@@ -42,19 +46,90 @@ impl TlsOptions {
         provider
     }
 
-    /// Shakes hands with this certificate.
-    pub fn acceptor(&self, certificate: Arc<ServingCertificate>) -> Result<TlsAcceptor, CertificateError> {
+    fn config(
+        &self,
+        certificate: Arc<dyn ResolvesServerCert>,
+        clients: Vec<DistinguishedName>,
+    ) -> Result<ServerConfig, CertificateError> {
         let versions: &[&rustls::SupportedProtocolVersion] =
             if self.only_tls13 { &[&rustls::version::TLS13] } else { rustls::DEFAULT_VERSIONS };
+        let verifier = AnyCertificate { algorithms: provider().signature_verification_algorithms, hints: clients };
         let mut config = ServerConfig::builder_with_provider(self.provider().into())
             .with_protocol_versions(versions)?
-            .with_client_cert_verifier(Arc::new(AnyCertificate(provider().signature_verification_algorithms)))
+            .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(certificate);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         if !self.without_http2 {
             config.alpn_protocols.insert(0, b"h2".to_vec());
         }
-        Ok(TlsAcceptor::from(Arc::new(config)))
+        Ok(config)
+    }
+}
+
+/// Shakes hands: with what a certificate is at that time, and naming whose certificates clients may show at that time.
+#[derive(Debug)]
+pub struct Handshakes {
+    options: TlsOptions,
+    certificate: Arc<ServingCertificate>,
+    clients: Vec<Authorities>,
+    current: ArcSwap<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    clients: Vec<AuthoritiesThen>,
+    config: Arc<ServerConfig>,
+}
+
+impl Handshakes {
+    /// Clients are told which authorities' certificates are of use, in this order; whether one is believed is decided for each request.
+    pub fn new(
+        options: &TlsOptions,
+        certificate: Arc<ServingCertificate>,
+        clients: Vec<Authorities>,
+    ) -> Result<Self, CertificateError> {
+        let current = ArcSwap::from_pointee(Current::new(options, &certificate, &clients)?);
+        Ok(Self { options: options.clone(), certificate, clients, current })
+    }
+
+    /// For the next connection; `local` is the address of ours that the client has connected to.
+    pub fn acceptor(&self, local: Option<IpAddr>) -> TlsAcceptor {
+        let mut current = self.current.load_full();
+        if !current.clients.iter().zip(&self.clients).all(|(then, clients)| then.are(&clients.now())) {
+            match Current::new(&self.options, &self.certificate, &self.clients) {
+                Ok(new) => {
+                    current = Arc::new(new);
+                    self.current.store(current.clone());
+                }
+                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "handshakes go on as before"),
+            }
+        }
+        let unnamed = local.and_then(|address| self.certificate.for_address(address));
+        TlsAcceptor::from(match unnamed {
+            None => current.config.clone(),
+            Some(unnamed) => {
+                let mut config = (*current.config).clone();
+                config.cert_resolver = Arc::new(AddressCertificate { unnamed, others: self.certificate.clone() });
+                Arc::new(config)
+            }
+        })
+    }
+}
+
+impl Current {
+    fn new(
+        options: &TlsOptions,
+        certificate: &Arc<ServingCertificate>,
+        clients: &[Authorities],
+    ) -> Result<Self, CertificateError> {
+        let clients: Vec<AuthoritiesThen> = clients.iter().map(Authorities::now).collect();
+        let mut names: Vec<DistinguishedName> = Vec::new();
+        for name in clients.iter().flat_map(AuthoritiesThen::names) {
+            if !names.iter().any(|known| known.as_ref() == name.as_ref()) {
+                names.push(name.clone());
+            }
+        }
+        Ok(Self { clients, config: Arc::new(options.config(certificate.clone(), names)?) })
     }
 }
 
@@ -70,16 +145,19 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 
 /// The verifier for the handshake: asks for a certificate, takes any, and checks that the client holds its key.
 #[derive(Debug)]
-struct AnyCertificate(rustls::crypto::WebPkiSupportedAlgorithms);
+struct AnyCertificate {
+    algorithms: rustls::crypto::WebPkiSupportedAlgorithms,
+    /// The authorities whose certificates are of use; upstream's clients send no others. None: any.
+    hints: Vec<DistinguishedName>,
+}
 
 impl ClientCertVerifier for AnyCertificate {
     fn client_auth_mandatory(&self) -> bool {
         false
     }
 
-    fn root_hint_subjects(&self) -> &[rustls::DistinguishedName] {
-        // No hints: whom we trust is nobody's business, and clients may hold certificates for the front proxy or for us.
-        &[]
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
     }
 
     fn verify_client_cert(
@@ -98,7 +176,7 @@ impl ClientCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0)
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -107,11 +185,11 @@ impl ClientCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0)
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
@@ -132,5 +210,29 @@ mod tests {
         assert!(tls12(&options(&[])) > 2);
         let old = options(&["TLS_RSA_WITH_AES_128_CBC_SHA", "TLS_AES_128_GCM_SHA256"]);
         assert_eq!(old.unsupported_cipher_suites(), ["TLS_RSA_WITH_AES_128_CBC_SHA"]);
+    }
+
+    #[test]
+    fn clients_are_told_whose_certificates_are_of_use() {
+        let pem = |name: &str| {
+            let mut params = rcgen::CertificateParams::default();
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            params.self_signed(&rcgen::KeyPair::generate().expect("a key")).expect("is signed").pem()
+        };
+        let pair = crate::KeyCert::self_signed(&["n".to_owned()]).expect("is made");
+        let certificate = ServingCertificate::new(&pair).expect("is usable");
+        let (clients, proxies) = (Authorities::new(&pem("c")).expect("a CA"), Authorities::new(&pem("p")).expect("a CA"));
+        let handshakes = Handshakes::new(&TlsOptions::default(), certificate, vec![clients.clone(), proxies.clone()]);
+        let handshakes = handshakes.expect("is usable");
+        let names = |handshakes: &Handshakes| -> Vec<AuthoritiesThen> { handshakes.current.load().clients.clone() };
+        handshakes.acceptor(None);
+        let before = names(&handshakes);
+        assert!(before[0].are(&clients.now()) && before[1].are(&proxies.now()));
+        clients.replace(&pem("d")).expect("a CA");
+        handshakes.acceptor(None);
+        let after = names(&handshakes);
+        assert!(after[0].are(&clients.now()) && !after[0].are(&before[0]) && after[1].are(&before[1]));
+        let hints = Current::new(&TlsOptions::default(), &handshakes.certificate, &[clients.clone(), clients, proxies]);
+        assert!(hints.is_ok());
     }
 }

@@ -86,8 +86,6 @@ impl Plane {
             service_cidrs: vec!["10.43.0.0/16".into()],
             service_ip: IpAddr::from([10, 43, 0, 1]),
             publish_endpoints: true,
-            client_ca_pem: String::new(),
-            front_proxy: None,
         };
         server.bootstrap(&bootstrap).await.expect("bootstrap objects are made");
         let admin = UserInfo::new("admin", &[names::MASTERS]);

@@ -5,7 +5,7 @@ mod rbac_feed;
 use std::sync::Arc;
 
 use ::http::HeaderMap;
-use ::serving::CertificateError;
+use ::serving::{Authorities, CertificateError};
 
 use crate::auth::{
     AcceptedToken, Authenticators, AuthorizationMode, Authorizers, CertificateAuthenticator, FrontProxy, FrontProxyConfig,
@@ -43,8 +43,8 @@ pub struct AccessConfig {
 }
 
 impl AccessConfig {
-    /// A cluster's own: client certificates by its CA, tokens by its key, Node and RBAC authorization.
-    pub fn cluster(client_ca_pem: String, service_account_key_pem: String, issuer: String) -> Self {
+    /// A cluster's own: client certificates by its CA, front proxies by theirs, tokens by its key, Node and RBAC authorization.
+    pub fn cluster(client_ca_pem: String, front_proxy_ca_pem: String, service_account_key_pem: String, issuer: String) -> Self {
         Self {
             client_ca_pem,
             tokens: TokenConfig { signing_key_pem: service_account_key_pem, issuers: vec![issuer], ..TokenConfig::default() },
@@ -52,7 +52,7 @@ impl AccessConfig {
             // As kubeadm has it; they are Secrets that an administrator makes.
             bootstrap_tokens: true,
             anonymous: true,
-            front_proxy: None,
+            front_proxy: Some(FrontProxyConfig::usual(front_proxy_ca_pem)),
             authorization: vec![AuthorizationMode::Node, AuthorizationMode::Rbac],
             policy_file: PolicyFile::default(),
             certificate_uids: true,
@@ -152,6 +152,16 @@ impl Access {
             Some(authenticators) => authenticators.authenticate_token(token, audiences).await,
             None => Err(TokenError::NotOurs),
         }
+    }
+
+    /// Whose client certificates are believed. They can be replaced; see [`ApiServer::authorities_changed`](crate::ApiServer::authorities_changed).
+    pub fn client_authorities(&self) -> Option<&Authorities> {
+        self.authenticators.as_ref()?.certificates.as_ref().map(CertificateAuthenticator::authorities)
+    }
+
+    /// Which proxies are believed. Their authorities can be replaced, too.
+    pub fn front_proxy(&self) -> Option<&FrontProxy> {
+        self.authenticators.as_ref()?.front_proxy.as_ref()
     }
 
     /// Signs ServiceAccount tokens; `None` without a configuration.

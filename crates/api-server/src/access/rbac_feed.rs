@@ -5,16 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::Method;
-use bytes::BytesMut;
 use futures::future::join_all;
-use http_body_util::BodyExt;
 use k8s_openapi::api::rbac::v1::{PolicyRule, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::RbacIndex;
-use crate::loopback::{Loopback, LoopbackError, collection, failure};
+use crate::loopback::{Loopback, LoopbackError, collection};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 /// The pause after a watch that ended in order.
@@ -135,23 +133,10 @@ impl RbacFeed {
         known: &mut HashSet<(String, String)>,
     ) -> Result<(), LoopbackError> {
         let path = format!("{}?watch=true&resourceVersion={version}", collection(GROUP, "v1", resource, ""));
-        let response = self.loopback.send(Method::GET, &path, None).await?;
-        let code = response.status();
-        let mut body = response.into_body();
-        if !code.is_success() {
-            let bytes = body.collect().await.map(|c| c.to_bytes()).unwrap_or_default();
-            return Err(failure(Method::GET, &path, code, &bytes));
-        }
-        let mut pending = BytesMut::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(frame) = frame else { return Ok(()) };
-            let Ok(data) = frame.into_data() else { continue };
-            pending.extend_from_slice(&data);
-            while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-                let line = pending.split_to(end + 1);
-                if !self.apply(kind, &line, known) {
-                    return Ok(());
-                }
+        let mut events = self.loopback.watch(&path).await?;
+        while let Some(line) = events.next().await {
+            if !self.apply(kind, &line, known) {
+                return Ok(());
             }
         }
         Ok(())

@@ -28,29 +28,34 @@ impl FrontProxyConfig {
 #[derive(Debug)]
 pub struct FrontProxy {
     trusted: Authorities,
-    config: FrontProxyConfig,
+    headers: RequestHeaders,
 }
 
 impl FrontProxy {
     /// Reads the CA.
     pub fn new(config: FrontProxyConfig) -> Result<Self, CertificateError> {
-        Ok(Self { trusted: Authorities::new(&config.ca_pem)?, config })
+        Ok(Self { trusted: Authorities::new(&config.ca_pem)?, headers: config.headers })
     }
 
-    /// The configuration.
-    pub fn config(&self) -> &FrontProxyConfig {
-        &self.config
+    /// Whose certificates proxies have.
+    pub fn authorities(&self) -> &Authorities {
+        &self.trusted
+    }
+
+    /// Their names and headers.
+    pub fn headers(&self) -> &RequestHeaders {
+        &self.headers
     }
 
     /// The user that a proxy names, whose headers are taken out; `None` if the client is no proxy or names nobody.
     pub(super) fn authenticate(&self, headers: &mut HeaderMap, peer: &PeerCertificates, now: Timestamp) -> Option<UserInfo> {
         // Most clients are no proxies: their certificates need not be looked at here.
-        let claimed = self.config.headers.claimed(headers)?;
-        let proxy = verify(&self.trusted, peer, now).ok()?;
-        if !self.config.headers.allows(&proxy.common_name) {
+        let claimed = self.headers.claimed(headers)?;
+        let proxy = verify(&self.trusted.now(), peer, now).ok()?;
+        if !self.headers.allows(&proxy.common_name) {
             return None;
         }
-        self.config.headers.remove_from(headers);
+        self.headers.remove_from(headers);
         let user = UserInfo::authenticated(claimed.name, claimed.groups);
         Some(UserInfo { uid: claimed.uid, extra: claimed.extra, ..user })
     }

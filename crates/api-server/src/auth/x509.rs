@@ -3,10 +3,11 @@
 //! The TLS handshake accepts any client certificate whose key the client holds; whether it is signed by the cluster CA and still
 //! valid is decided here, per request, so that a bad one is answered with 401 and a `Status` instead of a broken handshake.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use ::serving::{Authorities, CertificateError, Subject, text_of};
+use ::serving::{Authorities, AuthoritiesThen, CertificateError, Subject, text_of};
+use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -29,15 +30,15 @@ pub struct CertificateAuthenticator {
 pub struct PeerCertificates {
     chain: Arc<[CertificateDer<'static>]>,
     /// Checking signatures costs more than all else that a small request does: done once a connection.
-    verified: Arc<OnceLock<Verified>>,
+    verified: Arc<ArcSwapOption<Verified>>,
 }
 
 /// A chain that was found good.
 #[derive(Debug)]
 struct Verified {
     user: UserInfo,
-    /// By whom: another authenticator trusts other authorities.
-    by: Authorities,
+    /// By whom: another authenticator trusts other authorities, and others may be trusted by now.
+    by: AuthoritiesThen,
     /// When the first certificate of the chain expires, in seconds since 1970; it is checked in full (and refused) from then on.
     until: i64,
 }
@@ -55,6 +56,11 @@ impl CertificateAuthenticator {
         Ok(Self { authorities: Authorities::new(ca_pem)?, reads_uids: true })
     }
 
+    /// Whose certificates these are.
+    pub fn authorities(&self) -> &Authorities {
+        &self.authorities
+    }
+
     /// The same, which takes a user's uid from the certificate or does not.
     #[must_use]
     pub fn reading_uids(self, reads_uids: bool) -> Self {
@@ -63,27 +69,28 @@ impl CertificateAuthenticator {
 
     /// Whose certificate this is; the error says why it is not accepted.
     pub fn authenticate(&self, peer: &PeerCertificates, now: Timestamp) -> Result<UserInfo, String> {
-        if let Some(known) = peer.verified.get()
-            && known.by.are(&self.authorities)
+        let authorities = self.authorities.now();
+        if let Some(known) = peer.verified.load().as_ref()
+            && known.by.are(&authorities)
             && now.as_second() < known.until
         {
             return Ok(known.user.clone());
         }
-        let subject = verify(&self.authorities, peer, now)?.named()?;
+        let subject = verify(&authorities, peer, now)?.named()?;
         let credential = subject.credential();
         let mut user = UserInfo::authenticated(subject.common_name, subject.organizations);
         user.extra.extend([credential]);
         if self.reads_uids {
             user.uid = uid_of(&peer.chain)?;
         }
-        // Set already by another request or another authenticator: then the next request checks again, no more.
-        let _ = peer.verified.set(Verified { user: user.clone(), by: self.authorities.clone(), until: expiry(&peer.chain)? });
+        let verified = Verified { user: user.clone(), by: authorities, until: expiry(&peer.chain)? };
+        peer.verified.store(Some(Arc::new(verified)));
         Ok(user)
     }
 }
 
 /// Whom a chain names that the authorities have signed.
-pub(super) fn verify(by: &Authorities, peer: &PeerCertificates, now: Timestamp) -> Result<Subject, String> {
+pub(super) fn verify(by: &AuthoritiesThen, peer: &PeerCertificates, now: Timestamp) -> Result<Subject, String> {
     by.verify(&peer.chain, UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now.as_second()).unwrap_or(0))))
 }
 
@@ -172,6 +179,20 @@ mod tests {
             error.starts_with("expected 1 UID, but found multiple: [u") && error.contains("u1") && error.contains("u2"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_checked_chain_is_checked_again_by_other_authorities() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+        let (ours, peer) = authority(now + jiff::SignedDuration::from_hours(1), &[]);
+        let (others, theirs) = authority(now + jiff::SignedDuration::from_hours(1), &[]);
+        let believed = |peer: &PeerCertificates| ours.authenticate(peer, now).is_ok();
+        let (first, second) = (ours.authorities().now(), others.authorities().now());
+        assert!(believed(&peer) && !believed(&theirs));
+        ours.authorities().replace(second.pem()).expect("a CA");
+        assert!(!believed(&peer) && believed(&theirs), "on connections that are open");
+        ours.authorities().replace(first.pem()).expect("a CA");
+        assert!(believed(&peer) && !believed(&theirs));
     }
 
     #[test]

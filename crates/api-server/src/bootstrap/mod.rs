@@ -4,16 +4,18 @@
 //! Everything goes through the server's own API ([`Loopback`]). What somebody changed is left alone, except where upstream
 //! reconciles it too (RBAC's missing rules, the endpoints of `kubernetes`).
 
+mod cluster_authentication;
 pub(crate) mod rbac_policy;
 mod service;
 
 use std::net::IpAddr;
 
+pub(crate) use cluster_authentication::{ClusterAuthentication, PublishError};
 use futures::{StreamExt, TryStreamExt};
 use rbac_policy::PolicyObject;
 use serde_json::{Value as Json, json};
 
-use crate::auth::FrontProxyConfig;
+use crate::access::Access;
 use crate::gates::{Feature, FeatureGates};
 use crate::health::{Lifecycle, Step};
 use crate::loopback::{Loopback, LoopbackError, collection};
@@ -31,10 +33,6 @@ pub struct BootstrapConfig {
     pub service_ip: IpAddr,
     /// Whether this server keeps the endpoints of `kubernetes`. Upstream's flag is `--endpoint-reconciler-type`.
     pub publish_endpoints: bool,
-    /// The CA of client certificates, for extension servers.
-    pub client_ca_pem: String,
-    /// The front proxy, for extension servers.
-    pub front_proxy: Option<FrontProxyConfig>,
 }
 
 /// The namespaces that the system itself uses.
@@ -44,6 +42,7 @@ const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-no
 pub(crate) async fn run(
     loopback: &Loopback,
     config: &BootstrapConfig,
+    access: &Access,
     gates: FeatureGates,
     lifecycle: &Lifecycle,
 ) -> Result<(), LoopbackError> {
@@ -69,7 +68,12 @@ pub(crate) async fn run(
     lifecycle.done(Step::ServiceCidr);
     service::run(loopback, config).await?;
     lifecycle.done(Step::KubernetesService);
-    extension_authentication(loopback, config, gates).await?;
+    match ClusterAuthentication::new(loopback, access, gates).publish().await {
+        Err(PublishError::Write(error)) => return Err(error),
+        // No reason not to serve.
+        Err(error @ PublishError::Content(_)) => tracing::warn!(%error, "extension servers are not told whom to trust"),
+        Ok(()) => {}
+    }
     lifecycle.done(Step::ClusterAuthentication);
     legacy_token_tracking(loopback).await
 }
@@ -166,42 +170,4 @@ async fn rbac_object(loopback: &Loopback, wanted: PolicyObject) -> Result<(), Lo
         }
         result => result.map(|_| ()),
     }
-}
-
-/// The config map by which extension API servers learn whom to trust.
-async fn extension_authentication(
-    loopback: &Loopback,
-    config: &BootstrapConfig,
-    gates: FeatureGates,
-) -> Result<(), LoopbackError> {
-    const NAME: &str = "extension-apiserver-authentication";
-    let mut data = serde_json::Map::new();
-    let mut set = |key: &str, value: String| drop(data.insert(key.to_owned(), value.into()));
-    if !config.client_ca_pem.is_empty() {
-        set("client-ca-file", config.client_ca_pem.clone());
-    }
-    if let Some(proxy) = &config.front_proxy {
-        let list = |texts: &[String]| json!(texts).to_string();
-        set("requestheader-allowed-names", list(&proxy.headers.allowed_names));
-        set("requestheader-client-ca-file", proxy.ca_pem.clone());
-        set("requestheader-extra-headers-prefix", list(&proxy.headers.extra_header_prefixes));
-        set("requestheader-group-headers", list(&proxy.headers.group_headers));
-        if gates.has(Feature::RemoteRequestHeaderUid) {
-            set("requestheader-uid-headers", list(&proxy.headers.uid_headers));
-        }
-        set("requestheader-username-headers", list(&proxy.headers.username_headers));
-    }
-    let data = Json::Object(data);
-    let object = json!({
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": NAME, "namespace": "kube-system"},
-        "data": data,
-    });
-    let Some(mut stored) = ensure(loopback, "", "configmaps", "kube-system", NAME, &object).await? else { return Ok(()) };
-    if stored["data"] == data {
-        return Ok(());
-    }
-    stored["data"] = data;
-    loopback.update(&format!("{}/{NAME}", collection("", "v1", "configmaps", "kube-system")), &stored).await.map(|_| ())
 }

@@ -195,8 +195,6 @@ mod tests {
                 service_cidrs: vec!["10.43.0.0/16".to_owned()],
                 service_ip: [10, 43, 0, 1].into(),
                 publish_endpoints: true,
-                client_ca_pem: String::new(),
-                front_proxy: None,
             };
             server.bootstrap(&config).await.expect("bootstrap objects");
             let slice = loopback.get(path).await.expect("it is there");

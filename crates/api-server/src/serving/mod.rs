@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::serving::{CertificateError, ServingCertificate, TlsOptions};
+use ::serving::{CertificateError, Handshakes, ServingCertificate, TlsOptions};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 pub use in_process::InProcessService;
 pub use rotation::CertificateRotation;
 
+use crate::auth::FrontProxy;
 use crate::server::ApiServer;
 
 /// Why the server cannot listen.
@@ -108,7 +109,9 @@ impl Listener {
         if !server.access().authenticates() {
             return Err(ServeError::NoAccess);
         }
-        let acceptor = self.tls.acceptor(certificate)?;
+        let access = server.access();
+        let clients = access.client_authorities().into_iter().chain(access.front_proxy().map(FrontProxy::authorities)).cloned();
+        let handshakes = Handshakes::new(&self.tls, certificate, clients.collect())?;
         let (closing, cut) = (CancellationToken::new(), CancellationToken::new());
         let connections = TaskTracker::new();
         let mut stopping = None;
@@ -116,7 +119,8 @@ impl Listener {
             tokio::select! {
                 accepted = self.tcp.accept() => match accepted {
                     Ok((stream, peer)) => {
-                        let connection = connection::serve(server.clone(), acceptor.clone(), stream, closing.clone());
+                        let acceptor = handshakes.acceptor(stream.local_addr().ok().map(|address| address.ip()));
+                        let connection = connection::serve(server.clone(), acceptor, stream, closing.clone());
                         let cut = cut.clone();
                         connections.spawn(async move {
                             tokio::select! {

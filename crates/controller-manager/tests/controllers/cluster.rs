@@ -58,8 +58,6 @@ impl Cluster {
             service_cidrs: vec!["10.43.0.0/16".into()],
             service_ip: IpAddr::from([10, 43, 0, 1]),
             publish_endpoints: true,
-            client_ca_pem: String::new(),
-            front_proxy: None,
         };
         server.bootstrap(&bootstrap).await.expect("bootstrap objects are made");
         let client_of = |user: UserInfo| client::from_service(server.client_service(user), "default");

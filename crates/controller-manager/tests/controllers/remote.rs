@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use api_server::{
-    AccessConfig, ApiServer, BootstrapConfig, Credentials, FrontProxyConfig, Listener, Pki, PkiConfig, ServerConfig,
-    ServingCertificate, ShutdownConfig,
+    AccessConfig, ApiServer, BootstrapConfig, Credentials, Listener, Pki, PkiConfig, ServerConfig, ServingCertificate,
+    ShutdownConfig,
 };
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
@@ -29,6 +29,7 @@ async fn a_kubeconfig_makes_a_client() {
         anonymous: false,
         ..AccessConfig::cluster(
             pki.ca_cert_pem.clone(),
+            pki.front_proxy_ca_cert_pem.clone(),
             pki.service_account_key_pem.clone(),
             "https://kubernetes.default.svc.cluster.local".to_owned(),
         )
@@ -46,8 +47,6 @@ async fn a_kubeconfig_makes_a_client() {
         service_cidrs: vec!["10.43.0.0/16".into()],
         service_ip,
         publish_endpoints: true,
-        client_ca_pem: pki.ca_cert_pem.clone(),
-        front_proxy: Some(FrontProxyConfig::usual(pki.front_proxy_ca_cert_pem.clone())),
     };
     server.bootstrap(&bootstrap).await.expect("bootstrap objects are made");
     let kubeconfig = dir.join("admin.kubeconfig");

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use api_server::{
-    AccessConfig, ApiServer, BootstrapConfig, Credentials, Feature, KubeletAccess, KubeletIdentity, Listener, Pki, PkiConfig,
-    ServingCertificate, ShutdownConfig,
+    AccessConfig, ApiServer, BootstrapConfig, Credentials, Feature, FrontProxy, KubeletAccess, KubeletIdentity, Listener, Pki,
+    PkiConfig, ShutdownConfig,
 };
 use clap::{ArgMatches, Command};
 use storage::Store;
@@ -27,7 +27,7 @@ pub(crate) use feature_gates::{
     of_controllers as controller_feature_gates, of_scheduler as scheduler_feature_gates, zpages as component_zpages,
 };
 
-use crate::certificate_files::CertificateFiles;
+use crate::certificate_files::FollowedFiles;
 use crate::memory;
 use crate::server::{CLUSTER_DOMAIN, explain_bind, open_store, primary_address, stop_after_second_signal, wait_for_signal};
 use settings::Settings;
@@ -70,7 +70,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         eprintln!("warning: {warning}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
-    let result = runtime.block_on(serve(settings, started));
+    let result = runtime.block_on(serve(settings, &options.0, started));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
@@ -87,7 +87,7 @@ fn init_logging(verbosity: i64) {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true).init();
 }
 
-async fn serve(mut settings: Settings, started: Instant) -> anyhow::Result<()> {
+async fn serve(mut settings: Settings, values: &flags::Values, started: Instant) -> anyhow::Result<()> {
     let listener = Listener::bind(settings.address).await.map_err(explain_bind)?.with_tls(settings.tls.clone());
     let port = listener.address().port();
     let advertise = match settings.advertise {
@@ -99,26 +99,23 @@ async fn serve(mut settings: Settings, started: Instant) -> anyhow::Result<()> {
     let store = open_store(&settings.data_dir).await?;
     let stop = CancellationToken::new();
     let pair = settings.serving.take().context("there is no serving certificate")?;
-    let certificate = ServingCertificate::new(&pair).context("cannot use the serving certificate")?;
-    let (files, shown) = (settings.serving_files.take(), certificate.clone());
+    let certificate = settings.serving_files.show(&pair)?;
+    let mut followed = FollowedFiles::default();
+    settings.serving_files.clone().follow(&certificate, &mut followed);
     let bootstrap = BootstrapConfig {
         advertise_address: advertise,
         advertise_port: port,
         service_cidrs: settings.server.service_cidrs.clone(),
         service_ip: settings.service_ip,
         publish_endpoints: settings.publish_endpoints,
-        client_ca_pem: settings.client_ca_pem.clone(),
-        front_proxy: settings.front_proxy.clone(),
     };
     let shutdown = ShutdownConfig { delay: settings.shutdown_delay, ..ShutdownConfig::default() };
     let server = build(settings, store.clone(), &stop)?;
+    follow_authorities(values, &server, &mut followed);
     let serving = tokio::spawn(listener.serve(server.clone(), certificate, shutdown, stop.clone()));
     let background = tokio::spawn({
         let (server, stop) = (server.clone(), stop.clone());
-        async move {
-            let renewals = CertificateFiles::follow(files, pair, shown, stop.clone());
-            tokio::join!(server.run_background(stop.clone()), memory::give_back(stop.clone()), renewals)
-        }
+        async move { tokio::join!(server.run_background(stop.clone()), memory::give_back(stop.clone()), followed.run(stop.clone())) }
     });
     server.bootstrap(&bootstrap).await.context("cannot create the cluster's first objects")?;
     println!("Kubernetes API on port {port}, ready after {} ms", started.elapsed().as_millis());
@@ -134,6 +131,26 @@ async fn serve(mut settings: Settings, started: Instant) -> anyhow::Result<()> {
     match ended.await {
         Ok(result) => result,
         Err(_) => anyhow::bail!("stopping took longer than {SHUTDOWN_MAX:?}; nothing acknowledged is lost"),
+    }
+}
+
+/// Whose client certificates and which front proxies are believed follows the files, and extension servers are told.
+fn follow_authorities(values: &flags::Values, server: &Arc<ApiServer>, followed: &mut FollowedFiles) {
+    let access = server.access();
+    let all = [
+        ("client-ca-file", access.client_authorities()),
+        ("requestheader-client-ca-file", access.front_proxy().map(FrontProxy::authorities)),
+    ];
+    for (flag, authorities) in all {
+        let server = Arc::downgrade(server);
+        let told = move || {
+            if let Some(server) = server.upgrade() {
+                server.authorities_changed();
+            }
+        };
+        if let Some(authorities) = authorities {
+            followed.add_authorities(values, flag, authorities, told);
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use http::HeaderValue;
 use super::feature_gates::{self, ServerGates};
 use super::flags::Values;
 use super::plugins;
-use crate::certificate_files::CertificateFiles;
+use crate::certificate_files::ServingFiles;
 use crate::flags::common::{emulated_version, file, read, request_headers, tls};
 
 /// Upstream's range for ClusterIPs when none is given.
@@ -30,8 +30,8 @@ pub(super) struct Settings {
     pub(super) advertise: Option<IpAddr>,
     pub(super) tls: TlsOptions,
     pub(super) serving: Option<KeyCert>,
-    /// Where that is from, if the flags say so.
-    pub(super) serving_files: Option<CertificateFiles>,
+    /// Where that and others are from, if the flags say so.
+    pub(super) serving_files: ServingFiles,
     pub(super) server: ServerConfig,
     pub(super) shutdown_delay: std::time::Duration,
     pub(super) client_ca_pem: String,
@@ -68,7 +68,7 @@ impl Settings {
         }
         let (tls, more) = tls(values)?;
         warnings.extend(more);
-        let serving_files = CertificateFiles::of(values)?;
+        let serving_files = ServingFiles::of(values)?;
         let authorization = authorization(values)?;
         let mut anonymous = values.is_set("anonymous-auth");
         if anonymous && authorization.contains(&AuthorizationMode::AlwaysAllow) {
@@ -86,7 +86,7 @@ impl Settings {
             address: SocketAddr::new(address(values, "bind-address")?.unwrap_or(IpAddr::from([0, 0, 0, 0])), port),
             advertise: address(values, "advertise-address")?,
             tls,
-            serving: serving_files.as_ref().map(CertificateFiles::read).transpose()?,
+            serving: serving_files.read()?,
             serving_files,
             server: ServerConfig { gates, emulated, service_cidrs, ..server(values, emulated)? },
             shutdown_delay: values.duration("shutdown-delay-duration"),

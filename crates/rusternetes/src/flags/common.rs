@@ -9,12 +9,12 @@ use api_server::EmulatedVersion;
 use client::{Connection, LeaderElection};
 use component_server::{AuthenticationConfig, AuthorizationConfig};
 use serde_json::{Value, json};
-use serving::{KeyCert, RequestHeaders, TlsOptions};
+use serving::{Authorities, KeyCert, RequestHeaders, TlsOptions};
 
 use super::Kind::{Array, Bool, Duration as Time, Int, List, Text};
-use super::State::{DefaultOnly, Ignored, ReadOnce, Works};
+use super::State::{DefaultOnly, Ignored, Works};
 use super::{Flag, Values, flag};
-use crate::certificate_files::CertificateFiles;
+use crate::certificate_files::{FollowedFiles, ServingFiles};
 
 /// `Debugging flags`.
 pub(crate) const DEBUGGING: &[Flag] = &[
@@ -33,7 +33,7 @@ pub(crate) const LISTENING: &[Flag] = &[
     flag("tls-cipher-suites", List, "", Works),
     flag("tls-min-version", Text, "", Works),
     flag("tls-private-key-file", Text, "", Works),
-    flag("tls-sni-cert-key", Array, "", DefaultOnly),
+    flag("tls-sni-cert-key", Array, "", Works),
 ];
 
 /// Further `Secure serving flags` of components.
@@ -42,9 +42,9 @@ pub(crate) const SECURE_SERVING: &[Flag] =
 
 /// `Authentication flags` of every server.
 pub(crate) const CERTIFICATES: &[Flag] = &[
-    flag("client-ca-file", Text, "", ReadOnce),
+    flag("client-ca-file", Text, "", Works),
     flag("requestheader-allowed-names", List, "", Works),
-    flag("requestheader-client-ca-file", Text, "", ReadOnce),
+    flag("requestheader-client-ca-file", Text, "", Works),
     flag("requestheader-uid-headers", List, "", Works),
 ];
 
@@ -215,8 +215,10 @@ pub(crate) struct Serving {
     /// `None` with `--secure-port=0`.
     pub(crate) address: Option<SocketAddr>,
     pub(crate) certificate: KeyCert,
-    /// Where the certificate is from.
-    pub(crate) files: Option<CertificateFiles>,
+    /// Where certificates are from.
+    pub(crate) files: ServingFiles,
+    /// Authorities that are read again.
+    pub(crate) followed: FollowedFiles,
     pub(crate) tls: TlsOptions,
     authentication_kubeconfig: Option<PathBuf>,
     authorization_kubeconfig: Option<PathBuf>,
@@ -230,27 +232,31 @@ impl Serving {
         let port = u16::try_from(values.integer("secure-port")).context("--secure-port: not a port")?;
         let bind = values.text("bind-address").unwrap_or("0.0.0.0");
         let ip: IpAddr = bind.parse().with_context(|| format!("--bind-address={bind}: not an address"))?;
-        let files = CertificateFiles::of(values)?;
-        let certificate = match &files {
-            Some(files) => files.read()?,
+        let files = ServingFiles::of(values)?;
+        let certificate = match files.read()? {
+            Some(pair) => pair,
             None => KeyCert::self_signed(&["localhost".to_owned(), "127.0.0.1".to_owned()])?,
         };
         let (tls, warnings) = tls(values)?;
         for warning in warnings {
             tracing::warn!(warning, "a flag is not followed to the letter");
         }
-        let proxy = file(values, "requestheader-client-ca-file")?.map(|pem| (pem, request_headers(values)));
+        let mut followed = FollowedFiles::default();
+        let clients = authorities(values, "client-ca-file", &mut followed)?;
+        let proxy = authorities(values, "requestheader-client-ca-file", &mut followed)?;
+        let proxy = proxy.map(|authorities| (authorities, request_headers(values)));
         Ok(Self {
             address: (port != 0).then(|| SocketAddr::new(ip, port)),
             certificate,
             files,
+            followed,
             tls,
             authentication_kubeconfig: values.text("authentication-kubeconfig").map(PathBuf::from),
             authorization_kubeconfig: values.text("authorization-kubeconfig").map(PathBuf::from),
             authentication: AuthenticationConfig {
                 client: None,
                 token_ttl: values.duration("authentication-token-webhook-cache-ttl"),
-                client_ca_pem: file(values, "client-ca-file")?,
+                clients,
                 proxy,
                 skip_lookup: values.is_set("authentication-skip-lookup"),
                 tolerate_lookup_failure: values.is_set("authentication-tolerate-lookup-failure"),
@@ -282,6 +288,14 @@ impl Serving {
             AuthorizationConfig { client: authorization, ..self.authorization.clone() },
         ))
     }
+}
+
+/// The authorities that a flag names, followed from now on.
+fn authorities(values: &Values, flag: &'static str, followed: &mut FollowedFiles) -> anyhow::Result<Option<Authorities>> {
+    let Some(pem) = file(values, flag)? else { return Ok(None) };
+    let authorities = Authorities::new(&pem).with_context(|| format!("--{flag}"))?;
+    followed.add_authorities(values, flag, &authorities, || {});
+    Ok(Some(authorities))
 }
 
 /// `--requestheader-*`.

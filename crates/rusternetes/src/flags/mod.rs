@@ -33,8 +33,6 @@ pub(crate) enum Kind {
 pub(crate) enum State {
     /// It does what it does upstream.
     Works,
-    /// It names a file, which upstream reads again when it changes; here it is read once.
-    ReadOnce,
     /// Any value is accepted, with a warning that gives the reason why it does not matter.
     Ignored(&'static str),
     /// Not implemented: refused unless it is the default.
@@ -82,7 +80,6 @@ impl Flag {
         let default = if self.default.is_empty() { String::new() } else { format!("default {}", self.default) };
         let state = match self.state {
             State::Works => String::new(),
-            State::ReadOnce => "read at the start alone".to_owned(),
             State::Ignored(why) => format!("ignored: {why}"),
             State::DefaultOnly => "not implemented".to_owned(),
         };
@@ -167,7 +164,7 @@ impl Values {
                 match flag.state {
                     State::DefaultOnly => return Err(format!("--{}={}: not implemented", flag.name, values.join(","))),
                     State::Ignored(why) => warnings.push(format!("--{} is ignored: {why}", flag.name)),
-                    State::Works | State::ReadOnce => {}
+                    State::Works => {}
                 }
             }
             all.push(Given { name: flag.name, kind: flag.kind, values, by_user: given });

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use api_server::{
-    AccessConfig, ApiServer, BootstrapConfig, CertificateRotation, Credentials, FrontProxyConfig, KubeletAccess, Listener, Pki,
-    PkiConfig, ServeError, ServerConfig, ServingCertificate, ShutdownConfig,
+    AccessConfig, ApiServer, BootstrapConfig, CertificateRotation, Credentials, KubeletAccess, Listener, Pki, PkiConfig,
+    ServeError, ServerConfig, ServingCertificate, ShutdownConfig,
 };
 use storage::{Store, sqlite};
 use tokio::signal::unix::{SignalKind, signal};
@@ -127,7 +127,7 @@ impl Site {
     fn new(options: Options, instance: Instance) -> anyhow::Result<Self> {
         let node_name = match &options.node_name {
             Some(name) => name.clone(),
-            None => node::host_name()?,
+            None => host_name()?,
         };
         let node_ip = match options.node_ip {
             Some(address) => address,
@@ -180,7 +180,7 @@ async fn serve(options: Options, instance: Instance, started: Instant) -> anyhow
         let (server, stop) = (server.clone(), stop.clone());
         async move { tokio::join!(server.run_background(stop.clone()), rotation.run(stop.clone()), memory::give_back(stop)) }
     });
-    server.bootstrap(&bootstrap_config(&site, &pki, port)).await.context("cannot create the cluster's first objects")?;
+    server.bootstrap(&bootstrap_config(&site, port)).await.context("cannot create the cluster's first objects")?;
     pki.write_admin_kubeconfig(&site.kubeconfig(), &url).context("cannot write the admin kubeconfig")?;
     left_out::write_kubeconfigs(&site, &pki, &url)?;
     println!("data directory {}", site.instance.data_dir().display());
@@ -278,6 +278,7 @@ async fn load_pki(site: &Site) -> anyhow::Result<Arc<Pki>> {
 fn build_server(store: Arc<dyn Store>, pki: &Pki, stop: &CancellationToken) -> anyhow::Result<Arc<ApiServer>> {
     let credentials = Credentials::new(AccessConfig::cluster(
         pki.ca_cert_pem.clone(),
+        pki.front_proxy_ca_cert_pem.clone(),
         pki.service_account_key_pem.clone(),
         format!("https://kubernetes.default.svc.{CLUSTER_DOMAIN}"),
     ))
@@ -289,14 +290,12 @@ fn build_server(store: Arc<dyn Store>, pki: &Pki, stop: &CancellationToken) -> a
     Ok(ApiServer::builder(config, store).credentials(credentials).kubelets(&kubelets).build())
 }
 
-fn bootstrap_config(site: &Site, pki: &Pki, port: u16) -> BootstrapConfig {
+fn bootstrap_config(site: &Site, port: u16) -> BootstrapConfig {
     BootstrapConfig {
         advertise_address: site.node_ip,
         advertise_port: port,
         service_cidrs: vec![site.service_cidr.clone()],
         service_ip: site.service_ip,
         publish_endpoints: true,
-        client_ca_pem: pki.ca_cert_pem.clone(),
-        front_proxy: Some(FrontProxyConfig::usual(pki.front_proxy_ca_cert_pem.clone())),
     }
 }

@@ -53,7 +53,7 @@ pub(crate) const FLAGS: Table = &[
     ]),
     ("Secure serving flags", LISTENING),
     ("Secure serving flags", &[
-        flag("cert-dir", Text, "/var/run/kubernetes", Works),
+        flag("cert-dir", Text, "/var/run/kubernetes", Ignored("a certificate that is not given is made in --data-dir")),
         flag("secure-port", Int, "6443", Works),
     ]),
     ("Auditing flags", &[
