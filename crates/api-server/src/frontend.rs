@@ -13,8 +13,9 @@ use crate::bootstrap::{self, BootstrapConfig, ClusterAuthentication};
 use crate::endpoints::{GIT_VERSION, check_accept};
 use crate::filters::InFlightLimits;
 use crate::gates::Feature;
-use crate::health::{self, Lifecycle};
+use crate::health::{self, Lifecycle, Step};
 use crate::http::{Body, RequestContext, RequestInfo};
+use crate::identity::Identity;
 use crate::loopback::{Loopback, LoopbackError};
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
@@ -105,6 +106,9 @@ impl ApiServer {
         RbacFeed::new(self.access().rbac.clone(), loopback.clone()).fill().await?;
         self.lifecycle().set_rbac_ready();
         self.frontend().bootstrapped.cancel();
+        // As upstream's hooks, which do not wait for what they start.
+        self.lifecycle().done(Step::IdentityLease);
+        self.lifecycle().done(Step::IdentityCollector);
         Ok(())
     }
 
@@ -139,9 +143,14 @@ impl ApiServer {
         if stop.run_until_cancelled(bootstrapped.cancelled()).await.is_none() {
             return;
         }
-        let gates = self.config().gates;
+        let (gates, hostname) = (self.config().gates, &self.config().hostname);
+        let identity = async {
+            if gates.has(Feature::ApiServerIdentity) && !hostname.is_empty() {
+                Identity::new(loopback.clone(), hostname).run(stop).await;
+            }
+        };
         let authentication = ClusterAuthentication::new(loopback, self.access(), gates);
-        stop.run_until_cancelled(authentication.keep(authorities_changed)).await;
+        tokio::join!(identity, stop.run_until_cancelled(authentication.keep(authorities_changed)));
     }
 
     /// Whether a request is for a resource that this server knows (metrics' labels are bounded by it).

@@ -9,6 +9,7 @@ use std::fmt;
 #[allow(missing_docs)]
 pub enum Feature {
     AllowParsingUserUidFromCertAuth,
+    ApiServerIdentity,
     AuthorizePodWebsocketUpgradeCreatePermission,
     CborServingAndStorage,
     ClearingNominatedNodeNameAfterBinding,
@@ -29,8 +30,8 @@ pub enum Feature {
     JobManagedBy,
     JobPodReplacementPolicy,
     JobSuccessPolicy,
-    MatchLabelKeysInPodTopologySpreadSelectorMerge,
     KubeletServiceAccountTokenForCredentialProviders,
+    MatchLabelKeysInPodTopologySpreadSelectorMerge,
     MaxUnavailableStatefulSet,
     MultiCidrServiceAllocator,
     MutableCsiNodeAllocatableCount,
@@ -61,6 +62,7 @@ use Feature as F;
 #[rustfmt::skip]
 const FEATURES: &[(Feature, &str, bool)] = &[
     (F::AllowParsingUserUidFromCertAuth, "AllowParsingUserUIDFromCertAuth", true),
+    (F::ApiServerIdentity, "APIServerIdentity", true),
     (F::AuthorizePodWebsocketUpgradeCreatePermission, "AuthorizePodWebsocketUpgradeCreatePermission", true),
     (F::CborServingAndStorage, "CBORServingAndStorage", false),
     (F::ClearingNominatedNodeNameAfterBinding, "ClearingNominatedNodeNameAfterBinding", true),
@@ -81,9 +83,9 @@ const FEATURES: &[(Feature, &str, bool)] = &[
     (F::JobManagedBy, "JobManagedBy", true),
     (F::JobPodReplacementPolicy, "JobPodReplacementPolicy", true),
     (F::JobSuccessPolicy, "JobSuccessPolicy", true),
+    (F::KubeletServiceAccountTokenForCredentialProviders, "KubeletServiceAccountTokenForCredentialProviders", true),
     (F::MatchLabelKeysInPodTopologySpreadSelectorMerge, "MatchLabelKeysInPodTopologySpreadSelectorMerge", true),
     (F::MaxUnavailableStatefulSet, "MaxUnavailableStatefulSet", false),
-    (F::KubeletServiceAccountTokenForCredentialProviders, "KubeletServiceAccountTokenForCredentialProviders", true),
     (F::MultiCidrServiceAllocator, "MultiCIDRServiceAllocator", true),
     (F::MutableCsiNodeAllocatableCount, "MutableCSINodeAllocatableCount", true),
     (F::MutablePodResourcesForSuspendedJobs, "MutablePodResourcesForSuspendedJobs", false),

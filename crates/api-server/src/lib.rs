@@ -18,6 +18,7 @@ mod frontend;
 mod gates;
 mod health;
 mod http;
+mod identity;
 mod kinds;
 mod loopback;
 mod metrics;

@@ -44,6 +44,8 @@ pub struct ServerConfig {
     pub gates: FeatureGates,
     /// Which version of Kubernetes the server says it is like; [`ServerConfig::gates`] and [`ServerConfig::apis`] make it so.
     pub emulated: EmulatedVersion,
+    /// The name of this machine, after which the server's Lease is named; empty: it has none. The feature is `APIServerIdentity`.
+    pub hostname: String,
     /// Whether containers may be privileged. Upstream's flag is `--allow-privileged`.
     pub allow_privileged: bool,
     /// The cluster's ranges of ClusterIPs, which decide in which families Services have addresses (the first is the default). Empty:
@@ -69,6 +71,7 @@ impl Default for ServerConfig {
             components: Vec::new(),
             gates: FeatureGates::default(),
             emulated: EmulatedVersion::default(),
+            hostname: String::new(),
             allow_privileged: false,
             service_cidrs: Vec::new(),
             strict_transport_security: None,

@@ -75,7 +75,9 @@ pub(crate) async fn run(
         Ok(()) => {}
     }
     lifecycle.done(Step::ClusterAuthentication);
-    legacy_token_tracking(loopback).await
+    legacy_token_tracking(loopback).await?;
+    lifecycle.done(Step::LegacyTokens);
+    Ok(())
 }
 
 /// The config map that says since when uses of ServiceAccount tokens in Secrets are noted.

@@ -134,7 +134,7 @@ fn paths(server: &ApiServer) -> Vec<Value> {
     for path in ["/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/openid/v1/jwks", "/version"] {
         paths.push(path.to_owned());
     }
-    paths.extend(crate::health::paths());
+    paths.extend(crate::health::paths(server.config().gates));
     paths.push("/.well-known/openid-configuration".to_owned());
     paths.sort();
     paths.into_iter().map(Value::from).collect()

@@ -1,12 +1,13 @@
 //! `/livez`, `/readyz` and `/healthz`: named checks, all at once or one by one
 //! (<https://kubernetes.io/docs/reference/using-api/health-checks/>).
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
 use ::http::header::{CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use ::http::{Response, StatusCode};
 
+use crate::gates::{Feature, FeatureGates};
 use crate::http::{Body, Query, RequestContext};
 use crate::server::ApiServer;
 
@@ -23,13 +24,19 @@ pub(crate) enum Step {
     ServiceCidr,
     KubernetesService,
     ClusterAuthentication,
+    IdentityLease,
+    IdentityCollector,
+    LegacyTokens,
 }
 
 impl Step {
     /// In upstream's order.
-    const ALL: [Step; 6] = [
+    const ALL: [Step; 9] = [
         Step::Namespaces,
         Step::ClusterAuthentication,
+        Step::IdentityLease,
+        Step::IdentityCollector,
+        Step::LegacyTokens,
         Step::BootstrapRoles,
         Step::PriorityClasses,
         Step::KubernetesService,
@@ -45,18 +52,26 @@ impl Step {
             Step::ServiceCidr => "poststarthook/start-kubernetes-service-cidr-controller",
             Step::KubernetesService => "poststarthook/bootstrap-controller",
             Step::ClusterAuthentication => "poststarthook/start-cluster-authentication-info-controller",
+            Step::IdentityLease => "poststarthook/start-kube-apiserver-identity-lease-controller",
+            Step::IdentityCollector => "poststarthook/start-kube-apiserver-identity-lease-garbage-collector",
+            Step::LegacyTokens => "poststarthook/start-legacy-token-tracking-controller",
         }
     }
 
-    fn bit(self) -> u8 {
-        1 << self as u8
+    fn bit(self) -> u16 {
+        1 << self as u16
+    }
+
+    /// Whether the server has such a part.
+    fn is_wanted(self, gates: FeatureGates) -> bool {
+        !matches!(self, Step::IdentityLease | Step::IdentityCollector) || gates.has(Feature::ApiServerIdentity)
     }
 }
 
 /// Steps of starting up and shutting down that health depends on.
 #[derive(Debug, Default)]
 pub struct Lifecycle {
-    steps: AtomicU8,
+    steps: AtomicU16,
     rbac_ready: AtomicBool,
 }
 
@@ -121,8 +136,8 @@ impl Check {
 }
 
 /// An endpoint's checks in order.
-fn checks(endpoint: &str) -> Option<Vec<Check>> {
-    let starting = Step::ALL.into_iter().map(Check::Start);
+fn checks(endpoint: &str, gates: FeatureGates) -> Option<Vec<Check>> {
+    let starting = Step::ALL.into_iter().filter(|step| step.is_wanted(gates)).map(Check::Start);
     match endpoint {
         "livez" | "healthz" => Some([Check::Ping, Check::Log, Check::Store].into_iter().chain(starting).collect()),
         "readyz" => {
@@ -134,9 +149,9 @@ fn checks(endpoint: &str) -> Option<Vec<Check>> {
 }
 
 /// The paths of all endpoints and checks.
-pub(crate) fn paths() -> impl Iterator<Item = String> {
-    ["healthz", "livez", "readyz"].into_iter().flat_map(|endpoint| {
-        let checks = checks(endpoint).unwrap_or_default();
+pub(crate) fn paths(gates: FeatureGates) -> impl Iterator<Item = String> {
+    ["healthz", "livez", "readyz"].into_iter().flat_map(move |endpoint| {
+        let checks = checks(endpoint, gates).unwrap_or_default();
         let checks = checks.into_iter().map(move |check| format!("/{endpoint}/{}", check.name()));
         std::iter::once(format!("/{endpoint}")).chain(checks)
     })
@@ -146,7 +161,7 @@ pub(crate) fn paths() -> impl Iterator<Item = String> {
 pub(crate) async fn respond(server: &ApiServer, context: &RequestContext) -> Option<Response<Body>> {
     let path = context.info.path.strip_prefix('/')?;
     let (endpoint, check) = path.split_once('/').map_or((path, None), |(endpoint, check)| (endpoint, Some(check)));
-    let checks = checks(endpoint)?;
+    let checks = checks(endpoint, server.config().gates)?;
     let mut results = Vec::with_capacity(checks.len());
     let Some(check) = check else {
         for check in &checks {
@@ -237,5 +252,12 @@ mod tests {
             let body = response.into_body().collect().await.expect("a whole body").to_bytes();
             assert_eq!(std::str::from_utf8(&body).expect("text"), wanted, "{query}");
         }
+    }
+
+    #[test]
+    fn parts_that_are_switched_off_are_not_checked() {
+        let named = |gates: FeatureGates| paths(gates).filter(|path| path.contains("identity-lease")).count();
+        assert_eq!(named(FeatureGates::DEFAULT), 6);
+        assert_eq!(named(FeatureGates::DEFAULT.with(Feature::ApiServerIdentity, false)), 0);
     }
 }

@@ -150,6 +150,7 @@ fn server(values: &Values, emulated: EmulatedVersion) -> anyhow::Result<ServerCo
                 apis.emulating(emulated, forward, values.is_set("runtime-config-emulation-forward-compatible"))
             })
             .map_err(|error| anyhow::anyhow!("--runtime-config: {error}"))?,
+        hostname: crate::server::host_name()?,
         components: COMPONENTS.iter().map(|(name, port)| ((*name).to_owned(), (Ipv4Addr::LOCALHOST, *port).into())).collect(),
         strict_transport_security: strict_transport_security(&values.list("strict-transport-security-directives"))?,
         allow_privileged: values.is_set("allow-privileged"),

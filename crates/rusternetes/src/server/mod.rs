@@ -26,7 +26,7 @@ use self::address_range::AddressRange;
 use crate::exit::{self, Exit};
 use crate::memory;
 pub(crate) use instance::Instance;
-pub(crate) use node::primary_address;
+pub(crate) use node::{host_name, primary_address};
 
 /// Where a server keeps everything unless told otherwise.
 pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/rusternetes";
@@ -286,7 +286,7 @@ fn build_server(store: Arc<dyn Store>, pki: &Pki, stop: &CancellationToken) -> a
     let kubelets = KubeletAccess::new(pki.kubelet_identity(), Some(&pki.ca_cert_pem), stop.clone())
         .context("cannot use the authority in the data directory for kubelets")?;
     // As installers of upstream's components have it: the service proxy, network plugins and storage drivers need it.
-    let config = ServerConfig { allow_privileged: true, ..ServerConfig::default() };
+    let config = ServerConfig { allow_privileged: true, hostname: host_name()?, ..ServerConfig::default() };
     Ok(ApiServer::builder(config, store).credentials(credentials).kubelets(&kubelets).build())
 }
 

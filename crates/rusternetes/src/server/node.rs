@@ -5,7 +5,7 @@ use std::net::{IpAddr, UdpSocket};
 use anyhow::Context;
 
 /// The host name in the form that a Node's name must have.
-pub(super) fn host_name() -> anyhow::Result<String> {
+pub(crate) fn host_name() -> anyhow::Result<String> {
     let name = nix::unistd::gethostname().context("cannot read the host name; give one with --node-name")?;
     let name = name.to_string_lossy().trim().to_ascii_lowercase();
     anyhow::ensure!(!name.is_empty(), "this machine has no host name; give one with --node-name");
