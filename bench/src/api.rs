@@ -47,12 +47,13 @@ impl Results {
         self.figures[index].side(side).push(value);
     }
 
-    fn add_phase(&mut self, side: Side, phase: &Phase, outcome: &Outcome, cost: Cost) {
+    /// The line of a phase: there, without figures, also where a server does not serve what the phase asks for.
+    fn phase(&mut self, phase: &Phase) -> &mut PhaseFigures {
         let index = self.phases.iter().position(|figures| figures.name == phase.name).unwrap_or_else(|| {
             self.phases.push(PhaseFigures { name: phase.name.clone(), goal: phase.goal, ..PhaseFigures::default() });
             self.phases.len() - 1
         });
-        self.phases[index].add(side, outcome, cost);
+        &mut self.phases[index]
     }
 }
 
@@ -88,6 +89,11 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<Results> {
 }
 
 async fn one_phase(plan: &Plan, side: Side, server: &ApiServer, phase: &Phase, results: &mut Results) -> anyhow::Result<()> {
+    if !load::is_served(&server.target, phase).await? {
+        eprintln!("  {:8} {:50} not served", side.name(), phase.name);
+        results.phase(phase);
+        return Ok(());
+    }
     let pids = server.pids();
     processes::reset_peaks(&pids)?;
     let before = processes::of_pids(&pids)?;
@@ -108,7 +114,7 @@ async fn one_phase(plan: &Plan, side: Side, server: &ApiServer, phase: &Phase, r
     let Cost { cpu_us, peak_mib, .. } = cost;
     eprintln!("  {:8} {}  CPU {cpu_us:.0} µs  peak {peak_mib:.0} MiB", side.name(), outcome.line());
     if !phase.setup {
-        results.add_phase(side, phase, &outcome, cost);
+        results.phase(phase).add(side, &outcome, cost);
     }
     Ok(())
 }

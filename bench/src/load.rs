@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use http_body_util::BodyExt;
-use hyper::StatusCode;
+use hyper::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
@@ -14,7 +14,7 @@ use crate::connection::Connection;
 use crate::objects;
 use crate::target::Target;
 use crate::watchers;
-use crate::workload::{Phase, Verb, Workload};
+use crate::workload::{Object, Phase, Verb, Workload};
 
 /// What an informer's initial state ends with.
 const INITIAL_END: &[u8] = b"k8s.io/initial-events-end";
@@ -43,6 +43,10 @@ pub(crate) async fn run(target: &Target, workload: &Workload) -> anyhow::Result<
     prepare(target).await?;
     let mut outcomes = Vec::new();
     for one in &workload.phases {
+        if !is_served(target, one).await? {
+            eprintln!("  {:50} not served", one.name);
+            continue;
+        }
         let outcome = phase(target, one).await?;
         eprintln!("  {}", outcome.line());
         if !one.setup {
@@ -60,6 +64,18 @@ pub(crate) async fn prepare(target: &Target) -> anyhow::Result<()> {
     let (status, _) = connection.run(&objects::create_service_account()).await?;
     ensure!(status.is_success() || status == StatusCode::CONFLICT, "cannot create the ServiceAccount: {status}");
     Ok(())
+}
+
+/// Whether the server has the kind of a phase's objects at all. Only asked of kinds that an API server can do without: a list may
+/// warm what the phase is to measure cold.
+pub(crate) async fn is_served(target: &Target, phase: &Phase) -> anyhow::Result<bool> {
+    if phase.object != Object::Definition {
+        return Ok(true);
+    }
+    let call = objects::json_call(Method::GET, &(objects::collection(phase.object) + "?limit=1"), None);
+    let (status, _) = Connection::open(target).await?.run(&call).await?;
+    ensure!(status.is_success() || status == StatusCode::NOT_FOUND, "{} answered {status}", call.path);
+    Ok(status.is_success())
 }
 
 /// Runs one phase. A request that fails ends the run: figures of a server that errs mean nothing.

@@ -21,13 +21,16 @@ const WATCH_LIST: &str = "watch=1&sendInitialEvents=true&resourceVersionMatch=No
 /// The annotation by which watchers know when an update was sent.
 pub(crate) const STAMP: &str = "bench-stamp";
 
-/// The collection of the kind in the benchmark's namespace.
-fn collection(object: Object) -> String {
-    let plural = match object {
-        Object::Configmap1k => "configmaps",
-        Object::Pod5k => "pods",
-    };
-    format!("/api/v1/namespaces/{NAMESPACE}/{plural}")
+/// The API group of custom resources.
+const GROUP: &str = "bench.example.com";
+
+/// The collection of the kind, in the benchmark's namespace where it has namespaces.
+pub(crate) fn collection(object: Object) -> String {
+    match object {
+        Object::Configmap1k => format!("/api/v1/namespaces/{NAMESPACE}/configmaps"),
+        Object::Pod5k => format!("/api/v1/namespaces/{NAMESPACE}/pods"),
+        Object::Definition => "/apis/apiextensions.k8s.io/v1/customresourcedefinitions".to_owned(),
+    }
 }
 
 /// The path of a phase's list or watch.
@@ -48,7 +51,29 @@ fn object(phase: &Phase, index: usize) -> serde_json::Value {
             json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"data": "0123456789abcdef".repeat(64)}})
         }
         Object::Pod5k => pod(metadata, index),
+        Object::Definition => definition(&phase.pool, index),
     }
+}
+
+/// A custom resource as operators define them: a specification, and a status of its own.
+fn definition(pool: &str, index: usize) -> serde_json::Value {
+    let fields: serde_json::Map<_, _> = (0..20)
+        .map(|n| (format!("field{n}"), json!({"type": "string", "description": "What the field means.", "maxLength": 253})))
+        .collect();
+    let object = json!({"type": "object", "properties": fields});
+    let plural = format!("{pool}-{index}");
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.{GROUP}"), "labels": {"pool": pool}},
+        "spec": {
+            "group": GROUP, "scope": "Namespaced",
+            "names": {"plural": plural, "singular": format!("{plural}-one"), "kind": format!("Kind{index}"), "listKind": format!("Kind{index}List")},
+            "versions": [{
+                "name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": object, "status": object}}},
+            }],
+        },
+    })
 }
 
 /// What a pod of a Deployment with two containers, probes and the usual environment looks like.
@@ -98,7 +123,8 @@ fn next() -> String {
 
 /// The path of an object of a phase's pool.
 fn one_path(phase: &Phase, index: usize) -> String {
-    format!("{}/{}-{index}", collection(phase.object), phase.pool)
+    let suffix = if phase.object == Object::Definition { format!(".{GROUP}") } else { String::new() };
+    format!("{}/{}-{index}{suffix}", collection(phase.object), phase.pool)
 }
 
 /// The write that watchers see: `stamp` says when it was sent.

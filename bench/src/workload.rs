@@ -200,6 +200,8 @@ pub(crate) enum Object {
     Configmap1k,
     /// A Pod of about 5 KB, bound to one of 100 nodes that do not exist.
     Pod5k,
+    /// A CustomResourceDefinition with a schema of 40 fields.
+    Definition,
 }
 
 /// The encoding of a request and its answer.
@@ -260,7 +262,7 @@ mod tests {
 
     #[test]
     fn every_committed_workload_is_valid() {
-        for name in ["api.yaml", "pods.yaml", "quick.yaml"] {
+        for name in ["api.yaml", "definitions.yaml", "pods.yaml", "quick.yaml"] {
             let workload = load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads").join(name)).expect(name);
             assert!(!workload.phases.is_empty());
         }

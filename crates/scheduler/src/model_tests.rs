@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::framework::Handle;
+use crate::framework::{Handle, Listers};
 use crate::queue::Backoff;
 use crate::run::{Cycles, Scheduler};
 
@@ -36,6 +36,8 @@ const NODE_PODS: usize = 5;
 struct World {
     nodes: BTreeMap<String, Value>,
     pods: BTreeMap<String, Value>,
+    /// Every scheduler knows them from its start.
+    workloads: Vec<Value>,
     version: u64,
     /// Changes that the scheduler's watches have not delivered: pods (true) or nodes, by name.
     news: Vec<(bool, String, Option<Value>)>,
@@ -59,6 +61,10 @@ impl World {
 
     fn add_pod(&mut self, name: &str, cpu: u64, priority: i32) {
         let spec = json!({"schedulerName": "default-scheduler", "priority": priority, "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu.to_string()}}}]});
+        self.add_pod_with(name, spec);
+    }
+
+    fn add_pod_with(&mut self, name: &str, spec: Value) {
         let meta = json!({"name": name, "namespace": "d", "uid": format!("{name}-{}", self.version), "generation": 1});
         self.pods.insert(name.to_owned(), json!({"metadata": meta, "spec": spec, "status": {}}));
         self.change_pod(name, |_| {});
@@ -183,11 +189,15 @@ impl Instance {
         };
         let client = client_of(world, generation);
         let (recorder, _writer) = EventRecorder::new(client.clone(), "default-scheduler", None, CancellationToken::new());
-        let handle = Arc::new(Handle { random: Mutex::new(StdRng::seed_from_u64(7)), ..Handle::default() });
+        let workloads = world.lock().0.workloads.clone().into_iter();
+        let workloads = workloads.map(|workload| serde_json::from_value(workload).expect("a workload"));
+        let listers = Listers { workloads: client::Store::from_objects(workloads), ..Listers::default() };
+        let handle = Arc::new(Handle { listers, random: Mutex::new(StdRng::seed_from_u64(7)), ..Handle::default() });
         // Backing off only takes time.
         let backoff = Backoff { first: Duration::ZERO, max: Duration::ZERO, ..Backoff::default() };
         let mut config = Config::default();
         config.backoff = backoff;
+        config.feature_gates.gang_scheduling = true;
         let scheduler = Scheduler::new(&config, client, recorder, handle).expect("defaults are valid");
         let mut instance =
             Self { scheduler: Arc::new(scheduler), cycles: Cycles::default(), pods: BTreeMap::new(), nodes: BTreeMap::new() };
@@ -331,3 +341,6 @@ async fn whatever_happens() {
         run(seed).await;
     }
 }
+
+#[path = "gang_tests.rs"]
+mod gangs;

@@ -41,7 +41,7 @@ pub enum SchedulerError {
 pub async fn run(config: Config, client: kube::Client, token: CancellationToken) -> Result<(), SchedulerError> {
     let informers = Informers::new(client.clone(), token.clone());
     let (recorder, writer) = EventRecorder::new(client.clone(), "default-scheduler", None, token.clone());
-    let watches = Watches::start(&informers);
+    let watches = Watches::start(&informers, config.feature_gates);
     let handle = Arc::new(Handle { listers: watches.listers(), ..Handle::default() });
     let scheduler = Arc::new(Scheduler::new(&config, client, recorder, handle)?);
     scheduler.tasks.spawn(writer);
@@ -234,6 +234,8 @@ impl Scheduler {
         let result = schedule(&profile, &waiting.pod, around, &mut cycles.course);
         metrics::algorithm(started.elapsed());
         let assumed = result.and_then(|placement| self.assume(&waiting, &profile, placement));
+        let activations = std::mem::take(&mut *self.handle.activations.lock());
+        activations.iter().for_each(|uid| self.activate(uid));
         match assumed {
             Ok((node, reserved, wait)) => {
                 let scheduler = Arc::clone(self);

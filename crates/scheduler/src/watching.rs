@@ -7,11 +7,13 @@ use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
+use k8s_openapi::api::scheduling::v1alpha1::Workload;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use kube::ResourceExt;
 use tokio::time::Instant;
 
-use crate::framework::{ClusterEvent, Listers, Transition};
+use crate::config::FeatureGates;
+use crate::framework::{ClusterEvent, Listers, Transition, workload_reference};
 use crate::metrics;
 use crate::pod_info::{PodInfo, priority};
 use crate::resource::pod_request;
@@ -37,11 +39,13 @@ pub(crate) struct Watches {
     resource_claims: Informer<ResourceClaim>,
     device_classes: Informer<DeviceClass>,
     resource_slices: Informer<ResourceSlice>,
+    /// Only where gangs are scheduled: other API servers do not serve them.
+    workloads: Option<Informer<Workload>>,
 }
 
 impl Watches {
     /// Begins to watch.
-    pub(crate) fn start(informers: &Informers) -> Self {
+    pub(crate) fn start(informers: &Informers, gates: FeatureGates) -> Self {
         Self {
             nodes: informers.get(),
             pods: informers.get(),
@@ -61,6 +65,7 @@ impl Watches {
             resource_claims: informers.get(),
             device_classes: informers.get(),
             resource_slices: informers.get(),
+            workloads: gates.gang_scheduling.then(|| informers.get()),
         }
     }
 
@@ -84,6 +89,7 @@ impl Watches {
             resource_claims: self.resource_claims.store().clone(),
             device_classes: self.device_classes.store().clone(),
             resource_slices: self.resource_slices.store().clone(),
+            workloads: self.workloads.as_ref().map(|workloads| workloads.store().clone()).unwrap_or_default(),
         }
     }
 
@@ -110,6 +116,9 @@ impl Watches {
         announce(&self.device_classes, scheduler, ClusterEvent::DeviceClass).await?;
         announce(&self.resource_slices, scheduler, ClusterEvent::ResourceSlice).await?;
         announce(&self.resource_claims, scheduler, ClusterEvent::ResourceClaim).await?;
+        if let Some(workloads) = &self.workloads {
+            announce(workloads, scheduler, ClusterEvent::Workload).await?;
+        }
         self.nodes.wait_synced().await?;
         self.pods.wait_synced().await
     }
@@ -207,6 +216,8 @@ impl Scheduler {
         let Transition { old, new } = transition(change);
         let Some(uid) = change.object().metadata.uid.clone() else { return };
         let started = Instant::now();
+        // Before the queue asks whether its gang is complete.
+        self.handle.gangs.on_pod(change.object(), new.as_ref().is_some_and(|pod| !has_ended(pod)));
         let mut state = self.state.lock();
         let placed = new.as_ref().filter(|pod| !has_ended(pod)).and_then(|pod| Some((pod, node_of(pod)?)));
         let was_placed = old.as_ref().is_some_and(|old| node_of(old).is_some() && !has_ended(old));
@@ -267,13 +278,17 @@ impl Scheduler {
             }
             Some(pod) => {
                 let info = Arc::new(PodInfo::new(pod));
+                let completes = old.is_none() && workload_reference(&info.pod).is_some();
                 self.note_nomination(old.as_deref(), &info);
                 let moved = had_room.filter(|_| self.handle.nominator.node_of(uid) != kept);
                 if is_leaving(&info.pod) && !is_placed {
                     state.queue.delete(uid);
                 // An old version of one that is bound already must not bring it back.
                 } else if !is_placed || state.queue.is_in_flight(uid) {
-                    state.queue.add(self.profiles(), info, now);
+                    state.queue.add(self.profiles(), Arc::clone(&info), now);
+                }
+                if completes {
+                    state.queue.on_event(self.profiles(), ClusterEvent::UnscheduledPodAdd(Arc::clone(&info.pod)), now);
                 }
                 self.on_room_left(state, moved, now);
             }

@@ -42,10 +42,19 @@ pub(super) fn objects(gates: FeatureGates) -> Vec<PolicyObject> {
     if gates.has(Feature::ClusterTrustBundle) {
         objects.extend(read(TRUST_BUNDLES));
         let bundles = json!({"verbs": ["get", "list", "watch"], "apiGroups": ["certificates.k8s.io"], "resources": ["clustertrustbundles"]});
-        let node = objects.iter_mut().find(|object| object.resource == "clusterroles" && object.name == "system:node");
-        node.and_then(|node| node.object["rules"].as_array_mut()).into_iter().for_each(|rules| rules.push(bundles.clone()));
+        add_rule(&mut objects, "system:node", bundles);
+    }
+    if gates.has(Feature::GenericWorkload) {
+        let workloads =
+            json!({"verbs": ["get", "list", "watch"], "apiGroups": ["scheduling.k8s.io"], "resources": ["workloads"]});
+        add_rule(&mut objects, "system:kube-scheduler", workloads);
     }
     objects
+}
+
+fn add_rule(objects: &mut [PolicyObject], cluster_role: &str, rule: Json) {
+    let role = objects.iter_mut().find(|object| object.resource == "clusterroles" && object.name == cluster_role);
+    role.and_then(|role| role.object["rules"].as_array_mut()).into_iter().for_each(|rules| rules.push(rule.clone()));
 }
 
 /// What every node may do alike: the rules of `system:node`, for the Node authorizer.

@@ -37,6 +37,7 @@ mod trust_bundles;
 mod volume_sources;
 mod warnings;
 mod webhook_client;
+mod workload;
 
 use std::sync::Arc;
 

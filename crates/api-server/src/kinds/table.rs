@@ -5,7 +5,7 @@ use apimachinery::{GroupResource, Value};
 
 use super::{
     access, admission_registration, autoscaling, devices, flowcontrol, networking, node, quota, runtime_class, storage,
-    storage_api, trust_bundles,
+    storage_api, trust_bundles, workload,
 };
 
 /// Checks a new object.
@@ -27,7 +27,7 @@ pub(super) fn any(_: &Value, _: &Value, _: &mut ErrorList) {}
 
 /// The checks of this resource.
 pub(super) fn checks(resource: &GroupResource) -> Option<&'static Checks> {
-    let tables: [&'static [Checks]; 12] = [
+    let tables: [&'static [Checks]; 13] = [
         node::CHECKS,
         storage::CHECKS,
         networking::CHECKS,
@@ -40,6 +40,7 @@ pub(super) fn checks(resource: &GroupResource) -> Option<&'static Checks> {
         admission_registration::CHECKS,
         devices::CHECKS,
         trust_bundles::CHECKS,
+        workload::CHECKS,
     ];
     tables.into_iter().flatten().find(|row| row.group == resource.group && row.resource == resource.resource)
 }

@@ -171,9 +171,15 @@ impl Catalog {
 
 /// Whether the feature of a resource is on, if it is of one.
 fn has_feature(row: &Resource, gates: FeatureGates) -> bool {
-    let is_bundle = row.gvr.group == "certificates.k8s.io" && row.gvr.resource == "clustertrustbundles";
-    !is_bundle || gates.has(Feature::ClusterTrustBundle)
+    let (group, resource) = (row.gvr.group.as_str(), row.gvr.resource.as_str());
+    OF_FEATURES.iter().all(|(of_group, of, feature)| (*of_group, *of) != (group, resource) || gates.has(*feature))
 }
+
+/// Resources that need a feature gate beside `--runtime-config`.
+const OF_FEATURES: [(&str, &str, Feature); 2] = [
+    ("certificates.k8s.io", "clustertrustbundles", Feature::ClusterTrustBundle),
+    ("scheduling.k8s.io", "workloads", Feature::GenericWorkload),
+];
 
 /// Events of both groups are the same objects (upstream's `AddCohabitatingResources`).
 fn cohabitant(resource: GroupResource) -> GroupResource {

@@ -62,11 +62,14 @@ pub struct Config {
 pub struct FeatureGates {
     /// Equal pods share the results of one cycle (KEP-5598).
     pub opportunistic_batching: bool,
+    /// Pods of a Workload's gang are bound together or not at all (KEP-4671). Alpha, off by default; without it nothing is known of
+    /// Workloads, and the plugin is not among the defaults.
+    pub gang_scheduling: bool,
 }
 
 impl Default for FeatureGates {
     fn default() -> Self {
-        Self { opportunistic_batching: true }
+        Self { opportunistic_batching: true, gang_scheduling: false }
     }
 }
 
@@ -249,7 +252,7 @@ impl Config {
         let made = self.profiles.iter().map(|file| {
             let name = file.scheduler_name.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned());
             let ignored = crate::extender::ignored_resources(&self.extenders);
-            let mut profile = profile::make(file, &name, handle, &ignored)?;
+            let mut profile = profile::make(file, &name, handle, &ignored, self.feature_gates)?;
             profile.percentage_of_nodes_to_score = percentage("percentageOfNodesToScore", file.percentage_of_nodes_to_score)?;
             Ok((name, Arc::new(profile)))
         });

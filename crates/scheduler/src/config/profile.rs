@@ -6,9 +6,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::file::{PluginName, PluginSet, Plugins, ProfileFile};
-use super::{ConfigError, invalid};
+use super::{ConfigError, FeatureGates, invalid};
 use crate::framework::{Handle, Plugin, Point, Points, Profile, implements};
-use crate::plugins::{REGISTRY, Registration};
+use crate::plugins::{GANG_SCHEDULING, REGISTRY, Registration};
 
 /// The queue's order; it is no module here, but upstream's configuration names it.
 const QUEUE_SORT: &str = "PrioritySort";
@@ -75,8 +75,12 @@ fn with_ignored(args: Option<&Value>, ignored: &BTreeSet<String>) -> Option<Valu
 }
 
 /// The plugins that take part wherever they can, in order.
-fn multi_point(file: &PluginSet) -> Vec<PluginName> {
-    let defaults = REGISTRY.iter().filter(|registration| !file.disables(registration.name)).map(|registration| {
+fn multi_point(file: &PluginSet, gates: FeatureGates) -> Vec<PluginName> {
+    let is_default = |registration: &&Registration| {
+        let has_gate = registration.name != GANG_SCHEDULING || gates.gang_scheduling;
+        has_gate && !file.disables(registration.name)
+    };
+    let defaults = REGISTRY.iter().filter(is_default).map(|registration| {
         let name = registration.name.to_owned();
         file.enables(&name).cloned().unwrap_or(PluginName { name, weight: None })
     });
@@ -95,9 +99,10 @@ pub(super) fn make(
     name: &str,
     handle: &Arc<Handle>,
     ignored: &BTreeSet<String>,
+    gates: FeatureGates,
 ) -> Result<Profile, ConfigError> {
     let mut available = Available::new(file, handle, ignored)?;
-    let everywhere = multi_point(&file.plugins.multi_point);
+    let everywhere = multi_point(&file.plugins.multi_point, gates);
     if let Some(other) = file.plugins.queue_sort.enabled.iter().find(|plugin| plugin.name != QUEUE_SORT) {
         return Err(invalid("plugins.queueSort", format!("{:?}", other.name), "plugin does not exist"));
     }
@@ -141,7 +146,20 @@ mod tests {
 
     fn profile(text: &str) -> Result<Profile, ConfigError> {
         let file: ProfileFile = serde_json::from_str(&apimachinery::yaml::strict_json(text.as_bytes()).unwrap()).unwrap();
-        make(&file, "s", &Arc::default(), &BTreeSet::new())
+        make(&file, "s", &Arc::default(), &BTreeSet::new(), FeatureGates::default())
+    }
+
+    #[test]
+    fn gangs_are_scheduled_by_a_gate() {
+        let permits = |gang_scheduling: bool, file: &str| {
+            let file: ProfileFile = serde_json::from_str(file).unwrap();
+            let gates = FeatureGates { gang_scheduling, ..FeatureGates::default() };
+            make(&file, "s", &Arc::default(), &BTreeSet::new(), gates).unwrap().names_at(Point::Permit)
+        };
+        assert!(permits(false, "{}").is_empty());
+        assert_eq!(permits(true, "{}"), [GANG_SCHEDULING]);
+        let disabled = r#"{"plugins": {"multiPoint": {"disabled": [{"name": "GangScheduling"}]}}}"#;
+        assert!(permits(true, disabled).is_empty());
     }
 
     #[test]

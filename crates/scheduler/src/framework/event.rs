@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
+use k8s_openapi::api::scheduling::v1alpha1::Workload;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 
 /// An object before and after.
@@ -64,6 +65,8 @@ pub enum ClusterEvent {
         /// After.
         new: Arc<Pod>,
     },
+    /// A pod without a node is new.
+    UnscheduledPodAdd(Arc<Pod>),
     /// A node came or changed.
     Node {
         /// Before; `None` when it is new.
@@ -93,6 +96,8 @@ pub enum ClusterEvent {
     DeviceClass(Transition<DeviceClass>),
     /// The devices of a driver, or some of them.
     ResourceSlice(Transition<ResourceSlice>),
+    /// The gangs of pods.
+    Workload(Transition<Workload>),
     /// The pod with this uid is to be tried, whatever else.
     Force(String),
 }
@@ -124,6 +129,10 @@ impl EventSet {
     pub const STORAGE: Self = Self(1 << 7);
     /// Claims to devices, their classes and slices.
     pub const DEVICES: Self = Self(1 << 8);
+    /// A pod without a node is new.
+    pub const UNSCHEDULED_ADD: Self = Self(1 << 9);
+    /// The gangs of pods.
+    pub const WORKLOADS: Self = Self(1 << 10);
 
     /// Both sets together.
     #[must_use]
@@ -145,6 +154,8 @@ impl ClusterEvent {
             Self::AssignedPod { new: None, .. } => EventSet::ASSIGNED_DELETE,
             Self::AssignedPod { .. } => EventSet::ASSIGNED_UPDATE,
             Self::UnscheduledPod { .. } => EventSet::OWN,
+            Self::UnscheduledPodAdd(_) => EventSet::UNSCHEDULED_ADD,
+            Self::Workload(_) => EventSet::WORKLOADS,
             Self::Node { old: None, .. } => EventSet::NODE_ADD,
             Self::Node { .. } => EventSet::NODE_UPDATE,
             Self::NodeGone(_) => EventSet::NODE_DELETE,
@@ -161,6 +172,7 @@ impl ClusterEvent {
             Self::AssignedPod { new: None, .. } => "AssignedPodDelete",
             Self::AssignedPod { .. } => "AssignedPodUpdate",
             Self::UnscheduledPod { .. } => "UnschedulablePodUpdate",
+            Self::UnscheduledPodAdd(_) => "UnschedulablePodAdd",
             Self::Node { old: None, .. } => "NodeAdd",
             Self::Node { .. } => "NodeUpdate",
             Self::NodeGone(_) => "NodeDelete",
@@ -205,6 +217,11 @@ impl ClusterEvent {
                 "resource.k8s.io/ResourceSliceAdd",
                 "resource.k8s.io/ResourceSliceUpdate",
                 "resource.k8s.io/ResourceSliceDelete",
+            ]),
+            Self::Workload(change) => change.label([
+                "scheduling.k8s.io/WorkloadAdd",
+                "scheduling.k8s.io/WorkloadUpdate",
+                "scheduling.k8s.io/WorkloadDelete",
             ]),
             Self::Force(_) => "ForceActivate",
         }

@@ -7,12 +7,14 @@ use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
+use k8s_openapi::api::scheduling::v1alpha1::Workload;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
 
+use super::gangs::Gangs;
 use super::release::ClaimRelease;
 use super::waiting::WaitingPods;
 use crate::label_selector::Labels;
@@ -55,6 +57,8 @@ pub struct Listers {
     pub device_classes: Store<DeviceClass>,
     /// Devices.
     pub resource_slices: Store<ResourceSlice>,
+    /// What gangs pods are in; empty unless gangs are scheduled.
+    pub workloads: Store<Workload>,
 }
 
 impl Listers {
@@ -77,6 +81,10 @@ pub struct Handle {
     pub(crate) storage_changed: watch::Sender<u64>,
     /// The pods that a Permit plugin told to wait.
     pub(crate) waiting: WaitingPods,
+    /// The pods of each gang.
+    pub(crate) gangs: Gangs,
+    /// The pods, by uid, that a plugin wants to be tried at once; the scheduler takes them when the cycle is over.
+    pub(crate) activations: Mutex<Vec<String>>,
     /// Claims to devices that are to be given back, by whoever comes to it next: plugins that find out do no I/O.
     pub(crate) releases: Mutex<Vec<ClaimRelease>>,
     /// What decides among equals. A test that needs to know its answers seeds it.
@@ -91,6 +99,8 @@ impl Default for Handle {
             preempting: Mutex::default(),
             storage_changed: watch::Sender::default(),
             waiting: WaitingPods::default(),
+            gangs: Gangs::default(),
+            activations: Mutex::default(),
             releases: Mutex::default(),
             random: Mutex::new(StdRng::from_rng(&mut rand::rng())),
         }

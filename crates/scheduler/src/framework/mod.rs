@@ -1,6 +1,7 @@
 //! The scheduling framework: the points at which plugins take part in placing a pod, and what they answer (KEP-624).
 
 mod event;
+mod gangs;
 mod handle;
 mod points;
 mod profile;
@@ -18,6 +19,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 pub(crate) use event::Worth;
 pub use event::{ClusterEvent, EventSet, Hint, Transition};
+pub(crate) use gangs::{Group, workload_reference};
 pub use handle::{Handle, Listers};
 pub(crate) use points::{POINTS, Point, Points, implements};
 pub use profile::Profile;

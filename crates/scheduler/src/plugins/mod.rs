@@ -6,6 +6,7 @@ mod default_preemption;
 mod default_selector;
 mod dynamic_resources;
 mod fit;
+mod gang_scheduling;
 mod image_locality;
 mod inter_pod_affinity;
 mod node_affinity;
@@ -71,7 +72,9 @@ fn with<A: DeserializeOwned + Default, P: Plugin>(args: &Value, make: impl FnOnc
     Ok(Arc::new(make(args)?))
 }
 
-/// All plugins in the order in which they run, with upstream's default weights.
+pub(crate) use gang_scheduling::NAME as GANG_SCHEDULING;
+
+/// All plugins in the order in which they run, with upstream's default weights. All but [`GANG_SCHEDULING`] are there by default.
 pub const REGISTRY: &[Registration] = &[
     Registration { name: "SchedulingGates", make: |_, args| plain(scheduling_gates::SchedulingGates, args), weight: 0 },
     Registration { name: "NodeUnschedulable", make: |_, args| plain(node_unschedulable::NodeUnschedulable, args), weight: 0 },
@@ -127,6 +130,11 @@ pub const REGISTRY: &[Registration] = &[
     },
     Registration { name: "ImageLocality", make: |_, args| plain(image_locality::ImageLocality, args), weight: 1 },
     Registration { name: "DefaultBinder", make: |_, args| plain(default_binder::DefaultBinder, args), weight: 0 },
+    Registration {
+        name: GANG_SCHEDULING,
+        make: |handle, args| plain(gang_scheduling::GangScheduling { handle: Arc::clone(handle) }, args),
+        weight: 0,
+    },
 ];
 
 /// The profile of the default scheduler.

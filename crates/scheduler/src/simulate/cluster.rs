@@ -183,6 +183,8 @@ impl Cluster {
             resource_claims: store(&self.resource_claims),
             device_classes: store(&self.device_classes),
             resource_slices: store(&self.resource_slices),
+            // Gangs are of a feature that is off by default, and nothing switches it on here.
+            workloads: Store::default(),
         }
     }
 }

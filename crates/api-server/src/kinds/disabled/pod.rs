@@ -10,9 +10,9 @@ const STOP_SIGNAL: &str = "*.lifecycle.stopSignal";
 
 #[rustfmt::skip]
 const MEMBERS: &[Gated] = &[
-    // `GenericWorkload`, `PodCertificateRequest`.
-    member(None, &["workloadRef"]),
+    member(Some(Feature::GenericWorkload), &["workloadRef"]),
     member(Some(Feature::ClusterTrustBundleProjection), &["volumes[].projected.sources[].clusterTrustBundle"]),
+    // `PodCertificateRequest`.
     member(None, &["volumes[].projected.sources[].podCertificate"]),
     member(Some(Feature::EnvFiles), &["*.env[].valueFrom.fileKeyRef"]),
     member(Some(Feature::HostnameOverride), &["hostnameOverride"]),

@@ -139,6 +139,7 @@ fn validate(spec: &At, pod: &str, e: &mut ErrorList) {
     }
     overhead(&spec.get("overhead"), e);
     security::os(spec, e);
+    scheduling::workload_reference(&spec.get("workloadRef"), e);
     containers::file_key_refs(spec, e);
 }
 

@@ -35,6 +35,15 @@ pub(super) fn affinity(at: &At, e: &mut ErrorList) {
     }
 }
 
+/// Which group of pods it is scheduled with (KEP-4671).
+pub(super) fn workload_reference(at: &At, e: &mut ErrorList) {
+    if at.is_set() || at.was_sent_empty() {
+        at.get("name").check(e, validation::is_dns1123_subdomain);
+        at.get("podGroup").check(e, validation::is_dns1123_label);
+        at.get("podGroupReplicaKey").check_set(e, validation::is_dns1123_label);
+    }
+}
+
 /// A core.v1.NodeSelector.
 pub(in crate::kinds) fn node_selector(at: &At, e: &mut ErrorList) {
     let terms = at.get("nodeSelectorTerms");

@@ -75,6 +75,10 @@ fn refused() {
              '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
         ),
         (
+            with(&["spec", "workloadRef"], value!({"name": "w", "podGroup": "p.q"})),
+            "spec.workloadRef.podGroup: Invalid value: \"p.q\": must not contain dots",
+        ),
+        (
             with(&["spec", "dnsConfig"], value!({"nameservers": ["x"]})),
             "spec.dnsConfig.nameservers[0]: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
         ),

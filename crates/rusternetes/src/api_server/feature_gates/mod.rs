@@ -18,7 +18,6 @@ const ALL_BETA: &str = "AllBeta";
 #[rustfmt::skip]
 const OTHERS: &[&str] = &[
     // The scheduler's.
-    "GangScheduling",
     "SchedulerQueueingHints",
     // The controllers'.
     "CloudControllerManagerWatchBasedRoutesReconciliation", "CloudControllerManagerWebhook", "HonorPVReclaimPolicy", "InOrderInformers",
@@ -49,6 +48,7 @@ const UNSEEN: &[&str] = &[
 const CBOR: &str = "CBORServingAndStorage";
 const MAX_UNAVAILABLE: &str = "MaxUnavailableStatefulSet";
 const WATCH_LIST: &str = "WatchList";
+const GANGS: &str = "GangScheduling";
 const BATCHING: &str = "OpportunisticBatching";
 const CLEARING_NOMINATED: &str = "ClearingNominatedNodeNameAfterBinding";
 const TERMINATING_REPLICAS: &str = "DeploymentReplicaSetTerminatingReplicas";
@@ -122,9 +122,10 @@ pub(crate) fn of_controllers(items: &[String]) -> Result<controller_manager::Fea
 
 /// The scheduler's, which has code one way for most of its own.
 pub(crate) fn of_scheduler(items: &[String]) -> Result<scheduler::FeatureGates, String> {
-    let honoured = [&[BATCHING], ZPAGES, API_SERVERS, UNSEEN, CONTROLLERS, KUBELETS].concat();
+    let honoured = [&[BATCHING, GANGS], ZPAGES, API_SERVERS, UNSEEN, CONTROLLERS, KUBELETS].concat();
     let gates = parse(items, EmulatedVersion::default(), &honoured)?;
-    Ok(scheduler::FeatureGates { opportunistic_batching: gates.is_enabled(BATCHING) })
+    gates.check_needs()?;
+    Ok(scheduler::FeatureGates { opportunistic_batching: gates.is_enabled(BATCHING), gang_scheduling: gates.is_enabled(GANGS) })
 }
 
 /// Whether a component alone has `/flagz` and `/statusz`.
@@ -150,6 +151,7 @@ const API_SERVERS: &[&str] = &[
     "AuthorizePodWebsocketUpgradeCreatePermission",
     "ClientsAllowCBOR",
     "ClientsPreferCBOR",
+    "GenericWorkload",
     "KubeletServiceAccountTokenForCredentialProviders",
     "MutatingAdmissionPolicy",
     "OpenAPIEnums",
@@ -165,6 +167,7 @@ const API_SERVERS: &[&str] = &[
 ];
 const SCHEDULERS: &[&str] = &[
     "DRASchedulerFilterTimeout",
+    GANGS,
     "NominatedNodeNameForExpectation",
     BATCHING,
     "SchedulerAsyncAPICalls",
@@ -278,6 +281,11 @@ mod tests {
         );
         assert!(of_scheduler(&owned(&["KubeletPSI=false", "MaxUnavailableStatefulSet=true"])).unwrap().opportunistic_batching);
         assert!(!of_scheduler(&owned(&["OpportunisticBatching=false"])).unwrap().opportunistic_batching);
+        let gangs = owned(&["GangScheduling=true", "GenericWorkload=true"]);
+        assert!(of_scheduler(&gangs).unwrap().gang_scheduling && of_controllers(&gangs).is_ok());
+        assert!(check(&["GangScheduling=true", "GenericWorkload=true"]).unwrap().has(Feature::GenericWorkload));
+        let alone = of_scheduler(&owned(&["GangScheduling=true"])).unwrap_err();
+        assert!(alone.contains("depends on features that are disabled: [GenericWorkload]"), "{alone}");
         assert!(of_scheduler(&owned(&["SchedulerAsyncPreemption=false"])).unwrap_err().contains("not implemented"));
         assert_eq!(zpages(&owned(&["ComponentStatusz=true"])), Ok((false, true)));
         // The controllers have no code for it, the API server need not have any.
