@@ -6,7 +6,7 @@ use hyper::Method;
 
 use crate::api_server::{ApiServer, Kind};
 use crate::connection::Connection;
-use crate::load::{self, Outcome};
+use crate::load;
 use crate::objects::{self, json_call};
 use crate::processes::{self, Usage};
 use crate::profile::Profiler;
