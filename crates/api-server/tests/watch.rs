@@ -188,7 +188,7 @@ async fn tables_are_watched_too() {
     assert_eq!((&first["object"]["kind"], &first["object"]["rows"][0]["cells"][0]), (&json!("Table"), &json!("a")));
     assert!(first["object"]["columnDefinitions"].as_array().is_some_and(|columns| !columns.is_empty()));
     let second = watch.next().await.expect("another table");
-    assert_eq!(second["object"]["columnDefinitions"], json!([]));
+    assert_eq!(second["object"]["columnDefinitions"], json!(null), "as Go writes what nobody has made");
 }
 
 #[tokio::test]

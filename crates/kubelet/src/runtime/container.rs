@@ -125,7 +125,7 @@ fn volume_mount(
                 .join(&mount.name)
                 .join(&spec.name)
                 .join(index.to_string());
-            subpath::bind(&volume.path, &sub_path, &place, volume.owner).map_err(|e| {
+            subpath::bind(&volume.path, &sub_path, &place).map_err(|e| {
                 format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {e}", mount.name, spec.name)
             })?
         }

@@ -47,5 +47,5 @@ fn set_up_local(context: &Context<'_>, source: &LocalVolumeSource) -> Result<Mou
     if let Some(group) = context.fs_group() {
         ownership::apply(&path, group, false).map_err(|e| describe(&e, "cannot set the group of", &path))?;
     }
-    Ok(Mounted { owner: context.fs_group(), ..Mounted::at(path) })
+    Ok(Mounted::at(path))
 }

@@ -20,20 +20,19 @@ pub(super) fn set_up(context: &Context<'_>, source: &EmptyDirVolumeSource) -> Re
         .join("kubernetes.io~empty-dir")
         .join(context.name)
         .join("ready");
-    let mut mounted = Mounted { owner: context.fs_group(), ..Mounted::at(path.clone()) };
-    mounted.read_only = false;
+    let mounted = Mounted::at(path.clone());
     if ready.exists() && path.is_dir() && (medium.is_empty() || is_mount_point(&path)) {
         return Ok(mounted);
     }
     std::fs::create_dir_all(&path).map_err(|e| describe(&e, "cannot create", &path))?;
+    // Any user of any container may write. A file system in memory has a mode of its own, sticky, which upstream leaves as it is.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))
+        .map_err(|e| describe(&e, "cannot set the mode of", &path))?;
     match medium {
         "" => {}
         "Memory" => tmpfs(context, source, &path)?,
         other => return Err(format!("emptyDir medium \"{other}\" is not implemented")),
     }
-    // Any user of any container may write.
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))
-        .map_err(|e| describe(&e, "cannot set the mode of", &path))?;
     if let Some(group) = context.fs_group() {
         ownership::apply(&path, group, false).map_err(|e| describe(&e, "cannot set the group of", &path))?;
     }

@@ -34,15 +34,13 @@ pub(crate) struct Mounted {
     pub(crate) path: PathBuf,
     /// Whatever the mount says, containers cannot write.
     pub(crate) read_only: bool,
-    /// The group that directories made in it for `subPath` belong to.
-    pub(crate) owner: Option<u32>,
     /// When its content has to be made anew.
     refresh_at: Option<Timestamp>,
 }
 
 impl Mounted {
     fn at(path: PathBuf) -> Self {
-        Self { path, read_only: false, owner: None, refresh_at: None }
+        Self { path, read_only: false, refresh_at: None }
     }
 }
 

@@ -5,12 +5,12 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, mkdirat};
 
-/// Binds `volume/sub_path` to `place`; a missing sub path becomes a directory of the group `owner`. Returns `place`.
-pub(crate) fn bind(volume: &Path, sub_path: &str, place: &Path, owner: Option<u32>) -> io::Result<PathBuf> {
+/// Binds `volume/sub_path` to `place`; a missing sub path becomes a directory of the volume's own mode. Returns `place`.
+pub(crate) fn bind(volume: &Path, sub_path: &str, place: &Path) -> io::Result<PathBuf> {
     if Path::new(sub_path).is_absolute() || Path::new(sub_path).components().any(|c| c == Component::ParentDir) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -21,7 +21,7 @@ pub(crate) fn bind(volume: &Path, sub_path: &str, place: &Path, owner: Option<u3
         return Ok(place.to_path_buf());
     }
     let root: OwnedFd = std::fs::File::open(volume)?.into();
-    let target = open_or_create(&root, Path::new(sub_path), owner)?;
+    let target = open_or_create(&root, Path::new(sub_path))?;
     let is_dir = nix::sys::stat::fstat(&target)?.st_mode & nix::libc::S_IFMT == nix::libc::S_IFDIR;
     if is_dir {
         std::fs::create_dir_all(place)?;
@@ -48,12 +48,13 @@ fn open_below(root: &OwnedFd, path: &Path) -> nix::Result<OwnedFd> {
     openat2(root, path, how)
 }
 
-fn open_or_create(root: &OwnedFd, path: &Path, owner: Option<u32>) -> io::Result<OwnedFd> {
+fn open_or_create(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
     match open_below(root, path) {
         Ok(fd) => return Ok(fd),
         Err(nix::Error::ENOENT) => {}
         Err(error) => return Err(error.into()),
     }
+    let mode = nix::sys::stat::fstat(root)?.st_mode & 0o7777;
     let mut current = open_below(root, Path::new("."))?;
     let mut walked = PathBuf::new();
     for part in path.components().filter_map(|c| if let Component::Normal(name) = c { Some(name) } else { None }) {
@@ -66,15 +67,9 @@ fn open_or_create(root: &OwnedFd, path: &Path, owner: Option<u32>) -> io::Result
                     Err(error) => return Err(error.into()),
                 }
                 current = open_below(root, &walked)?;
-                // mkdir is subject to our umask; the volume's users must get in, as upstream makes them with the volume's mode.
+                // mkdir is subject to our umask, and leaves out the group bit; where that is set, the group is the volume's.
                 let path = format!("/proc/self/fd/{}", current.as_raw_fd());
-                std::fs::set_permissions(
-                    &path,
-                    std::os::unix::fs::PermissionsExt::from_mode(if owner.is_some() { 0o2777 } else { 0o777 }),
-                )?;
-                if let Some(group) = owner {
-                    nix::unistd::fchownat(&current, "", None, Some(group.into()), AtFlags::AT_EMPTY_PATH)?;
-                }
+                std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
             }
             Err(error) => return Err(error.into()),
         }
@@ -84,6 +79,8 @@ fn open_or_create(root: &OwnedFd, path: &Path, owner: Option<u32>) -> io::Result
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -94,11 +91,18 @@ mod tests {
         std::os::unix::fs::symlink("/etc", volume.join("out")).unwrap();
         std::os::unix::fs::symlink("in", volume.join("link")).unwrap();
         let root: OwnedFd = std::fs::File::open(&volume).unwrap().into();
-        assert!(open_or_create(&root, Path::new("out/x"), None).is_err());
-        assert!(open_or_create(&root, Path::new("link"), None).is_ok());
-        assert!(open_or_create(&root, Path::new("a/b"), None).is_ok());
+        assert!(open_or_create(&root, Path::new("out/x")).is_err());
+        assert!(open_or_create(&root, Path::new("link")).is_ok());
+        assert!(open_or_create(&root, Path::new("a/b")).is_ok());
         assert!(volume.join("a/b").is_dir());
-        assert!(bind(&volume, "../x", &directory.join("p"), None).is_err());
+        let set_mode = |mode: u32| std::fs::set_permissions(&volume, std::fs::Permissions::from_mode(mode)).unwrap();
+        for (mode, name) in [(0o3777, "shared/x"), (0o750, "private/x")] {
+            set_mode(mode);
+            assert!(open_or_create(&root, Path::new(name)).is_ok());
+            let made = std::fs::metadata(volume.join(name)).unwrap();
+            assert_eq!(made.permissions().mode() & 0o7777, mode, "{name} has the volume's mode");
+        }
+        assert!(bind(&volume, "../x", &directory.join("p")).is_err());
         std::fs::remove_dir_all(&directory).unwrap();
     }
 }
