@@ -3,7 +3,7 @@
 //! Left out of account: identity, time and what a server allocates (uid, resourceVersion, addresses, node ports, random suffixes), and the order in
 //! which Go walks its maps (the causes of an error).
 
-use apimachinery::Value;
+use apimachinery::{GroupVersionKind, Value, protobuf};
 
 use super::request::State;
 
@@ -28,16 +28,33 @@ pub(super) enum Outcome {
 /// The day of the run and its neighbours, as timestamps begin: what is from then was made up by the server.
 pub(super) struct Days(pub(super) Vec<String>);
 
+/// A body as a tree where it is one (JSON, a stream of JSON, protobuf), as text otherwise.
+pub(super) fn decoded(bytes: &[u8]) -> (Value, String) {
+    if let Ok(value) = Value::from_slice(bytes) {
+        return (value, String::new());
+    }
+    if let Ok(value) = protobuf::decode(bytes, &GroupVersionKind::new("", "v1", "Status")) {
+        return (value, String::new());
+    }
+    let text = String::from_utf8_lossy(bytes).into_owned();
+    let lines: Result<Vec<Value>, _> = text.lines().map(|line| Value::from_slice(line.as_bytes())).collect();
+    match lines {
+        Ok(lines) if !lines.is_empty() => (lines.into(), String::new()),
+        _ => (Value::Null, text),
+    }
+}
+
 /// The answer without what may differ. `request` is what was sent: what it says itself is kept.
 pub(super) fn normalized(answer: &Answer, state: &State, request: &str, days: &Days) -> Answer {
     let context = Context { state, request, days };
     let mut answer = answer.clone();
     context.walk(&mut answer.body, &mut Vec::new());
-    if answer.body["kind"] == "Table" {
-        context.ages(&mut answer.body);
-        // Prose of upstream's documentation.
-        let columns = answer.body.get_mut("columnDefinitions").and_then(Value::as_array_mut);
-        columns.into_iter().flatten().for_each(|column| drop(column.remove("description")));
+    let mut columns = Vec::new();
+    context.table(&mut answer.body, &mut columns);
+    // Of a watch's events, which may be one, only the first has columns.
+    match &mut answer.body {
+        Value::Array(_) => answer.body.as_array_mut().into_iter().flatten().for_each(|event| context.event(event, &mut columns)),
+        event => context.event(event, &mut columns),
     }
     context.generated_name(&mut answer.body);
     without_patched_object(&mut answer.body);
@@ -111,6 +128,8 @@ impl Context<'_> {
     fn leaf(&self, text: &str, path: &[String]) -> String {
         match path.last().map(String::as_str) {
             Some("resourceVersion") if !text.is_empty() && path.iter().any(|step| step == "metadata") => "<rv>".to_owned(),
+            Some("token") if text.split('.').count() == 3 && path.iter().any(|step| step == "status") => "<token>".to_owned(),
+            Some("expirationTimestamp") => "<time>".to_owned(),
             Some("name") if text.starts_with("kube-api-access-") => "kube-api-access-<random>".to_owned(),
             _ => self.text(text),
         }
@@ -160,12 +179,31 @@ impl Context<'_> {
         out
     }
 
+    fn event(&self, event: &mut Value, columns: &mut Vec<Value>) {
+        if let Some(object) = event.get_mut("object") {
+            self.table(object, columns);
+        }
+    }
+
+    /// A table without ages and prose. `columns` are those of the table before, if it has none.
+    fn table(&self, table: &mut Value, columns: &mut Vec<Value>) {
+        if table["kind"] != "Table" {
+            return;
+        }
+        if let Some(own) = table["columnDefinitions"].as_array().filter(|own| !own.is_empty()) {
+            *columns = own.to_vec();
+        }
+        Self::ages(table, columns);
+        // Prose of upstream's documentation.
+        let columns = table.get_mut("columnDefinitions").and_then(Value::as_array_mut);
+        columns.into_iter().flatten().for_each(|column| drop(column.remove("description")));
+    }
+
     /// Cells that say how long ago.
-    fn ages(&self, table: &mut Value) {
-        let columns = table.array_at(&["columnDefinitions"]).to_vec();
+    fn ages(table: &mut Value, columns: &[Value]) {
         let Some(rows) = table.get_mut("rows").and_then(Value::as_array_mut) else { return };
         for cells in rows.iter_mut().filter_map(|row| row.get_mut("cells").and_then(Value::as_array_mut)) {
-            for (cell, column) in cells.iter_mut().zip(&columns) {
+            for (cell, column) in cells.iter_mut().zip(columns) {
                 let age =
                     cell.as_str().is_some_and(|text| text.ends_with('s') && text.trim_end_matches('s').parse::<u64>().is_ok());
                 if age && column["name"].as_str().is_some_and(|name| name == "Age" || name == "Last Seen" || name == "First Seen")

@@ -11,6 +11,7 @@ mod patch;
 mod random;
 mod request;
 mod scenario;
+mod subresource;
 mod summary;
 mod values;
 
@@ -160,6 +161,7 @@ fn remember(base: &Base, answer: &Answer, request: &str, state: &mut State) {
     if answer.code < 300 && body["kind"] == base.resource.kind && !body.meta().resource_version().is_empty() && known {
         if state.object.is_none() {
             state.chosen = request::chosen(body, request);
+            state.first = body.meta().resource_version().to_owned();
         }
         state.object = Some(body.clone());
     }
@@ -221,10 +223,8 @@ impl Side {
         let warnings = response.headers().get_all("warning").iter();
         let warnings = warnings.filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
         let bytes = response.into_body().collect().await?.to_bytes();
-        Ok(match Value::from_slice(&bytes) {
-            Ok(body) => Answer { code, body, text: String::new(), warnings },
-            Err(_) => Answer { code, body: Value::Null, text: String::from_utf8_lossy(&bytes).into_owned(), warnings },
-        })
+        let (body, text) = compare::decoded(&bytes);
+        Ok(Answer { code, body, text, warnings })
     }
 
     /// Removes what a scenario left behind.

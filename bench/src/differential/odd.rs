@@ -7,7 +7,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use apimachinery::{GroupVersionKind, Value, protobuf, yaml};
+use apimachinery::{Value, yaml};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
@@ -25,12 +25,14 @@ const PROBES: &str = include_str!("../../differential/odd.yaml");
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// Headers that are compared.
-const HEADERS: [&str; 13] = [
+const HEADERS: [&str; 15] = [
     "accept-ranges",
     "allow",
+    "audit-id",
     "cache-control",
     "content-encoding",
     "content-type",
+    "date",
     "expires",
     "etag",
     "last-modified",
@@ -41,7 +43,7 @@ const HEADERS: [&str; 13] = [
     "x-content-type-options",
 ];
 /// Of these only that they are there.
-const MADE_UP: [&str; 3] = ["expires", "etag", "last-modified"];
+const MADE_UP: [&str; 5] = ["audit-id", "date", "expires", "etag", "last-modified"];
 
 /// One request, the same for both servers but for `${NAME.PATH}`: what the answer saved under a name has at a path.
 #[derive(Clone)]
@@ -239,7 +241,7 @@ async fn read(response: Response<hyper::body::Incoming>, address: &str) -> anyho
         Ok(text) if text.contains(address) => Bytes::from(text.replace(address, "ADDRESS:PORT")),
         _ => bytes,
     };
-    let (body, text) = decoded(&bytes);
+    let (body, text) = compare::decoded(&bytes);
     Ok(Seen { answer: Answer { code, body, text, warnings }, headers })
 }
 
@@ -259,22 +261,6 @@ fn shown(headers: &HeaderMap) -> BTreeMap<&'static str, String> {
         }
     }
     shown
-}
-
-/// A body as a tree where it is one (JSON, a stream of JSON, protobuf), as text otherwise.
-fn decoded(bytes: &[u8]) -> (Value, String) {
-    if let Ok(value) = Value::from_slice(bytes) {
-        return (value, String::new());
-    }
-    if let Ok(value) = protobuf::decode(bytes, &GroupVersionKind::new("", "v1", "Status")) {
-        return (value, String::new());
-    }
-    let text = String::from_utf8_lossy(bytes).into_owned();
-    let lines: Result<Vec<Value>, _> = text.lines().map(|line| Value::from_slice(line.as_bytes())).collect();
-    match lines {
-        Ok(lines) if !lines.is_empty() => (lines.into(), String::new()),
-        _ => (Value::Null, text),
-    }
 }
 
 /// Sends them all.
@@ -411,7 +397,7 @@ mod tests {
         let mut packer = flate2::read::GzEncoder::new(&b"{\"a\":1}"[..], flate2::Compression::fast());
         let mut packed = Vec::new();
         packer.read_to_end(&mut packed).expect("packed");
-        assert_eq!(decoded(&unpacked(&packed).expect("gzip")).0, value!({"a": 1}));
+        assert_eq!(compare::decoded(&unpacked(&packed).expect("gzip")).0, value!({"a": 1}));
         assert!(unpacked(b"plain").is_err());
     }
 

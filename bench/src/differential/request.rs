@@ -14,7 +14,7 @@ pub(super) const JSON: &str = "application/json";
 #[derive(Clone)]
 pub(super) enum Body {
     None,
-    /// Text in which `$uid` and `$rv` stand for the server's own.
+    /// Text in which `$uid`, `$rv` and `$first` (the resourceVersion at first) stand for the server's own.
     Text(&'static str, String),
     /// The object as this server has it, changed.
     Current(Vec<Edit>),
@@ -38,6 +38,8 @@ pub(super) struct Request {
 pub(super) struct State {
     /// The object as it was answered last.
     pub(super) object: Option<Value>,
+    /// The resourceVersion that it was made with.
+    pub(super) first: String,
     /// Addresses and ports in it that the server chose.
     pub(super) chosen: Vec<Value>,
 }
@@ -65,7 +67,7 @@ impl State {
     }
 
     fn fill(&self, text: &str) -> String {
-        text.replace("$uid", self.uid()).replace("$rv", self.resource_version())
+        text.replace("$uid", self.uid()).replace("$rv", self.resource_version()).replace("$first", &self.first)
     }
 }
 

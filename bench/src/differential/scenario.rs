@@ -10,10 +10,14 @@ use super::edit::{self, Edit};
 use super::patch;
 use super::random::Random;
 use super::request::{Body, JSON, Request};
+use super::subresource;
 
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 const YAML: &str = "application/yaml";
-const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
-const METADATA: &str = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io,application/json";
+/// Rows of columns, as `kubectl get` asks for them.
+pub(super) const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+/// Nothing but the metadata.
+pub(super) const METADATA: &str = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io,application/json";
 const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json";
 
 /// One object and what happens to it.
@@ -43,6 +47,9 @@ impl<'a> Scenario<'a> {
             requests.push(self.change_or_read());
         }
         requests.push(self.delete());
+        if self.random.percent(12) {
+            requests.push(self.watch());
+        }
         requests
     }
 
@@ -97,6 +104,18 @@ impl<'a> Scenario<'a> {
     }
 
     fn change_or_read(&mut self) -> Request {
+        if self.random.percent(20)
+            && let Some(mut request) = subresource::request(self.base, self.number, &mut self.random)
+        {
+            if request.method != Method::GET {
+                if request.verb.starts_with("apply") {
+                    request.query.push(("fieldManager", "applier".to_owned()));
+                }
+                let dry_run = self.random.percent(40);
+                self.write_options(&mut request, dry_run);
+            }
+            return request;
+        }
         match self.random.below(100) {
             0..28 => self.update(),
             28..42 => self.update_status(),
@@ -200,7 +219,12 @@ impl<'a> Scenario<'a> {
 
     fn get(&mut self) -> Request {
         let mut request = self.request("get", Method::GET, self.path(), Body::None);
-        request.accept = self.random.weighted(&[(50, JSON), (30, TABLE), (15, METADATA), (5, "application/x-none")]);
+        request.accept =
+            self.random.weighted(&[(40, JSON), (30, TABLE), (15, METADATA), (10, PROTOBUF), (5, "application/x-none")]);
+        if self.has("status") && self.random.percent(10) {
+            request.path.push_str("/status");
+        }
+        self.include_object(&mut request);
         let version = self.random.weighted(&[(70, ""), (10, "0"), (15, "$rv"), (5, "abc")]);
         if !version.is_empty() {
             request.query.push(("resourceVersion", version.to_owned()));
@@ -241,7 +265,45 @@ impl<'a> Scenario<'a> {
                 request.query.push((key, (*self.random.pick(of)).to_owned()));
             }
         }
-        request.accept = self.random.weighted(&[(60, JSON), (30, TABLE), (10, METADATA_LIST)]);
+        request.accept = self.random.weighted(&[(50, JSON), (30, TABLE), (10, METADATA_LIST), (10, PROTOBUF)]);
+        self.include_object(&mut request);
+        request
+    }
+
+    /// What the rows of a table hold beside their cells.
+    fn include_object(&mut self, request: &mut Request) {
+        if self.random.percent(20) {
+            let of = ["None", "Metadata", "Object", "Nope"];
+            request.query.push(("includeObject", (*self.random.pick(&of)).to_owned()));
+        }
+    }
+
+    /// What happened to the object since it was made, or since some other revision.
+    fn watch(&mut self) -> Request {
+        let mut request = self.request("watch", Method::GET, self.base.collection(), Body::None);
+        request.query.push(("watch", "true".to_owned()));
+        request.query.push(("timeoutSeconds", "1".to_owned()));
+        let labels = match self.random.percent(80) {
+            true => format!("scenario=n{}", self.number),
+            false => format!("scenario=n{},a=b", self.number),
+        };
+        request.query.push(("labelSelector", labels));
+        if self.random.percent(25) {
+            request.query.push(("fieldSelector", format!("metadata.name={}", self.base.name(self.number))));
+        }
+        let version = self.random.weighted(&[(80, "$first"), (8, "0"), (6, "$rv"), (3, ""), (3, "abc")]);
+        request.query.push(("resourceVersion", version.to_owned()));
+        let options: [(usize, &'static str, &[&str]); 3] = [
+            (10, "resourceVersionMatch", &["NotOlderThan", "Exact"]),
+            (10, "sendInitialEvents", &["true", "false"]),
+            (10, "limit", &["1", "abc"]),
+        ];
+        for (chance, key, of) in options {
+            if self.random.percent(chance) {
+                request.query.push((key, (*self.random.pick(of)).to_owned()));
+            }
+        }
+        request.accept = self.random.weighted(&[(70, JSON), (20, TABLE), (10, METADATA)]);
         request
     }
 

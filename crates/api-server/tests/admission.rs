@@ -83,6 +83,11 @@ async fn nodes_get_tokens_for_what_their_pods_ask() {
         let (path, body) = request(account, audiences);
         node(who).post(&path, &body).await.expect(code);
     }
+    // A request about another account is refused before the account is looked for, and what a token is not bound to is `null`.
+    let path = |account: &str| format!("/api/v1/namespaces/ns/serviceaccounts/{account}/token");
+    admin.post(&path("gone"), &json!({"metadata": {"name": "other"}})).await.expect(422);
+    let answer = admin.post(&path("robot"), &json!({})).await.expect(201);
+    assert_eq!(answer["spec"].get("boundObjectRef"), Some(&Value::Null));
     admin.get("/api/v1/namespaces/ns/bindings/p").await.expect(404);
 }
 

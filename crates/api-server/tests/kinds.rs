@@ -102,6 +102,32 @@ async fn selectors() {
     assert_eq!(job["spec"]["template"]["metadata"]["labels"]["job-name"], "j");
 }
 
+/// Upstream defaults what it reads from its store, where empty is nothing, and whatever rules have filled in.
+#[tokio::test]
+async fn defaults_of_what_is_stored() {
+    let api = Api::new().await;
+    let jobs = "/apis/batch/v1/namespaces/default/jobs";
+    let job = |labels: Value| {
+        json!({"metadata": {"name": "j", "labels": labels}, "spec": {"template": {"metadata": {"labels": labels}, "spec": {
+            "restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}})
+    };
+    for (query, labels) in [("?dryRun=All", json!(null)), ("?dryRun=All", json!({})), ("", json!({}))] {
+        let created = api.post(&format!("{jobs}{query}"), &job(labels)).await.expect(201);
+        let of_template = &created["spec"]["template"]["metadata"]["labels"];
+        assert_eq!(of_template["batch.kubernetes.io/controller-uid"], created["metadata"]["uid"]);
+        assert_eq!(&created["metadata"]["labels"], of_template);
+    }
+    let patch = json!({"metadata": {"labels": {"a": "b"}}});
+    let labelled = api.patch(&format!("{jobs}/j"), "application/merge-patch+json", &patch).await.expect(200);
+    assert_eq!(labelled["metadata"]["labels"]["a"], "b");
+
+    let node = json!({"metadata": {"name": "n"}, "status": {"capacity": {"cpu": "4"}, "allocatable": {"cpu": "3"}}});
+    let mut node = api.post("/api/v1/nodes", &node).await.expect(201);
+    node["status"]["allocatable"] = json!({});
+    let changed = api.put("/api/v1/nodes/n/status", &node).await.expect(200);
+    assert_eq!(changed["status"]["allocatable"], json!({"cpu": "4"}));
+}
+
 #[tokio::test]
 async fn configuration() {
     let api = Api::new().await;

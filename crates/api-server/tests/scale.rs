@@ -72,6 +72,7 @@ async fn what_is_no_scale_is_refused() {
     let api = Api::new().await;
     api.patch(&format!("{DEPLOYMENT}?fieldManager=apply"), APPLY, &deployment()).await.expect(201);
     api.put(SCALE, &scale(-1)).await.expect(422);
+    api.patch(SCALE, MERGE, &json!({"metadata": {"labels": {"-": "x"}}})).await.expect(422);
     let mut other = scale(2);
     other["metadata"]["uid"] = json!("7c5b6f0e-0000-0000-0000-000000000000");
     api.put(SCALE, &other).await.expect(409);

@@ -188,7 +188,27 @@ async fn tables_are_watched_too() {
     assert_eq!((&first["object"]["kind"], &first["object"]["rows"][0]["cells"][0]), (&json!("Table"), &json!("a")));
     assert!(first["object"]["columnDefinitions"].as_array().is_some_and(|columns| !columns.is_empty()));
     let second = watch.next().await.expect("another table");
-    assert_eq!(second["object"]["columnDefinitions"], json!(null), "as Go writes what nobody has made");
+    assert_eq!(second["object"]["columnDefinitions"], Value::Null);
+    assert!(second["object"].get("columnDefinitions").is_some());
+}
+
+/// The end of a pod's grace is seen, though it has none.
+#[tokio::test]
+async fn a_pod_that_goes_at_once_is_marked_first() {
+    let api = Api::new().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let pod = api.post(pods, &pod).await.expect(201);
+    let version = pod["metadata"]["resourceVersion"].as_str().expect("a version");
+    let mut watch = Watch::start(&api, &format!("{pods}?watch=1&resourceVersion={version}")).await;
+    api.delete(&format!("{pods}/p")).await.expect(200);
+    for kind in ["MODIFIED", "DELETED"] {
+        let event = watch.next().await.expect("an event");
+        let metadata = &event["object"]["metadata"];
+        assert_eq!((event["type"].as_str(), &metadata["deletionGracePeriodSeconds"]), (Some(kind), &json!(0)));
+        assert!(metadata["deletionTimestamp"].is_string(), "{event}");
+    }
+    api.get(&format!("{pods}/p")).await.expect(404);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use http::HeaderMap;
 use http::header::ACCEPT;
 
 use crate::gates::Feature;
-use crate::http::{Query, RequestContext};
+use crate::http::{Query, RequestContext, RequestInfo};
 
 /// The encodings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,9 +96,19 @@ fn choose(headers: &HeaderMap, context: &RequestContext, answer: Answer) -> Opti
         let pretty = pretty || clause.parameter("pretty") == Some("1");
         let format =
             clause.format().filter(|format| *format != Format::Cbor || context.gates.has(Feature::CborServingAndStorage))?;
-        Some(Accepted { format, shape: clause.shape(answer)?, pretty })
+        let shape = clause.shape(answer).filter(|shape| !matches!(shape, Shape::Table(_)) || has_tables(&context.info))?;
+        Some(Accepted { format, shape, pretty })
     };
     clauses(text).iter().find_map(choose)
+}
+
+/// Whether what is asked for is shown in tables: some subresources are not (upstream's have no `ConvertToTable`).
+fn has_tables(info: &RequestInfo) -> bool {
+    !matches!(
+        (info.resource.as_str(), info.subresource.as_str()),
+        (_, "approval" | "ephemeralcontainers" | "finalize" | "resize")
+            | ("apiservices" | "devicetaintrules" | "resourceclaims", "status")
+    )
 }
 
 /// The encoding that a client wants discovery in one document in; `None` when it does not ask for that. Like upstream, any clause that
@@ -237,7 +247,6 @@ impl<'a> Clause<'a> {
 mod tests {
     use super::*;
     use crate::auth::UserInfo;
-    use crate::http::RequestInfo;
 
     fn check(accept: &str, answer: Answer, expected: Option<(Format, Shape)>) {
         let mut headers = HeaderMap::new();
@@ -284,6 +293,26 @@ mod tests {
         let metadata = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
         check(metadata, Answer::List, Some((Format::Json, Shape::Metadata("v1"))));
         check(metadata, Answer::Object, Some((Format::Json, Shape::Misfit)));
+    }
+
+    #[test]
+    fn some_subresources_have_no_tables() {
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        let headers = HeaderMap::from_iter([(ACCEPT, http::HeaderValue::from_static(table))]);
+        for (path, expected) in [
+            ("/api/v1/namespaces/n/pods/p", true),
+            ("/api/v1/namespaces/n/pods/p/status", true),
+            ("/api/v1/namespaces/n/pods/p/ephemeralcontainers", false),
+            ("/api/v1/namespaces/n/pods/p/resize", false),
+            ("/apis/certificates.k8s.io/v1/certificatesigningrequests/c/approval", false),
+            ("/apis/resource.k8s.io/v1/namespaces/n/resourceclaims/c", true),
+            ("/apis/resource.k8s.io/v1/namespaces/n/resourceclaims/c/status", false),
+            ("/apis/apps/v1/namespaces/n/deployments/d/scale", true),
+        ] {
+            let info = RequestInfo::new(&http::Method::GET, path, &Query::default()).expect("a path");
+            let context = RequestContext::internal(UserInfo::anonymous(), info);
+            assert_eq!(negotiate(&headers, &context, Answer::Object).is_ok(), expected, "{path}");
+        }
     }
 
     #[test]

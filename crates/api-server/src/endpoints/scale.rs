@@ -149,13 +149,20 @@ impl Change for ScaleChange<'_> {
             Sent::Configuration(config) => ScaleWrite::Apply(config),
             _ => ScaleWrite::Update(&wanted),
         };
-        let (scale, managed_fields) = scale_managed(&self.write, &object, scale_of(&object), &change, self.options)?;
+        let (mut scale, managed_fields) = scale_managed(&self.write, &object, scale_of(&object), &change, self.options)?;
         let name = object.meta().name();
         let replicas = scale.i64_at(&["spec", "replicas"]).unwrap_or(0);
+        // As upstream, that of the request where the client says none.
+        if scale.meta().namespace().is_empty() {
+            scale.set_path(&["metadata", "namespace"], self.write.namespace);
+        }
+        let mut errors = self.write.metadata_errors(&scale);
         if replicas < 0 {
             let path = field::Path::new("spec").child("replicas");
-            let error = field::Error::invalid(&path, replicas, "must be greater than or equal to 0");
-            return Err(Status::invalid(&GroupKind::new("autoscaling", "Scale"), name, &[error]));
+            errors.push(field::Error::invalid(&path, replicas, "must be greater than or equal to 0"));
+        }
+        if !errors.is_empty() {
+            return Err(Status::invalid(&GroupKind::new("autoscaling", "Scale"), name, &errors));
         }
         let (given, uid) = (scale.meta().uid(), object.meta().uid());
         if !given.is_empty() && given != uid {

@@ -179,6 +179,12 @@ impl<'v> At<'_, 'v> {
         e.push(Error::invalid(&self.path(), self.value.clone(), why).shown_as(shown));
     }
 
+    /// Where the value is a label selector: a struct of apimachinery, shown with its members in the order of declaration.
+    pub(super) fn invalid_selector(&self, e: &mut ErrorList, why: &str) {
+        let shown = go_text::tagged(self.value, "meta.v1.LabelSelector");
+        e.push(Error::invalid(&self.path(), self.value.clone(), why).shown_as(shown));
+    }
+
     /// As [`At::invalid_internal`], for a list of such structs.
     pub(super) fn invalid_list(&self, e: &mut ErrorList, type_name: &str, why: &str) {
         let shown = go_text::internal_list(self.value, type_name);

@@ -111,6 +111,19 @@ fn conditions<'v>(object: &'v Value, of: &str) -> Vec<&'v Value> {
     object.array_at(&["status", "conditions"]).iter().filter(|condition| condition["type"] == *of).collect()
 }
 
+/// The decision belongs to the endpoint of approvals: what is sent of it counts for nothing, unless there is more or less of it, which is an
+/// error (upstream's `preserveConditionInstances`).
+fn keep_decisions(object: &mut Value, old: &Value) {
+    let Some(sent) = object.get_path_mut(&["status", "conditions"]).and_then(Value::as_array_mut) else { return };
+    for decision in DECISIONS {
+        let mut sent: Vec<&mut Value> = sent.iter_mut().filter(|condition| condition["type"] == *decision).collect();
+        let before = conditions(old, decision);
+        if sent.len() == before.len() {
+            sent.iter_mut().zip(before).for_each(|(condition, before)| **condition = before.clone());
+        }
+    }
+}
+
 /// Times that the client left out.
 fn stamp_conditions(object: &mut Value, old: &Value) {
     let now = apimachinery::time::format_time(jiff::Timestamp::now());
@@ -143,18 +156,7 @@ impl Strategy for RequestStrategy {
             }
             Endpoint::Status => {
                 object.insert("spec", old["spec"].clone());
-                // The decision belongs to the other endpoint.
-                let mut list: Vec<Value> = Vec::new();
-                let decided = |condition: &Value| DECISIONS.iter().any(|decision| condition["type"] == **decision);
-                let sent = object.array_at(&["status", "conditions"]).to_vec();
-                let mut kept = old.array_at(&["status", "conditions"]).iter().filter(|c| decided(c)).cloned();
-                for condition in sent {
-                    if decided(&condition) { list.extend(kept.next()) } else { list.push(condition) }
-                }
-                list.extend(kept);
-                if !list.is_empty() {
-                    object.set_path(&["status", "conditions"], list);
-                }
+                keep_decisions(object, old);
                 stamp_conditions(object, old);
             }
             Endpoint::Approval => {
@@ -333,5 +335,34 @@ fn labels(at: &At, text: &str, rule: fn(&str) -> Vec<String>, e: &mut ErrorList)
     if let Some(label) = text.split('.').find(|label| !rule(label).is_empty()) {
         let why = rule(label).into_iter().map(|why| format!("validating label {}: {why}", go_quote(label)));
         e.extend(why.map(|why| Error::invalid(&at.path(), text, why)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use apimachinery::value;
+
+    use super::*;
+
+    #[test]
+    fn a_status_neither_makes_nor_unmakes_a_decision() {
+        let approved = value!({"type": "Approved", "status": "True", "reason": "old"});
+        let old = value!({"status": {"conditions": [approved.clone()]}});
+        let after = |sent: Value| {
+            let mut object = value!({"status": {"conditions": sent}});
+            keep_decisions(&mut object, &old);
+            let mut e = ErrorList::new();
+            update(&object, &old, Endpoint::Status, &mut e);
+            (object["status"]["conditions"].clone(), e.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let failed = value!({"type": "Failed", "status": "True"});
+        let changed = value!({"type": "Approved", "status": "True", "reason": "new"});
+        assert_eq!(after(value!([failed.clone(), changed])), (value!([failed.clone(), approved]), vec![]));
+        let removed = r#"status.conditions: Forbidden: updates may not remove a condition of type "Approved""#;
+        assert_eq!(after(value!([failed.clone()])), (value!([failed]), vec![removed.to_owned()]));
+        assert_eq!(after(value!([])).1, [removed]);
+        let added = r#"status.conditions: Forbidden: updates may not add a condition of type "Denied""#;
+        let (_, errors) = after(value!([{"type": "Approved", "status": "True"}, {"type": "Denied", "status": "True"}]));
+        assert_eq!(errors, [added]);
     }
 }

@@ -2,7 +2,7 @@
 
 use apimachinery::{GroupResource, Status, StatusDetails, Value, time};
 use bytes::Bytes;
-use storage::{Compare, Op, OpResponse, Revision, Txn};
+use storage::{Compare, Durability, Op, OpResponse, Revision, Txn};
 
 use super::engine::{durability, store_status};
 use super::meta;
@@ -31,6 +31,8 @@ enum Step {
     Pending,
     /// Remove it; this is its last state.
     Remove(Value),
+    /// Store the changed object, whose grace is over, and remove it then.
+    MarkAndRemove(Value),
 }
 
 impl Write<'_> {
@@ -47,11 +49,12 @@ impl Write<'_> {
             let result = match self.plan(&current.object, options) {
                 Step::Pending => return Ok(Deleted { object: current.object, gone: false }),
                 step if options.dry_run => {
-                    let gone = matches!(step, Step::Remove(_));
-                    let (Step::Mark(object) | Step::Remove(object)) = step else { continue };
+                    let gone = !matches!(step, Step::Mark(_));
+                    let (Step::Mark(object) | Step::Remove(object) | Step::MarkAndRemove(object)) = step else { continue };
                     return Ok(Deleted { object, gone });
                 }
-                Step::Mark(object) => self.mark(name, &current, object).await?,
+                Step::Mark(object) => self.mark(name, &current, object, durability(self.stored)).await?,
+                Step::MarkAndRemove(object) => self.mark_and_remove(name, &current, object).await?,
                 Step::Remove(object) => self.remove(name, &current, object).await?,
             };
             match result {
@@ -140,7 +143,7 @@ impl Write<'_> {
                 strategy.mark_terminating(&mut object);
                 Step::Mark(object)
             }
-            Some(_) => Step::Remove(object),
+            Some(_) => Step::MarkAndRemove(object),
             None => Step::Remove(unchanged),
         }
     }
@@ -167,7 +170,13 @@ impl Write<'_> {
         Shortened::Graceful(period)
     }
 
-    async fn mark(&self, name: &str, current: &Current, object: Value) -> Result<Result<Deleted, Option<Current>>, Status> {
+    async fn mark(
+        &self,
+        name: &str,
+        current: &Current,
+        object: Value,
+        durability: Durability,
+    ) -> Result<Result<Deleted, Option<Current>>, Status> {
         if object == current.object {
             return Ok(Ok(Deleted { object, gone: false }));
         }
@@ -175,7 +184,7 @@ impl Write<'_> {
         let value = self.stored.header.encode(&object);
         let lease = self.engine.lease_for(self.stored).await?;
         let op = Op::Put { key: key.clone(), value, lease };
-        self.commit(key, current, op).await.map(|result| {
+        self.commit(key, current, op, durability).await.map(|result| {
             result.map(|revision| {
                 let mut object = object;
                 object.meta_mut().set_resource_version(&revision.to_string());
@@ -184,9 +193,26 @@ impl Write<'_> {
         })
     }
 
+    /// The end of the grace is written before the object goes, so that watches show both, and its last state says when (upstream's
+    /// `updateForGracefulDeletionAndFinalizers`). That may get lost with the power, as the removal follows at once.
+    async fn mark_and_remove(
+        &self,
+        name: &str,
+        current: &Current,
+        object: Value,
+    ) -> Result<Result<Deleted, Option<Current>>, Status> {
+        let marked = match self.mark(name, current, object, Durability::Relaxed).await? {
+            Ok(marked) => marked.object,
+            Err(newer) => return Ok(Err(newer)),
+        };
+        let revision = marked.meta().resource_version().parse().map_err(Status::internal_error)?;
+        let last = marked.clone();
+        self.remove(name, &Current { object: marked, revision }, last).await
+    }
+
     async fn remove(&self, name: &str, current: &Current, mut object: Value) -> Result<Result<Deleted, Option<Current>>, Status> {
         let key = Bytes::from(self.stored.key(self.namespace, name));
-        let result = self.commit(key.clone(), current, Op::Delete { key }).await?;
+        let result = self.commit(key.clone(), current, Op::Delete { key }, durability(self.stored)).await?;
         match result {
             Err(newer) => Ok(Err(newer)),
             Ok(revision) => {
@@ -197,13 +223,19 @@ impl Write<'_> {
         }
     }
 
-    async fn commit(&self, key: Bytes, current: &Current, op: Op) -> Result<Result<i64, Option<Current>>, Status> {
+    async fn commit(
+        &self,
+        key: Bytes,
+        current: &Current,
+        op: Op,
+        durability: Durability,
+    ) -> Result<Result<i64, Option<Current>>, Status> {
         let removes = matches!(op, Op::Delete { .. });
         let mut txn = Txn {
             compares: vec![Compare::ModRevision(key.clone(), Revision(current.revision))],
             success: vec![op],
             failure: vec![Op::Get { key }],
-            durability: durability(self.stored),
+            durability,
         };
         if removes {
             self.add_companions(&mut txn, None, Some(&current.object));

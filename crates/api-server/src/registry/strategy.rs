@@ -103,6 +103,11 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Whether what [`Strategy::prepare_for_create`] fills in has defaults that follow from it. They come when the object is stored.
+    fn has_late_defaults(&self) -> bool {
+        false
+    }
+
     /// Brings a valid object into its one stored form.
     fn canonicalize(&self, _object: &mut Value) {}
 

@@ -41,11 +41,12 @@ pub(super) async fn create(server: &ApiServer, context: &RequestContext, object:
     let Some(issuer) = server.access().tokens() else {
         return Err(Status::internal_error("this server signs no tokens: it has no ServiceAccount key"));
     };
+    check_account(&request, namespace, name)?;
     let account: Option<ServiceAccount> =
         objects::get(server.loopback(), namespace, name).await.map_err(Status::internal_error)?;
     let account = account.ok_or_else(|| Status::not_found(&service_accounts(), name))?;
     complete(context, &mut request, &account, issuer.api_audiences())?;
-    validate(&request, namespace, name)?;
+    validate(&request)?;
     attributes.object = Some(encode(&request)?);
     server.admission().validate(&attributes).await?;
     let bound = match request.spec.bound_object_ref.clone() {
@@ -80,7 +81,12 @@ pub(super) async fn create(server: &ApiServer, context: &RequestContext, object:
     let seconds = |t: i64| Time(Timestamp::from_second(t).unwrap_or(Timestamp::MAX));
     request.metadata.creation_timestamp = Some(seconds(now.as_second()));
     request.status = Some(TokenRequestStatus { token, expiration_timestamp: seconds(now.as_second().saturating_add(asked)) });
-    encode(&request)
+    let mut answer = encode(&request)?;
+    // Upstream's type writes it where there is none.
+    if request.spec.bound_object_ref.is_none() {
+        answer.set_path(&["spec", "boundObjectRef"], Value::Null);
+    }
+    Ok(answer)
 }
 
 /// Fills in what the client left out.
@@ -118,16 +124,21 @@ fn complete(
     Ok(())
 }
 
-fn validate(request: &TokenRequest, namespace: &str, name: &str) -> Result<(), Status> {
-    let metadata = Path::new("metadata");
+/// That the request is about the account in the URL, if it says so. Asked before the account is looked for.
+fn check_account(request: &TokenRequest, namespace: &str, name: &str) -> Result<(), Status> {
+    let (named, placed) = (request.metadata.name.as_deref(), request.metadata.namespace.as_deref());
+    for (member, given, expected) in [("name", named, name), ("namespace", placed, namespace)] {
+        if let Some(given) = given.filter(|given| !given.is_empty() && *given != expected) {
+            let why = format!("must match the service account {member} if specified");
+            let error = field::Error::invalid(&Path::new("metadata").child(member), given, why);
+            return Err(Status::invalid(&GroupKind::new(GROUP, "TokenRequest"), name, &[error]));
+        }
+    }
+    Ok(())
+}
+
+fn validate(request: &TokenRequest) -> Result<(), Status> {
     let mut errors = Vec::new();
-    if let Some(given) = request.metadata.name.as_deref().filter(|given| *given != name) {
-        errors.push(field::Error::invalid(&metadata.child("name"), given, "must match the service account name if specified"));
-    }
-    if let Some(given) = request.metadata.namespace.as_deref().filter(|given| *given != namespace) {
-        let detail = "must match the service account namespace if specified";
-        errors.push(field::Error::invalid(&metadata.child("namespace"), given, detail));
-    }
     let path = Path::new("spec").child("expirationSeconds");
     let seconds = request.spec.expiration_seconds.unwrap_or(EXPIRATION_SECONDS_DEFAULT);
     if seconds < EXPIRATION_SECONDS_MIN {
@@ -136,9 +147,8 @@ fn validate(request: &TokenRequest, namespace: &str, name: &str) -> Result<(), S
     if seconds > EXPIRATION_SECONDS_MAX {
         errors.push(field::Error::invalid(&path, seconds, "may not specify a duration larger than 2^32 seconds"));
     }
-    // Upstream names the account where the name or the namespace is another's, and nothing otherwise.
-    let named = if errors.first().is_some_and(|error| error.field.starts_with("metadata")) { name } else { "" };
-    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&GroupKind::new(GROUP, "TokenRequest"), named, &errors)) }
+    // Upstream names nothing here.
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&GroupKind::new(GROUP, "TokenRequest"), "", &errors)) }
 }
 
 /// The request is like any other creation of a subresource.

@@ -99,18 +99,17 @@ fn row(printer: &dyn Printer, version: &str, object: &Value, include: Include) -
     value!({"cells": printer.cells(object), "object": shown})
 }
 
-/// Without headers the definitions are `null`, as a list of Go's that nobody has made.
 fn whole(printer: &dyn Printer, version: &str, metadata: Value, rows: Vec<Value>, headers: bool) -> Value {
     let definition = |column: &Column| {
         value!({"name": column.name, "type": column.kind, "format": column.format, "description": column.description,
             "priority": column.priority})
     };
-    let definitions = if headers { printer.columns().iter().map(definition).collect::<Vec<_>>().into() } else { Value::Null };
+    let definitions = headers.then(|| printer.columns().iter().map(definition).collect::<Vec<Value>>());
     value!({
         "kind": "Table",
         "apiVersion": format!("meta.k8s.io/{version}"),
         "metadata": metadata,
-        "columnDefinitions": definitions,
+        "columnDefinitions": definitions.map_or(Value::Null, Value::from),
         "rows": rows,
     })
 }

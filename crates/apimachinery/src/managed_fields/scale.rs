@@ -50,12 +50,12 @@ impl<'a> ScaleOwners<'a> {
                 managers.insert(id.clone(), owned.clone());
                 continue;
             };
-            let api_version = if id.applies { String::new() } else { SCALE_VERSION.to_owned() };
-            if scale.remove(&ManagerId { api_version, ..id.clone() }).is_some() {
+            if id.applies && scale.remove(id).is_some() {
                 managers.insert(id.clone(), owned.clone());
                 continue;
             }
-            // Someone else has the replicas now.
+            // Someone else has the replicas now. What an updater owns in a Scale is of another version, and so another manager's for
+            // upstream, which knows no time for it.
             let mut taken = Set::new();
             taken.insert(path);
             let set = owned.set.difference(&taken);
@@ -67,9 +67,9 @@ impl<'a> ScaleOwners<'a> {
         let mut set = Set::new();
         set.insert(own);
         let written = scale.into_iter().filter(|(_, owned)| !owned.set.intersection(&replicas()).is_empty());
-        managers.extend(written.map(|(id, owned)| {
-            let api_version = if id.applies { String::new() } else { version.to_owned() };
-            (ManagerId { api_version, ..id }, Owned { set: set.clone(), api_version: version.to_owned(), ..owned })
+        managers.extend(written.map(|(id, _)| {
+            let time = self.managers.get(&id).and_then(|owned| owned.time.clone());
+            (id, Owned { set: set.clone(), api_version: version.to_owned(), time })
         }));
         Ok(managers_to_values(&managers))
     }
@@ -116,15 +116,39 @@ mod tests {
         let expected =
             [entry("a", "Apply", "autoscaling/v1", "", &replicas), entry("b", "Update", "autoscaling/v1", "scale", &replicas)];
         assert_eq!(of_scale, expected);
-        // Nobody wrote the replicas: all stay, but for one whose version nobody knows any more.
-        assert_eq!(owners.after(&of_scale, "apps/v1").expect("well formed"), parent[..3]);
+        let timeless = |mut entry: Value| {
+            entry.remove("time");
+            entry
+        };
+        // Nobody wrote the replicas: appliers stay as they are, updaters lose their time and the version in which they wrote. One whose
+        // version nobody knows any more is gone.
+        let kept = timeless(entry("b", "Update", "apps/v1", "scale", &replicas));
+        let expected = [parent[0].clone(), kept, parent[2].clone()];
+        assert_eq!(owners.after(&of_scale, "apps/v1").expect("well formed"), expected);
         // Someone took them; a part of the status is nobody's.
         let taken = entry("d", "Update", "autoscaling/v1", "scale", &replicas);
         let status = entry("e", "Update", "autoscaling/v1", "scale", &value!({"f:status": {"f:replicas": {}}}));
         let after = owners.after(&[taken, status], "apps/v1").expect("well formed");
         let left = value!({"f:spec": {"f:selector": {}}});
-        let expected =
-            [entry("a", "Apply", "apps/v1", "", &left), parent[2].clone(), entry("d", "Update", "apps/v1", "scale", &replicas)];
+        let taken = timeless(entry("d", "Update", "apps/v1", "scale", &replicas));
+        let expected = [entry("a", "Apply", "apps/v1", "", &left), taken, parent[2].clone()];
         assert_eq!(after, expected);
+    }
+
+    /// Upstream's entry for the replicas alone is one more of the same manager, and the later one of the two is the one that counts next time.
+    #[test]
+    fn replicas_of_an_updater_become_an_entry() {
+        let (paths, replicas) = (paths(), value!({"f:spec": {"f:replicas": {}}}));
+        let both = value!({"f:spec": {"f:replicas": {}, "f:selector": {}}});
+        let first = [entry("m", "Update", "apps/v1", "", &both)];
+        let owners = ScaleOwners::of(&first, &paths).expect("well formed");
+        let second = owners.after(&owners.of_scale(), "apps/v1").expect("well formed");
+        let mut alone = entry("m", "Update", "apps/v1", "", &replicas);
+        alone.remove("time");
+        let rest = entry("m", "Update", "apps/v1", "", &value!({"f:spec": {"f:selector": {}}}));
+        assert_eq!(second, [alone, rest.clone()]);
+        let owners = ScaleOwners::of(&second, &paths).expect("well formed");
+        assert_eq!(owners.of_scale(), Vec::<Value>::new());
+        assert_eq!(owners.after(&[], "apps/v1").expect("well formed"), [rest]);
     }
 }

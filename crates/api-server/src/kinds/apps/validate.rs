@@ -38,18 +38,13 @@ pub(super) fn selector(spec: &At, kind: &str, unusable: &str, e: &mut ErrorList)
     }
     at.label_selector(e);
     if at.value["matchLabels"].is_empty() && at.value["matchExpressions"].is_empty() {
-        invalid_selector(&at, &format!("empty selector is invalid for {kind}"), e);
+        at.invalid_selector(e, &format!("empty selector is invalid for {kind}"));
     }
     let usable = LabelSelector::from_value(at.value).is_ok();
     if !usable && kind != "daemonset" {
-        invalid_selector(&at, unusable, e);
+        at.invalid_selector(e, unusable);
     }
     usable
-}
-
-fn invalid_selector(at: &At, why: &str, e: &mut ErrorList) {
-    let shown = go_text::tagged(at.value, "meta.v1.LabelSelector");
-    e.push(Error::invalid(&at.path(), at.value.clone(), why).shown_as(shown));
 }
 
 /// That the selector selects the template's pods; `empty_matches` is false where upstream takes no selector for one that selects nothing.

@@ -37,7 +37,7 @@ fn check(spec: &At, old: Option<&Value>, e: &mut ErrorList) {
     let of_job = template.get("spec");
     job::spec(&of_job, e);
     if let Some(selector) = of_job.set("selector") {
-        selector.invalid(e, "`selector` will be auto-generated");
+        selector.invalid_selector(e, "`selector` will be auto-generated");
     }
     let manual = of_job.get("manualSelector");
     if manual.is_true() {

@@ -71,6 +71,18 @@ fn cron_jobs() {
             ],
         ),
         (
+            vec![(
+                "spec.jobTemplate.spec.selector",
+                value!({"matchExpressions": [{"values": ["v"], "operator": "In", "key": "k"}], "matchLabels": {"a": "b"}}),
+            )],
+            vec![
+                "spec.jobTemplate.spec.selector: Invalid value: \
+                 {\"matchLabels\":{\"a\":\"b\"},\"matchExpressions\":[{\"key\":\"k\",\"operator\":\"In\",\"values\":[\"v\"]}]}: \
+                 `selector` will be auto-generated"
+                    .to_owned(),
+            ],
+        ),
+        (
             vec![("metadata.name", Value::from("n".repeat(53)))],
             vec![format!("metadata.name: Invalid value: \"{}\": must be no more than 52 characters", "n".repeat(53))],
         ),

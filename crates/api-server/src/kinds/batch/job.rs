@@ -80,7 +80,7 @@ fn generated_selector(job: &Value, job_spec: &At, prefixed: bool, e: &mut ErrorL
     let selector = job_spec.get("selector");
     let value_of = |key: &str| expected.iter().find(|(known, _)| *known == key).map(|(_, text)| *text);
     if LabelSelector::from_value(selector.value).is_ok_and(|selector| !selector.matches_with(value_of)) {
-        selector.invalid(e, "`selector` not auto-generated");
+        selector.invalid_selector(e, "`selector` not auto-generated");
     }
 }
 

@@ -72,6 +72,11 @@ impl Strategy for JobStrategy {
         object.meta_mut().set_generation(1);
     }
 
+    /// A Job without labels has those of its template, which are made here.
+    fn has_late_defaults(&self) -> bool {
+        true
+    }
+
     fn validate(&self, context: &OperationContext, object: &Value) -> ErrorList {
         collect(|e| job::create(&At::root_under(object, Policy::of(context)), true, e))
     }

@@ -87,7 +87,7 @@ fn trust_bundle(at: &At, e: &mut ErrorList) {
             let why = why.into_iter().map(|why| format!("not a valid clustertrustbundlename: {why}"));
             e.extend(why.map(|why| Error::invalid(&name.path(), name.text(), why)));
             if at.set("labelSelector").is_some() {
-                at.get("labelSelector").invalid(e, "labelSelector must be unset if name is specified");
+                at.get("labelSelector").invalid_selector(e, "labelSelector must be unset if name is specified");
             }
         }
         (false, true) => {

@@ -188,3 +188,21 @@ fn resizes() {
         check(container("resources", value!({"requests": {"cpu": "2", "memory": "1"}, "limits": {"cpu": "2", "memory": "1"}})));
     assert!(class[0].contains("Pod QOS Class may not change as a result of resizing"), "{class:?}");
 }
+
+#[test]
+fn nodes_that_resize_say_what_containers_have() {
+    let pod = |statuses: Value| {
+        let mut pod = container("resources", value!({"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}));
+        pod.set_path(&["status", "containerStatuses"], statuses);
+        pod
+    };
+    let check = |statuses: Value| {
+        let mut errors = ErrorList::new();
+        resize(&pod(statuses.clone()), &pod(statuses), Policy::OPEN, &mut errors);
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let refused = ["spec: Forbidden: Pod running on node without support for resize"];
+    assert_eq!(check(value!([{"state": {"waiting": {}}}, {"state": {"running": {}}}])), refused);
+    assert_eq!(check(value!([{"state": {"running": {}}, "resources": {}}, {"state": {"running": {}}}])), Vec::<String>::new());
+    assert_eq!(check(value!([{"state": {"waiting": {}}}])), Vec::<String>::new());
+}

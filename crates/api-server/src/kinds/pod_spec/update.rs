@@ -331,12 +331,18 @@ pub(in crate::kinds) fn resize(object: &Value, old: &Value, policy: Policy, e: &
     }
     let root = At::root(object);
     let (spec, before) = (root.get("spec"), &old["spec"]);
-    if qos_class(spec.value) != qos_class(before) {
+    let class = old.str_at(&["status", "qosClass"]).filter(|class| !class.is_empty());
+    if qos_class(spec.value) != class.unwrap_or(qos_class(before)) {
         e.push(Error::invalid(
             &spec.path(),
             object["status"]["qosClass"].clone(),
             "Pod QOS Class may not change as a result of resizing",
         ));
+    }
+    // A node that knows of resizing says what a running container has.
+    let running = old.array_at(&["status", "containerStatuses"]).iter().find(|status| !status["state"]["running"].is_null());
+    if running.is_some_and(|status| status["resources"].is_null()) {
+        spec.forbid(e, "Pod running on node without support for resize");
     }
     let has_pod_level = |spec: &Value| !spec["resources"]["requests"].is_empty() || !spec["resources"]["limits"].is_empty();
     if has_pod_level(spec.value) || has_pod_level(before) {

@@ -133,6 +133,7 @@ impl Write<'_> {
         }
         attributes.object = Some(object.clone());
         self.engine.admission.validate(attributes).await?;
+        self.with_late_defaults(operation, &mut object, true);
         let mut result = match creation.version.parse::<u64>() {
             // Only upstream's store looks at it.
             Ok(version) if version != 0 && !options.dry_run => {

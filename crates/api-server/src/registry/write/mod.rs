@@ -6,7 +6,7 @@ mod update;
 use std::sync::Arc;
 
 use apimachinery::decode::EmptyMember;
-use apimachinery::{GroupKind, GroupVersionResource, Status, Value, decode, field, schema};
+use apimachinery::{GroupKind, GroupVersionResource, Status, Value, decode, defaults, field, schema, validation};
 use bytes::Bytes;
 use storage::{KeyValue, OpResponse};
 
@@ -151,6 +151,15 @@ impl Write<'_> {
         empty.into()
     }
 
+    /// Fills in what is missing once more. Upstream does so whenever it reads what it stored, so that what was sent as empty, which the store
+    /// cannot tell from nothing, is defaulted after all the rules have looked at it.
+    fn with_late_defaults(&self, operation: &OperationContext, object: &mut Value, created: bool) {
+        let late = created && self.strategy().has_late_defaults();
+        if let Some(info) = schema::lookup(&self.stored.kind).filter(|_| late || !operation.empty.is_empty()) {
+            defaults::apply(object, info);
+        }
+    }
+
     fn with_managers(&self, mut object: Value, options: &WriteOptions) -> Value {
         meta::wipe_system_fields(&mut object);
         managed::created(self, object, options)
@@ -171,6 +180,14 @@ impl Write<'_> {
     fn invalid(&self, operation: &OperationContext, object: &Value, mut errors: field::ErrorList) -> Status {
         show_as_sent(&mut errors, &operation.empty);
         Status::invalid(&self.group_kind(), object.meta().name(), &errors)
+    }
+
+    /// What is wrong with the metadata of a namespaced object that is written as a part of another one (upstream's `ValidateObjectMeta`).
+    pub(crate) fn metadata_errors(&self, object: &Value) -> field::ErrorList {
+        let path = field::Path::new("metadata");
+        let mut errors = validation::validate_object_meta(object, true, validation::name_is_dns_subdomain, &path);
+        errors.extend(self.finalizer_errors(object, &path));
+        errors
     }
 
     /// Names of finalizers have a domain, unless they are the system's own (upstream's `validateKubeFinalizerName`).

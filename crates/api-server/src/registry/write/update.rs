@@ -108,6 +108,7 @@ impl Write<'_> {
             attributes.object = Some(object.clone());
             self.engine.admission.validate(&attributes).await?;
         }
+        self.with_late_defaults(operation, &mut object, false);
         if object == *old || operation.dry_run {
             return Ok(Ok(Written { object, served: None, created: false }));
         }
