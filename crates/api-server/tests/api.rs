@@ -436,7 +436,7 @@ async fn services_get_addresses_and_ports() {
 async fn every_row_is_served() {
     // What is not stable is off unless it is asked for.
     let apis = ApiEnablement::parse(&["api/all=true".to_owned()]).expect("is valid");
-    let gates = FeatureGates::DEFAULT.with(Feature::ClusterTrustBundle, true);
+    let gates = FeatureGates::DEFAULT.with(Feature::ClusterTrustBundle, true).with(Feature::GenericWorkload, true);
     let api = Api::with(ServerConfig { apis, gates, ..ServerConfig::default() }).await;
     let mut rows = 0;
     for row in apimachinery::schema::resources().iter().filter(|row| row.verbs.contains(&"watch")) {

@@ -128,14 +128,19 @@ async fn certificates_are_approved_and_signed_by_whom_the_signer_is_left_to() {
     let key = rcgen::KeyPair::generate().expect("a key");
     let pem = rcgen::CertificateParams::default().serialize_request(&key).expect("is signed").pem().expect("PEM");
     let request = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, pem);
-    let change = |kind: &str| json!({"status": {"conditions": [{"type": kind, "status": "True", "reason": "r"}]}});
+    let change = |kinds: &[&str]| {
+        let condition = |kind: &&str| json!({"type": kind, "status": "True", "reason": "r"});
+        json!({"status": {"conditions": kinds.iter().map(condition).collect::<Vec<_>>()}})
+    };
     for (user, allowed) in [("nobody", false), ("other", false), ("exact", true), ("domain", true)] {
         let spec = json!({"signerName": "example.com/a", "request": request, "usages": ["client auth"]});
         api.post(CSRS, &json!({"metadata": {"name": user}, "spec": spec})).await.expect(201);
         let who = api.as_user(UserInfo::new(user, &["system:authenticated"]));
-        for (part, kind, verb) in [("approval", "Approved", "approve"), ("status", "Failed", "sign")] {
+        // A status must not leave out what has been decided.
+        let (decided, failed) = (&["Approved"][..], if allowed { &["Approved", "Failed"][..] } else { &["Failed"] });
+        for (part, kinds, verb) in [("approval", decided, "approve"), ("status", failed, "sign")] {
             let path = format!("{CSRS}/{user}/{part}");
-            let answer = who.patch(&path, "application/merge-patch+json", &change(kind)).await;
+            let answer = who.patch(&path, "application/merge-patch+json", &change(kinds)).await;
             if allowed {
                 answer.expect(200);
                 continue;

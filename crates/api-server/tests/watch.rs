@@ -117,7 +117,7 @@ async fn pods_are_watched_by_node() {
     }
     watch.expect(&[("ADDED", "b")]).await;
     api.delete(&format!("{pods}/b?gracePeriodSeconds=0")).await.expect(200);
-    watch.expect(&[("DELETED", "b")]).await;
+    watch.expect(&[("MODIFIED", "b"), ("DELETED", "b")]).await;
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use super::kubelet_tls::{KubeletAccessError, KubeletIdentity, KubeletTls};
 use super::log_options;
 use crate::auth::{Attributes, Decision};
 use crate::gates::Feature;
-use crate::http::{Body, RequestContext};
+use crate::http::{Body, Query, RequestContext};
 use crate::objects;
 use crate::server::ApiServer;
 
@@ -168,13 +168,31 @@ impl Connector for PodConnector {
     }
 }
 
+/// The ports that a client of WebSocket channels names (PodPortForwardOptions), as kubelets read them; empty for other clients, which name
+/// them in their streams.
+fn ports(query: &Query) -> Result<String, Status> {
+    let mut ports = Vec::new();
+    for port in query.all("ports").flat_map(|ports| ports.split(',')) {
+        let number: u16 = port.parse().map_err(|_| {
+            Status::bad_request(format!(
+                "cannot convert to []int32: strconv.ParseUint: parsing {}: invalid syntax",
+                go_quote(port)
+            ))
+        })?;
+        ports.push(number.to_string());
+    }
+    Ok(ports.join(","))
+}
+
 impl PodConnector {
     /// The path and query at the kubelet.
     fn kubelet_path(&self, context: &RequestContext, pod: &Pod) -> Result<String, Status> {
         let (namespace, name) = (&context.info.namespace, &context.info.name);
         let query = &context.query;
         if self.action == Action::PortForward {
-            return Ok(format!("/portForward/{namespace}/{name}{}", encode_query(query.all("port").map(|port| ("port", port)))));
+            let ports = ports(query)?;
+            let given = (!ports.is_empty()).then_some(("port", ports.as_str()));
+            return Ok(format!("/portForward/{namespace}/{name}{}", encode_query(given.into_iter())));
         }
         let container = container_of(pod, query.get("container").unwrap_or_default())?;
         let (root, pairs): (&str, Vec<(&str, &str)>) = match self.action {
@@ -383,6 +401,18 @@ mod tests {
 
     fn pod(spec: serde_json::Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap()
+    }
+
+    #[test]
+    fn ports_are_numbers() {
+        let check = |query: &str, expected: Result<&str, &str>| {
+            let found = ports(&Query::parse(query)).map_err(|status| status.message);
+            assert_eq!(found, expected.map(str::to_owned).map_err(str::to_owned), "{query}");
+        };
+        check("", Ok(""));
+        check("ports=80&ports=81,443", Ok("80,81,443"));
+        let wrong = r#"cannot convert to []int32: strconv.ParseUint: parsing "x": invalid syntax"#;
+        check("ports=80,x", Err(wrong));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use futures::stream::BoxStream;
 use super::ContainerRuntime;
 use super::container::container_status;
 use super::spec::sandbox_namespaces;
+use crate::streaming::PORTS_MAX;
 
 /// What `Version` and `Status` call this runtime.
 const NAME: &str = "rusternetes";
@@ -118,10 +119,15 @@ impl cri::Runtime for ContainerRuntime {
         if !record.ready {
             return Err(Status::failed_precondition(format!("sandbox {} is not ready", record.id)));
         }
+        let ports = request.port.iter().map(|port| u16::try_from(*port)).collect::<Result<Vec<_>, _>>();
+        let ports = ports.map_err(|_| Status::invalid_argument("a port is a number up to 65535"))?;
+        if ports.len() > PORTS_MAX {
+            return Err(Status::invalid_argument(format!("at most {PORTS_MAX} ports at a time")));
+        }
         let host_network = sandbox_namespaces(&record.config.0).network() == v1::NamespaceMode::Node;
         let netns = (!host_network).then(|| self.inner.layout.sandbox_run(&record.id).join("netns"));
         let name = record.config.0.metadata.map_or(record.id, |metadata| metadata.name);
-        Ok(v1::PortForwardResponse { url: self.inner.streaming()?.port_forward_url(name, netns)? })
+        Ok(v1::PortForwardResponse { url: self.inner.streaming()?.port_forward_url(name, netns, ports)? })
     }
 
     async fn container_stats(&self, request: v1::ContainerStatsRequest) -> Result<v1::ContainerStatsResponse, Status> {

@@ -15,6 +15,9 @@ use tokio_tungstenite::WebSocketStream;
 use tungstenite::Message;
 use tungstenite::protocol::Role;
 
+/// Subprotocols whose channels are ports: two for each, data and error.
+pub(super) const CHANNEL_PROTOCOLS: [&str; 2] = ["v4.channel.k8s.io", "v4.base64.channel.k8s.io"];
+
 /// The protocol's name in `X-Stream-Protocol-Version`.
 pub(super) const PROTOCOL: &str = "portforward.k8s.io";
 /// The WebSocket subprotocol that carries SPDY/3.1 frames in its messages.
@@ -24,7 +27,7 @@ pub(super) const TUNNEL_PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests of which only one stream has come.
 const HALVES_MAX: usize = 256;
-const CHUNK: usize = 32 * 1024;
+pub(super) const CHUNK: usize = 32 * 1024;
 
 /// Where connections go.
 #[derive(Debug, Clone)]
@@ -33,6 +36,8 @@ pub(super) struct Target {
     pub(super) netns: Option<PathBuf>,
     /// For messages.
     pub(super) sandbox: String,
+    /// The ports that channels stand for; SPDY's streams name theirs.
+    pub(super) ports: Vec<u16>,
 }
 
 /// Serves port-forward requests on a SPDY connection until it ends.
@@ -128,14 +133,16 @@ async fn forward(data: Stream, error: Stream, target: &Target) {
             join(connection, data.reader, data.writer).await;
             error.writer.finish().await;
         }
-        Err(failure) => {
-            let message = format!(
-                "error forwarding port {port} to pod {}, uid : failed to connect to localhost:{port} inside the pod's network namespace: {failure}",
-                target.sandbox
-            );
-            fail(data, error, &message).await;
-        }
+        Err(failure) => fail(data, error, &refusal(target, port, &failure)).await,
     }
+}
+
+/// What the error stream says of a port that nobody listens at.
+pub(super) fn refusal(target: &Target, port: u16, failure: &std::io::Error) -> String {
+    format!(
+        "error forwarding port {port} to pod {}, uid : failed to connect to localhost:{port} inside the pod's network namespace: {failure}",
+        target.sandbox
+    )
 }
 
 async fn fail(data: Stream, error: Stream, message: &str) {
@@ -176,7 +183,7 @@ async fn join(connection: tokio::net::TcpStream, mut reader: StreamReader, write
 }
 
 /// Connects to a port on the loopback interface of a network namespace.
-async fn connect(netns: Option<&Path>, port: u16) -> std::io::Result<tokio::net::TcpStream> {
+pub(super) async fn connect(netns: Option<&Path>, port: u16) -> std::io::Result<tokio::net::TcpStream> {
     let netns = netns.map(Path::to_owned);
     let (sender, receiver) = tokio::sync::oneshot::channel();
     // A thread of its own: it changes its network namespace, and must not come back into a pool.

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::forward::{self, Target};
 use super::spdy::{self, Wanted};
-use super::{session, websocket};
+use super::{channels, session, websocket};
 use crate::runtime::Inner;
 
 /// How long a URL works.
@@ -76,9 +76,14 @@ impl StreamingServer {
         self.grant("attach", Grant::Attach(request))
     }
 
-    /// `netns`: the sandbox's pinned network namespace, the host's if `None`.
-    pub(crate) fn port_forward_url(&self, sandbox: String, netns: Option<PathBuf>) -> Result<String, cri::Status> {
-        self.grant("portforward", Grant::PortForward(Target { netns, sandbox }))
+    /// `netns`: the sandbox's pinned network namespace, the host's if `None`. `ports` are for clients that speak in channels.
+    pub(crate) fn port_forward_url(
+        &self,
+        sandbox: String,
+        netns: Option<PathBuf>,
+        ports: Vec<u16>,
+    ) -> Result<String, cri::Status> {
+        self.grant("portforward", Grant::PortForward(Target { netns, sandbox, ports }))
     }
 
     fn grant(&self, verb: &str, grant: Grant) -> Result<String, cri::Status> {
@@ -203,7 +208,10 @@ impl Service {
                 let wanted = Wanted { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, tty: request.tty };
                 spdy::serve(stream, wanted, |streams| session::attach(&runtime, request, streams)).await;
             }
-            (Grant::PortForward(target), Transport::WebSocket(_)) => forward::serve_tunnel(stream, target).await,
+            (Grant::PortForward(target), Transport::WebSocket(forward::TUNNEL_PROTOCOL)) => {
+                forward::serve_tunnel(stream, target).await;
+            }
+            (Grant::PortForward(target), Transport::WebSocket(protocol)) => channels::serve(stream, protocol, target).await,
             (Grant::PortForward(target), Transport::Spdy(_)) => forward::serve(stream, target).await,
         }
     }
@@ -223,8 +231,10 @@ fn negotiate(headers: &http::HeaderMap, forwards: bool) -> Result<Transport, &'s
         return Err("WebSocket or SPDY/3.1 is served here: the request asks for no upgrade");
     }
     if holds("upgrade", "websocket") {
-        let protocols: &[&'static str] = if forwards { &[forward::TUNNEL_PROTOCOL] } else { &websocket::PROTOCOLS };
-        if !forwards && !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
+        let [binary, base64] = forward::CHANNEL_PROTOCOLS;
+        let protocols: &[&'static str] =
+            if forwards { &[forward::TUNNEL_PROTOCOL, binary, base64] } else { &websocket::PROTOCOLS };
+        if !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
             return Ok(Transport::WebSocket(websocket::NO_PROTOCOL));
         }
         let common = protocols.iter().find(|protocol| holds("sec-websocket-protocol", protocol));
@@ -260,11 +270,12 @@ mod tests {
         let with = |head: &[(&'static str, &'static str)], name, value| [head, &[(name, value)][..]].concat();
         let both = with(&websocket, "sec-websocket-protocol", "v4.channel.k8s.io, v5.channel.k8s.io");
         check(&both, false, Some(Transport::WebSocket("v5.channel.k8s.io")));
-        check(&both, true, None);
+        check(&both, true, Some(Transport::WebSocket("v4.channel.k8s.io")));
         check(&websocket, false, Some(Transport::WebSocket("")));
-        check(&websocket, true, None);
+        check(&websocket, true, Some(Transport::WebSocket("")));
         let old = with(&websocket, "sec-websocket-protocol", "channel.k8s.io");
         check(&old, false, Some(Transport::WebSocket("channel.k8s.io")));
+        check(&old, true, None);
         let unknown = with(&websocket, "sec-websocket-protocol", "chat");
         check(&unknown, false, None);
         let tunnel = with(&websocket, "sec-websocket-protocol", "SPDY/3.1+portforward.k8s.io");

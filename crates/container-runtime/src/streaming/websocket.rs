@@ -24,7 +24,7 @@ pub(super) const NO_PROTOCOL: &str = "";
 
 /// How a subprotocol writes messages.
 #[derive(Clone, Copy)]
-struct Dialect {
+pub(super) struct Dialect {
     /// Text messages: the channel as a digit, then the payload in base64.
     base64: bool,
     /// The outcome is a Status; else it is the text of an error, and nothing for success.
@@ -32,7 +32,7 @@ struct Dialect {
 }
 
 impl Dialect {
-    fn of(protocol: &str) -> Self {
+    pub(super) fn of(protocol: &str) -> Self {
         Self { base64: protocol.contains("base64"), status: protocol.starts_with('v') }
     }
 
@@ -47,9 +47,12 @@ impl Dialect {
         Some(self.message(channel, &payload))
     }
 
-    fn message(self, channel: u8, payload: &[u8]) -> Message {
+    /// A message of a channel.
+    pub(super) fn message(self, channel: u8, payload: &[u8]) -> Message {
         if self.base64 {
-            return Message::Text(format!("{channel}{}", BASE64.encode(payload)).into());
+            // Of the tenth channel and those behind it the digit is what comes after `9`.
+            let digit = char::from(b'0'.wrapping_add(channel));
+            return Message::Text(format!("{digit}{}", BASE64.encode(payload)).into());
         }
         let mut encoded = BytesMut::with_capacity(payload.len() + 1);
         encoded.put_u8(channel);
@@ -59,13 +62,17 @@ impl Dialect {
 
     /// What a client's message means; nothing for channels that a client does not write to.
     fn decode(self, message: &Message) -> Option<Input> {
+        let (channel, payload) = self.parts(message)?;
+        decode(channel, payload)
+    }
+
+    /// The channel of a client's message, and what it carries. `None` for what is none of this dialect.
+    pub(super) fn parts(self, message: &Message) -> Option<(u8, Bytes)> {
         match message {
-            Message::Binary(bytes) if !self.base64 => decode(bytes),
+            Message::Binary(bytes) if !self.base64 => Some((*bytes.first()?, bytes.slice(1..))),
             Message::Text(text) if self.base64 => {
-                let (channel, payload) = text.split_at_checked(1)?;
-                let mut bytes = vec![channel.parse().ok()?];
-                bytes.extend(BASE64.decode(payload).ok()?);
-                decode(&Bytes::from(bytes))
+                let (digit, payload) = text.as_bytes().split_first()?;
+                Some((digit.checked_sub(b'0')?, BASE64.decode(payload).ok()?.into()))
             }
             _ => None,
         }
@@ -88,9 +95,9 @@ const OUTCOME: u8 = 3;
 const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 /// Messages held in either direction.
-const PENDING_MAX: usize = 16;
+pub(super) const PENDING_MAX: usize = 16;
 /// Longest message taken from a client; kubectl sends 32 KiB.
-const MESSAGE_MAX: usize = 4 * 1024 * 1024;
+pub(super) const MESSAGE_MAX: usize = 4 * 1024 * 1024;
 
 /// A channel that the server writes to.
 #[derive(Clone, Copy)]
@@ -172,10 +179,9 @@ where
     }
 }
 
-/// As [`Dialect::decode`], of the binary form.
-fn decode(message: &Bytes) -> Option<Input> {
-    let payload = message.slice(1.min(message.len())..);
-    match *message.first()? {
+/// What a channel's payload means.
+fn decode(channel: u8, payload: Bytes) -> Option<Input> {
+    match channel {
         STDIN if !payload.is_empty() => Some(Input::Stdin(payload)),
         RESIZE => {
             let size: TerminalSize = serde_json::from_slice(&payload).ok()?;
@@ -193,7 +199,8 @@ mod tests {
     #[test]
     fn client_messages() {
         let check = |bytes: &[u8], expected: &str| {
-            let found = decode(&Bytes::copy_from_slice(bytes)).map_or_else(String::new, |input| format!("{input:?}"));
+            let message = Message::Binary(Bytes::copy_from_slice(bytes));
+            let found = Dialect::of("v5.channel.k8s.io").decode(&message).map_or_else(String::new, |input| format!("{input:?}"));
             assert_eq!(found, expected);
         };
         check(b"\0ls\n", r#"Stdin(b"ls\n")"#);

@@ -118,9 +118,7 @@ async fn write(core: &Core, uid: &str) -> bool {
                     entry.target = Some(Arc::new(updated));
                 }
             }
-            Err(kube::Error::Api(status))
-                if status.code == 404 || (status.code == 409 && status.message.contains("recondition")) =>
-            {
+            Err(kube::Error::Api(status)) if is_about_another(&status) => {
                 // Gone, or another pod of that name: nothing to report to.
                 tracing::debug!(namespace = target.namespace(), name = target.name(), uid, "pod is gone, status dropped");
                 return true;
@@ -141,6 +139,17 @@ async fn write(core: &Core, uid: &str) -> bool {
         }
     }
     true
+}
+
+/// Whether a refusal says that the pod is gone, or that another one has its name: its uid is not the one that the patch says.
+fn is_about_another(status: &kube::core::Status) -> bool {
+    let causes = status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default();
+    match status.code {
+        404 => true,
+        409 => status.message.contains("recondition"),
+        422 => causes.iter().any(|cause| cause.field == "metadata.uid"),
+        _ => false,
+    }
 }
 
 fn retry(core: &Core, uid: &str, target: &Pod, error: &kube::Error) -> bool {
@@ -231,6 +240,20 @@ mod tests {
 
     fn pod(status: Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "p", "uid": "u"}, "status": status})).unwrap()
+    }
+
+    #[test]
+    fn refusals_that_end_the_matter() {
+        let check = |status: Value, expected: bool| {
+            assert_eq!(is_about_another(&serde_json::from_value(status.clone()).unwrap()), expected, "{status}");
+        };
+        let invalid = |field: &str| json!({"code": 422, "reason": "Invalid", "details": {"causes": [{"field": field, "reason": "FieldValueInvalid"}]}});
+        check(json!({"code": 404, "reason": "NotFound"}), true);
+        check(invalid("metadata.uid"), true);
+        check(invalid("status.podIPs[0].ip"), false);
+        check(json!({"code": 409, "message": "Precondition failed: UID in precondition: a, UID in object meta: b"}), true);
+        check(json!({"code": 409, "message": "the object has been modified"}), false);
+        check(json!({"code": 500}), false);
     }
 
     #[test]

@@ -113,15 +113,39 @@ pub(super) async fn port_forward(core: Arc<Core>, namespace: &str, pod: &str, re
         return text(StatusCode::NOT_FOUND, format!("pod not found (\"{namespace}/{pod}\")"));
     };
     let query = parameters(request.uri().query());
-    let port = query
-        .iter()
-        .filter(|(key, _)| matches!(key.as_str(), "port" | "ports"))
-        .flat_map(|(_, value)| value.split(',').filter_map(|p| p.parse().ok()).collect::<Vec<i32>>())
-        .collect();
+    let port = match ports(request.headers(), &query) {
+        Ok(ports) => ports,
+        Err(why) => return text(StatusCode::BAD_REQUEST, why),
+    };
     match core.runtime.port_forward(v1::PortForwardRequest { pod_sandbox_id: sandbox.id.clone(), port }).await {
         Ok(answer) => join(core, &answer.url, request).await,
         Err(status) => bad_gateway("unable to forward a port", &status),
     }
+}
+
+/// The ports that a client of WebSocket channels wants (upstream's `NewV4Options`). Other clients name each in its streams.
+fn ports(headers: &http::HeaderMap, query: &[(String, String)]) -> Result<Vec<i32>, String> {
+    let holds = |name: &str, wanted: &str| {
+        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(wanted))
+    };
+    if !holds("upgrade", "websocket") || holds("sec-websocket-protocol", "SPDY/3.1+portforward.k8s.io") {
+        return Ok(Vec::new());
+    }
+    let mut ports = Vec::new();
+    for (_, value) in query.iter().filter(|(key, _)| key == "port") {
+        if value.is_empty() {
+            return Err("query parameter \"port\" cannot be empty".to_owned());
+        }
+        for port in value.split(',') {
+            match port.parse::<u16>() {
+                Ok(0) => return Err(format!("port {value:?} must be > 0")),
+                Ok(port) => ports.push(i32::from(port)),
+                Err(error) => return Err(format!("unable to parse {value:?} as a port: {error}")),
+            }
+        }
+    }
+    if ports.is_empty() { Err("query parameter \"port\" is required".to_owned()) } else { Ok(ports) }
 }
 
 /// `/run`: the command's output as the answer.
@@ -210,5 +234,36 @@ fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
         if !matches!(name, &header::HOST | &header::AUTHORIZATION | &header::CONTENT_LENGTH | &header::TRANSFER_ENCODING) {
             to.append(name, value.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_of_channels() {
+        let headers = |list: &[(&'static str, &'static str)]| -> http::HeaderMap {
+            list.iter()
+                .map(|(name, value)| (http::HeaderName::from_static(name), http::HeaderValue::from_static(value)))
+                .collect()
+        };
+        let (websocket, protocol) = (("upgrade", "WebSocket"), "sec-websocket-protocol");
+        let check = |list: &[(&'static str, &'static str)], query: &str, expected: Result<Vec<i32>, &str>| {
+            let found = ports(&headers(list), &parameters(Some(query)));
+            match (&found, expected) {
+                (Err(found), Err(expected)) => assert!(found.starts_with(expected), "{query}: {found}"),
+                (found, expected) => assert_eq!(*found, expected.map_err(str::to_owned), "{query}"),
+            }
+        };
+        let channels = [websocket, (protocol, "v4.channel.k8s.io")];
+        check(&channels, "port=80,81&port=443", Ok(vec![80, 81, 443]));
+        check(&channels, "", Err("query parameter \"port\" is required"));
+        check(&channels, "port=", Err("query parameter \"port\" cannot be empty"));
+        check(&channels, "port=0", Err("port \"0\" must be > 0"));
+        check(&channels, "port=x", Err("unable to parse \"x\" as a port"));
+        check(&[websocket], "port=80", Ok(vec![80]));
+        check(&[websocket, (protocol, "SPDY/3.1+portforward.k8s.io")], "", Ok(vec![]));
+        check(&[("upgrade", "SPDY/3.1")], "", Ok(vec![]));
     }
 }
