@@ -170,6 +170,7 @@ fn snapshot_of(pod: &Pod, ips: Vec<String>, stopped: bool, now: Timestamp) -> Sn
         reason: if ended { "Completed" } else { "" }.to_owned(),
         message: String::new(),
         log_path: String::new(),
+        memory_request: None,
         resources: None,
         user: None,
     };

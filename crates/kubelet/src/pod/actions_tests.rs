@@ -50,6 +50,7 @@ fn snapshot(pod: &Pod, sandbox: &str, containers: &[&str]) -> Snapshot {
                 reason: String::new(),
                 message: String::new(),
                 log_path: String::new(),
+                memory_request: None,
                 resources: None,
                 user: None,
             }

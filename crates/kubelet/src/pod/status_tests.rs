@@ -87,6 +87,7 @@ fn record(name: &str, state: State, exit_code: i32, restart_count: u32) -> Conta
         reason: "Error".to_owned(),
         message: String::new(),
         log_path: String::new(),
+        memory_request: None,
         resources: None,
         user: None,
     }

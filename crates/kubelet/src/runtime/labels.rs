@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use sha2::{Digest, Sha256};
 
+use super::resize;
 use crate::pod::access::PodAccess;
 
 pub(crate) const POD_NAME: &str = "io.kubernetes.pod.name";
@@ -17,6 +18,8 @@ pub(crate) const TERMINATION_PATH: &str = "io.kubernetes.container.terminationMe
 pub(crate) const TERMINATION_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
 pub(crate) const PRE_STOP: &str = "io.kubernetes.container.preStopHandler";
 pub(crate) const CONTAINER_PORTS: &str = "io.kubernetes.container.ports";
+/// Ours: what the container was started with, in bytes, where a change of it means a restart. No cgroup says it.
+pub(crate) const MEMORY_REQUEST: &str = "io.kubernetes.container.memoryRequest";
 pub(crate) const DELETION_GRACE: &str = "io.kubernetes.pod.deletionGracePeriod";
 pub(crate) const TERMINATION_GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
 
@@ -70,6 +73,7 @@ pub(crate) fn container_annotations(pod: &Pod, container: &Container, restart_co
     };
     number(DELETION_GRACE, pod.metadata.deletion_grace_period_seconds);
     number(TERMINATION_GRACE, pod.pod_spec().termination_grace_period_seconds);
+    number(MEMORY_REQUEST, resize::memory_request(container));
     let json = |value: Option<String>, key: &str, into: &mut HashMap<String, String>| {
         if let Some(value) = value {
             into.insert(key.to_owned(), value);

@@ -8,6 +8,7 @@ use crate::context::Core;
 use crate::pod::access::{PodAccess, is_sidecar};
 use crate::pod::actions::{Actions, Kill, KillReason};
 use crate::pod::resources::{self, container_resources};
+use crate::quantity;
 use crate::runtime::snapshot::{ContainerRecord, Snapshot, State};
 
 /// Whether the runtime gives the container what the pod asks for now. A runtime that does not tell counts as yes.
@@ -21,8 +22,16 @@ fn changed(pod: &Pod, container: &Container, record: &ContainerRecord) -> Option
     // Only what a resize can change is compared: neither the node's memory nor the cgroup version matters for these.
     let wanted = container_resources(pod, container, 1, false);
     let cpu = actual.cpu_shares != wanted.cpu_shares || actual.cpu_quota != wanted.cpu_quota;
-    let memory = actual.memory_limit_in_bytes != wanted.memory_limit_in_bytes;
+    let asks_otherwise = |before: i64| memory_request(container).is_some_and(|now| now != before);
+    let memory =
+        actual.memory_limit_in_bytes != wanted.memory_limit_in_bytes || record.memory_request.is_some_and(asks_otherwise);
     (cpu || memory).then_some((cpu, memory))
+}
+
+/// The memory that a container asks for, in bytes, if a change of it means a restart. Otherwise nothing follows from it: it is in no cgroup.
+pub(crate) fn memory_request(container: &Container) -> Option<i64> {
+    let asked = || resources::request(container.resources.as_ref(), "memory", quantity::whole).unwrap_or(0);
+    wants_restart(container, false, true).then(asked)
 }
 
 fn wants_restart(container: &Container, cpu: bool, memory: bool) -> bool {
@@ -138,6 +147,8 @@ pub(crate) fn message(pod: &Pod, what: &str, error: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::labels;
+    use crate::runtime::snapshot::container_record;
 
     #[test]
     fn messages_are_upstreams() {
@@ -155,6 +166,32 @@ mod tests {
         let container: Container = serde_json::from_value(serde_json::json!({"name": "c", "resizePolicy": [{"resourceName": "memory", "restartPolicy": "RestartContainer"}, {"resourceName": "cpu", "restartPolicy": "NotRequired"}]})).unwrap();
         for (cpu, memory, expected) in [(true, false, false), (false, true, true), (true, true, true)] {
             assert_eq!(wants_restart(&container, cpu, memory), expected);
+        }
+    }
+
+    #[test]
+    fn a_memory_request_alone_is_a_reason_where_the_policy_says_so() {
+        let container = |policy: &str, request: &str| -> Container {
+            let resources = serde_json::json!({"requests": {"memory": request}, "limits": {"memory": "64Mi"}});
+            let policies = serde_json::json!([{"resourceName": "memory", "restartPolicy": policy}]);
+            serde_json::from_value(serde_json::json!({"name": "c", "resources": resources, "resizePolicy": policies})).unwrap()
+        };
+        let pod = Pod { spec: Some(k8s_openapi::api::core::v1::PodSpec::default()), ..Pod::default() };
+        for (policy, started, now, expected) in [
+            ("RestartContainer", "32Mi", "48Mi", Some((false, true))),
+            ("RestartContainer", "32Mi", "32Mi", None),
+            ("NotRequired", "32Mi", "48Mi", None),
+        ] {
+            let (before, after) = (container(policy, started), container(policy, now));
+            let status = v1::ContainerStatus {
+                annotations: labels::container_annotations(&pod, &before, 0),
+                resources: Some(v1::ContainerResources {
+                    linux: Some(container_resources(&pod, &before, 1, false)),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            };
+            assert_eq!(changed(&pod, &after, &container_record(status, String::new())), expected, "{policy} {started} {now}");
         }
     }
 }

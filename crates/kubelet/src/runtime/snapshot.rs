@@ -43,6 +43,8 @@ pub(crate) struct ContainerRecord {
     pub(crate) message: String,
     pub(crate) log_path: String,
     pub(crate) resources: Option<v1::LinuxContainerResources>,
+    /// The memory that it asked for when it was started, if a change of it means a restart.
+    pub(crate) memory_request: Option<i64>,
     pub(crate) user: Option<v1::LinuxContainerUser>,
 }
 
@@ -146,7 +148,7 @@ fn timestamp(nanoseconds: i64) -> Option<Timestamp> {
     if nanoseconds <= 0 { None } else { Timestamp::from_nanosecond(i128::from(nanoseconds)).ok() }
 }
 
-fn container_record(status: v1::ContainerStatus, sandbox_id: String) -> ContainerRecord {
+pub(super) fn container_record(status: v1::ContainerStatus, sandbox_id: String) -> ContainerRecord {
     let state = match v1::ContainerState::try_from(status.state) {
         Ok(v1::ContainerState::ContainerCreated) => State::Created,
         Ok(v1::ContainerState::ContainerRunning) => State::Running,
@@ -180,6 +182,7 @@ fn container_record(status: v1::ContainerStatus, sandbox_id: String) -> Containe
         message,
         log_path: status.log_path.clone(),
         resources: status.resources.as_ref().and_then(|r| r.linux.clone()),
+        memory_request: annotation(labels::MEMORY_REQUEST).parse().ok(),
         user: status.user.as_ref().and_then(|u| u.linux.clone()),
         id: status.id,
     }
