@@ -117,7 +117,7 @@ pub(super) async fn serve(core: Arc<Core>, namespace: &str, name: &str, containe
 }
 
 /// `BoxBody` has to be `Sync`; a boxed stream is not, so it is put behind a lock that is never contended.
-trait IntoBody {
+pub(super) trait IntoBody {
     fn boxed_unsync_to_sync(self) -> Body;
 }
 

@@ -7,6 +7,7 @@ mod auth;
 mod cadvisor;
 mod logs;
 mod metrics;
+mod node_logs;
 mod pods;
 mod stats;
 mod stream;
@@ -154,6 +155,8 @@ async fn route(core: Arc<Core>, request: Request<Incoming>) -> Response<Body> {
         ["healthz"] | ["healthz", "ping" | "log" | "syncloop"] if get => text(StatusCode::OK, "ok"),
         ["pods"] if get => pods::all(&core),
         ["runningpods"] if get => pods::running(&core).await,
+        ["logs"] if get && !path.ends_with('/') => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+        ["logs", ..] if get => node_logs::serve(node_logs::DIRECTORY, path.strip_prefix("/logs/").unwrap_or_default()).await,
         ["configz"] if get => pods::configuration(&core),
         ["stats", "summary"] => stats::summary(&core).await,
         ["metrics"] if get => metrics::kubelet(&core),
