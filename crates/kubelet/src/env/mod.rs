@@ -2,15 +2,17 @@
 
 mod expand;
 pub(crate) mod field;
+mod file;
 mod services;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, EnvVar, Pod};
+use k8s_openapi::api::core::v1::{Container, EnvVar, FileKeySelector, Pod};
 
 use crate::context::Core;
 use crate::objects::{Kind, Object};
 use crate::pod::access::PodAccess;
+use crate::volume::Volumes;
 
 /// Replaces `$(NAME)` by the variable's value; unknown names stay as they are, `$$` is one dollar sign.
 pub(crate) fn expand(text: &str, variables: &[(String, String)]) -> String {
@@ -38,6 +40,7 @@ pub(crate) async fn build(
     pod: &Pod,
     container: &Container,
     ips: &[String],
+    volumes: &Volumes,
 ) -> Result<Vec<(String, String)>, String> {
     let mut from: BTreeMap<String, String> = BTreeMap::new();
     for source in container.env_from.iter().flatten() {
@@ -75,7 +78,12 @@ pub(crate) async fn build(
     let mut result: Vec<(String, String)> = Vec::new();
     let mut known: BTreeMap<String, String> = from.clone();
     for variable in container.env.iter().flatten() {
-        let Some(value) = value_of(core, pod, container, variable, ips, &known, &services).await? else { continue };
+        let from_file = variable.value_from.as_ref().and_then(|source| source.file_key_ref.as_ref());
+        let value = match from_file.filter(|_| variable.value.as_deref().unwrap_or_default().is_empty()) {
+            Some(reference) => file_value(reference, volumes)?,
+            None => value_of(core, pod, container, variable, ips, &known, &services).await?,
+        };
+        let Some(value) = value else { continue };
         services.remove(&variable.name);
         from.remove(&variable.name);
         known.insert(variable.name.clone(), value.clone());
@@ -136,10 +144,25 @@ async fn value_of(
         let object = core.objects.get(core, pod, Kind::Secret, &reference.name).await?;
         return key(object, &reference.key, reference.optional, "Secret", pod.namespace(), &reference.name);
     }
-    if source.file_key_ref.is_some() {
-        return Err(format!("environment variable \"{}\": fileKeyRef is not implemented", variable.name));
-    }
     Ok(Some(String::new()))
+}
+
+/// What a file of a volume says; `None` where it need not say anything.
+fn file_value(reference: &FileKeySelector, volumes: &Volumes) -> Result<Option<String>, String> {
+    let (name, key) = (&reference.volume_name, &reference.key);
+    let volume = volumes.by_name.get(name).ok_or_else(|| format!("cannot find the volume {name:?} referenced by FileKeyRef"))?;
+    let value = file::read(&volume.path, &reference.path, key).map_err(|error| {
+        tracing::info!(error, "a file of environment variables cannot be used");
+        "couldn't parse env file".to_owned()
+    })?;
+    match (value.is_empty(), reference.optional) {
+        (false, _) => Ok(Some(value)),
+        (true, Some(true)) => Ok(None),
+        (true, _) => {
+            let path = volume.path.join(&reference.path);
+            Err(format!("environment variable key {key:?} not found in file {path:?}"))
+        }
+    }
 }
 
 fn key(

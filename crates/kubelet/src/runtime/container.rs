@@ -24,7 +24,7 @@ pub(crate) async fn config(
     user: &ImageUser,
 ) -> Result<v1::ContainerConfig, String> {
     let (core, pod) = (context.core, context.pod);
-    let variables = env::build(core, pod, spec, context.ips).await?;
+    let variables = env::build(core, pod, spec, context.ips, context.volumes).await?;
     let expand = |list: Option<&Vec<String>>| -> Vec<String> {
         list.into_iter().flatten().map(|text| env::expand(text, &variables)).collect()
     };

@@ -36,6 +36,17 @@ pub(crate) fn bind(volume: &Path, sub_path: &str, place: &Path) -> io::Result<Pa
     Ok(place.to_path_buf())
 }
 
+/// Opens a file of a volume to be read. The volume is the root of every link, and `..` does not lead out of it.
+pub(crate) fn open(volume: &Path, path: &str) -> io::Result<std::fs::File> {
+    let root = std::fs::File::open(volume)?;
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let file = std::fs::File::from(openat2(&root, path.trim_start_matches('/'), how)?);
+    // A pipe or a device could keep the reader for ever.
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")) }
+}
+
 fn already_bound(place: &Path) -> bool {
     let Ok(table) = std::fs::read_to_string("/proc/self/mountinfo") else { return false };
     table.lines().filter_map(|line| line.split(' ').nth(4)).any(|point| super::unescape(point) == place)
