@@ -120,6 +120,33 @@ async fn pods_are_watched_by_node() {
     watch.expect(&[("MODIFIED", "b"), ("DELETED", "b")]).await;
 }
 
+/// Somebody who deletes what he sees going (as the garbage collector of pods does) takes nothing away from who has asked first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_somebody_else_takes_away_is_deleted_all_the_same() {
+    let api = Api::new().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let mut watch = Watch::start(&api, &format!("{pods}?watch=1")).await;
+    let eager = tokio::spawn({
+        let api = api.clone();
+        async move {
+            while let Some(event) = watch.next().await {
+                let name = event["object"]["metadata"]["name"].as_str().expect("a name").to_owned();
+                match event["type"].as_str() {
+                    Some("MODIFIED") => drop(api.delete(&format!("{pods}/{name}?gracePeriodSeconds=0")).await),
+                    Some("DELETED") if name == "p59" => return,
+                    _ => {}
+                }
+            }
+        }
+    });
+    for number in 0..60 {
+        let pod = json!({"metadata": {"name": format!("p{number}")}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        api.post(pods, &pod).await.expect(201);
+        api.delete(&format!("{pods}/p{number}")).await.expect(200);
+    }
+    eager.await.expect("it saw the last one go");
+}
+
 #[tokio::test]
 async fn streaming_lists_end_with_a_bookmark() {
     let api = Api::new().await;

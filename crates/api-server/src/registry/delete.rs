@@ -207,7 +207,14 @@ impl Write<'_> {
         };
         let revision = marked.meta().resource_version().parse().map_err(Status::internal_error)?;
         let last = marked.clone();
-        self.remove(name, &Current { object: marked, revision }, last).await
+        let uid = last.meta().uid().to_owned();
+        match self.remove(name, &Current { object: marked, revision }, last.clone()).await? {
+            // Whoever has seen the mark may have been faster (a garbage collector of pods): it is gone, as was asked for.
+            Err(newer) if newer.as_ref().is_none_or(|newer| newer.object.meta().uid() != uid) => {
+                Ok(Ok(Deleted { object: last, gone: true }))
+            }
+            removed => Ok(removed),
+        }
     }
 
     async fn remove(&self, name: &str, current: &Current, mut object: Value) -> Result<Result<Deleted, Option<Current>>, Status> {
